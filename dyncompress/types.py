@@ -1,0 +1,728 @@
+"""The nouns: frozen dataclasses that every room speaks, and the Protocols of what may be plugged in.
+
+Arrays inside `Observation` and `Encoding` are the door's own (torch tensors on their device, or numpy). Weights have one
+layout everywhere: `(out, in / groups, *kernel)`; the doors translate. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dyncompress.errors import InvalidRequest
+
+Array = Any  # torch.Tensor on its device, or numpy.ndarray
+Batch = Mapping[str, Array]  # inputs by name, each [n, ...]
+
+FLOAT_BITS = 32  # the width that stands for "left in float32"
+
+
+# ---------------------------------------------------------------- the model, layer by layer
+@dataclass(frozen=True)
+class Layer:
+    """One weight of the model and what is known about it without data.
+
+    Attributes:
+        name: the model's own name, e.g. `layer1.0.conv1`.
+        kind: `conv1d`, `conv2d`, `conv3d`, `conv_transpose1d`, `conv_transpose2d`, `linear`, `embedding`, or the class name
+            of a module whose weights are left alone.
+        shape: of the weight, `(out, in / groups, *kernel)`.
+        macs: multiply-accumulates of one example.
+        groups: convolution groups.
+        group: name of the set of layers whose output channels are removed together; empty: they can't be removed.
+        left_alone: why the weight can't be compressed at all; empty: it can.
+        fixed_channels: why its output channels can't be removed; empty: they can.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    macs: int
+    groups: int = 1
+    group: str = ""
+    left_alone: str = ""
+    fixed_channels: str = ""
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.shape))
+
+    @property
+    def out(self) -> int:
+        """Number of output channels (rows of the weight)."""
+        return self.shape[0]
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs of one output: the length of a row of the weight as a matrix."""
+        return self.weights // max(self.shape[0], 1)
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Layers whose output channels can only be removed together.
+
+    Attributes:
+        name: stands in `Layer.group` of the producers.
+        size: number of channels.
+        producers: layers whose rows go (a depthwise layer in between is one of them).
+        consumers: layer -> how many consecutive columns of its weight matrix `(out, in / groups * kernel)` one channel owns;
+            channel c owns columns `c * n` to `(c + 1) * n`.
+    """
+
+    name: str
+    size: int
+    producers: tuple[str, ...]
+    consumers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one use of a layer's weight lies in the ONNX file.
+
+    Attributes:
+        initializer: its name.
+        layout: `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`:
+            `(in, out / groups, *kernel)`.
+    """
+
+    initializer: str
+    layout: str = "as_is"
+
+
+# ---------------------------------------------------------------- what may be known about a layer
+@dataclass(frozen=True)
+class Weight:
+    """The weight, `[out, in / groups, *kernel]`."""
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The bias, `[out]`, or None."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues of W W^T, float64, ascending, not divided by anything.
+
+    view `slices`: a list, one array for each kernel position's `(out, in)` matrix; `flat`: a list with one array, of the
+    `(out, in * kernel)` matrix; `windows`: a list, one array for each square window of FARMS.
+    """
+
+    view: str = "slices"
+
+
+@dataclass(frozen=True)
+class InputMoment:
+    """Second moment of the layer's inputs, `[groups, fan_in, fan_in]`: the mean of x x^T over examples and positions."""
+
+
+@dataclass(frozen=True)
+class OutputFisher:
+    """`[out]`: the mean over examples and positions of the squared gradient of the log-likelihood at the layer's output,
+    times the number of positions; so that half of sum_c fisher_c * E[e_c^2] predicts the KL divergence an output error
+    e costs (e_c^2 averaged over examples and positions)."""
+
+
+@dataclass(frozen=True)
+class OutputMoments:
+    """`(mean, std)`, each `[out]`, of the layer's output over examples and positions."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Per-weight statistics of the late training trajectory: a `WeightMotion`."""
+
+
+Need = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | Motion
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The closed list of what is known about one layer; `observation[InputMoment()]` reads one entry."""
+
+    layer: Layer
+    values: Mapping[Need, Any]
+
+    def __getitem__(self, need: Need) -> Any:
+        """The array of `need`.
+
+        Raises:
+            InvalidRequest: it was not collected; the message names the need to add.
+        """
+        if need not in self.values:
+            raise InvalidRequest(f"layer '{self.layer.name}': {need!r} was not collected; add it to the needs of the observation.")
+        return self.values[need]
+
+    def __contains__(self, need: Need) -> bool:
+        """Whether `need` was collected."""
+        return need in self.values
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty.
+
+    Attributes:
+        value: the estimate.
+        stderr: its standard error (nan where no theory gives one; `notes` then says so).
+        n: how many data points entered.
+        fit: goodness of fit of the model behind the estimator, e.g. a Kolmogorov-Smirnov distance; nan if it has none.
+        valid: False where the estimator's own conditions fail; `notes` says which.
+        notes: sentences for the report.
+    """
+
+    value: float
+    stderr: float
+    n: int
+    fit: float = float("nan")
+    valid: bool = True
+    notes: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- trajectories
+@dataclass(frozen=True)
+class WeightMotion:
+    """Welford moments of one layer's late iterates, in the weight's own layout.
+
+    Attributes:
+        mean: `[out, in / groups, *kernel]` mean of the recorded iterates.
+        variance: the same shape; variance of the iterates (holds the drift).
+        increment_variance: the same shape; variance of the increments between recorded iterates (drift removed).
+        count: number of recorded iterates.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    increment_variance: np.ndarray
+    count: int
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What was recorded of a training run.
+
+    Attributes:
+        steps: `[T]` optimizer steps at which weights were recorded.
+        losses: `[T]` training losses at these steps (nan where none was given).
+        motion: by layer.
+        sketches: by layer, `[T, d]` seeded sign-block sketches of the iterates.
+        seed: of the sketches.
+        digest: sha256 of the last recorded weights; a trajectory that isn't the model's is refused.
+        learning_rate, batch_size: as told by the user; nan and 0 where not.
+    """
+
+    steps: np.ndarray
+    losses: np.ndarray
+    motion: Mapping[str, WeightMotion]
+    sketches: Mapping[str, np.ndarray]
+    seed: int
+    digest: str
+    learning_rate: float = float("nan")
+    batch_size: int = 0
+
+
+# ---------------------------------------------------------------- choices, budgets, plans
+@dataclass(frozen=True)
+class Choice:
+    """What is done to one unit. The defaults mean: leave it as it is.
+
+    Attributes:
+        keep: number of output channels kept; None: all.
+        indices: which ones, once realised.
+        sparsity: share of zeros, in [0, 1).
+        pattern: `2:4` or another n:m (n of every m weights kept); empty: unstructured.
+        weight_bits: 2 to 8, or 32 for float.
+        granularity: of the scales: `tensor`, `channel`, or `group:N` (N consecutive inputs of a row share a scale).
+        activation_bits: 8 or 32, of the layer's input.
+        method: name of the pruner and quantizer that realised it.
+    """
+
+    keep: int | None = None
+    indices: tuple[int, ...] | None = None
+    sparsity: float = 0.0
+    pattern: str = ""
+    weight_bits: int = FLOAT_BITS
+    granularity: str = "channel"
+    activation_bits: int = FLOAT_BITS
+    method: str = ""
+
+    def __str__(self) -> str:
+        """A short reading, e.g. `4 bits, 50 % zeros`."""
+        parts = []
+        if self.keep is not None:
+            parts.append(f"{self.keep} channels")
+        if self.weight_bits != FLOAT_BITS:
+            parts.append(f"{self.weight_bits} bits" + ("" if self.granularity == "channel" else f" per {self.granularity}"))
+        if self.sparsity:
+            parts.append(f"{100 * self.sparsity:.0f} % zeros" + (f" ({self.pattern})" if self.pattern else ""))
+        return ", ".join(parts) or "float"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One line of a unit's table: a choice, what it costs, and the harm it is expected to do.
+
+    Attributes:
+        choice: the choice.
+        bytes: in the shipped file, of this unit alone.
+        macs: of this unit, one example.
+        distortion: expected harm; in nats of KL divergence where `source` is fisher or probe, else in relative units.
+        stderr: of the distortion; nan if unknown.
+    """
+
+    choice: Choice
+    bytes: float
+    macs: float
+    distortion: float
+    stderr: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What can be afforded. A number below 1 is a fraction of the original, except `risk_increase`, always a fraction.
+
+    Attributes:
+        bytes: of the shipped ONNX file, every byte of it.
+        macs: multiply-accumulates of one example.
+        seconds: of one run on the target.
+        risk_increase: largest certified increase of the risk.
+    """
+
+    bytes: float | None = None
+    macs: float | None = None
+    seconds: float | None = None
+    risk_increase: float | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured of a model for one recipe and target; any number of budgets can be solved from it.
+
+    Attributes:
+        layers: all layers, also those left alone.
+        estimates: measure -> layer -> Estimate.
+        table: unit -> its options, from the most careful to the boldest. A unit is a layer's name, or `channels:GROUP`.
+        source: unit -> where its distortions come from: `fisher`, `probe`, `theory`, `trajectory`.
+        reasons: layer -> why it is left alone.
+        float_bytes: of the original's float32 ONNX file, stripped.
+        fixed_bytes: of the shipped file that no choice changes (graph, names, seal).
+        macs: of the original, one example.
+        digest: of the model's weights.
+        recipe, target: names.
+        notes: warnings for the user.
+    """
+
+    layers: tuple[Layer, ...]
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    table: Mapping[str, tuple[Option, ...]]
+    source: Mapping[str, str]
+    reasons: Mapping[str, str]
+    float_bytes: int
+    fixed_bytes: int
+    macs: int
+    digest: str
+    recipe: str
+    target: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Unit -> Choice, with the reasons. A text file that a person can edit and apply again.
+
+    Attributes:
+        asked: unit -> the choice that was allocated (or edited).
+        realised: unit -> what was done; empty until applied.
+        why: unit -> a sentence.
+        reasons: layer -> why it is left alone.
+        cost: `bytes` and `macs` as predicted.
+        distortion: predicted, in all.
+        gap: how far the plan may be from the best one of the additive table, as a share of the distortion's range.
+        recipe, target: names.
+        digest: of the model's weights; a plan is applied only to a model with the same layers.
+        shapes: layer -> shape of its weight: what an edit is checked against.
+        share_left_alone: `weights` and `macs`, fractions.
+    """
+
+    asked: Mapping[str, Choice]
+    why: Mapping[str, str]
+    reasons: Mapping[str, str]
+    cost: Mapping[str, float]
+    distortion: float
+    gap: float
+    recipe: str
+    target: str
+    digest: str
+    shapes: Mapping[str, tuple[int, ...]]
+    share_left_alone: Mapping[str, float]
+    realised: Mapping[str, Choice] = field(default_factory=dict)
+
+    def with_realised(self, realised: Mapping[str, Choice]) -> Plan:
+        """The same plan with what was done beside what was asked."""
+        return replace(self, realised=dict(realised))
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An integer weight. The weight it stands for is exactly `codes * scale` in float32.
+
+    Attributes:
+        codes: int8, `[out, in / groups, *kernel]`, within `[-2**(bits-1), 2**(bits-1) - 1]`, symmetric around zero.
+        scale: float32, positive; `[out]` for channels, `[1]` for the tensor, `[out, n_groups]` for groups of inputs.
+        bits: 2 to 8: the width at which the codes are stored.
+        group: number of consecutive inputs (row-major over in / groups and kernel) sharing a scale; 0: not by groups.
+    """
+
+    codes: Array
+    scale: Array
+    bits: int
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compressed model before export.
+
+    Attributes:
+        model: the door's model, weights equal to the encodings' values.
+        encodings: layer -> Encoding, for the layers stored as integers.
+        plan: with what was realised.
+        stages: `prune`, `weights`, `match` -> divergence from the original after that stage, on calibration data.
+        calibration: the batches used, for activation ranges at export.
+    """
+
+    model: Model
+    encodings: Mapping[str, Encoding]
+    plan: Plan
+    stages: Mapping[str, float]
+    calibration: Sequence[Batch]
+
+    @property
+    def module(self) -> Any:
+        """The compressed network in its own framework, e.g. a `torch.nn.Module`."""
+        return self.model.module
+
+
+# ---------------------------------------------------------------- targets and files
+@dataclass(frozen=True)
+class Target:
+    """A hardware profile: what a runtime on a device accepts and runs well. Each number's source stands in the TOML file.
+
+    Attributes:
+        name, summary: for the list.
+        verified: `runtime` if files for it were run on such a device, `schema` if only their form was checked.
+        opset, ir_version: of the ONNX file.
+        activation_dtype: `uint8`, `int8`, or `float32`.
+        activation_symmetric: whether the zero point must be the middle of the range.
+        weight_bits: widths that may be stored.
+        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits (and likewise below).
+        weight_granularity: finest scales the kernels take: `channel` or `tensor`.
+        reduce_range: 7-bit weights at 8 bits (instruction sets whose 16-bit sums saturate).
+        power_of_two_scales: whether scales must be powers of two.
+        static_shapes: whether the batch size must be fixed.
+        channel_multiple: widths that run well are multiples of this.
+        processor_flags: flags that the processor must show for `verified` to hold; empty: any.
+        session: onnxruntime session options, key -> value.
+        integer_ops: operators that must be on integer kernels after fusion (audited).
+        max_model_bytes: largest file; 0: no limit.
+    """
+
+    name: str
+    summary: str
+    verified: str
+    opset: int = 21
+    ir_version: int = 10
+    activation_dtype: str = "uint8"
+    activation_symmetric: bool = False
+    weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    weight_symmetric_range: bool = True
+    weight_granularity: str = "channel"
+    reduce_range: bool = False
+    power_of_two_scales: bool = False
+    static_shapes: bool = False
+    channel_multiple: int = 8
+    processor_flags: tuple[str, ...] = ()
+    session: Mapping[str, str] = field(default_factory=dict)
+    integer_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul", "Add")
+    max_model_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Four honest sizes, in bytes: the file; the file under zlib; the weights as the runtime keeps them; and of the
+    payload alone (weights, scales, biases) for comparison with papers. `compute` names the arithmetic."""
+
+    file: int
+    compressed: int
+    resident: int
+    payload: int
+    compute: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the file's outputs are from the torch model it was made of.
+
+    Attributes:
+        float_error: largest absolute difference between the exported float graph and torch, relative to the output's range.
+        relative_error: root mean square difference of the shipped file's outputs, relative to the outputs' own.
+        agreement: share of examples with the same largest output; nan where outputs aren't scores.
+        n: examples compared.
+    """
+
+    float_error: float
+    relative_error: float
+    agreement: float
+    n: int
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A finished ONNX file.
+
+    Attributes:
+        body: the bytes without the seal.
+        plan: what was done.
+        sizes: of the file.
+        float_bytes: of the original's float32 file.
+        parity: against torch.
+        fused: operator -> (on an integer kernel, in all), from onnxruntime's own optimized graph; empty if not audited.
+        macs: original and compressed, one example.
+        stages: divergence from the original by stage: prune, weights, match, activations.
+        target: the profile it was written for.
+        notes: warnings for the user.
+        certificate: or None.
+        seen: sha256 digests of the examples that compression saw.
+    """
+
+    body: bytes
+    plan: Plan
+    sizes: Sizes
+    float_bytes: int
+    parity: Parity
+    fused: Mapping[str, tuple[int, int]]
+    macs: tuple[int, int]
+    stages: Mapping[str, float]
+    target: Target
+    notes: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    sealed: bytes = b""
+    seen: frozenset[str] = frozenset()
+
+    @property
+    def content(self) -> bytes:
+        """The bytes to ship: sealed where there is a certificate."""
+        return self.sealed or self.body
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file whole or not at all."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_bytes(self.content)
+        return temporary.replace(path)
+
+
+# ---------------------------------------------------------------- promises
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples that compression never saw.
+
+    Attributes:
+        inputs: by name, each `[n, ...]`, numpy.
+        labels: `[n]` or more, or None.
+        groups: `[n]`: examples of one group aren't independent (speaker, document); or None.
+    """
+
+    inputs: Mapping[str, np.ndarray]
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Both ends of a bound at confidence 1 - delta (a one-sided bound leaves the other end at the range's limit)."""
+
+    point: float
+    lower: float
+    upper: float
+    delta: float
+    n: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a certificate: a quantity and its bound, with its share of delta."""
+
+    quantity: str
+    point: float
+    lower: float
+    upper: float
+    delta: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Data only. `pipeline.verify` recomputes it.
+
+    Attributes:
+        statement: one plain sentence: which risk, which population, which confidence.
+        kind: `statistical` or `exact on the given inputs`.
+        lines: the certified lines; their deltas add up to `delta` at most.
+        delta: probability that any line fails.
+        n: independent units; counts: e.g. `worse`, `better`, `original_errors`, `file_errors`.
+        assumptions: sentences.
+        valid_as: `alone` or the number of the look at this held-out set.
+        selection: the path of plans and what fixed-sequence testing did on it; empty where nothing was chosen.
+        environment: runtime, version, processor flags, threads.
+        digests: of examples, labels, original model, compressed model, file body.
+        context: printed beside and bounding nothing: code-length bounds, indicators.
+        evidence: per-example losses of the original as hex, with digests.
+    """
+
+    statement: str
+    kind: str
+    lines: tuple[Line, ...]
+    delta: float
+    n: int
+    counts: Mapping[str, int]
+    assumptions: tuple[str, ...]
+    valid_as: str
+    selection: Mapping[str, Any]
+    environment: Mapping[str, str]
+    digests: Mapping[str, str]
+    context: Mapping[str, Any]
+    evidence: Mapping[str, str]
+    kept: bool
+    risk: str
+    promise: float | None = None
+
+
+# ---------------------------------------------------------------- edits of a model
+@dataclass(frozen=True)
+class SetWeight:
+    """Replace the weight (and the bias, if given) of a layer."""
+
+    layer: str
+    weight: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep these output channels of every layer of a group, and what depends on them."""
+
+    group: str
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Multiply a layer's output channels by `gain` and add `shift`, inside its weight and bias."""
+
+    layer: str
+    gain: Array
+    shift: Array
+
+
+Edit = SetWeight | Keep | Affine
+
+
+# ---------------------------------------------------------------- what may be plugged in
+class Model(Protocol):
+    """A door: a network of one framework, seen as layers."""
+
+    module: Any
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in the order of the forward pass."""
+        ...
+
+    def observe(self, needs: Sequence[Need], data: Iterable[Batch]) -> Iterator[tuple[str, Observation]]:
+        """Layer by layer, what `needs` asks for."""
+        ...
+
+    def edited(self, edits: Sequence[Edit]) -> Model:
+        """A new model; this one is untouched."""
+        ...
+
+    def predict(self, inputs: Batch) -> tuple[Array, ...]:
+        """The outputs, flattened to a tuple."""
+        ...
+
+    def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
+        """The float32 ONNX file, stripped, and where each layer's weight lies in it (layers not found are absent)."""
+        ...
+
+
+@runtime_checkable
+class Measure(Protocol):
+    """What theory reads off a layer: an indicator, never a certificate."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it reads."""
+        ...
+
+    def __call__(self, observation: Observation) -> Estimate:
+        """The estimate, computed in float64 numpy."""
+        ...
+
+
+@runtime_checkable
+class Allocator(Protocol):
+    """Chooses one option for every unit."""
+
+    def __call__(self, cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> tuple[np.ndarray, float]:
+        """Cost `[R, L, C]`, distortion `[L, C]` (inf where a unit lacks a choice), budget `[R]` -> choice `[L]`, gap."""
+        ...
+
+
+@runtime_checkable
+class Pruner(Protocol):
+    """Zeroes weights of one layer."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it reads."""
+        ...
+
+    def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Array:
+        """The new weight, the same shape, with exactly the zeros that `choice` asks for."""
+        ...
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Rounds the weights of one layer to integers. Zeros stay zeros."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it reads."""
+        ...
+
+    def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Encoding:
+        """The integer weight."""
+        ...
+
+
+class Bound(Protocol):
+    """A finite-sample bound on a mean."""
+
+    def __call__(self, losses: np.ndarray, delta: float) -> Interval:
+        """Bounds on the mean of the law of `losses` `[n]` at confidence 1 - delta."""
+        ...
+
+
+Risk = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (outputs [n, ...], labels) -> losses [n] in [0, 1]
