@@ -1,0 +1,258 @@
+"""Linear algebra on the tensors' own device: second moments, damped Cholesky factors, spectra and distances.
+
+Everything is batched over leading axes and answers in float64, whatever came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from dyncompress.errors import InvalidRequest
+
+# A float32 product sums this many rows at most before it is added to the float64 total.
+_ROWS_A_PRODUCT = 16_384
+# Columns of one block of `pairwise_distances`: bounds the centred copy to n * 16 384 numbers.
+_COLUMNS_A_BLOCK = 16_384
+# FARMS cuts windows of at most this side; larger matrices are tiled.
+_LARGEST_WINDOW = 2_048
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products of float32 tensors in true float32 inside this block: no TF32, no bfloat16, no autocast; settings are restored.
+
+    TF32 keeps 10 bits of mantissa, which turns the small eigenvalues of a second moment into noise.
+    """
+    candidates = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
+    backends = [matmul for matmul in candidates if hasattr(matmul, "fp32_precision")]
+    before = [b.fp32_precision for b in backends]
+    with torch.autocast(device.type, enabled=False):
+        try:
+            for backend in backends:
+                backend.fp32_precision = "ieee"
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.fp32_precision = value
+
+
+class SecondMoment:
+    """Mean of x x^T over a stream of rows, H = (1/n) sum_i x_i x_i^T.
+
+    Products are taken in `dtype` (true float32 by default), at most 16 384 rows at a time, and added up in float64, so the
+    relative error stays near float32's rounding however long the stream is.
+
+    Cost: 2 K^2 flops a row and group; memory `groups * K^2` float64.
+
+    Example:
+        >>> moment = SecondMoment()
+        >>> moment.add(torch.tensor([[1.0, 0.0], [1.0, 2.0]]))
+        >>> moment.value
+        tensor([[[1., 1.],
+                 [1., 2.]]], dtype=torch.float64)
+
+    Args:
+        dtype: of the products, float32 or float64.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        """Start at zero rows; the shape and the device are those of the first rows added."""
+        self.dtype = dtype
+        self.rows = 0
+        self._total: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, rows: Tensor) -> None:
+        """Add rows `[n, K]`, or `[groups, n, K]` for a layer whose groups see different inputs.
+
+        Raises:
+            InvalidRequest: the shape is neither, or doesn't fit the rows before, or a value is NaN or infinite.
+        """
+        if rows.ndim == 2:
+            rows = rows[None]
+        if rows.ndim != 3:
+            raise InvalidRequest(f"second moment: rows of shape {tuple(rows.shape)}; give [n, K] or [groups, n, K].")
+        groups, n, columns = rows.shape
+        if self._total is None:
+            self._total = torch.zeros(groups, columns, columns, dtype=torch.float64, device=rows.device)
+        if self._total.shape[:2] != (groups, columns):
+            known = tuple(self._total.shape[:2])
+            raise InvalidRequest(
+                f"second moment: rows of {groups} groups and {columns} columns after rows of {known[0]} groups and {known[1]} "
+                "columns; use one accumulator a layer."
+            )
+        sums = torch.zeros_like(self._total)
+        with full_precision(rows.device):
+            for block in rows.split(_ROWS_A_PRODUCT, dim=1):
+                x = block.to(self.dtype)
+                sums += x.mT @ x
+        if not bool(torch.isfinite(sums.diagonal(dim1=-2, dim2=-1).sum())):
+            raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the calibration data.")
+        self._total += sums
+        self.rows += n
+
+    @property
+    def value(self) -> Tensor:
+        """H, `[groups, K, K]`, float64, exactly symmetric.
+
+        Raises:
+            InvalidRequest: no rows were added.
+        """
+        if self._total is None or self.rows == 0:
+            raise InvalidRequest("second moment: no rows were seen; the layer was not reached by the calibration data.")
+        return (self._total + self._total.mT) / (2 * self.rows)
+
+
+def damped(moment: Tensor, damping: float) -> Tensor:
+    """H + (damping * mean(diag H)) I, float64; inputs that are always zero get the mean (1 where all are) on the diagonal.
+
+    A dead input's row and column are zero, so its diagonal entry changes no other input's solution: any positive number
+    will do, and the mean keeps the condition number small.
+
+    Args:
+        moment: `[..., K, K]`, symmetric, non-negative definite.
+        damping: share of the mean diagonal entry, at least 0.
+
+    Raises:
+        InvalidRequest: the moment holds NaN or infinity, or damping is negative.
+    """
+    if damping < 0:
+        raise InvalidRequest(f"damping is {damping}; give a share of the mean diagonal entry, 0 or more.")
+    result = moment.to(torch.float64, copy=True)
+    if not bool(torch.isfinite(result).all()):
+        raise InvalidRequest("the inputs' second moment holds NaN or infinite values; clean the calibration data.")
+    diagonal = result.diagonal(dim1=-2, dim2=-1)
+    mean = diagonal.mean(-1, keepdim=True)
+    level = torch.where(mean > 0, mean, torch.ones_like(mean))
+    dead = diagonal <= 0
+    diagonal += torch.where(dead, level, damping * level)
+    return result
+
+
+def damped_cholesky(moment: Tensor, damping: float = 0.01) -> Tensor:
+    """Lower Cholesky factor L of the damped moment, L L^T = H + damping * mean(diag H) I (see `damped`).
+
+    Where rounding makes a matrix indefinite its damping is raised tenfold, from 1e-10 up, until it factors; at 100 % of
+    the mean every finite second moment does. Other matrices of the batch keep theirs.
+
+    Cost: K^3 / 3 flops a matrix.
+
+    Args:
+        moment: `[..., K, K]`, symmetric, non-negative definite.
+        damping: share of the mean diagonal entry.
+
+    Returns:
+        `[..., K, K]`, float64, lower triangular.
+
+    Raises:
+        InvalidRequest: the moment holds NaN or infinity, or isn't a second moment at all (strongly indefinite).
+    """
+    factor, failed = torch.linalg.cholesky_ex(damped(moment, damping))
+    level = max(damping, 1e-11)
+    while bool(failed.any()):
+        level *= 10
+        if level > 100:
+            raise InvalidRequest("the matrix is far from non-negative definite: it is no second moment; observe the layer again.")
+        again, still = torch.linalg.cholesky_ex(damped(moment, level))
+        factor = torch.where((failed > 0)[..., None, None], again, factor)
+        failed = torch.where(failed > 0, still, failed)
+    return factor
+
+
+def spectra(weight: Tensor, view: str = "slices") -> list[Tensor]:
+    """Eigenvalues of W W^T on the smaller side, float64, ascending, clamped at zero, not divided by anything.
+
+    view `slices`: one array for each kernel position's `(out, in / groups)` matrix. `flat`: one array, of the
+    `(out, in / groups * kernel)` matrix. `windows`: one array for each square window of each kernel position's matrix.
+
+    **Source**: FARMS (Hu et al., ICML 2025, arXiv 2506.06280) for the windows: sub-matrices of one aspect ratio make the
+    spectra of layers of different shapes comparable. Here the side is the smaller one of the matrix, 2 048 at most, and as
+    few windows as cover the matrix are spread evenly; the paper takes up to 15 x 15 overlapping ones.
+
+    Cost: a Gram product and a tridiagonalisation of the smaller side, float64.
+
+    Example:
+        >>> spectra(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]), "flat")
+        [tensor([ 9., 16.], dtype=torch.float64)]
+
+    Args:
+        weight: `[out, in / groups, *kernel]`.
+        view: as above.
+
+    Raises:
+        InvalidRequest: an unknown view, fewer than two axes, or a weight that isn't finite.
+    """
+    if weight.ndim < 2 or weight.numel() == 0:
+        raise InvalidRequest(f"spectra: a weight of shape {tuple(weight.shape)} is no matrix; give (out, in, *kernel).")
+    if not bool(torch.isfinite(weight).all()):
+        raise InvalidRequest("spectra: the weight holds NaN or infinite values; repair the model.")
+    if view == "flat":
+        matrices = weight.flatten(1)[None]
+    elif view == "slices":
+        matrices = weight.flatten(2).permute(2, 0, 1) if weight.ndim > 2 else weight[None]
+    elif view == "windows":
+        matrices = _windows(weight.flatten(2).permute(2, 0, 1) if weight.ndim > 2 else weight[None])
+    else:
+        raise InvalidRequest(f"spectra: unknown view '{view}'; use slices, flat or windows.")
+    return [values for block in matrices.split(256) for values in _gram_eigenvalues(block).unbind(0)]
+
+
+def _gram_eigenvalues(matrices: Tensor) -> Tensor:
+    """`[b, m, n]` -> `[b, min(m, n)]`, float64, ascending."""
+    m = matrices.detach().to(torch.float64)
+    with torch.autocast(m.device.type, enabled=False):
+        gram = m @ m.mT if m.shape[1] <= m.shape[2] else m.mT @ m
+        return torch.linalg.eigvalsh(gram).clamp_min(0)
+
+
+def _windows(matrices: Tensor) -> Tensor:
+    """Square windows of `[b, m, n]`, `[b * windows, side, side]`."""
+    side = min(matrices.shape[1], matrices.shape[2], _LARGEST_WINDOW)
+    rows, columns = (_starts(length, side) for length in matrices.shape[1:])
+    return torch.stack([matrices[:, r : r + side, c : c + side] for r in rows for c in columns], dim=1).flatten(0, 1)
+
+
+def _starts(length: int, side: int) -> list[int]:
+    """Evenly spread starts of the fewest windows of `side` that cover `length`."""
+    count = -(-length // side)
+    return [round(i * (length - side) / (count - 1)) if count > 1 else 0 for i in range(count)]
+
+
+@torch.no_grad()
+def pairwise_distances(points: Tensor) -> Tensor:
+    """Euclidean distances between points, centred first, `[..., n, n]`, float64, symmetric, exact zeros on the diagonal.
+
+    Iterates late in training lie close together and far from the origin: without centring a float32 product loses the
+    distances altogether. Blocks of columns bound the memory; products keep the points' dtype (float32 at least) and are
+    added up in float64.
+
+    Example:
+        >>> pairwise_distances(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        tensor([[0., 5.],
+                [5., 0.]], dtype=torch.float64)
+
+    Args:
+        points: `[..., n, d]`.
+
+    Raises:
+        InvalidRequest: fewer than two axes, or values that aren't finite.
+    """
+    if points.ndim < 2:
+        raise InvalidRequest(f"distances: points of shape {tuple(points.shape)}; give [n, d].")
+    n = points.shape[-2]
+    gram = torch.zeros(*points.shape[:-1], n, dtype=torch.float64, device=points.device)
+    with full_precision(points.device):
+        for block in points.split(_COLUMNS_A_BLOCK, dim=-1):
+            x = block.to(torch.float64)
+            x = (x - x.mean(-2, keepdim=True)).to(torch.promote_types(points.dtype, torch.float32))
+            gram += x @ x.mT
+    if not bool(torch.isfinite(gram).all()):
+        raise InvalidRequest("distances: a point is NaN or infinite; record finite iterates only.")
+    squares = gram.diagonal(dim1=-2, dim2=-1)
+    squared = squares[..., :, None] + squares[..., None, :] - gram - gram.mT
+    squared.diagonal(dim1=-2, dim2=-1).zero_()
+    return squared.clamp_min(0).sqrt()
