@@ -1,0 +1,108 @@
+"""dyncompress: a model is observed, its layers are measured, a plan is applied, the ONNX file is written and certified.
+
+The names below are loaded on first use (PEP 562), so that `import dyncompress` costs nothing and reading a certificate needs
+neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dyncompress.errors import (
+        Altered,
+        Differs,
+        DyncompressError,
+        Infeasible,
+        InvalidRequest,
+        NotCertified,
+        Unsupported,
+    )
+    from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
+    from dyncompress.recipe import Recipe, load_recipe, load_target
+    from dyncompress.recording import TrajectoryWriter
+    from dyncompress.store import load
+    from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "compress": "pipeline",
+    "measure": "pipeline",
+    "allocate": "pipeline",
+    "apply": "pipeline",
+    "export": "pipeline",
+    "certify": "pipeline",
+    "verify": "pipeline",
+    "load": "store",
+    "Recipe": "recipe",
+    "load_recipe": "recipe",
+    "load_target": "recipe",
+    "TrajectoryWriter": "recording",
+    "Budget": "types",
+    "Certificate": "types",
+    "Choice": "types",
+    "Compressed": "types",
+    "HeldOut": "types",
+    "OnnxFile": "types",
+    "Plan": "types",
+    "Profile": "types",
+    "Target": "types",
+    "DyncompressError": "errors",
+    "InvalidRequest": "errors",
+    "Unsupported": "errors",
+    "Infeasible": "errors",
+    "NotCertified": "errors",
+    "Altered": "errors",
+    "Differs": "errors",
+}
+
+__all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
+    "compress",
+    "measure",
+    "allocate",
+    "apply",
+    "export",
+    "certify",
+    "verify",
+    "load",
+    "load_recipe",
+    "load_target",
+    "TrajectoryWriter",
+    "Recipe",
+    "Budget",
+    "Certificate",
+    "Choice",
+    "Compressed",
+    "HeldOut",
+    "OnnxFile",
+    "Plan",
+    "Profile",
+    "Target",
+    "DyncompressError",
+    "InvalidRequest",
+    "Unsupported",
+    "Infeasible",
+    "NotCertified",
+    "Altered",
+    "Differs",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its room on first use.
+
+    Raises:
+        AttributeError: there is no such public name.
+    """
+    if name not in _HOME:
+        raise AttributeError(f"module 'dyncompress' has no attribute {name!r}; the public names are {', '.join(__all__)}.")
+    value = getattr(import_module(f"dyncompress.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion."""
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,81 @@
+"""The package as it is installed: versions agree, data travels, imports are light."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dyncompress
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+BLOCK = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is absent in this test")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def run(code: str) -> str:
+    """Standard output of a fresh interpreter that runs `code`."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def imported_by(statement: str) -> set[str]:
+    """Top-level modules that `statement` imports in a fresh interpreter."""
+    return set(json.loads(run(f"import json, sys\n{statement}\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))")))
+
+
+def test_versions_agree() -> None:
+    version = PROJECT["project"]["version"]
+    assert dyncompress.__version__ == version
+    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_dependency_is_pinned_in_constraints() -> None:
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    declared = [*PROJECT["project"]["dependencies"], *(d for extra in PROJECT["project"]["optional-dependencies"].values() for d in extra)]
+    names = {re.split(r"[<>=\[; ]", d)[0].lower().replace("_", "-") for d in declared}
+    assert names <= pinned, f"missing in constraints.txt: {sorted(names - pinned)}"
+
+
+def test_dependencies_have_no_upper_bound() -> None:
+    assert not [d for d in PROJECT["project"]["dependencies"] if "<" in d or "==" in d]
+
+
+@pytest.mark.parametrize("name", dyncompress.__all__)
+def test_every_public_name_loads(name: str) -> None:
+    assert getattr(dyncompress, name).__name__ == name
+
+
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_public_ones() -> None:
+    with pytest.raises(AttributeError, match="compress, measure"):
+        _ = dyncompress.prune  # type: ignore[attr-defined]
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    assert not imported_by("import dyncompress") & {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "scipy", "numpy", "rich"}
+
+
+def test_verify_runs_where_torch_and_onnx_are_absent() -> None:
+    code = BLOCK.format(blocked=("torch", "torch_pruning", "onnx", "onnx_ir", "onnxscript"))
+    code += "import dyncompress\nfrom dyncompress.cli import main\nprint(dyncompress.verify.__name__)"
+    assert run(code) == "verify"
+
+
+def test_certificates_never_import_scipy_stats() -> None:
+    loaded = run("import sys, dyncompress.certificates\nprint('scipy.stats' in sys.modules)")
+    assert loaded == "False"
