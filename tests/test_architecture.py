@@ -1,0 +1,185 @@
+"""The house rules, read off the syntax trees: who may import what, no cycles, small files and functions, no loose prints."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "dyncompress"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FORBIDDEN_NAMES = {"utils", "helpers", "misc", "common", "core", "manager", "engine", "factory"}
+EVERYTHING = frozenset({"*"})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a room may import from outside (top-level packages; the standard library always) and inside (rooms)."""
+
+    outside: frozenset[str]
+    inside: frozenset[str]
+
+
+def rule(outside: str, inside: str) -> Rule:
+    return Rule(frozenset(outside.split()), frozenset(inside.split()))
+
+
+# A longer key wins: `recording.sketch` before `recording`.
+RULES = {
+    "types": rule("numpy", "errors"),
+    "errors": rule("", ""),
+    "linalg": rule("torch", ""),
+    "recording.sketch": rule("torch", ""),
+    "coding": rule("numpy constriction", "errors"),
+    "measures": rule("numpy scipy", "types errors coding"),
+    "allocation": rule("numpy scipy", "types errors coding"),
+    "certificates": rule("numpy scipy", "types errors coding"),
+    "pruning": rule("torch", "types errors linalg"),
+    "quantization": rule("torch", "types errors linalg"),
+    "models": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg"),
+    "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
+    "recording": rule("torch numpy safetensors", "types errors recording.sketch"),
+    "reports": rule("torch numpy matplotlib", "* !cli"),
+    "training": rule("torch numpy matplotlib", "* !cli"),
+    "selection": rule("torch numpy matplotlib", "* !cli"),
+    "progress": rule("rich", "*"),
+    "cli": rule("rich numpy torch", "*"),
+    "demo": rule("torch numpy sklearn", "*"),
+}
+HALL = rule("torch numpy safetensors onnx", "* !cli")  # the top-level files that no line above names
+
+
+def module_of(path: Path) -> str:
+    """Dotted name inside the package, without `__init__`; empty for the package itself."""
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def rule_of(module: str) -> Rule:
+    fitting = [key for key in RULES if module == key or module.startswith(key + ".")]
+    return RULES[max(fitting, key=len)] if fitting else HALL
+
+
+def trees() -> dict[str, ast.Module]:
+    return {module_of(path): ast.parse(path.read_text(), str(path)) for path in FILES}
+
+
+TREES = trees()
+MODULES = frozenset(TREES)
+
+
+def statements(tree: ast.AST, *, lazily: bool) -> Iterator[ast.stmt]:
+    """Import statements that run; `lazily` counts those inside functions too. Blocks under TYPE_CHECKING never run."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif lazily or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from statements(node, lazily=lazily)
+
+
+def imports(module: str, *, lazily: bool = True) -> set[str]:
+    """Dotted names that a module imports; `from a import b` counts as `a.b` where that is a module, else as `a`."""
+    found = set()
+    for node in statements(TREES[module], lazily=lazily):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative imports hide the room; write the whole name"
+            base = node.module or ""
+            inner = {alias.name for alias in node.names if f"{base}.{alias.name}".removeprefix("dyncompress.") in MODULES}
+            found |= {f"{base}.{name}" for name in inner}
+            if len(inner) < len(node.names):
+                found.add(base)
+    return found
+
+
+def inside(module: str, *, lazily: bool = True) -> set[str]:
+    """Rooms and files of the package that a module imports, without the leading `dyncompress.`."""
+    found = {name for name in imports(module, lazily=lazily) if name.partition(".")[0] == "dyncompress"}
+    return {name.removeprefix("dyncompress").removeprefix(".") for name in found}
+
+
+def allowed_inside(name: str, module: str, allowed: frozenset[str]) -> bool:
+    room = module.partition(".")[0]
+    refused = {word.removeprefix("!") for word in allowed if word.startswith("!")}
+    if name.partition(".")[0] in refused:
+        return False
+    return "*" in allowed or name.partition(".")[0] == room or any(name == a or name.startswith(a + ".") for a in allowed)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES - {""}))
+def test_a_room_imports_only_what_its_line_allows(module: str) -> None:
+    line = rule_of(module)
+    outside = {n.partition(".")[0] for n in imports(module)} - set(sys.stdlib_module_names) - {"dyncompress", "jaxtyping"}
+    foreign = sorted(outside - line.outside)
+    assert not foreign, f"{module} imports {foreign}; its room may import {sorted(line.outside)}"
+    wrong = sorted(name for name in inside(module) if not allowed_inside(name, module, line.inside))
+    assert not wrong, f"{module} imports {wrong} of the package; its room may import {sorted(line.inside)}"
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: {name for name in inside(module, lazily=False) if name in MODULES - {module}} for module in MODULES - {""}}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(cycle.args[1]))
+
+
+def test_torch_pruning_lives_in_one_file() -> None:
+    users = {module for module in MODULES if any(n.partition(".")[0] == "torch_pruning" for n in imports(module))}
+    assert users <= {"models.torch_channels"}
+
+
+def test_certificates_never_import_scipy_stats() -> None:
+    rooms = [module for module in MODULES if module.startswith("certificates")]
+    assert not [module for module in rooms if any(name.startswith("scipy.stats") for name in imports(module))]
+
+
+def test_the_runner_imports_nothing_of_the_package() -> None:
+    for path in sorted((ROOT / "export" / "runner").rglob("*.py")):
+        names = {alias.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Import) for alias in n.names}
+        names |= {n.module or "." for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)}
+        outside = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+        assert outside <= {"numpy", "onnxruntime"}, path
+
+
+@pytest.mark.parametrize("module", sorted(MODULES - {"cli"}))
+def test_only_the_command_line_prints(module: str) -> None:
+    lines = [n.lineno for n in ast.walk(TREES[module]) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
+    assert not lines, f"{module} prints in lines {lines}; return the text, or report through progress"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_is_one_idea(path: Path) -> None:
+    assert path.stem not in FORBIDDEN_NAMES, f"{path.stem} says nothing about what lies inside"
+    lines = len(path.read_text().splitlines())
+    limit = {"pipeline.py": 200, "types.py": 800}.get(str(path.relative_to(PACKAGE)), 400)
+    assert lines < limit, f"{lines} lines; split it by idea"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_functions_are_short_and_raise_nothing_away(module: str) -> None:
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 100, f"{module}.{node.name} is 100 lines or longer"
+        if isinstance(node, ast.ExceptHandler):
+            caught = "" if node.type is None else ast.unparse(node.type)
+            assert caught not in {"", "Exception", "BaseException"}, f"{module}:{node.lineno} catches everything"
+
+
+def test_only_protocols_are_inherited() -> None:
+    known = {"Protocol", "Exception", "NamedTuple", "TypedDict", "Enum", "StrEnum"}
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(b).rpartition(".")[2].partition("[")[0] for b in node.bases}
+                own = {b for b in bases if b.endswith("Error")} | {"Module", "Function", "HTMLParser"}
+                assert bases <= known | own, f"{module}.{node.name} inherits {sorted(bases)}; only Protocols are inherited"
