@@ -1,0 +1,115 @@
+"""Who is told how far the work is: nobody, a bar with the time left on a terminal, or a line a phase in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+
+class Step(Protocol):
+    """What a phase hands to the work inside it."""
+
+    def advance(self, amount: int = 1) -> None:
+        """So many more units of the phase's total are done."""
+        ...
+
+
+class Progress(Protocol):
+    """Told of phases by the verbs. `with progress.phase("measure the layers", 20) as step: ... step.advance()`."""
+
+    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Step]:
+        """A stretch of work; `total` units where their number is known."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoStep:
+    """Counts nothing."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Nothing is told."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Tells nobody: the default of every verb."""
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """Nothing is told."""
+        yield NoStep()
+
+
+SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A line when a phase ends, with its seconds: for logs and pipes.
+
+    Attributes:
+        stream: where the lines go.
+    """
+
+    stream: TextIO
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """Write the line when the phase has ended without an error."""
+        start = time.perf_counter()
+        yield NoStep()
+        of = "" if total is None else f" ({total})"
+        self.stream.write(f"{name}{of}: {time.perf_counter() - start:.1f} s\n")
+        self.stream.flush()
+
+
+@dataclass(frozen=True)
+class BarStep:
+    """One bar of a terminal."""
+
+    bars: Any
+    task: Any
+
+    def advance(self, amount: int = 1) -> None:
+        """Move the bar."""
+        self.bars.advance(self.task, amount)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars with the time left, on a terminal; each stays as a line when its phase ends.
+
+    Attributes:
+        stream: a terminal.
+    """
+
+    stream: TextIO
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """Draw one bar for as long as the phase lasts."""
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description:<32}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn() if total else progress.TextColumn(""),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+        )
+        shown = columns if total else (columns[0], progress.SpinnerColumn(), columns[3])
+        with progress.Progress(*shown, console=Console(file=self.stream)) as bars:
+            task = bars.add_task(name, total=total)
+            yield BarStep(bars, task)
+            bars.update(task, total=total or 1, completed=total or 1)
+
+
+def on_standard_error() -> Progress:
+    """Bars where standard error is a terminal, else a line a phase."""
+    return Bars(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)
