@@ -1,0 +1,56 @@
+"""How many weights of a layer are drowned in their own training noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from dyncompress.measures.border import as_float64, require, unusable
+from dyncompress.measures.fluctuation import ADVISED, FEWEST, fluctuation_variance
+from dyncompress.types import Estimate, Motion, Need, Observation
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    """The share of weights whose squared signal-to-noise ratio (mean_i / s_i)^2 is at most `threshold`.
+
+    s_i is the weight's fluctuation around its drift (see `fluctuation_scale`). A large share says that much of the layer is
+    noise: a candidate for pruning.
+
+    Source: Graves, NeurIPS 2011; Blundell et al., ICML 2015, both for learnt posteriors. That iterates of plain training may
+    stand in for the posterior is this library's extrapolation.
+    Assumes: as `fluctuation_scale`.
+    Cost: O(N).
+    Fails when: fewer than 3 records. `stderr` is the binomial one and takes the weights as independent.
+
+    Attributes:
+        threshold: of the squared ratio.
+    """
+
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        require(self.threshold > 0, "signal_to_noise", "threshold", self.threshold, "above 0")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """The motion of the weights."""
+        return (Motion(),)
+
+    def __call__(self, observation: Observation) -> Estimate:
+        """The share of weights below the threshold; a weight that stays at zero counts as below."""
+        motion = observation[Motion()]
+        if motion.count < FEWEST:
+            return unusable(motion.count, f"{motion.count} recorded iterates; the signal-to-noise ratio needs {FEWEST}")
+        mean = as_float64(motion.mean)
+        if mean.size == 0:
+            return unusable(0, "no weights")
+        share = float(np.mean(mean * mean <= self.threshold * fluctuation_variance(motion)))
+        notes = ["standard error takes the weights as independent"]
+        if motion.count < ADVISED:
+            notes.append(f"only {motion.count} recorded iterates; {ADVISED} are advised")
+        stderr = math.sqrt(share * (1 - share) / mean.size)
+        return Estimate(share, stderr, mean.size, valid=motion.count >= ADVISED, notes=tuple(notes))
