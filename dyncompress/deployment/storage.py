@@ -1,0 +1,141 @@
+"""How integer weights lie in the file: bytes, nibbles, bit-planes, or a mask and the non-zero codes.
+
+Whatever the width, the graph turns the stored form into an int8 tensor by operators that onnxruntime folds when it loads
+the file, before it fuses integer kernels: the file has `bits` bits a weight, the kernels see int8.
+
+    8       int8 initializer
+    4       int4 initializer -> Cast
+    2,3,5,6,7   uint8 planes [bits, ceil(n/8), 1] -> `unpack`: the codes in two's complement, plane i holding bit i
+    sparse  a mask plane and the non-zero codes, stored at their width -> `expand`: running count of the mask = index
+
+The two functions live in the file itself as ONNX local functions (each layer then costs one node, not ten).
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+import onnx.parser
+import onnx_ir as ir
+
+from dyncompress.deployment.constants import Constants
+
+DOMAIN = "d"
+
+# bits of a byte, least significant first: `(p >> [0..7]) & 1`
+_UNPACK = """
+<opset_import: ["" : %d], domain: "d">
+u <s> (p, k) => (w) {
+  a = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+  b = Constant <value = uint8 {1}> ()
+  c = BitShift <direction = "RIGHT"> (p, a)
+  e = BitwiseAnd (c, b)
+  f = Cast <to = 6> (e)
+  g = Mul (f, k)
+  z = Constant <value_ints = [0]> ()
+  h = ReduceSum <keepdims = 0> (g, z)
+  i = Cast <to = 3> (h)
+  m = Constant <value_ints = [-1]> ()
+  j = Reshape (i, m)
+  s = Constant <value_ints: ints = @s> ()
+  n = ReduceProd (s)
+  l = Slice (j, z, n)
+  w = Reshape (l, s)
+}
+"""
+_EXPAND = """
+<opset_import: ["" : %d], domain: "d">
+x <s> (p, v) => (w) {
+  a = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+  b = Constant <value = uint8 {1}> ()
+  c = BitShift <direction = "RIGHT"> (p, a)
+  e = BitwiseAnd (c, b)
+  f = Cast <to = 6> (e)
+  m = Constant <value_ints = [-1]> ()
+  g = Reshape (f, m)
+  z = Constant <value_ints = [0]> ()
+  y = Constant <value = int64 {0}> ()
+  h = CumSum (g, y)
+  i = Mul (g, h)
+  j = Gather (v, i)
+  s = Constant <value_ints: ints = @s> ()
+  n = ReduceProd (s)
+  l = Slice (j, z, n)
+  w = Reshape (l, s)
+}
+"""
+_FUNCTIONS = {"u": _UNPACK, "x": _EXPAND}
+
+
+def planes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Bit-planes of codes in two's complement, `[bits, ceil(n / 8), 1]` uint8, least significant bit first in a byte."""
+    flat = codes.reshape(-1).astype(np.uint8)
+    return np.stack([np.packbits((flat >> i) & 1, bitorder="little") for i in range(bits)])[:, :, None]
+
+
+def plane_weights(bits: int) -> np.ndarray:
+    """What each plane counts for, `[bits, 1, 1]` int32: 1, 2, 4, ... and minus 2^(bits-1) for the sign."""
+    weights = 2 ** np.arange(bits, dtype=np.int32)
+    weights[-1] *= -1
+    return weights[:, None, None]
+
+
+def dense_bytes(count: int, bits: int) -> int:
+    """Bytes of `count` codes of `bits` bits, padding included."""
+    return bits * math.ceil(count / 8) if bits not in (4, 8) else math.ceil(count * bits / 8)
+
+
+def sparse_bytes(count: int, nonzero: int, bits: int) -> int:
+    """Bytes of a mask plane and the non-zero codes (one more code: the zero that the mask points at)."""
+    return math.ceil(count / 8) + dense_bytes(nonzero + 1, bits)
+
+
+def is_sparse(count: int, nonzero: int, bits: int) -> bool:
+    """Whether the mask and the non-zero codes take less than all codes."""
+    return sparse_bytes(count, nonzero, bits) + SPARSE_NODE < dense_bytes(count, bits)
+
+
+SPARSE_NODE = 100  # bytes of an `expand` node with its mask's header, rounded up
+
+
+def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:
+    """Put codes into the graph in their smallest form; the value is an int8 tensor of `codes`' shape.
+
+    Args:
+        constants: of the graph.
+        codes: int8, within `bits` bits.
+        bits: 2 to 8.
+        before: the node that needs them.
+
+    Returns:
+        The int8 value.
+    """
+    nonzero = int(np.count_nonzero(codes))
+    if not is_sparse(codes.size, nonzero, bits):
+        return _dense(constants, codes, bits, before)
+    flat = codes.reshape(-1)
+    mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
+    table = _dense(constants, np.concatenate([np.zeros(1, np.int8), flat[flat != 0]]), bits, before)
+    return constants.node("x", [mask, table], before, DOMAIN, s=list(codes.shape))
+
+
+def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:
+    if bits == 8:
+        return constants.tensor(codes.astype(np.int8))
+    if bits == 4:
+        packed = constants.tensor(codes.astype(ml_dtypes.int4), ir.DataType.INT4)
+        return constants.node("Cast", [packed], before, to=int(ir.DataType.INT8))
+    stack = constants.tensor(planes(codes, bits))
+    return constants.node("u", [stack, constants.tensor(plane_weights(bits))], before, DOMAIN, s=list(codes.shape))
+
+
+def functions(names: set[str], opset: int) -> list[ir.Function]:
+    """The local functions among `names` (`u` unpack, `x` expand), in the file's opset."""
+    made = []
+    for name in sorted(names & _FUNCTIONS.keys()):
+        function = ir.serde.deserialize_function(onnx.parser.parse_function(_FUNCTIONS[name] % opset))
+        made.append(function)
+    return made
+

@@ -1,0 +1,75 @@
+"""Remove what an exporter leaves behind: node metadata (stack traces with local paths), doc strings, shapes of inner values."""
+
+from __future__ import annotations
+
+import onnx
+
+from dyncompress.errors import InvalidRequest
+
+
+def strip(float_file: bytes) -> bytes:
+    """The same graph without exporter metadata; this is the float32 file that fractions of bytes refer to.
+
+    Args:
+        float_file: an ONNX file.
+
+    Returns:
+        The stripped file: every node, name and initializer kept.
+
+    Raises:
+        InvalidRequest: the bytes aren't an ONNX model.
+    """
+    model = parse(float_file)
+    model.doc_string = ""
+    model.producer_name = model.producer_version = model.domain = ""
+    model.model_version = 0
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
+    for function in model.functions:
+        function.doc_string = ""
+        del function.metadata_props[:], function.value_info[:]
+        for node in function.node:
+            _strip_node(node)
+    return model.SerializeToString(deterministic=True)
+
+
+def parse(file: bytes) -> onnx.ModelProto:
+    """The protobuf of an ONNX file.
+
+    Raises:
+        InvalidRequest: the bytes aren't an ONNX model with a graph.
+    """
+    from google.protobuf.message import DecodeError
+
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(file)
+    except DecodeError as error:
+        raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({error}); export the model again.") from error
+    if not model.graph.node:
+        raise InvalidRequest(f"the {len(file)} bytes given hold no ONNX graph; export the model again.")
+    return model
+
+
+def _strip_graph(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    graph.name = "g"
+    del graph.value_info[:], graph.metadata_props[:], graph.quantization_annotation[:]
+    for value in [*graph.input, *graph.output]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for tensor in graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    for node in graph.node:
+        _strip_node(node)
+
+
+def _strip_node(node: onnx.NodeProto) -> None:
+    node.doc_string = ""
+    node.name = ""  # names of nodes mean nothing to a runtime; values keep theirs
+    del node.metadata_props[:]
+    for attribute in node.attribute:
+        attribute.doc_string = ""
+        if attribute.HasField("g"):
+            _strip_graph(attribute.g)
