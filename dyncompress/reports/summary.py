@@ -1,0 +1,119 @@
+"""The result of a run: as sentences for a person, as one object for a machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyncompress.reports.table import number
+from dyncompress.types import Certificate, OnnxFile, Plan
+
+
+def share_sentence(plan: Plan) -> str:
+    """The share of weights and MACs that nothing touched, and the reasons."""
+    share = plan.share_left_alone
+    reasons: dict[str, list[str]] = {}
+    for layer, reason in plan.reasons.items():
+        reasons.setdefault(reason, []).append(layer)
+    text = f"left alone: {percent(share.get('weights', 0.0))} of the weights, {percent(share.get('macs', 0.0))} of the MACs"
+    listed = [f"{_some(layers)}: {reason}" for reason, layers in reasons.items()]
+    return text + (f" ({'; '.join(listed)})" if listed else "")
+
+
+def percent(fraction: float) -> str:
+    """A fraction as a person reads it.
+
+    Example:
+        >>> percent(0.1234), percent(0.0), percent(float("nan"))
+        ('12.3 %', '0 %', '–')
+    """
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.3g} %"
+
+
+def as_text(file: OnnxFile) -> str:
+    """Sizes, work, stages, parity, integer kernels, what was left alone, the certificate, and warnings."""
+    sizes, parity = file.sizes, file.parity
+    shipped = len(file.content)
+    lines = [
+        f"bytes: {file.float_bytes:,} -> {shipped:,} ({file.float_bytes / shipped:.2f} times smaller; {sizes.compressed:,} "
+        f"zipped, {sizes.resident:,} resident, {sizes.payload:,} payload; computes in {sizes.compute})",
+        f"MACs: {file.macs[0]:,} -> {file.macs[1]:,}",
+        f"where the accuracy went: {', '.join(f'{stage} {number(value)}' for stage, value in file.stages.items())}",
+        f"against torch, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same answer in "
+        f"{percent(parity.agreement)}; the float graph by {number(parity.float_error, 2)}",
+    ]
+    if file.fused:
+        lines.append("on integer kernels: " + ", ".join(f"{op} {a} of {n}" for op, (a, n) in file.fused.items()))
+    lines.append(share_sentence(file.plan))
+    lines += [f"note: {note}" for note in file.notes]
+    lines.append("not certified: no held-out data was given" if file.certificate is None else certificate_text(file.certificate))
+    return "\n".join(lines)
+
+
+def certificate_text(certificate: Certificate) -> str:
+    """The statement, each line with its bound and share of delta, the counts, and the assumptions."""
+    kept = "" if certificate.promise is None else (" (promise kept)" if certificate.kept else " (PROMISE NOT KEPT)")
+    lines = [f"certificate: {certificate.statement}{kept}"]
+    lines += [
+        f"  {line.quantity}: {number(line.point, 4)}, within [{number(line.lower, 4)}, {number(line.upper, 4)}] "
+        f"({line.method}, delta {number(line.delta)})"
+        for line in certificate.lines
+    ]
+    counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in certificate.counts.items())
+    lines.append(f"  n = {certificate.n}; {counts}")
+    lines += [f"  assumes: {sentence}" for sentence in certificate.assumptions]
+    return "\n".join(lines)
+
+
+def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:
+    """One object: bytes and MACs before and after, what was left alone, parity, certificate, paths. nan becomes null."""
+    return plain_json(
+        {
+            "bytes": {"before": file.float_bytes, "after": len(file.content), **asdict(file.sizes)},
+            "macs": {"before": file.macs[0], "after": file.macs[1]},
+            "left_alone": {**file.plan.share_left_alone, "layers": file.plan.reasons},
+            "recipe": file.plan.recipe,
+            "target": file.target.name,
+            "predicted": {"distortion": file.plan.distortion, "gap": file.plan.gap, **file.plan.cost},
+            "stages": file.stages,
+            "parity": asdict(file.parity),
+            "integer_kernels": {op: {"integer": a, "all": n} for op, (a, n) in file.fused.items()},
+            "certificate": None if file.certificate is None else certificate_json(file.certificate),
+            "notes": file.notes,
+            "paths": paths,
+        }
+    )
+
+
+def certificate_json(certificate: Certificate) -> dict[str, Any]:
+    """The certificate without its evidence, which lies in `certificate.json`."""
+    return plain_json({name: value for name, value in asdict(certificate).items() if name != "evidence"})
+
+
+def plain_json(value: Any) -> Any:
+    """The value with names as strings, arrays as lists, and numbers that JSON lacks as null.
+
+    Example:
+        >>> plain_json({"a": float("nan"), "b": (1, 2), "c": Path("x")})
+        {'a': None, 'b': [1, 2], 'c': 'x'}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple | set | frozenset):
+        return [plain_json(item) for item in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _some(names: list[str], shown: int = 3) -> str:
+    """The first few names."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
