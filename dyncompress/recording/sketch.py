@@ -1,0 +1,63 @@
+"""A seeded linear sketch of a weight: few numbers whose distances are those of the weights, on average."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+ROWS = 256  # sketch lengths converted to the wide dtype at once: bounds the memory of one call
+
+
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def entry_signs(seed: int, name: str, count: int) -> Tensor:
+    """One random sign for each entry of a layer's weight, `[count]` int8 of +1 and -1, the same on every device.
+
+    Args:
+        seed: of the sketch.
+        name: of the layer, so that layers of one size have different signs.
+        count: number of weights.
+    """
+    key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+    return torch.randint(0, 2, (count,), dtype=torch.int8, generator=generator).mul_(2).sub_(1)
+
+
+def block_sketch(weight: Tensor, signs: Tensor, size: int) -> Tensor:
+    """Signed sums of every `size`-th entry: y_b = sum over i = b (mod size) of sign_i w_i.
+
+    The sketch is linear and E ||S w - S v||^2 = ||w - v||^2 over the signs, with relative standard deviation at most
+    sqrt(2 / size). A weight with no more than `size` entries keeps its distances exactly.
+
+    Source: the sparse sign sketch of Charikar, Chen, Farach-Colton (2002) with the hash replaced by the index modulo size. A
+    sign per entry rather than per block: rows of one sign would add up wherever the blocks are correlated.
+    Cost: one pass over the weight.
+
+    Args:
+        weight: any shape, `n` entries.
+        signs: `[n]` of `entry_signs`, on the weight's device.
+        size: length of the sketch.
+
+    Returns:
+        `[min(size, n)]`, float64 where the device has it.
+
+    Example:
+        >>> block_sketch(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, -1, 1], dtype=torch.int8), 2)
+        tensor([ 4., -2.], dtype=torch.float64)
+    """
+    flat = weight.detach().reshape(-1)
+    size = min(size, flat.numel())
+    dtype = wide_dtype(flat.device)
+    total = torch.zeros(size, dtype=dtype, device=flat.device)
+    for start in range(0, flat.numel(), ROWS * max(size, 1)):
+        stop = start + ROWS * size
+        signed = flat[start:stop].to(dtype) * signs[start:stop]
+        whole = signed.numel() - signed.numel() % size
+        total += signed[:whole].reshape(-1, size).sum(dim=0)
+        total[: signed.numel() - whole] += signed[whole:]
+    return total

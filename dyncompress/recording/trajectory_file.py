@@ -1,0 +1,96 @@
+"""A trajectory on disk: one `.npz` file, written whole or not at all, read back with every check."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.types import Trajectory, WeightMotion
+
+FORMAT = "dyncompress trajectory 1"
+
+
+def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
+    """Write `trajectory` to `path` under a temporary name, then rename.
+
+    Raises:
+        InvalidRequest: the file can't be written (no folder, no right, no space); nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".part")
+    arrays = {
+        "format": np.array(FORMAT),
+        "names": np.array(list(trajectory.motion), dtype=np.str_),
+        "steps": trajectory.steps,
+        "losses": trajectory.losses,
+        "seed": np.array(trajectory.seed),
+        "digest": np.array(trajectory.digest),
+        "learning_rate": np.array(trajectory.learning_rate),
+        "batch_size": np.array(trajectory.batch_size),
+    }
+    for index, (name, motion) in enumerate(trajectory.motion.items()):
+        arrays[f"{index}.mean"] = motion.mean
+        arrays[f"{index}.variance"] = motion.variance
+        arrays[f"{index}.increment_variance"] = motion.increment_variance
+        arrays[f"{index}.sketch"] = trajectory.sketches[name]
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        return temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InvalidRequest(f"trajectory '{path}' can't be written: {error.strerror}; give another path.") from error
+
+
+def load_trajectory(path: str | Path) -> Trajectory:
+    """Read a trajectory that `TrajectoryWriter.save` wrote.
+
+    Raises:
+        InvalidRequest: the file is missing, truncated, altered, or something else.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files") or "format" not in file.files or str(file["format"]) != FORMAT:
+                raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
+            return _checked(_read(file), path)
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"trajectory '{path}' does not exist; check the path.") from error
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InvalidRequest(f"trajectory '{path}' is truncated or no trajectory; record or copy it again.") from error
+
+
+def _read(file: np.lib.npyio.NpzFile) -> Trajectory:
+    """The noun from the arrays."""
+    names, steps = [str(name) for name in file["names"]], file["steps"]
+    motion, sketches = {}, {}
+    for index, name in enumerate(names):
+        parts = (file[f"{index}.{part}"] for part in ("mean", "variance", "increment_variance"))
+        motion[name] = WeightMotion(*parts, count=len(steps))
+        sketches[name] = file[f"{index}.sketch"]
+    return Trajectory(
+        steps=steps,
+        losses=file["losses"],
+        motion=motion,
+        sketches=sketches,
+        seed=int(file["seed"]),
+        digest=str(file["digest"]),
+        learning_rate=float(file["learning_rate"]),
+        batch_size=int(file["batch_size"]),
+    )
+
+
+def _checked(trajectory: Trajectory, path: Path) -> Trajectory:
+    """Refuse a file whose arrays don't belong together."""
+    count = len(trajectory.steps)
+    fits = count > 0 and trajectory.losses.shape == (count,)
+    for name, motion in trajectory.motion.items():
+        fits &= len(trajectory.sketches[name]) == count
+        fits &= motion.mean.shape == motion.variance.shape == motion.increment_variance.shape
+    if not fits:
+        raise InvalidRequest(f"trajectory '{path}': its arrays have lengths that don't belong together; record it again.")
+    return trajectory
