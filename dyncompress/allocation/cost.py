@@ -1,0 +1,132 @@
+"""From a profile's table to arrays, to a solver, and back to a plan with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dyncompress.allocation.lagrangian import check_feasible
+from dyncompress.errors import Infeasible, InvalidRequest
+from dyncompress.types import FLOAT_BITS, Allocator, Layer, Option, Plan, Profile
+
+ROWS = ("bytes", "macs")
+NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
+
+
+def arrays(table: Mapping[str, Sequence[Option]], rows: Sequence[str] = ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """The table as arrays, units in its order, padded with inf to the longest list of options.
+
+    Args:
+        table: unit -> options.
+        rows: which costs, attributes of `Option`.
+
+    Returns:
+        Cost `[R, L, C]` and distortion `[L, C]`, float64.
+    """
+    width = max((len(options) for options in table.values()), default=0)
+    cost = np.full((len(rows), len(table), width), np.inf)
+    distortion = np.full((len(table), width), np.inf)
+    for unit, options in enumerate(table.values()):
+        distortion[unit, : len(options)] = [option.distortion for option in options]
+        for row, name in enumerate(rows):
+            cost[row, unit, : len(options)] = [getattr(option, name) for option in options]
+    return cost, distortion
+
+
+def macs(layer: Layer, keep_out: float = 1.0, keep_in: float = 1.0) -> float:
+    """Multiply-accumulates of a layer with shares of its output and input channels kept.
+
+    Zeros don't lower them: no runtime we write for skips single weights. Removed channels do, in the layer and in its readers.
+
+    Example:
+        >>> macs(Layer("fc", "linear", (8, 4), 32), keep_out=0.5)
+        16.0
+    """
+    return layer.macs * keep_out * keep_in
+
+
+def solved(
+    profile: Profile, limits: Sequence[tuple[str, float]], allocator: Allocator, share_left_alone: Mapping[str, float]
+) -> Plan:
+    """One option for every unit, as a plan.
+
+    Args:
+        profile: the table.
+        limits: (row, what all units together may cost), e.g. `[("bytes", 40_000.0)]`; nothing: the least harm at any cost.
+        allocator: who chooses.
+        share_left_alone: goes into the plan.
+
+    Raises:
+        Infeasible: the smallest plan is above a limit.
+    """
+    names = [name for name, _ in limits]
+    budget = np.array([limit for _, limit in limits], dtype=np.float64)
+    spent = _fixed(profile)
+    if not profile.table:
+        choice, gap, distortion = np.zeros(0, dtype=np.int64), 0.0, np.zeros((0, 1))
+        _refuse_empty(names, budget, spent)
+    else:
+        cost, distortion = arrays(profile.table, names)
+        check_feasible(cost, distortion, budget, names, [spent[name] for name in names], _hint(profile))
+        choice, gap = allocator(cost, distortion, budget)
+    chosen = {unit: options[c] for (unit, options), c in zip(profile.table.items(), choice, strict=True)}
+    row = names[0] if names else "bytes"
+    return Plan(
+        asked={unit: option.choice for unit, option in chosen.items()},
+        why={unit: _why(profile.table[unit], option, profile.source[unit], row) for unit, option in chosen.items()},
+        reasons=dict(profile.reasons),
+        cost={
+            "bytes": spent["bytes"] + sum(option.bytes for option in chosen.values()),
+            "macs": spent["macs"] + sum(option.macs for option in chosen.values()),
+            "float_bytes": float(profile.float_bytes),
+            "float_macs": float(profile.macs),
+        },
+        distortion=float(sum(option.distortion for option in chosen.values())),
+        gap=float(gap),
+        recipe=profile.recipe,
+        target=profile.target,
+        digest=profile.digest,
+        shapes={layer.name: tuple(layer.shape) for layer in profile.layers},
+        share_left_alone=dict(share_left_alone),
+    )
+
+
+def _fixed(profile: Profile) -> dict[str, float]:
+    """What is spent whatever is chosen."""
+    return {
+        "bytes": float(profile.fixed_bytes),
+        "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
+    }
+
+
+def _refuse_empty(names: Sequence[str], budget: np.ndarray, spent: Mapping[str, float]) -> None:
+    for name, limit in zip(names, budget, strict=True):
+        if limit < 0:
+            raise Infeasible(
+                f"no layer of this model can be compressed and it takes {spent[name]:,.0f} {name}; raise budget.{name}.".replace(
+                    ",", " "
+                )
+            )
+
+
+def _hint(profile: Profile) -> str:
+    """What else helps where the budget is too small."""
+    bits = min((o.choice.weight_bits for options in profile.table.values() for o in options), default=FLOAT_BITS)
+    fewer = next((b for b in (8, 4, 2) if b < bits), None)
+    return f" or allow {fewer} bits in the recipe and the target" if fewer else ""
+
+
+def _why(options: Sequence[Option], chosen: Option, source: str, row: str) -> str:
+    """The reason for one unit: its expected harm, and what a bolder choice would have saved and cost."""
+    unit = " nats" if source in NATS else ""
+    text = f"expected harm {chosen.distortion:.2g}{unit} ({source})"
+    price = getattr(chosen, row, None)
+    if price is None:
+        raise InvalidRequest(f"budget.{row}: the table holds {', '.join(ROWS)}.")
+    bolder = [o for o in options if getattr(o, row) < price and np.isfinite(o.distortion)]
+    if not bolder:
+        return f"{text}; nothing smaller is allowed"
+    best = min(bolder, key=lambda o: (o.distortion - chosen.distortion) / (price - getattr(o, row)))
+    saved, harm = price - getattr(best, row), best.distortion - chosen.distortion
+    return f"{text}; {best.choice} would save {saved:,.0f} {row} for {harm:.2g} more harm"

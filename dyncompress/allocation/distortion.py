@@ -1,0 +1,112 @@
+"""Errors of a choice -> the harm it should do: pure functions, one for each source of sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dyncompress.types import Estimate
+
+CLIP = 2.0  # z-scores beyond this are outliers of small layers, not knowledge
+
+
+def fisher(output_error: np.ndarray, fisher: np.ndarray) -> float:
+    """Half of sum_c fisher_c * E[e_c^2]: the KL divergence, in nats, that an error of the layer's output should cost.
+
+    Source: second-order expansion of the KL divergence with the Gauss-Newton matrix of the output, its diagonal only.
+    Assumes: small errors, uncorrelated between channels.
+
+    Args:
+        output_error: `[out]`, E[e_c^2] over examples and positions.
+        fisher: `[out]`, see `types.OutputFisher`.
+
+    Example:
+        >>> fisher(np.array([0.5, 1.0]), np.array([4.0, 2.0]))
+        2.0
+    """
+    return 0.5 * float(np.dot(np.asarray(output_error, np.float64), np.asarray(fisher, np.float64)))
+
+
+def relative_error(weight: np.ndarray, changed: np.ndarray) -> float:
+    """||W - W'||^2 / ||W||^2; 0 for a weight that is 0 and stays so.
+
+    Example:
+        >>> relative_error(np.array([3.0, 4.0]), np.array([0.0, 4.0]))
+        0.36
+    """
+    weight, changed = np.asarray(weight, np.float64), np.asarray(changed, np.float64)
+    lost, all_of_it = float(np.square(weight - changed).sum()), float(np.square(weight).sum())
+    return lost / all_of_it if all_of_it > 0 else lost
+
+
+def theory(relative_error: float, log_sensitivity: float) -> float:
+    """The relative error times exp(log sensitivity): harm in relative units, comparable between layers of one model.
+
+    Example:
+        >>> theory(0.25, 0.0)
+        0.25
+    """
+    return float(relative_error * np.exp(log_sensitivity))
+
+
+def log_sensitivity(estimates: Mapping[str, Mapping[str, Estimate]], coefficients: Mapping[str, float]) -> dict[str, float]:
+    """sum over measures of coefficient * z, z the layer's estimate standardised over the layers, clipped to [-2, 2].
+
+    A layer whose estimate is missing, invalid or not finite counts as the mean (z = 0). The coefficients are data of the recipe:
+    learnt on other networks, written beside their source, and to be learnt again where probes are at hand.
+
+    Source: the idea of a prior on sensitivity with reported coefficients; the field has no agreed formula. An indicator,
+    never a bound.
+
+    Args:
+        estimates: measure -> layer -> estimate.
+        coefficients: measure -> weight of its z-score; measures without one don't count.
+
+    Returns:
+        Layer -> log sensitivity, 0 on average over the layers (but for clipping).
+    """
+    layers = list(dict.fromkeys(layer for found in estimates.values() for layer in found))
+    out = dict.fromkeys(layers, 0.0)
+    for measure, coefficient in coefficients.items():
+        for layer, score in _scores(estimates.get(measure, {})).items():
+            out[layer] += coefficient * score
+    return out
+
+
+def _scores(found: Mapping[str, Estimate]) -> dict[str, float]:
+    usable = {layer: e.value for layer, e in found.items() if e.valid and np.isfinite(e.value)}
+    if len(usable) < 2:
+        return {}
+    values = np.array(list(usable.values()), dtype=np.float64)
+    width = values.std()
+    if not width > 1e-12 * max(1.0, float(np.abs(values).max())):
+        return {}
+    scores = np.clip((values - values.mean()) / width, -CLIP, CLIP)
+    return dict(zip(usable, scores.tolist(), strict=True))
+
+
+def motion(squared_error: np.ndarray, variance: np.ndarray) -> float:
+    """The squared change of the weights in units of their own late fluctuation: sum of e_i^2 over the mean of s_i^2.
+
+    Late training moves every weight by about s_i without changing the loss, so a change of that size is free. Rounding with step
+    D has a mean squared error of D^2 / 12: the harm is then n * (D^2 / 12) / mean(s_i^2), and a weight of n entries pays for each
+    of them. The mean over the layer stands for s_i^2, since a single weight's variance is an estimate from few iterates.
+
+    Source: Hinton and van Camp, "Keeping neural networks simple by minimizing the description length of the weights", 1993
+    (bits-back argument); the choice of the mean is ours.
+    Fails when: the learning rate had decayed to nothing; the fluctuation then says little about curvature.
+
+    Args:
+        squared_error: of each weight.
+        variance: of each weight's late increments or iterates, the same shape.
+
+    Returns:
+        The harm, without unit; nan where the layer never moved.
+
+    Example:
+        >>> motion(np.full(4, 0.125), np.ones(4))
+        0.5
+    """
+    mean = float(np.asarray(variance, np.float64).mean())
+    return float(np.asarray(squared_error, np.float64).sum()) / mean if mean > 0 else float("nan")

@@ -1,0 +1,43 @@
+"""The null model: the same option rank for every unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dyncompress.allocation.lagrangian import check_feasible, check_table, fits, lower_bound, spread, total
+from dyncompress.errors import Infeasible
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """One common rank for all units: of the ranks whose plan fits the budget, the one with the smallest distortion in all.
+
+    Options are ranked as their table lists them, from careful to bold; a unit with fewer options takes its last one. Of two
+    ranks with the same distortion, the more careful (the lower) is taken. What any cleverer allocator must beat.
+
+    Fails when: the budget lies between two ranks; the rest of it stays unused.
+
+    Example:
+        >>> cost, harm = np.array([[[4.0, 2, 1], [8, 4, 2]]]), np.array([[0.0, 1, 5], [0, 2, 9]])
+        >>> Uniform()(cost, harm, np.array([7.0]))[0].tolist()
+        [1, 1]
+    """
+
+    def __call__(self, cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> tuple[np.ndarray, float]:
+        """Cost `[R, L, C]`, distortion `[L, C]`, budget `[R]` -> choice `[L]`, gap as a share of the distortion's range.
+
+        Raises:
+            Infeasible: no common rank fits.
+        """
+        check_table(cost, distortion, budget)
+        check_feasible(cost, distortion, budget)
+        last = distortion.shape[1] - 1 - np.argmax(np.isfinite(distortion)[:, ::-1], axis=1)
+        ranks = [np.minimum(rank, last) for rank in range(distortion.shape[1])]
+        fitting = [choice for choice in ranks if np.isfinite(total(distortion, choice)) and fits(cost, choice, budget)]
+        if not fitting:
+            raise Infeasible("no option common to all units fits the budget; raise it, or set allocator.name = 'knapsack'.")
+        best = min(fitting, key=lambda choice: total(distortion, choice))
+        gap = total(distortion, best) - lower_bound(cost, distortion, budget)
+        return best, max(0.0, gap) / (spread(distortion) or 1.0)
