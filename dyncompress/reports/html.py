@@ -12,8 +12,8 @@ from dyncompress.reports.table import Table, choices, estimate_text, layer_table
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
 STYLE = """
-:root { color-scheme: light dark; --page: #fbfaf7; --ink: #1f2430; --dim: #626a78; --rule: #dcdad3; --mark: #2f6f8f; --soft: #b9b4a6;
-  --good: #2c7a4b; --bad: #a8392f; }
+:root { color-scheme: light dark; --page: #fbfaf7; --ink: #1f2430; --dim: #626a78; --rule: #dcdad3; --mark: #2f6f8f;
+  --soft: #b9b4a6; --good: #2c7a4b; --bad: #a8392f; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #15181d; --ink: #e5e7ea; --dim: #99a1ad; --rule: #333942; --mark: #6fb3d1; --soft: #5d626b; --good: #74c493;
     --bad: #e88a80; }
@@ -29,9 +29,10 @@ th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px soli
 th { color: var(--dim); font-weight: 600; } .right { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .certificate { border: 1px solid var(--rule); border-left: 4px solid var(--mark); padding: .8rem 1rem; }
 svg { max-width: 100%; height: auto; display: block; font-size: 11px; }
-svg .mark { fill: var(--mark); } svg .soft { fill: var(--soft); }
-svg text { fill: var(--ink); } svg .tick { fill: var(--dim); font-size: 10px; } svg .rule { stroke: var(--rule); }
-svg .whisker { stroke: var(--mark); stroke-width: 1.5; } ul { padding-left: 1.2rem; } code { font-size: .9em; overflow-wrap: anywhere; }
+svg .mark { fill: var(--mark); }
+svg .soft { fill: var(--soft); } svg text { fill: var(--ink); } svg .tick { fill: var(--dim); font-size: 10px; }
+svg .rule { stroke: var(--rule); } svg .whisker { stroke: var(--mark); stroke-width: 1.5; }
+ul { padding-left: 1.2rem; } code { font-size: .9em; overflow-wrap: anywhere; }
 """
 
 

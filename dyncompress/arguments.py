@@ -1,0 +1,153 @@
+"""The command line's words: one parser a command, and the values of `--set`."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dyncompress.errors import InvalidRequest
+
+EPILOG = (
+    "MODEL: file.py:callable or package.module:callable that returns a torch.nn.Module.  "
+    "DATA: an .npz file (x or one key per input, y, groups) or file.py:callable that returns batches.  "
+    "Exit codes: 0 done, 2 usage or unreadable input, 3 the budget can't be met, 4 not certified, 5 file altered, "
+    "6 outputs differ."
+)
+Commands = Any  # what argparse gives for subparsers; its type is private
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command and its arguments.
+
+    Raises:
+        InvalidRequest: a word that no command knows, or a missing one.
+    """
+    return parser().parse_args(words)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    whole = argparse.ArgumentParser(
+        prog="dyncompress",
+        description="Compress a trained network into one small ONNX file, with reasons for every layer and a certificate.",
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    _refuse_in_one_sentence(whole)
+    whole.add_argument("--version", action="store_true", help="print the version")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND")
+    _demo(commands)
+    _compress(commands)
+    _measure(commands)
+    _plan(commands)
+    _verify(commands)
+    _bench(commands)
+    _lists(commands, "recipes", ("list", "show"), "the recipes that come with the library")
+    _lists(commands, "targets", ("list", "show", "check"), "the hardware profiles that come with the library")
+    return whole
+
+
+def settings(words: Sequence[str]) -> dict[str, Any]:
+    """`--set` words as dotted key -> value; values are read as TOML, and as text where they aren't.
+
+    Example:
+        >>> settings(["budget.bytes=0.2", "quantize.name=gptq", "quantize.weight_bits=[4, 8]"])
+        {'budget.bytes': 0.2, 'quantize.name': 'gptq', 'quantize.weight_bits': [4, 8]}
+
+    Raises:
+        InvalidRequest: a word without `=`.
+    """
+    found = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise InvalidRequest(f"--set {word}: write it as key=value, e.g. --set budget.bytes=0.2.")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = text.strip()
+    return found
+
+
+def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
+    """Usage errors end like all others: one sentence, exit code 2."""
+
+    def refuse(message: str) -> NoReturn:
+        raise InvalidRequest(f"{message}; see `{parser.prog} --help`.")
+
+    parser.error = refuse  # type: ignore[method-assign]
+
+
+def _command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    """A new command with what every command takes."""
+    command = commands.add_parser(name, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
+    _refuse_in_one_sentence(command)
+    command.add_argument("--json", action="store_true", help="print one JSON object, for machines")
+    command.add_argument("--quiet", action="store_true", help="show no progress")
+    return command
+
+
+def _asking(command: argparse.ArgumentParser) -> None:
+    """What `compress` and `measure` share."""
+    command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
+    command.add_argument("--recipe", default="edge-int8", metavar="NAME|FILE", help="default: %(default)s")
+    command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
+    command.add_argument("--calibration", metavar="DATA", help="examples to observe the model on")
+    command.add_argument("--trajectory", type=Path, metavar="FILE", help="a recorded training trajectory (.npz)")
+    _setting(command)
+
+
+def _setting(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one key of the recipe, e.g. budget.bytes=0.2"
+    )
+
+
+def _demo(commands: Commands) -> None:
+    command = _command(commands, "demo", "train a small network on handwritten digits, compress and certify it: a minute")
+    command.add_argument("--out", type=Path, default=Path("dyncompress-demo"), metavar="DIR", help="default: %(default)s")
+
+
+def _compress(commands: Commands) -> None:
+    command = _command(commands, "compress", "from a trained network to a small ONNX file, certified on held-out data")
+    _asking(command)
+    command.add_argument("--held-out", metavar="DATA", help="examples nothing else sees, with labels: what certifies")
+    command.add_argument("--plan", type=Path, metavar="FILE", help="apply this plan instead of allocating one")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go, all of them or none")
+
+
+def _measure(commands: Commands) -> None:
+    command = _command(commands, "measure", "measure every layer, and save the profile that budgets are allocated from")
+    _asking(command)
+    command.add_argument("--out", type=Path, metavar="DIR", help="where profile.json goes; without it only the table is printed")
+
+
+def _plan(commands: Commands) -> None:
+    command = _command(commands, "plan", "allocate a budget from a saved profile: a text file to read, edit and apply")
+    command.add_argument("profile", type=Path, metavar="PROFILE", help="profile.json, or the directory that holds it")
+    command.add_argument("--recipe", metavar="NAME|FILE", help="default: the profile's own")
+    _setting(command)
+    command.add_argument("--out", type=Path, metavar="FILE", help="where the plan goes, e.g. plan.toml; else it is only shown")
+
+
+def _verify(commands: Commands) -> None:
+    command = _command(commands, "verify", "check a file's seal and recompute its certificate; needs neither torch nor onnx")
+    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
+    command.add_argument("--certificate", type=Path, metavar="FILE", help="default: certificate.json beside the file")
+    command.add_argument("--held-out", metavar="DATA", help="recompute from these examples instead of the stored losses")
+
+
+def _bench(commands: Commands) -> None:
+    command = _command(commands, "bench", "time a file under onnxruntime with the target's session options")
+    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
+    command.add_argument("--against", type=Path, metavar="FILE", help="another file to interleave with, e.g. the float one")
+    command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
+
+
+def _lists(commands: Commands, name: str, verbs: Sequence[str], summary: str) -> None:
+    command = _command(commands, name, summary)
+    command.add_argument("verb", choices=verbs, nargs="?", default="list", help="default: %(default)s")
+    command.add_argument("names", nargs="*", metavar="NAME|FILE", help="for show and check")
