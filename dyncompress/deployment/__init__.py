@@ -1,6 +1,7 @@
 """The door out: integer ONNX files, how they run, and the seal on them.
 
-Loaded name by name, so that `seal` and `unseal` need nothing but numpy, and `Session` no onnx.
+`seal` and `unseal` need nothing but the standard library and are here at once; the rest is loaded name by name, so that
+verifying a file needs no onnx and checking a seal no onnxruntime.
 """
 
 from __future__ import annotations
@@ -8,10 +9,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from dyncompress.deployment.seal import is_sealed as is_sealed
+from dyncompress.deployment.seal import seal as seal
+from dyncompress.deployment.seal import unseal as unseal
+
 _INDEX = {
-    "strip": "strip",
+    "strip": "stripping",
     "ranges": "activation_ranges",
     "write": "writer",
+    "storage_bytes": "accounting",
+    "overhead": "accounting",
+    "sizes": "accounting",
+    "audit": "fusion",
+    "check": "checks",
+    "parity": "checks",
+    "Session": "session",
+    "environment": "session",
+    "matches_target": "session",
+    "compare": "bench",
+    "Timing": "bench",
 }
 
 
@@ -19,4 +35,6 @@ def __getattr__(name: str) -> Any:
     """Load a public name on first use (PEP 562)."""
     if name not in _INDEX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_INDEX[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_INDEX[name]}"), name)
+    globals()[name] = value
+    return value

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING
-from dyncompress.deployment.strip import parse, strip
+from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
 _MADE_BY = ("Conv", "Gemm", "MatMul", "Relu", "Clip", *FOLLOWING)
@@ -34,7 +34,7 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
         InvalidRequest: no batch, or an activation that isn't finite.
     """
     model = parse(strip(float_file))
-    values = _candidates(model)
+    values = candidates(model)
     _observe(model, values)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -55,7 +55,7 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     return {name: (float(a), float(b)) for name, a, b in zip(values, low, high, strict=True)}
 
 
-def _candidates(model: onnx.ModelProto) -> list[str]:
+def candidates(model: onnx.ModelProto) -> list[str]:
     """Outputs of operators with integer kernels, and what those with weights read."""
     constants = {tensor.name for tensor in model.graph.initializer}
     names: dict[str, None] = {}

@@ -22,8 +22,6 @@ def gather_first(constants: Constants, weight: StoredWeight, codes: ir.Value, no
         codes: int8 table in the graph.
         node: the Gather, axis 0.
     """
-    following = next((use.node for out in node.outputs for use in out.uses()), None)
-    del following
     graph = constants.graph
     node.replace_input_with(0, codes)
     rows = node.outputs[0]

@@ -97,7 +97,7 @@ def is_sparse(count: int, nonzero: int, bits: int) -> bool:
     return sparse_bytes(count, nonzero, bits) + SPARSE_NODE < dense_bytes(count, bits)
 
 
-SPARSE_NODE = 100  # bytes of an `expand` node with its mask's header, rounded up
+SPARSE_NODE = 55  # bytes of an `expand` node and its mask's header
 
 
 def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:

@@ -116,10 +116,28 @@ def dequantized(constants: Constants, weight: StoredWeight, codes: ir.Value, bef
         return constants.node("DequantizeLinear", [codes, scale], before, axis=int(by_rows), block_size=weight.encoding.group)
     if weight.per_channel is None:
         raise Unsupported(f"initializer '{weight.name}': scales by groups need a weight with two axes; use granularity = \"channel\".")
-    scale = constants.tensor(weight.scale)
-    if weight.axis is None or weight.axis == 1:  # 1 is the operator's default
-        return constants.node("DequantizeLinear", [codes, scale], before)
-    return constants.node("DequantizeLinear", [codes, scale], before, axis=weight.axis)
+    return scaled(constants, weight, codes, constants.tensor(weight.scale), before)
+
+
+def scaled(constants: Constants, weight: StoredWeight, codes: ir.Value, scale: ir.Value, before: ir.Node) -> ir.Value:
+    """DequantizeLinear with scales along the weight's axis, or one scale.
+
+    Conv goes without a zero point (zero is the default); Gemm and MatMul get theirs written out, because onnxruntime leaves
+    them in float otherwise.
+    """
+    axis = {} if weight.axis in (None, 1) else {"axis": weight.axis}  # 1 is the operator's default
+    inputs: list[ir.Value | None] = [codes, scale]
+    if before.op_type != "Conv":
+        inputs.append(_zeros(constants, weight.scale.shape, before))
+    return constants.node("DequantizeLinear", inputs, before, **axis)
+
+
+def _zeros(constants: Constants, shape: tuple[int, ...], before: ir.Node) -> ir.Value:
+    """int8 zeros; many of them are expanded from one at load."""
+    if sum(shape) <= 64:
+        return constants.tensor(np.zeros(shape, np.int8))
+    one, size = constants.tensor(np.zeros((), np.int8)), constants.tensor(np.array(shape, np.int64))
+    return constants.node("Expand", [one, size], before)
 
 
 def folded(constants: Constants, weight: StoredWeight, before: ir.Node) -> ir.Value:

@@ -18,8 +18,8 @@ from dyncompress.deployment.grid import Grid, activation_grid
 from dyncompress.deployment.opset import at_opset
 from dyncompress.deployment.shorten import shorten
 from dyncompress.deployment.storage import DOMAIN, functions, stored
-from dyncompress.deployment.strip import parse, strip
-from dyncompress.deployment.weights import StoredWeight, dequantized, folded, stored_weight
+from dyncompress.deployment.stripping import parse, strip
+from dyncompress.deployment.weights import StoredWeight, dequantized, folded, scaled, stored_weight
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Encoding, Target
 
@@ -140,8 +140,7 @@ def _integer_layer(constants: Constants, weight: StoredWeight, codes: ir.Value, 
     bias = _bias(node)
     scale = revived(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
     scales = constants.tensor(scale)
-    axis = {} if weight.axis in (None, 1) else {"axis": weight.axis}
-    node.replace_input_with(1, constants.node("DequantizeLinear", [codes, scales], node, **axis))
+    node.replace_input_with(1, scaled(constants, weight, codes, scales, node))
     if bias is not None:
         node.replace_input_with(2, integer_bias(constants, bias, scale, grid, scales, node))
 

@@ -1,0 +1,138 @@
+"""Running a file as the target does: onnxruntime on the CPU with the target's options, in chunks."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.types import Target
+
+CHUNK = 64  # examples a run: bounds the memory of activations
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
+    """Session options of a target: its own keys, no spinning threads, errors only in the log."""
+    made = onnxruntime.SessionOptions()
+    made.intra_op_num_threads = threads
+    made.inter_op_num_threads = 1
+    made.log_severity_level = 3
+    if threads > 1:
+        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in target.session.items():
+        made.add_session_config_entry(key, value)
+    return made
+
+
+class Session:
+    """A loaded file.
+
+    Example:
+        `Session(file.body, target).run({"x": images})[0]` gives the scores, `[n, classes]`.
+    """
+
+    def __init__(self, body: bytes, target: Target, threads: int = 1) -> None:
+        """Load `body` (sealed or not).
+
+        Raises:
+            Unsupported: onnxruntime can't load it.
+        """
+        self._session = _loaded(body, options(target, threads))
+        self._inputs = {value.name: value for value in self._session.get_inputs()}
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """In the file's order."""
+        return tuple(self._inputs)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """All outputs over all examples, chunk by chunk.
+
+        Args:
+            inputs: by name, each `[n, ...]`; names that the file doesn't have are refused.
+
+        Returns:
+            The outputs, each `[n, ...]`.
+
+        Raises:
+            InvalidRequest: wrong names or lengths.
+            Unsupported: an output has no batch axis, so that chunks can't be joined.
+        """
+        count = self._count(inputs)
+        size = next((v.shape[0] for v in self._inputs.values() if v.shape and isinstance(v.shape[0], int)), 0)
+        step = size or CHUNK
+        pieces = []
+        for start in range(0, count, step):
+            part = {name: np.asarray(array)[start : start + step] for name, array in inputs.items()}
+            pieces.append(self._chunk(part, size))
+        if len(pieces) == 1:
+            return tuple(pieces[0])
+        return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+    def _count(self, inputs: Mapping[str, np.ndarray]) -> int:
+        if set(inputs) != set(self._inputs):
+            raise InvalidRequest(f"the file has inputs {sorted(self._inputs)}, got {sorted(inputs)}; name them alike.")
+        counts = {name: len(array) for name, array in inputs.items()}
+        if len(set(counts.values())) != 1 or not next(iter(counts.values())):
+            raise InvalidRequest(f"inputs have {counts} examples; give each the same number, at least one.")
+        return next(iter(counts.values()))
+
+    def _chunk(self, part: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
+        """Run one chunk; a file of fixed batch gets its last chunk filled up by repetition, and the surplus cut off."""
+        count = len(next(iter(part.values())))
+        fill = size - count if size else 0
+        feed = {name: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for name, x in part.items()}
+        outputs = [np.asarray(out) for out in self._session.run(None, feed)]
+        for value, out in zip(self._session.get_outputs(), outputs, strict=True):
+            if out.ndim == 0 or len(out) != count + fill:
+                raise Unsupported(f"output '{value.name}' {list(out.shape)} has no batch axis in front for {count + fill} examples.")
+        return [out[:count] for out in outputs]
+
+
+def _loaded(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    failures = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument, state.RuntimeException)
+    try:
+        return onnxruntime.InferenceSession(body, made, providers=["CPUExecutionProvider"])
+    except failures as error:
+        raise Unsupported(f"onnxruntime {onnxruntime.__version__} can't load the file: {str(error).splitlines()[0]}") from error
+
+
+def environment() -> dict[str, str]:
+    """Runtime, its version, processor and the processor flags that choose kernels."""
+    return {
+        "runtime": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor_flags": " ".join(flag for flag in _FLAGS if flag in processor_flags()),
+    }
+
+
+def processor_flags() -> frozenset[str]:
+    """Flags of the first processor; empty where the system doesn't list them."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def matches_target(target: Target) -> str:
+    """Empty if this machine is what the target describes, else a sentence for the report."""
+    if target.verified != "runtime":
+        return f"target '{target.name}' was never run on its own hardware; only the form of its files is checked."
+    if target.processor_flags and not set(target.processor_flags) & processor_flags():
+        wanted = " or ".join(target.processor_flags)
+        return f"this processor shows none of {wanted}, which target '{target.name}' was measured with; speed and rounding may differ."
+    return ""
