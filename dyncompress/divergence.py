@@ -1,0 +1,40 @@
+"""How far one network's outputs are from another's: KL divergence of scores, or relative squared error of anything else."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def are_scores(output: np.ndarray) -> bool:
+    """Whether an output reads as class scores: two axes, more than one column."""
+    return output.ndim == 2 and output.shape[1] > 1
+
+
+def divergence(reference: np.ndarray, output: np.ndarray) -> float:
+    """Mean KL(softmax(reference) || softmax(output)) in nats for `[n, c]` scores; else the relative mean squared error.
+
+    Args:
+        reference, output: of the same shape, examples first.
+
+    Example:
+        >>> divergence(np.array([[0.0, 0.0]]), np.array([[1.0, 1.0]]))
+        0.0
+    """
+    reference, output = reference.astype(np.float64), output.astype(np.float64)
+    if not are_scores(reference):
+        return float(np.square(output - reference).sum() / max(float(np.square(reference - reference.mean()).sum()), 1e-30))
+    p, q = log_softmax(reference), log_softmax(output)
+    return float(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0).mean())
+
+
+def agreement(reference: np.ndarray, output: np.ndarray) -> float:
+    """Share of examples whose largest score is at the same place; nan where the outputs aren't `[n, c]` scores."""
+    if not are_scores(reference):
+        return float("nan")
+    return float((reference.argmax(axis=1) == output.argmax(axis=1)).mean())
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    """Logarithm of the softmax of each row."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

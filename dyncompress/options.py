@@ -1,0 +1,223 @@
+"""The additive table: for every unit and every choice that the target allows, what it costs and the harm it should do.
+
+A choice's error is exact: the recipe's own pruner and quantizer are applied to the layer. What turns an error into harm is the
+sensitivity, from Fisher information, probes, the trajectory or theory, in the recipe's order of preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dyncompress.allocation import distortion
+from dyncompress.errors import InvalidRequest
+from dyncompress.pruning.channels import eliminate
+from dyncompress.realisation import compressed_layer
+from dyncompress.recipe import LayerRule, Recipe
+from dyncompress.types import (
+    FLOAT_BITS,
+    Array,
+    ChannelGroup,
+    Choice,
+    InputMoment,
+    Layer,
+    Motion,
+    Observation,
+    Option,
+    OutputFisher,
+    Target,
+    Weight,
+)
+
+Bytes = Callable[[Layer, Choice], float]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The exact errors of one choice on one layer.
+
+    Attributes:
+        choice: the choice.
+        pruning, rounding: squared Frobenius error of that step, relative to the squared norm of the weight.
+        output: expected squared error of the layer's output in nats, weighted by Fisher information; nan without it.
+        motion: squared error over the variance of the weights' late motion; nan without a trajectory.
+        weight: the compressed weight where a probe will want it, else None.
+    """
+
+    choice: Choice
+    pruning: float
+    rounding: float
+    output: float
+    motion: float
+
+
+def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None) -> tuple[Choice, ...]:
+    """All that recipe, rule and target allow for a layer, from the most careful to the boldest."""
+    bits = (rule.weight_bits if rule and rule.weight_bits else recipe.weight_bits) or (FLOAT_BITS,)
+    allowed = [b for b in bits if b == FLOAT_BITS or b in target.weight_bits]
+    if not allowed:
+        raise InvalidRequest(f"layer '{layer.name}': target '{target.name}' stores {target.weight_bits} bits, recipe '{recipe.name}' asks for {tuple(bits)}; allow a common width.")
+    sparsities = (rule.sparsities if rule and rule.sparsities else recipe.sparsities) or (0.0,)
+    if layer.kind == "embedding" or recipe.pruner is None:
+        sparsities = (0.0,)
+    granularity = target.weight_granularity if target.weight_granularity == "tensor" else recipe.granularity
+    return tuple(
+        Choice(
+            sparsity=sparsity,
+            pattern=recipe.pattern if sparsity else "",
+            weight_bits=width,
+            granularity=granularity,
+            activation_bits=recipe.activation_bits,
+        )
+        for sparsity in sorted(sparsities)
+        for width in sorted(allowed, reverse=True)
+    )
+
+
+def layer_errors(observation: Observation, recipe: Recipe, target: Target, rule: LayerRule | None) -> tuple[Errors, ...]:
+    """Apply every choice to one layer and measure what it does."""
+    weight = observation[Weight()].detach().float()
+    norm = float(weight.double().square().sum()) or 1.0
+    found = []
+    for choice in choices(observation.layer, recipe, target, rule):
+        pruned, new, _ = compressed_layer(observation, choice, recipe, target)
+        found.append(
+            Errors(
+                choice=choice,
+                pruning=float((weight - pruned).double().square().sum()) / norm,
+                rounding=float((pruned - new).double().square().sum()) / norm,
+                output=fisher_harm(observation, weight, new),
+                motion=motion_harm(observation, weight, new),
+            )
+        )
+    return tuple(found)
+
+
+def fisher_harm(observation: Observation, weight: Array, new: Array) -> float:
+    """Half of sum_c fisher_c E[e_c^2], e after the best gain of the new channel, which moment matching supplies; nats."""
+    if OutputFisher() not in observation or InputMoment() not in observation:
+        return float("nan")
+    error = channel_error(weight, new, observation[InputMoment()])
+    return float(distortion.fisher(error.cpu().numpy(), observation[OutputFisher()].double().cpu().numpy()))
+
+
+def channel_error(weight: Array, new: Array, moment: Array) -> Array:
+    """E[(w x - a w' x)^2] of each output channel, with the gain a that makes it smallest, float64 `[out]`."""
+    groups, fan_in = moment.shape[0], moment.shape[-1]
+    old_rows, new_rows = (w.double().reshape(groups, -1, fan_in) for w in (weight, new))
+    seen = new_rows @ moment.double()
+    power = ((old_rows @ moment.double()) * old_rows).sum(-1)
+    cross, own = (seen * old_rows).sum(-1), (seen * new_rows).sum(-1)
+    explained = torch.where(own > 0, cross.clamp(min=0).square() / own.clamp(min=1e-300), torch.zeros_like(own))
+    return (power - explained).clamp(min=0).reshape(-1)
+
+
+def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
+    """Squared error over the variance of the weights' increments, summed over weights; nan without a trajectory."""
+    if Motion() not in observation:
+        return float("nan")
+    error = (weight - new).double().square().cpu().numpy()
+    return float(distortion.motion(error, observation[Motion()].increment_variance))
+
+
+def harms(
+    errors: Mapping[str, Sequence[Errors]], source: str, log_sensitivity: Mapping[str, Mapping[str, float]], probed: Mapping[str, float]
+) -> dict[str, list[float]]:
+    """Errors -> expected harm, one list a layer, from the chosen source.
+
+    Args:
+        errors: of every choice of every layer.
+        source: `fisher`, `probe`, `trajectory` or `theory`.
+        log_sensitivity: `pruning` and `quantization` -> layer -> log sensitivity, for `theory`.
+        probed: layer -> nats for a unit of relative error, for `probe`.
+    """
+
+    def one(layer: str, e: Errors) -> float:
+        if source == "fisher":
+            return e.output
+        if source == "trajectory":
+            return e.motion
+        if source == "probe":
+            return probed.get(layer, float("nan")) * (e.pruning + e.rounding)
+        return distortion.theory(e.pruning, log_sensitivity["pruning"][layer]) + distortion.theory(
+            e.rounding, log_sensitivity["quantization"][layer]
+        )
+
+    table = {layer: [one(layer, e) for e in found] for layer, found in errors.items()}
+    return _filled(table, errors)
+
+
+def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:
+    """Layers without the source (an embedding has no input moment) get the median harm for a unit of relative error."""
+    rates = [
+        harm / (e.pruning + e.rounding)
+        for layer, row in table.items()
+        for harm, e in zip(row, errors[layer], strict=True)
+        if np.isfinite(harm) and e.pruning + e.rounding > 0
+    ]
+    rate = float(np.median(rates)) if rates else 1.0
+    return {
+        layer: [h if np.isfinite(h) else rate * (e.pruning + e.rounding) for h, e in zip(row, errors[layer], strict=True)]
+        for layer, row in table.items()
+    }
+
+
+def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float], file_bytes: Bytes) -> tuple[Option, ...]:
+    """The lines of one layer's table."""
+    return tuple(
+        Option(choice=e.choice, bytes=file_bytes(layer, e.choice), macs=float(layer.macs), distortion=h)
+        for e, h in zip(errors, harm, strict=True)
+    )
+
+
+def channel_options(
+    group: ChannelGroup, observations: Mapping[str, Observation], recipe: Recipe, target: Target, file_bytes: Bytes
+) -> tuple[Option, ...]:
+    """The lines of one channel group: keep counts on the target's grid, with what they save in this group alone.
+
+    The harm is the consumers' output error after the least-squares refit, weighted by Fisher information.
+    """
+    wanted = keep_counts(group.size, recipe.keeps, target.channel_multiple)
+    harm = np.zeros(len(wanted))
+    for name, columns in group.consumers.items():
+        observation = observations[name]
+        weight = observation[Weight()].detach().float().reshape(observation.layer.out, -1)
+        moment = observation[InputMoment()][0]
+        _, error = eliminate(moment, weight, columns, min(wanted))
+        power = float(((weight.double() @ moment.double()) * weight.double()).sum(-1).mean())
+        fisher = float(observation[OutputFisher()].double().sum()) if OutputFisher() in observation else 1.0 / max(power, 1e-30)
+        removed = [0.0, *[float(e) for e in error]]
+        harm += np.array([0.5 * fisher * power * removed[group.size - keep] for keep in wanted])
+    involved = [observations[name].layer for name in (*group.producers, *group.consumers)]
+    nominal = Choice(weight_bits=max(recipe.weight_bits or (FLOAT_BITS,)))
+    weights = sum(file_bytes(layer, nominal) for layer in involved)
+    macs = sum(layer.macs for layer in involved)
+    return tuple(
+        Option(
+            choice=Choice(keep=keep if keep < group.size else None),
+            bytes=-weights * (1 - keep / group.size),
+            macs=-macs * (1 - keep / group.size),
+            distortion=float(h),
+        )
+        for keep, h in zip(wanted, harm, strict=True)
+    )
+
+
+def keep_counts(size: int, shares: Sequence[float], multiple: int) -> list[int]:
+    """Distinct channel counts, the whole first, each a multiple of the target's grid where the layer is wide enough."""
+    step = multiple if size > multiple else max(1, size // 4)
+    counts = {size} | {max(step, round(size * share / step) * step) for share in shares}
+    return sorted((c for c in counts if c <= size), reverse=True)
+
+
+def with_method(choice: Choice, recipe: Recipe) -> Choice:
+    """The choice, naming the pruner and the quantizer that realise it."""
+    names = []
+    if choice.sparsity and recipe.pruner is not None:
+        names.append(type(recipe.pruner).__name__)
+    if choice.weight_bits != FLOAT_BITS and recipe.quantizer is not None:
+        names.append(type(recipe.quantizer).__name__)
+    return replace(choice, method=" + ".join(names))

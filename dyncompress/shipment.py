@@ -1,0 +1,93 @@
+"""From a compressed model to the ONNX file: float export, integer weights, activation ranges, checks, parity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.divergence import divergence
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.examples import digests
+from dyncompress.profiling import first_examples, outputs
+from dyncompress.progress import Progress
+from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, OnnxFile, Placement, Target
+
+PARITY_EXAMPLES = 256
+
+
+def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> OnnxFile:
+    """Write, check and compare the file of a compressed model.
+
+    Raises:
+        InvalidRequest: activations are to be integers and there are no calibration batches to range them on.
+        Unsupported: the file is larger than the target can take.
+        Differs: the float graph doesn't compute what torch computes.
+    """
+    plan, batches = compressed.plan, [as_numpy(batch) for batch in compressed.calibration]
+    integer = any(choice.activation_bits != FLOAT_BITS for choice in plan.realised.values())
+    if not integer:
+        target = replace(target, activation_dtype="float32")
+    if integer and not batches:
+        raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32 in the recipe.")
+    with progress.phase("export to ONNX"):
+        example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
+        float_file, places = compressed.model.to_onnx(example)
+    with progress.phase("write the integer graph"):
+        encodings = placed(compressed.encodings, places)
+        found = deployment.ranges(float_file, batches) if integer else {}
+        body = deployment.write(float_file, encodings, found, target)
+        deployment.check(body)
+    if target.max_model_bytes and len(body) > target.max_model_bytes:
+        raise Unsupported(f"the file takes {len(body):,} bytes, target '{target.name}' takes {target.max_model_bytes:,}; lower budget.bytes.")
+    with progress.phase("compare with torch"):
+        shown = first_examples(batches or [example], PARITY_EXAMPLES)
+        reference = outputs(compressed.model, shown)
+        joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
+        parity = deployment.parity(float_file, body, reference, joined, target)
+        ran = deployment.Session(body, target).run(joined)[0]
+    stages = {**compressed.stages, "activations and export (to the compressed model)": divergence(reference, ran)}
+    note = deployment.matches_target(target)
+    return OnnxFile(
+        body=body,
+        plan=plan,
+        sizes=deployment.sizes(body, [e for e, _ in encodings.values()]),
+        float_bytes=int(plan.cost["float_bytes"]),
+        parity=parity,
+        fused=deployment.audit(body, target),
+        macs=(int(plan.cost["float_macs"]), compressed.model.macs),
+        stages=stages,
+        target=target,
+        notes=(note,) if note else (),
+        seen=frozenset(digests(batches)),
+    )
+
+
+def placed(
+    encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]
+) -> dict[str, tuple[Encoding, str]]:
+    """Initializer -> (encoding in numpy, layout), for every use of every encoded layer.
+
+    Raises:
+        Unsupported: an encoded weight isn't in the graph, which would ship it as float.
+    """
+    found = {}
+    for layer, encoding in encodings.items():
+        if not places.get(layer):
+            raise Unsupported(f"layer '{layer}': its weight is not in the exported graph any more; exclude it with a [[layer]] rule, leave_alone = true.")
+        arrays = replace(encoding, codes=to_numpy(encoding.codes), scale=to_numpy(encoding.scale))
+        for place in places[layer]:
+            found[place.initializer] = (arrays, place.layout)
+    return found
+
+
+def as_numpy(batch: Batch) -> dict[str, np.ndarray]:
+    """The same batch in numpy."""
+    return {name: to_numpy(value) for name, value in batch.items()}
+
+
+def to_numpy(value: object) -> np.ndarray:
+    """An array of any kind, on the CPU."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
