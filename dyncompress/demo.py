@@ -81,7 +81,7 @@ def trained(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Traje
     writer = TrajectoryWriter(seed=SEED, learning_rate=LATE_LEARNING_RATE, batch_size=BATCH)
     recorder = record(model, writer, every=EVERY)
     generator = torch.Generator().manual_seed(SEED)
-    with progress.phase("train on digits", EPOCHS) as step:
+    with _one_thread(), progress.phase("train on digits", EPOCHS) as step:
         for epoch in range(EPOCHS):
             late = epoch >= EPOCHS - RECORDED_EPOCHS
             optimizer.param_groups[0]["lr"] = LATE_LEARNING_RATE if late else LEARNING_RATE
@@ -108,3 +108,14 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         yield
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Layers this small gain nothing from more threads (on busy cores they wait for one another), and the sums come out alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
