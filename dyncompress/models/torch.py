@@ -1,0 +1,243 @@
+"""The door for PyTorch: a module seen as layers, observed, edited, and written to ONNX.
+
+The module that comes in is never changed: the door works on a copy in eval mode, BatchNorm folded.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models import torch_calling, torch_channels, torch_folding, torch_layers, torch_matching, torch_observing
+from dyncompress.models.torch_folding import preprocessing_warning
+from dyncompress.types import Affine, Batch, ChannelGroup, Edit, Keep, Layer, Need, Observation, Placement, SetWeight
+
+__all__ = ["TorchModel", "open_model", "preprocessing_warning"]
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A torch module behind `types.Model`. Every edit returns a new one.
+
+    Attributes:
+        module: a copy of its own, in eval mode, BatchNorm folded.
+        input_names: names of the inputs, as parameters of its forward method or in their order.
+        notes: what the user should know about opening it.
+        example: one batch that the module runs on; shapes and channel groups are read from it.
+        original_digest: of the weights before folding.
+        normalised: layers that took in a BatchNorm.
+        kept: layer -> its output channels, counted in the model as it was opened; only where channels were removed.
+    """
+
+    module: nn.Module
+    input_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    example: Batch = field(default_factory=dict, repr=False, compare=False)
+    original_digest: str = field(default="", repr=False)
+    normalised: frozenset[str] = field(default=frozenset(), repr=False)
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def trace(self) -> torch_layers.Trace:
+        """What one forward pass shows."""
+        return torch_layers.traced(self.module, self.example, self.input_names)
+
+    @cached_property
+    def _channels(self) -> torch_channels.Channels:
+        return torch_channels.channels_of(self.module, self.trace, self.example, self.input_names)
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return self._channels.noted(self.trace.layers)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in the order of the forward pass; those never called last."""
+        return self._layers
+
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """Sets of layers whose output channels can be removed together; each was tried on a copy."""
+        return self._channels.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example, layers only (products of activations with activations not counted)."""
+        return sum(layer.macs for layer in self.trace.layers)
+
+    def digest(self) -> str:
+        """sha256 of the weights before folding, as a recorded trajectory's last weights have it."""
+        return self.original_digest
+
+    def observe(self, needs: Sequence[Need], data: Iterable[Batch] = (), seed: int = 0) -> Iterator[tuple[str, Observation]]:
+        """Layer by layer in forward order, what `needs` asks for.
+
+        Args:
+            needs: values of `types.Need`; `Motion` isn't the door's to give and is passed over.
+            data: calibration batches by name; read as often as memory makes necessary.
+            seed: of the labels that the Fisher information draws.
+        """
+        batches = data if isinstance(data, Sequence) else list(data)
+        return torch_observing.observations(self.module, self.trace, self.layers(), needs, batches, self.input_names, seed)
+
+    def predict(self, inputs: Batch) -> tuple[Tensor, ...]:
+        """The outputs, flattened to a tuple, without gradients.
+
+        Raises:
+            InvalidRequest: the inputs don't fit the model.
+        """
+        try:
+            return torch_calling.outputs(self.module, inputs, self.input_names)
+        except torch_calling.CALL_ERRORS as error:
+            raise InvalidRequest(
+                f"the model can't run on these inputs: {str(error).splitlines()[0] if str(error) else error!r}"
+            ) from error
+
+    def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
+        """The float32 ONNX file, stripped, with a batch axis of any size where the exporter can, and where the weights lie.
+
+        Args:
+            example: inputs to export with; None: those it was opened with.
+
+        Raises:
+            Unsupported: no exporter takes the model.
+        """
+        content, places, _ = self.to_onnx_with_notes(example)
+        return content, places
+
+    def to_onnx_with_notes(
+        self, example: Batch | None = None
+    ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+        """`to_onnx` and sentences about what the exporter couldn't do."""
+        from dyncompress.models import torch_onnx  # onnx is imported only where a file is written
+
+        return torch_onnx.exported(self.module, self.trace.layers, self.trace.users, example or self.example, self.input_names)
+
+    def edited(self, edits: Sequence[Edit]) -> TorchModel:
+        """A new model with the edits applied; this one is untouched.
+
+        Weights, gains and shifts come first, in the shapes of this model and in their order; then channels are removed.
+
+        Raises:
+            InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
+        """
+        new = replace(self, module=copy.deepcopy(self.module), kept=dict(self.kept))
+        keeps = [edit for edit in edits if isinstance(edit, Keep)]
+        for edit in edits:
+            if not isinstance(edit, Keep):
+                self._edit(new.module, edit)
+        if not keeps:  # the structure is the same: what was read from it holds
+            new.__dict__.update({key: self.__dict__[key] for key in ("trace", "_channels", "_layers") if key in self.__dict__})
+            return new
+        for name, rows in torch_channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
+            before = self.kept.get(name)
+            new.kept[name] = rows if before is None else tuple(before[row] for row in rows)
+        return new
+
+    def _edit(self, module: nn.Module, edit: SetWeight | Affine) -> None:
+        """Apply one edit to the copy, in place."""
+        layer = self._target(module, edit.layer)
+        if isinstance(edit, SetWeight):
+            torch_layers.set_weight(edit.layer, layer, edit.weight, edit.bias)
+        else:
+            torch_layers.set_affine(edit.layer, layer, edit.gain, edit.shift)
+
+    def _target(self, module: nn.Module, name: str) -> nn.Module:
+        if name not in self.trace.modules:
+            near = difflib.get_close_matches(name, self.trace.modules, 1)
+            raise InvalidRequest(
+                f"there is no layer '{name}' that can be edited{f'; did you mean {near[0]!r}?' if near else '.'}"
+            )
+        return module.get_submodule(self.trace.modules[name])
+
+    def matched(
+        self, reference: TorchModel, batches: Sequence[Batch], only: Sequence[str] | None = None
+    ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
+        """Give every layer's outputs the mean and standard deviation that the reference's have on the same examples.
+
+        Args:
+            reference: the original model.
+            batches: calibration inputs.
+            only: layers to match; None: those whose weights differ from the reference's and those that took in a BatchNorm.
+
+        Returns:
+            the new model, and layer -> (gain, shift), each `[out]`: an encoding's scale takes the gain.
+        """
+        names = self._to_match(reference) if only is None else tuple(only)
+        gains = torch_matching.gains(self, reference, batches, names)
+        return self.edited([Affine(name, gain, shift) for name, (gain, shift) in gains.items()]), gains
+
+    def _to_match(self, reference: TorchModel) -> tuple[str, ...]:
+        """Default layers of `matched`."""
+        found = []
+        for name, path in self.trace.modules.items():
+            own, other = self.module.get_submodule(path).weight, reference.module.get_submodule(path).weight
+            if name in self.normalised or own.shape != other.shape or not torch.equal(own, other):
+                found.append(name)
+        return tuple(found)
+
+
+def open_model(module: nn.Module, example: Batch) -> TorchModel:
+    """Open a torch module: copy, check, run once, fold BatchNorm.
+
+    Args:
+        module: never changed.
+        example: one batch of inputs by name, `[n, ...]`.
+
+    Raises:
+        InvalidRequest: it isn't a module, holds NaN or infinite values, or doesn't run on the example.
+    """
+    if not isinstance(module, nn.Module):
+        raise InvalidRequest(f"the model is a {type(module).__name__}; give a torch.nn.Module.")
+    if not example:
+        raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
+    torch_layers.refuse_bad_values(module)
+    notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
+    own = _copied(getattr(module, "_orig_mod", module))  # torch.compile wraps
+    digest = torch_layers.digest_of({name: torch_layers.canonical(m) for name, m in torch_layers.compressible(own).items()})
+    names = tuple(example)
+    notes += _prepared(own)
+    torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
+    folded = torch_folding.fold(own, example, names)
+    return TorchModel(own, names, (*notes, *folded.notes), example, digest, frozenset(folded.pairs))
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A deep copy in eval mode, without the hooks of the original.
+
+    Raises:
+        InvalidRequest: it holds what can't be copied.
+    """
+    try:
+        own = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidRequest(
+            f"the model can't be copied ({str(error).splitlines()[0]}); open it before training graphs hang on it."
+        ) from error
+    for part in own.modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            hooks.clear()
+    return own.eval()
+
+
+def _prepared(own: nn.Module) -> list[str]:
+    """Bring the copy into the one form that the door works on; what that changed, in sentences."""
+    notes = []
+    for part in list(own.modules()):
+        for name in list(getattr(part, "parametrizations", {})):
+            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in own.parameters()):
+        own.float()
+        notes.append("weights were converted to float32.")
+    config: Any = getattr(own, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False
+        notes.append("the key-value cache is switched off: the exported model computes whole sequences.")
+    return notes

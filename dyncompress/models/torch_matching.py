@@ -1,0 +1,185 @@
+"""Give a compressed network's layers the output moments of the original on the same examples.
+
+One forward pass of the original collects the mean and standard deviation of every output channel; one of the compressed network
+corrects each layer's output on the fly, y -> gain y + shift, so that later layers already see corrected inputs. Gain and shift
+then go into weight and bias. A network matched to itself is left exactly as it is, which the usual re-estimation of BatchNorm
+statistics on calibration data is not.
+
+**Source**: moment matching after Finkelstein et al. 2019 and Nagel et al. 2019 (bias correction) extended to the second moment;
+differs from BatchNorm re-estimation in that the target is the original network on the same examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.torch_calling import hooked, outputs
+from dyncompress.models.torch_layers import Trace, channel_axis, kind_of
+from dyncompress.types import Batch
+
+# A channel whose spread must change by more than this is broken; stretching it further amplifies noise.
+_GAIN_LIMITS = (0.5, 2.0)
+# Channels of a smaller share of the layer's typical spread are as good as constant: only their mean is matched.
+_NEARLY_CONSTANT = 1e-3
+# Numbers in the largest activation of the one forward pass: about 1 GB.
+_LARGEST_ACTIVATION = 250_000_000
+
+Moments = tuple[Tensor, Tensor]  # mean and standard deviation, float64 `[out]`
+
+
+class Opened(Protocol):
+    """What matching reads of a model."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        ...
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        ...
+
+    @property
+    def trace(self) -> Trace:
+        """Its layers and their calls."""
+        ...
+
+    @property
+    def kept(self) -> Mapping[str, tuple[int, ...]]:
+        """Layer -> its output channels in the model as it was opened."""
+        ...
+
+
+def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Sequence[str]) -> dict[str, Moments]:
+    """Layer -> (gain, shift) that match the output moments of `reference`.
+
+    Layers called more than once a pass, layers that share their weight, and embeddings are passed over.
+
+    Args:
+        model: the compressed network.
+        reference: the original.
+        batches: calibration inputs; as many examples as fit the largest activation into 1 GB are used.
+        names: layers to match.
+
+    Raises:
+        InvalidRequest: fewer than two examples, or a layer whose channels aren't among the reference's.
+    """
+    chosen = [name for name in names if _can_match(model, name) and _can_match(reference, name)]
+    if not chosen:
+        return {}
+    batch = together(batches, model.input_names, max(2, _LARGEST_ACTIVATION // max(model.trace.largest, reference.trace.largest)))
+    wanted = _moments(reference, batch, chosen)
+    found: dict[str, Moments] = {}
+
+    def correct(name: str, layer: nn.Module, output: Tensor) -> Tensor:
+        axis = channel_axis(layer, output)
+        target = tuple(values[_rows(model, reference, name).to(values.device)] for values in wanted[name])
+        gain, shift = corrections(moments_of(layer, output), target)
+        found[name] = (gain.float(), shift.float())
+        shape = [-1 if a == axis else 1 for a in range(output.ndim)]
+        return output * found[name][0].to(output.dtype).view(shape) + found[name][1].to(output.dtype).view(shape)
+
+    layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in chosen}
+    handles = [m.register_forward_hook(lambda m, _a, o, name=name: correct(name, m, o)) for name, m in layers.items()]
+    with hooked(handles):
+        outputs(model.module, batch, model.input_names)
+    return {name: found[name] for name in chosen if name in found}
+
+
+def corrections(own: Moments, target: Moments) -> Moments:
+    """Gain and shift, float64 `[out]`, that turn moments `own` into `target`, gains within [0.5, 2].
+
+    Where the target's spread is below a thousandth of the layer's typical one, or the own spread is, only the mean is matched.
+    """
+    (mean, std), (wanted_mean, wanted_std) = own, target
+    typical = _NEARLY_CONSTANT * wanted_std.median()
+    alive = (wanted_std > typical) & (std > typical)
+    ratio = torch.where(alive, wanted_std / torch.where(alive, std, torch.ones_like(std)), torch.ones_like(std))
+    gain = ratio.clamp(*_GAIN_LIMITS)
+    return gain, wanted_mean - gain * mean
+
+
+def moments_of(layer: nn.Module, output: Tensor) -> Moments:
+    """Mean and standard deviation of every output channel over examples and positions, float64."""
+    axis = channel_axis(layer, output)
+    rows = output.detach().movedim(axis, 0).flatten(1)
+    mean = rows.mean(1, dtype=torch.float64)
+    # Centred in float32 before squaring: the difference of large squares would lose the spread.
+    spread = (rows - mean.to(rows.dtype)[:, None]).square_().mean(1, dtype=torch.float64)
+    return mean, spread.sqrt()
+
+
+def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
+    """The first `limit` examples as one batch; inputs of other lengths than the first batch's end it.
+
+    Raises:
+        InvalidRequest: fewer than two examples.
+    """
+    taken = list(_until(batches, names, limit))
+    n = sum(len(batch[names[0]]) for batch in taken)
+    if n < 2:
+        raise InvalidRequest(f"matching moments needs at least 2 calibration examples, and {n} were given.")
+    return {name: torch.cat([torch.as_tensor(batch[name]) for batch in taken])[:limit] for name in names}
+
+
+def _until(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterator[Batch]:
+    """Batches of one shape until `limit` examples are reached."""
+    n = 0
+    for batch in batches:
+        if n >= limit or any(tuple(batch[name].shape[1:]) != tuple(batches[0][name].shape[1:]) for name in names):
+            return
+        n += len(batch[names[0]])
+        yield batch
+
+
+def _can_match(model: Opened, name: str) -> bool:
+    """Whether one gain and shift stand for the layer's every use."""
+    trace = model.trace
+    if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
+        return False
+    return kind_of(model.module.get_submodule(trace.modules[name])) != "embedding"
+
+
+def _moments(model: Opened, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:
+    """Output moments of these layers."""
+    found: dict[str, Moments] = {}
+    layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in names}
+
+    def look(name: str, layer: nn.Module, output: Tensor) -> None:
+        found[name] = moments_of(layer, output)
+
+    with hooked([m.register_forward_hook(lambda m, _a, o, name=name: look(name, m, o)) for name, m in layers.items()]):
+        outputs(model.module, batch, model.input_names)
+    return found
+
+
+def _rows(model: Opened, reference: Opened, name: str) -> Tensor:
+    """Positions of the model's channels among the reference's.
+
+    Raises:
+        InvalidRequest: the reference lacks one.
+    """
+    size = int(reference.module.get_submodule(reference.trace.modules[name]).weight.shape[0])
+    known = reference.kept.get(name)
+    own = model.kept.get(name)
+    if own is None:
+        return torch.arange(len(known) if known is not None else _channels(reference, name))
+    if known is None:
+        return torch.tensor(own)
+    place = {channel: i for i, channel in enumerate(known)}
+    if any(channel not in place for channel in own):
+        raise InvalidRequest(
+            f"layer '{name}': the reference has {size} channels and lacks some of the model's; match to a wider one."
+        )
+    return torch.tensor([place[channel] for channel in own])
+
+
+def _channels(model: Opened, name: str) -> int:
+    """Output channels of a layer."""
+    return next(layer.out for layer in model.trace.layers if layer.name == name)

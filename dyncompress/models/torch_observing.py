@@ -1,0 +1,332 @@
+"""What may be known about each layer, streamed: second moments of inputs, Fisher information and moments of outputs.
+
+Forward hooks accumulate, so memory holds one batch's activations and the accumulators, never the data. Where the input
+moments of all layers together would not fit, the layers are taken in several passes over the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dyncompress import linalg
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, hooked, placed, split
+from dyncompress.models.torch_layers import Trace, channel_axis, groups_of, kind_of, parameter_of
+from dyncompress.types import (
+    Batch,
+    Bias,
+    InputMoment,
+    Layer,
+    Motion,
+    Need,
+    Observation,
+    OutputFisher,
+    OutputMoments,
+    Spectrum,
+    Weight,
+)
+
+# Bytes that the accumulated input moments of one pass may take.
+_MOMENT_BYTES = 2_000_000_000
+# Numbers that the layers' outputs may take at once, when a backward pass keeps them alive.
+_LIVE_NUMBERS = 200_000_000
+# Numbers of one block of unfolded patches.
+_PATCH_NUMBERS = 16_000_000
+_STREAMED = (InputMoment, OutputFisher, OutputMoments)
+
+
+@dataclass
+class Collected:
+    """Accumulators of one layer.
+
+    Attributes:
+        moment: of the inputs.
+        fisher: `[out]` sum over examples and positions of squared gradients, float64.
+        sums: count, sum and sum of squares of the outputs, float64 `[out]`.
+    """
+
+    moment: linalg.SecondMoment = field(default_factory=linalg.SecondMoment)
+    fisher: Tensor | None = None
+    sums: tuple[float, Tensor, Tensor] | None = None
+    examples: int = 0
+
+
+def observations(
+    module: nn.Module,
+    trace: Trace,
+    layers: Sequence[Layer],
+    needs: Sequence[Need],
+    data: Sequence[Batch],
+    names: Sequence[str],
+    seed: int,
+) -> Iterator[tuple[str, Observation]]:
+    """Layer by layer in forward order, what `needs` asks for.
+
+    Layers left alone give their `Weight` only; embeddings no input moment and nothing of their output.
+
+    Raises:
+        InvalidRequest: data are asked for and there are none, or a batch doesn't fit the model.
+    """
+    wanted = tuple(need for need in needs if isinstance(need, _STREAMED))
+    if wanted and not data:
+        raise InvalidRequest(f"observing {', '.join(repr(need) for need in wanted)} needs calibration data, and none was given.")
+    for chosen in _passes(layers, wanted):
+        found: dict[str, Collected] = {}
+        if wanted:
+            targets = {layer.name: module.get_submodule(trace.modules[layer.name]) for layer in chosen if _streams(layer)}
+            pieces = (piece for batch in data for piece in split(batch, names, _LIVE_NUMBERS // max(trace.activations, 1)))
+            found = _streamed(module, targets, wanted, pieces, names, seed)
+        for layer in chosen:
+            yield layer.name, Observation(layer, _values(module, layer, needs, found.get(layer.name)))
+
+
+def _streams(layer: Layer) -> bool:
+    """Whether its inputs and outputs can be observed."""
+    return not layer.left_alone and layer.kind != "embedding"
+
+
+def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[Layer]]:
+    """Consecutive layers whose input moments fit into memory together; all of them where no moment is wanted."""
+    block: list[Layer] = []
+    total = 0
+    for layer in layers:
+        size = 8 * layer.groups * layer.fan_in**2 if InputMoment() in wanted and _streams(layer) else 0
+        if block and total + size > _MOMENT_BYTES:
+            yield block
+            block, total = [], 0
+        block.append(layer)
+        total += size
+    if block:
+        yield block
+
+
+def _values(module: nn.Module, layer: Layer, needs: Sequence[Need], found: Collected | None) -> dict[Need, Any]:
+    """The entries of one layer's observation."""
+    weight = parameter_of(module, layer).detach()
+    values: dict[Need, Any] = {}
+    plain = bool(layer.left_alone) or layer.kind == "embedding"
+    for need in needs:
+        if isinstance(need, Weight):
+            values[need] = weight.clone(memory_format=torch.contiguous_format)
+        elif plain or isinstance(need, Motion):
+            continue
+        elif isinstance(need, Bias):
+            bias = module.get_submodule(layer.name).bias
+            values[need] = None if bias is None else bias.detach().clone()
+        elif isinstance(need, Spectrum):
+            values[need] = linalg.spectra(weight, need.view)
+        elif found is not None:
+            values[need] = _reading(need, found)
+    return values
+
+
+def _reading(need: Need, found: Collected) -> Any:
+    """The value of one streamed need."""
+    if isinstance(need, InputMoment):
+        return found.moment.value.float()
+    if isinstance(need, OutputFisher):
+        return (found.fisher / found.examples).float()
+    count, total, squares = found.sums
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+def _streamed(
+    module: nn.Module,
+    targets: Mapping[str, nn.Module],
+    wanted: Sequence[Need],
+    data: Iterable[Batch],
+    names: Sequence[str],
+    seed: int,
+) -> dict[str, Collected]:
+    """One pass over the data with hooks on these layers."""
+    found = {name: Collected() for name in targets}
+    fisher = OutputFisher() in wanted
+    examples = 0
+
+    def before(name: str, layer: nn.Module, args: tuple) -> None:
+        add_inputs(found[name].moment, layer, args[0].detach())
+
+    def after(name: str, layer: nn.Module, output: Tensor) -> Tensor | None:
+        if OutputMoments() in wanted:
+            found[name].sums = _added(found[name].sums, layer, output.detach())
+        if not fisher:
+            return None
+        collected = found[name]
+        if collected.fisher is None:
+            collected.fisher = torch.zeros(output.shape[channel_axis(layer, output)], dtype=torch.float64, device=output.device)
+        tensor = output if output.requires_grad else output.detach().requires_grad_()
+
+        def back(gradient: Tensor) -> None:
+            collected.fisher.add_(_squares(layer, gradient))
+
+        tensor.register_hook(back)
+        # The first layers have no gradient to pass on: a leaf starts there, and its clone lets an activation work in place.
+        return None if tensor is output else tensor.clone()
+
+    handles = []
+    for name, layer in targets.items():
+        if InputMoment() in wanted:
+            handles.append(layer.register_forward_pre_hook(lambda m, a, name=name: before(name, m, a)))
+        if fisher or OutputMoments() in wanted:
+            handles.append(layer.register_forward_hook(lambda m, _a, o, name=name: after(name, m, o)))
+    with ExitStack() as stack:
+        stack.enter_context(hooked(handles))
+        stack.enter_context(_frozen(module))
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        stack.enter_context(linalg.full_precision(device))
+        generator = torch.Generator().manual_seed(seed)
+        for batch in data:
+            _visited(module, placed(batch, module, names), names, fisher, generator)
+            examples += len(batch[names[0]])
+    for collected in found.values():
+        collected.examples = examples
+    return found
+
+
+class _frozen:  # noqa: N801  (a context manager, read as a word)
+    """No parameter asks for a gradient inside this block: only activations carry them. Restored on the way out."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        # cuDNN has no backward pass of recurrent layers in eval mode.
+        recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+        self.flags = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent, allow_tf32=False)
+
+    def __enter__(self) -> None:
+        self.flags.__enter__()
+        for parameter in self.parameters:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *error: object) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.flags.__exit__(*error)
+
+
+def _visited(
+    module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], fisher: bool, generator: torch.Generator
+) -> None:
+    """Run one batch forward and, for the Fisher information, backward.
+
+    Raises:
+        InvalidRequest: the batch doesn't fit the model.
+    """
+    try:
+        with torch.set_grad_enabled(fisher):
+            output = call(module, inputs, names)
+    except CALL_ERRORS as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InvalidRequest(
+            f"the model can't run on a calibration batch ({shapes}): {reason}; every batch must fit the model."
+        ) from error
+    if fisher:
+        scores = [score for score in (_log_likelihood(t, generator) for t in flattened(output)) if score is not None]
+        if scores:
+            torch.stack(scores).sum().backward()
+
+
+def _log_likelihood(output: Tensor, generator: torch.Generator) -> Tensor | None:
+    """A scalar whose squared gradient is, on average, the Fisher information of the model's own predictive law.
+
+    Scores `[n, classes]`: the log-likelihood of labels drawn from the softmax. Anything else is read as the mean of a Gaussian
+    with the output's own standard deviation: sum of output * z / std, z standard normal.
+    """
+    if not output.requires_grad or not output.is_floating_point():
+        return None
+    if output.ndim == 2 and output.shape[1] >= 2:
+        logs = functional.log_softmax(output.float(), dim=1)
+        labels = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(output.device)
+        return logs.gather(1, labels).sum()
+    z = torch.randn(output.shape, generator=generator).to(output.device)
+    std = output.detach().float().std() if output.numel() > 1 else torch.tensor(1.0)
+    return (output.float() * z).sum() / std.clamp_min(1e-12).to(output.device)
+
+
+def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
+    """Sum over everything but channels of the squared gradient, float64 `[out]`."""
+    axis = channel_axis(layer, gradient)
+    return gradient.detach().square().sum([a for a in range(gradient.ndim) if a != axis], dtype=torch.float64)
+
+
+def _added(sums: tuple[float, Tensor, Tensor] | None, layer: nn.Module, output: Tensor) -> tuple[float, Tensor, Tensor]:
+    """Count, sum and sum of squares with one more batch."""
+    axis = channel_axis(layer, output)
+    axes = [a for a in range(output.ndim) if a != axis]
+    count = output.numel() / output.shape[axis]
+    total, squares = output.sum(axes, dtype=torch.float64), output.double().square().sum(axes)
+    return (count, total, squares) if sums is None else (sums[0] + count, sums[1] + total, sums[2] + squares)
+
+
+# ---------------------------------------------------------------- inputs as rows
+def add_inputs(moment: linalg.SecondMoment, layer: nn.Module, x: Tensor) -> None:
+    """Add to `moment` the rows that the canonical weight matrix multiplies, in blocks of bounded size.
+
+    Args:
+        moment: the accumulator.
+        layer: linear, convolution or transposed convolution.
+        x: its input.
+    """
+    if kind_of(layer) == "linear":
+        moment.add(x.reshape(-1, x.shape[-1]))
+        return
+    windows = patches(layer, x[:1])
+    step = max(1, _PATCH_NUMBERS // max(windows.numel(), 1))
+    for block in x.split(step):
+        moment.add(patches(layer, block))
+
+
+def patches(layer: nn.Module, x: Tensor) -> Tensor:
+    """The inputs of every output position of a convolution, `[groups, n * positions, in / groups * kernel]`.
+
+    A transposed convolution is read as a convolution of its zero-stuffed input with the kernel reversed.
+
+    Args:
+        layer: 1 to 3 spatial axes; stride, dilation, groups, zero or other padding.
+        x: `[n, in, *space]`.
+    """
+    kernel, dilation = layer.kernel_size, layer.dilation
+    if kind_of(layer).startswith("conv_transpose"):
+        x, stride = _stuffed(layer, x), (1,) * len(kernel)
+    else:
+        x, stride = _padded(layer, x), layer.stride
+    view = x.unflatten(1, (groups_of(layer), -1))
+    for axis, (size, hop, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        view = view.unfold(3 + axis, gap * (size - 1) + 1, hop)[..., ::gap]
+    if kind_of(layer).startswith("conv_transpose"):
+        view = view.flip(tuple(range(-len(kernel), 0)))
+    spatial = len(kernel)
+    order = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
+    rows = view.permute(order)
+    return rows.reshape(rows.shape[0], rows.shape[1 : -1 - spatial].numel(), -1)
+
+
+def _padded(layer: nn.Module, x: Tensor) -> Tensor:
+    """The input as the convolution pads it."""
+    both = layer._reversed_padding_repeated_twice
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return functional.pad(x, tuple(both), mode=mode)
+
+
+def _stuffed(layer: nn.Module, x: Tensor) -> Tensor:
+    """The input of a transposed convolution with stride - 1 zeros between values, padded to its whole reach."""
+    for axis, stride in enumerate(layer.stride):
+        if stride > 1:
+            wide = x.new_zeros(*x.shape[: 3 + axis], stride, *x.shape[3 + axis :])
+            wide.select(3 + axis, 0).copy_(x)
+            x = wide.flatten(2 + axis, 3 + axis)
+            x = x.narrow(2 + axis, 0, x.shape[2 + axis] - stride + 1)
+    pads: list[int] = []
+    sizes = zip(layer.kernel_size, layer.dilation, layer.padding, layer.output_padding, strict=True)
+    for size, gap, padding, extra in sizes:
+        reach = gap * (size - 1) - padding
+        pads = [reach, reach + extra, *pads]
+    return functional.pad(x, pads)

@@ -1,0 +1,192 @@
+"""The float32 ONNX file of a torch module, stripped, and where each layer's weight lies in it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from dyncompress.errors import Unsupported
+from dyncompress.models.torch_calling import CALL_ERRORS, placed, takes_names
+from dyncompress.models.torch_layers import parameter_of
+from dyncompress.types import Batch, Layer, Placement
+
+_OPSET = 20
+_EXPORT_ERRORS = (*CALL_ERRORS, torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException)
+
+
+def exported(
+    module: nn.Module, layers: Sequence[Layer], users: Mapping[str, Sequence[str]], example: Batch, names: Sequence[str]
+) -> tuple[bytes, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
+    """Export, strip, and locate the weights.
+
+    Returns:
+        the file's bytes; layer -> every place of its weight (layers that can't be found are absent); notes on fallbacks.
+
+    Raises:
+        Unsupported: no exporter takes the model.
+    """
+    model, notes = _converted(module, placed(_two_examples(example), module, names), names)
+    strip(model)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    places = {layer.name: found for layer in layers if (found := _placements(module, layer, users, arrays))}
+    return model.SerializeToString(), places, notes
+
+
+def _two_examples(example: Batch) -> Batch:
+    """Two examples at least: exporters take a batch of one for a constant."""
+    if any(len(value) != 1 for value in example.values()):
+        return example
+    return {name: torch.cat([torch.as_tensor(value)] * 2) for name, value in example.items()}
+
+
+def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The first of three ways that works: dynamic batch, fixed batch, and the older tracing exporter."""
+    failures = []
+    for dynamic, dynamo in ((True, True), (False, True), (True, False), (False, False)):
+        try:
+            model = _export(module, inputs, names, dynamic, dynamo)
+            onnx.checker.check_model(model)
+        except (*_EXPORT_ERRORS, onnx.checker.ValidationError) as error:
+            failures.append(f"{type(error).__name__}: {_first_line(error)}")
+            continue
+        notes = [] if dynamic else [f"the batch size of the ONNX file is fixed at {len(inputs[names[0]])}: {failures[0]}."]
+        if not dynamo:
+            notes.append(f"exported by tracing, which keeps no data-dependent branches: {failures[-1]}.")
+        return model, tuple(notes)
+    raise Unsupported(f"torch.onnx can't export this model ({failures[0]}); make its forward free of data-dependent Python.")
+
+
+def _first_line(error: BaseException) -> str:
+    """The last cause's first line: exporters wrap the reason several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]
+
+
+def _export(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str], dynamic: bool, dynamo: bool) -> onnx.ModelProto:
+    """One attempt."""
+    by_name = takes_names(module, names)
+    args = () if by_name else tuple(inputs[name] for name in names)
+    keywords = dict(inputs) if by_name else None
+    axes: dict[str, object] = {}
+    with _silenced(), torch.no_grad():
+        if dynamo:
+            if dynamic:
+                batch = torch.export.Dim("batch")
+                shapes = {name: {0: batch} for name in names}
+                axes = {"dynamic_shapes": shapes if by_name else tuple(shapes.values())}
+            program = torch.onnx.export(
+                module, args, kwargs=keywords, input_names=list(names), opset_version=_OPSET, dynamo=True, external_data=False,
+                optimize=True, verbose=False, **axes,
+            )  # fmt: skip
+            return program.model_proto
+        if dynamic:
+            axes = {"dynamic_axes": {name: {0: "batch"} for name in names}}
+        buffer = io.BytesIO()
+        torch.onnx.export(
+            module,
+            args,
+            buffer,
+            kwargs=keywords,
+            input_names=list(names),
+            opset_version=_OPSET,
+            dynamo=False,
+            verbose=False,
+            **axes,
+        )
+        return onnx.load_from_string(buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """The exporters print and log their progress; none of it is for the user."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._dynamo", "torch.fx")
+    ]
+    before = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Drop what a runtime doesn't read, in place: it is up to 6 % of a small file and names local paths."""
+    model.producer_name = "dyncompress"
+    for name in ("doc_string", "producer_version", "metadata_props"):
+        model.ClearField(name)
+    _clear(model.graph, "doc_string", "value_info", "metadata_props")
+    for function in model.functions:
+        _clear(function, "doc_string", "value_info", "metadata_props")
+    for entry in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        _clear(entry, "doc_string", "metadata_props")
+    for node in (*model.graph.node, *(n for f in model.functions for n in f.node)):
+        _strip_node(node)
+
+
+def _strip_node(node: onnx.NodeProto) -> None:
+    """A node and the nodes of its sub-graphs. An absent sub-graph must not be touched: reading it would create it."""
+    _clear(node, "doc_string", "metadata_props")
+    for attribute in node.attribute:
+        _clear(attribute, "doc_string")
+        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            _clear(graph, "doc_string", "value_info", "metadata_props")
+            for inner in graph.node:
+                _strip_node(inner)
+
+
+def _clear(message: onnx.NodeProto | onnx.GraphProto, *names: str) -> None:
+    """Make these fields absent."""
+    for name in names:
+        message.ClearField(name)
+
+
+def _placements(
+    module: nn.Module, layer: Layer, users: Mapping[str, Sequence[str]], arrays: Mapping[str, np.ndarray]
+) -> tuple[Placement, ...]:
+    """Where a layer's weight lies: by the initializer's name, else by its exact values."""
+    if layer.left_alone:
+        return ()
+    weight = parameter_of(module, layer).detach().float().cpu().numpy()
+    forms = _forms(weight, layer)
+    named = {f"{user}.weight" for user in users.get(layer.name, (layer.name,))}
+    found = []
+    for name, array in arrays.items():
+        for layout, form in forms.items():
+            if array.shape != form.shape or array.dtype != form.dtype:
+                continue
+            if np.array_equal(array, form) and (name in named or not _named_elsewhere(name, module)):
+                found.append(Placement(name, layout))
+                break
+    return tuple(found)
+
+
+def _named_elsewhere(initializer: str, module: nn.Module) -> bool:
+    """Whether the initializer carries the name of a parameter: equal values may be another layer's."""
+    return any(name == initializer for name, _ in module.named_parameters())
+
+
+def _forms(weight: np.ndarray, layer: Layer) -> dict[str, np.ndarray]:
+    """Layout -> the weight in it."""
+    if layer.kind.startswith("conv_transpose"):
+        groups = layer.groups
+        parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).swapaxes(1, 2)
+        return {"conv_transpose": parts.reshape(-1, *parts.shape[2:])}
+    forms = {"as_is": weight}
+    if weight.ndim == 2:
+        forms["transposed"] = weight.T
+    return forms
