@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,12 +49,12 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def settings(words: Sequence[str]) -> dict[str, Any]:
-    """`--set` words as dotted key -> value; values are read as TOML, and as text where they aren't.
+def settings(words: Sequence[str]) -> dict[str, str]:
+    """`--set` words as dotted key -> text; the recipe's reader reads the text.
 
     Example:
-        >>> settings(["budget.bytes=0.2", "quantize.name=gptq", "quantize.weight_bits=[4, 8]"])
-        {'budget.bytes': 0.2, 'quantize.name': 'gptq', 'quantize.weight_bits': [4, 8]}
+        >>> settings(["budget.bytes=0.2", "quantize.weight_bits=[4, 8]"])
+        {'budget.bytes': '0.2', 'quantize.weight_bits': '[4, 8]'}
 
     Raises:
         InvalidRequest: a word without `=`.
@@ -65,10 +64,7 @@ def settings(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
             raise InvalidRequest(f"--set {word}: write it as key=value, e.g. --set budget.bytes=0.2.")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip()] = text.strip()
+        found[key.strip()] = text.strip()
     return found
 
 
@@ -143,7 +139,11 @@ def _verify(commands: Commands) -> None:
 def _bench(commands: Commands) -> None:
     command = _command(commands, "bench", "time a file under onnxruntime with the target's session options")
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
-    command.add_argument("--against", type=Path, metavar="FILE", help="another file to interleave with, e.g. the float one")
+    command.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="files to run in turn with it")
+    command.add_argument("--data", required=True, metavar="DATA", help="examples to run")
+    command.add_argument("--batch", type=int, default=1, metavar="N", help="examples in one run; default: %(default)s")
+    command.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each file; default: %(default)s")
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="of one run; default: %(default)s")
     command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
 
 

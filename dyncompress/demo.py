@@ -17,7 +17,7 @@ from dyncompress.errors import Unsupported
 from dyncompress.progress import SILENT, Progress
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import record
-from dyncompress.types import Trajectory
+from dyncompress.types import OnnxFile, Profile, Trajectory
 
 SEED = 0
 RECIPE = "demo"
@@ -91,6 +91,25 @@ def trained(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Traje
                     recorder.step(loss)
             step.advance()
     return model.eval(), writer.trajectory()
+
+
+def run(progress: Progress = SILENT) -> tuple[OnnxFile, Profile, nn.Module]:
+    """Train, measure, allocate, apply, export and certify, by the same verbs as every other run.
+
+    Returns:
+        the certified file, what was measured, and the trained network.
+    """
+    import dyncompress
+
+    data = digits()
+    model, trajectory = trained(data, progress)
+    profile = dyncompress.measure(
+        model, RECIPE, target=TARGET, calibration=data.calibration, trajectory=trajectory, progress=progress
+    )
+    file = dyncompress.compress(
+        model, RECIPE, target=TARGET, calibration=data.calibration, held_out=data.held_out, plan=profile, progress=progress
+    )
+    return file, profile, model
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:

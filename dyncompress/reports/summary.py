@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 
 from dyncompress.reports.table import number
-from dyncompress.types import Certificate, OnnxFile, Plan
+from dyncompress.types import Certificate, OnnxFile
 
 
-def share_sentence(plan: Plan) -> str:
-    """The share of weights and MACs that nothing touched, and the reasons."""
-    share = plan.share_left_alone
-    reasons: dict[str, list[str]] = {}
-    for layer, reason in plan.reasons.items():
-        reasons.setdefault(reason, []).append(layer)
+def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) -> str:
+    """The share of weights and MACs that nothing touched, and why.
+
+    Example:
+        >>> left_alone_sentence({"weights": 0.25, "macs": 0.1}, {"head": "the recipe leaves it alone"})
+        'left alone: 25 % of the weights, 10 % of the MACs (head: the recipe leaves it alone)'
+    """
+    layers_of: dict[str, list[str]] = {}
+    for layer, reason in reasons.items():
+        layers_of.setdefault(reason, []).append(layer)
     text = f"left alone: {percent(share.get('weights', 0.0))} of the weights, {percent(share.get('macs', 0.0))} of the MACs"
-    listed = [f"{_some(layers)}: {reason}" for reason, layers in reasons.items()]
+    listed = [f"{_some(layers)}: {reason}" for reason, layers in layers_of.items()]
     return text + (f" ({'; '.join(listed)})" if listed else "")
 
 
@@ -49,7 +53,7 @@ def as_text(file: OnnxFile) -> str:
     ]
     if file.fused:
         lines.append("on integer kernels: " + ", ".join(f"{op} {a} of {n}" for op, (a, n) in file.fused.items()))
-    lines.append(share_sentence(file.plan))
+    lines.append(left_alone_sentence(file.plan.share_left_alone, file.plan.reasons))
     lines += [f"note: {note}" for note in file.notes]
     lines.append("not certified: no held-out data was given" if file.certificate is None else certificate_text(file.certificate))
     return "\n".join(lines)

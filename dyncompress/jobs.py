@@ -1,0 +1,142 @@
+"""The command line's work around the hall: open what words name, measure once, reuse what was measured, call the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dyncompress.arguments import settings
+from dyncompress.deployment import Session
+from dyncompress.deployment.bench import Timing, compare
+from dyncompress.errors import InvalidRequest
+from dyncompress.examples import as_batches, as_held_out, digests
+from dyncompress.models.torch import open_model
+from dyncompress.pipeline import compress, measure
+from dyncompress.planfile import read_plan
+from dyncompress.progress import Progress
+from dyncompress.promises import refuse_overlap
+from dyncompress.recipe import Recipe, load_recipe, load_target
+from dyncompress.signature import filled
+from dyncompress.sources import load_data, load_model
+from dyncompress.store import profile_from_json, profile_to_json
+from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Profile, Target
+
+PROFILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the words of `compress` and `measure` name, opened and checked.
+
+    Attributes:
+        model: a torch module.
+        recipe, target: values.
+        batches: calibration batches, or None.
+        held_out: or None.
+        trajectory: path, or None.
+    """
+
+    model: Any
+    recipe: Recipe
+    target: Target
+    batches: list[Batch] | None
+    held_out: HeldOut | None
+    trajectory: Path | None
+
+    def key(self) -> str:
+        """Digest of all that a profile depends on; budgets, allocators and certificates are free to change."""
+        first = self.batches or ([] if self.held_out is None else [self.held_out.inputs])
+        free = replace(self.recipe, budget=Budget(), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
+        parts = [open_model(self.model, first[0]).digest(), repr(free), repr(self.target), *digests(self.batches or [])]
+        if self.trajectory is not None:
+            parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, Profile | None, str | None]:
+    """`dyncompress compress`: the file, the profile where there is one, and its text for the directory."""
+    plan = None if args.plan is None else read_plan(args.plan)
+    request = opened(args, args.held_out)
+    profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
+    file = compress(
+        request.model,
+        request.recipe,
+        target=request.target,
+        calibration=request.batches,
+        held_out=request.held_out,
+        trajectory=request.trajectory,
+        plan=plan or profile,
+        progress=progress,
+    )
+    return file, profile, text
+
+
+def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
+    """`dyncompress measure`: the profile and its text."""
+    return profiled(opened(args, None), args.out, progress)
+
+
+def opened(args: argparse.Namespace, held_out: str | None) -> Request:
+    """Open what the words name; everything that can be refused is refused before any heavy work."""
+    recipe, target = load_recipe(args.recipe, settings(args.set)), load_target(args.target)
+    if args.trajectory is not None and not args.trajectory.is_file():
+        raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file.")
+    kept = None if held_out is None else load_data(held_out, "held-out data")
+    seen = None if args.calibration is None else load_data(args.calibration, "calibration data")
+    if seen is None and kept is None:
+        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+    model = load_model(args.model)
+    names, seen = filled(model, kept if seen is None else seen)
+    batches = None if args.calibration is None else as_batches(seen, names, recipe.calibration or 1)
+    examples = None if kept is None else as_held_out(kept, names)
+    if examples is not None:
+        refuse_overlap(examples, frozenset(digests(batches or [])))
+    return Request(model, recipe, target, batches, examples, args.trajectory)
+
+
+def profiled(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:
+    """The profile that lies in the directory, if all that it depends on is the same, else a new one; and its text."""
+    key = request.key()
+    kept = None if directory is None else _kept(directory / PROFILE, key)
+    if kept is not None:
+        with progress.phase("reuse the measured profile"):
+            return kept
+    example = None if request.held_out is None else request.held_out.inputs
+    profile = measure(
+        request.model,
+        request.recipe,
+        target=request.target,
+        calibration=request.batches,
+        trajectory=request.trajectory,
+        example=example,
+        progress=progress,
+    )
+    return profile, with_key(profile_to_json(profile), key)
+
+
+def with_key(text: str, key: str) -> str:
+    """The profile's JSON with the digest of all that it depends on."""
+    return json.dumps({"depends_on": key, "profile": json.loads(text)}, indent=1) + "\n"
+
+
+def _kept(path: Path, key: str) -> tuple[Profile, str] | None:
+    """The saved profile, if there is one with this key."""
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    found = json.loads(text)
+    return (profile_from_json(json.dumps(found["profile"])), text) if found.get("depends_on") == key else None
+
+
+def timed(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Timing]:
+    """`dyncompress bench`: files against each other on the first examples of the data."""
+    target = load_target(args.target)
+    names = Session(next(iter(files.values())), target).input_names
+    held = as_held_out(load_data(args.data, "data"), names)
+    inputs = {name: value[: args.batch] for name, value in held.inputs.items()}
+    return compare(files, inputs, target, threads=args.threads, rounds=args.rounds)
