@@ -1,0 +1,43 @@
+"""Builds an Observation of one weight, spectra by numpy: what the tests of the measures feed on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dyncompress.types import Layer, Motion, Observation, Spectrum, Weight, WeightMotion
+
+
+def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: int = 1) -> Observation:
+    weight = np.asarray(weight)
+    layer = Layer("layer", "conv2d" if weight.ndim == 4 else "linear", weight.shape, macs=weight.size, groups=groups)
+    wide = weight.astype(np.float64)
+    slices = np.moveaxis(wide.reshape(*wide.shape[:2], -1), -1, 0)
+    flat = wide.reshape(wide.shape[0], -1)
+    values = {
+        Weight(): weight,
+        Spectrum("slices"): [eigenvalues(matrix) for matrix in slices],
+        Spectrum("flat"): [eigenvalues(flat)],
+    }
+    if motion is not None:
+        values[Motion()] = motion
+    return Observation(layer, values)
+
+
+def eigenvalues(matrix: np.ndarray) -> np.ndarray:
+    """Of W W^T, on its smaller side."""
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return np.linalg.eigvalsh(gram).clip(min=0)
+
+
+def moved(weight: np.ndarray, count: int = 40, noise: float = 0.1, drift: float = 0.0, seed: int = 0) -> WeightMotion:
+    """Motion of independent Gaussian noise around a steady drift that ends near `weight`."""
+    generator = np.random.default_rng(seed)
+    times = np.arange(count).reshape(-1, *[1] * weight.ndim)
+    iterates = weight + drift * (times - count + 1) + noise * generator.standard_normal((count, *weight.shape))
+    return motion_of(iterates)
+
+
+def motion_of(iterates: np.ndarray) -> WeightMotion:
+    """The naive moments of iterates `[T, ...]`."""
+    increments = np.diff(iterates, axis=0)
+    return WeightMotion(iterates.mean(0), iterates.var(0, ddof=1), increments.var(0, ddof=1), len(iterates))
