@@ -39,7 +39,8 @@ class Walk:
 
     def record(self) -> dict[str, Any]:
         """The same as plain values, for a certificate's `selection`."""
-        return {"rule": "fixed sequence", "chosen": self.chosen, "uppers": list(self.uppers), "limit": self.limit, "delta": self.delta}
+        values = {"chosen": self.chosen, "uppers": list(self.uppers), "limit": self.limit, "delta": self.delta}
+        return {"rule": "fixed sequence"} | values
 
 
 def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, delta: float) -> Walk:
@@ -77,7 +78,7 @@ def path_digest(steps: Sequence[Any], *, limit: float, delta: float) -> str:
     try:
         text = json.dumps([list(steps), limit, delta], sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"a step of the path can't be hashed ({error}); describe it by text, numbers, lists and dicts.") from error
+        raise InvalidRequest(f"a step of the path can't be hashed ({error}); use text, numbers, lists and dicts.") from error
     return hashlib.sha256(text.encode()).hexdigest()
 
 

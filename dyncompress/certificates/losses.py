@@ -14,7 +14,7 @@ def check_delta(delta: float) -> float:
         InvalidRequest: it isn't strictly between 0 and 1.
     """
     if not 0 < delta < 1:
-        raise InvalidRequest(f"delta is {delta}; it is the probability that a bound fails: give a number between 0 and 1, e.g. 0.05.")
+        raise InvalidRequest(f"delta is {delta}; a bound fails with this probability: give a number between 0 and 1.")
     return float(delta)
 
 
@@ -45,16 +45,18 @@ def check_losses(
     """
     losses = np.asarray(losses)
     if losses.ndim != 1 or losses.size == 0:
-        raise InvalidRequest(f"losses have shape {losses.shape}; a bound takes one number for each example, shape [n] with n > 0.")
+        raise InvalidRequest(f"losses have shape {losses.shape}; a bound takes one number an example, shape [n], n > 0.")
     if losses.dtype.kind not in "biuf":
         raise InvalidRequest(f"losses have dtype {losses.dtype}; a bound takes real numbers.")
     losses = losses.astype(np.float64)
     if not np.all(np.isfinite(losses)):
         first = int(np.flatnonzero(~np.isfinite(losses))[0])
-        raise InvalidRequest(f"loss {first} is {losses[first]}; a bound needs finite losses: clip the loss before certifying it.")
+        raise InvalidRequest(f"loss {first} is {losses[first]}; a bound needs finite losses: clip them first.")
     wrong = ~np.isin(losses, values) if values is not None else (losses < interval[0]) | (losses > interval[1])
     if wrong.any():
         first = int(np.flatnonzero(wrong)[0])
         wanted = f"one of {values}" if values is not None else f"within [{interval[0]:g}, {interval[1]:g}]"
-        raise InvalidRequest(f"loss {first} is {losses[first]:g}, which isn't {wanted}; rescale or clip it, or use another bound.")
+        raise InvalidRequest(
+            f"loss {first} is {losses[first]:g}, which isn't {wanted}; rescale or clip it, or use another bound."
+        )
     return losses

@@ -34,7 +34,7 @@ from dyncompress.certificates.clopper_pearson import lower_limit, upper_limit
 from dyncompress.certificates.losses import check_counts, check_delta, check_losses
 from dyncompress.types import Interval
 
-EXACT_UP_TO = 100_000  # examples (5 s at most); above, the betting bound, whose loss is small there. By n alone, never by the losses
+EXACT_UP_TO = 100_000  # examples (some seconds); above, the betting bound. By n alone, never by the losses
 _GAMMA_SHARE = 1 / 50  # of delta, spent on the interval of the nuisance: .001 at .05
 _ROUNDING = 1e-9  # floating-point error of one probability, added to it
 _MOST_INTERVALS = 4096  # of the nuisance at once: bounds memory; giving up errs to the safe side
@@ -77,7 +77,9 @@ def paired_upper(worse: int, better: int, n: int, delta: float) -> float:
     return float(high)
 
 
-def _bracket(region: np.ndarray, n: int, psi: tuple[float, float], level: float, start: tuple[float, float]) -> tuple[float, float]:
+def _bracket(
+    region: np.ndarray, n: int, psi: tuple[float, float], level: float, start: tuple[float, float]
+) -> tuple[float, float]:
     """Two differences around the bound: p is not below the level at the first and is at the second."""
     point, limit = start
     step = (limit - point) / 16 + 1e-12
@@ -162,7 +164,7 @@ def _guard(n: int, difference: float, left: np.ndarray, right: np.ndarray) -> np
 
 
 def _coupled(region: np.ndarray, n: int, difference: float, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """P(region) at the smallest chance of worse and the largest of better within each interval: nothing in it is more probable."""
+    """P(region) at an interval's smallest chance of worse and largest of better: at no point of it is it larger."""
     worse, _ = _pair(difference, ends[0])
     _, better = _pair(difference, ends[1])
     return _probability(region, n, worse, better)

@@ -22,7 +22,7 @@ def predicted(outputs: np.ndarray) -> np.ndarray:
     outputs = np.asarray(outputs)
     if outputs.ndim < 2 or outputs.shape[1] < 2:
         raise InvalidRequest(
-            f"outputs have shape {outputs.shape}; this risk takes scores [n, classes] with two classes or more: pass your own risk."
+            f"outputs have shape {outputs.shape}; this risk takes scores [n, classes], 2 classes or more: pass your own risk."
         )
     if np.isnan(outputs).any():
         raise InvalidRequest("the outputs contain nan, which is no score; check the model on these inputs.")
@@ -38,7 +38,7 @@ def zero_one(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     guess, labels = predicted(outputs), np.asarray(labels)
     if labels.shape != guess.shape or labels.dtype.kind not in "iub":
         raise InvalidRequest(
-            f"labels have shape {labels.shape} and dtype {labels.dtype}; zero_one takes one class index each, shape {guess.shape}."
+            f"labels have shape {labels.shape} and dtype {labels.dtype}; zero_one takes class indices of shape {guess.shape}."
         )
     classes = np.shape(outputs)[1]
     if labels.size and (labels.min() < 0 or labels.max() >= classes):
@@ -70,17 +70,17 @@ def losses_of(risk: str | Risk, outputs: np.ndarray, labels: np.ndarray | None) 
     if isinstance(risk, str) and risk not in RISKS:
         raise InvalidRequest(f"unknown risk '{risk}'; give one of {', '.join(RISKS)}, or a callable (outputs, labels) -> losses.")
     if labels is None:
-        raise InvalidRequest("the held-out data has no labels; add them, or use the risk 'agreement', which compares with the original.")
+        raise InvalidRequest("the held-out data has no labels; add them, or use the risk 'agreement'.")
     name = risk_name(risk)
     losses = np.asarray((RISKS[risk] if isinstance(risk, str) else risk)(outputs, labels))
     if losses.shape != (len(outputs),):
-        raise InvalidRequest(f"risk '{name}' returned shape {losses.shape} for {len(outputs)} examples; it must return one loss each.")
+        raise InvalidRequest(f"risk '{name}' returned shape {losses.shape} for {len(outputs)} examples; one loss each is needed.")
     if losses.dtype.kind not in "biuf" or not np.all(np.isfinite(losses)):
         raise InvalidRequest(f"risk '{name}' returned something that is no finite number; clip or smooth it.")
     losses = losses.astype(np.float64)
     if losses.size and (losses.min() < 0 or losses.max() > 1):
         raise InvalidRequest(
-            f"risk '{name}' returned losses from {losses.min():g} to {losses.max():g}; a certificate needs [0, 1]: clip and rescale them."
+            f"risk '{name}' returned losses from {losses.min():g} to {losses.max():g}; rescale and clip them to [0, 1]."
         )
     return losses
 

@@ -1,0 +1,267 @@
+"""From losses to a certificate: which lines it has, what each costs of delta, and whether the promise is kept.
+
+With labels there are two lines: the increase of the risk, which is what may be promised, at 0.8 delta, and the risk of the file,
+at 0.2 delta. With the risk `agreement` (no labels) there is one, the disagreement with the original, at delta; where predictions
+agree so do 0-1 losses, so that it bounds the change of the error rate under any labels.
+
+The bound of a line is chosen by the risk's definition, by whether there are groups, and by n; never by the losses:
+    0-1 risks, no groups   increase: exact paired bound; risk and disagreement: Clopper-Pearson
+    others, or groups      betting on group means, of (Z + 1) / 2 for the increase
+A certificate with groups is about a group drawn at random and an example drawn from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dyncompress.certificates.betting import Betting
+from dyncompress.certificates.clopper_pearson import ClopperPearson
+from dyncompress.certificates.evidence import group_numbers, pack, unpack
+from dyncompress.certificates.hoeffding_bentkus import HoeffdingBentkus
+from dyncompress.certificates.losses import check_delta, check_losses
+from dyncompress.certificates.paired import PairedIncrease
+from dyncompress.certificates.risks import RISKS
+from dyncompress.certificates.wording import assumptions, statement
+from dyncompress.errors import Altered, InvalidRequest
+from dyncompress.types import Bound, Certificate, Interval, Line
+
+INCREASE, FILE_RISK, DISAGREEMENT = "risk increase", "risk of the file", "disagreement with the original"
+_SHARES = {INCREASE: 0.8, FILE_RISK: 0.2}  # of delta; fixed here, so that no data can choose them
+_SCALED: dict[str, Bound] = {"betting": Betting(), "hoeffding_bentkus": HoeffdingBentkus()}  # take any loss in [0, 1]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is asked of a certificate, before any loss is seen.
+
+    Attributes:
+        risk: `zero_one`, `agreement`, or the name of a user's own risk (then its losses count as real numbers).
+        delta: probability that any line is wrong.
+        risk_increase: largest increase to promise, or None: the bounds are stated and nothing is promised.
+        method: bound of the promised line: `paired_increase`, `clopper_pearson` (for `agreement`), `betting`,
+            `hoeffding_bentkus`; empty: the tightest that fits.
+    """
+
+    risk: str = "zero_one"
+    delta: float = 0.05
+    risk_increase: float | None = None
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a certificate tells of its making; the fields are those of `Certificate`."""
+
+    assumptions: tuple[str, ...] = ()
+    valid_as: str = "alone"
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTHING_TOLD = Circumstances()
+
+
+def certificate_from_losses(
+    original: np.ndarray,
+    file: np.ndarray,
+    promise: Promise,
+    *,
+    groups: np.ndarray | None = None,
+    circumstances: Circumstances = NOTHING_TOLD,
+) -> Certificate:
+    """The certificate of a file.
+
+    Args:
+        original: losses `[n]` of the original, in [0, 1]; for `agreement` zeros.
+        file: losses `[n]` of the file on the same examples; for `agreement` 1 where the predictions differ.
+        promise: what is asked.
+        groups: `[n]` labels of the units of independence, or None: every example is one.
+        circumstances: what the certificate tells of its making.
+
+    Returns:
+        the certificate; `kept` is whether the promise is kept (True where nothing is promised).
+
+    Raises:
+        InvalidRequest: losses out of range, of different lengths, or not 0 and 1 under a 0-1 risk.
+    """
+    check_delta(promise.delta)
+    limit = promise.risk_increase
+    if limit is not None and not math.isfinite(limit):
+        raise InvalidRequest(f"the promised risk increase is {limit}; give a fraction such as 0.01.")
+    binary = promise.risk in RISKS
+    values = (0, 1) if binary else None
+    original, file = check_losses(original, values), check_losses(file, values)
+    if len(original) != len(file) or (groups is not None and np.shape(groups) != np.shape(file)):
+        shape = "none" if groups is None else np.shape(groups)
+        raise InvalidRequest(
+            f"the original has {len(original)} losses, the file {len(file)}, groups have shape {shape}; give one each."
+        )
+    if promise.risk == "agreement" and original.any():
+        raise InvalidRequest("the original always agrees with itself; under the risk 'agreement' its losses are zeros.")
+    evidence = pack(original, file, groups, binary=binary)
+    original, file, groups = unpack(evidence)
+    lines, n = _lines(original, file, groups, promise)
+    told = circumstances
+    unit = "example" if groups is None else "group"
+    return Certificate(
+        statement=statement(promise.risk, promise.delta, lines[0], n, unit),
+        kind="statistical",
+        lines=lines,
+        delta=promise.delta,
+        n=n,
+        counts=_counts(original, file, promise),
+        assumptions=assumptions(unit) + told.assumptions,
+        valid_as=told.valid_as,
+        selection=told.selection,
+        environment=told.environment,
+        digests=told.digests,
+        context=told.context,
+        evidence=evidence | {"method": promise.method},
+        kept=limit is None or lines[0].upper <= limit,
+        risk=promise.risk,
+        promise=limit,
+    )
+
+
+def upper_increase(original: np.ndarray, file: np.ndarray, promise: Promise, *, groups: np.ndarray | None = None) -> float:
+    """The promised line's upper bound alone, the same number as in the certificate: what fixed-sequence testing compares.
+
+    Raises:
+        InvalidRequest: as in `certificate_from_losses`.
+    """
+    return certificate_from_losses(original, file, promise, groups=groups).lines[0].upper
+
+
+def recompute(certificate: Certificate) -> tuple[Line, ...]:
+    """The lines, computed again from the certificate's evidence alone.
+
+    Raises:
+        Altered: the evidence was changed, or lines, counts or verdict don't follow from it.
+    """
+    texts = {key: text for key, text in certificate.evidence.items() if key != "method"}
+    original, file, groups = unpack(texts)
+    promise = Promise(certificate.risk, certificate.delta, certificate.promise, certificate.evidence.get("method", ""))
+    lines, n = _lines(original, file, groups, promise)
+    if n != certificate.n or any(certificate.counts.get(key) != k for key, k in _counts(original, file, promise).items()):
+        raise Altered("the counts of the certificate don't follow from its evidence; get the certificate again.")
+    if certificate.kept != (promise.risk_increase is None or lines[0].upper <= promise.risk_increase):
+        raise Altered("the verdict of the certificate doesn't follow from its evidence; get the certificate again.")
+    if len(lines) != len(certificate.lines) or not all(map(_same, lines, certificate.lines)):
+        raise Altered("the lines of the certificate don't follow from its evidence; get the certificate again.")
+    return lines
+
+
+def packed_losses(certificate: Certificate) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """`(original, file, groups)` of a certificate: losses `[n]`, groups `[n]` or None.
+
+    Raises:
+        Altered: the evidence was changed.
+    """
+    return unpack({key: text for key, text in certificate.evidence.items() if key != "method"})
+
+
+def minimum_examples(promise: Promise) -> int:
+    """How many independent examples could keep the promise at best: the fewest whose bound, without one difference, is below it.
+
+    For `agreement` this is the least n with 1 - delta^(1/n) at most the promise.
+
+    Raises:
+        InvalidRequest: nothing is promised, or an increase of 0 or less.
+    """
+    limit = promise.risk_increase
+    if limit is None or not limit > 0:
+        raise InvalidRequest(f"the promised risk increase is {limit}; only one above 0 has a least number of examples.")
+    if limit >= 1:
+        return 1
+
+    def kept(n: int) -> bool:
+        return _lines(np.zeros(n), np.zeros(n), None, promise)[0][0].upper <= limit
+
+    high = max(1, math.ceil(math.log(1 / promise.delta) / -math.log1p(-limit)))
+    if promise.risk == "agreement":
+        return high
+    while not kept(high):
+        high *= 2
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if kept(middle) else (middle, high)
+    return high
+
+
+def _lines(original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise) -> tuple[tuple[Line, ...], int]:
+    """The lines, the promised one first, and the number of independent units."""
+    exact = promise.risk in RISKS and groups is None
+    file_mean, difference = _means(file, groups), _means(file - original, groups)
+    single: Bound = ClopperPearson() if exact else Betting()
+    if promise.risk == "agreement":
+        return (_line(DISAGREEMENT, _disagreement_bound(promise.method, exact=exact)(file_mean, promise.delta)),), len(file_mean)
+    share = _SHARES[INCREASE] * promise.delta
+    increase = _line(INCREASE, _increase_bound(promise.method, exact=exact)(difference, share))
+    risk = _line(FILE_RISK, single(file_mean, _SHARES[FILE_RISK] * promise.delta))
+    return (increase, risk), len(file_mean)
+
+
+def _disagreement_bound(method: str, *, exact: bool) -> Bound:
+    """The bound of a share of disagreements."""
+    name = method or ("clopper_pearson" if exact else "betting")
+    if name in ("clopper_pearson", "disagreement") and exact:
+        return ClopperPearson()
+    if name not in _SCALED:
+        raise InvalidRequest(f"certificate.method '{name}' can't bound this disagreement; leave it empty.")
+    return _SCALED[name]
+
+
+def _increase_bound(method: str, *, exact: bool) -> Callable[[np.ndarray, float], Interval]:
+    """The bound of the mean of differences in [-1, 1]."""
+    name = method or ("paired_increase" if exact else "betting")
+    if name == "paired_increase" and exact:
+        return PairedIncrease()
+    if name not in _SCALED:
+        why = "takes single 0-1 losses only, without groups" if name == "paired_increase" else "doesn't bound an increase"
+        raise InvalidRequest(f"certificate.method '{name}' {why}; leave it empty, or give {' or '.join(sorted(_SCALED))}.")
+
+    def scaled(difference: np.ndarray, delta: float) -> Interval:
+        found = _SCALED[name](np.clip((difference + 1) / 2, 0, 1), delta)
+        point = float(difference.mean())
+        return Interval(point, -1.0, 2 * found.upper - 1, delta, found.n, f"{found.method}, of (Z + 1) / 2")
+
+    return scaled
+
+
+def _means(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """The mean of each group, in order of first appearance; the values themselves where there are no groups."""
+    if groups is None:
+        return values
+    numbers = group_numbers(groups)
+    return np.bincount(numbers, values) / np.bincount(numbers)
+
+
+def _line(quantity: str, bound: Interval) -> Line:
+    return Line(quantity, bound.point, bound.lower, bound.upper, bound.delta, bound.method)
+
+
+def _same(one: Line, other: Line) -> bool:
+    """Whether two lines state the same, up to the last digits of another machine's special functions."""
+    numbers = [(getattr(one, name), getattr(other, name)) for name in ("point", "lower", "upper", "delta")]
+    return one.quantity == other.quantity and all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in numbers)
+
+
+def _counts(original: np.ndarray, file: np.ndarray, promise: Promise) -> dict[str, int]:
+    """What a reader counts himself: examples and, for 0-1 risks, errors of both and where only one of them errs."""
+    if promise.risk not in RISKS:
+        return {"examples": len(file)}
+    return {
+        "examples": len(file),
+        "worse": int((file > original).sum()),
+        "better": int((file < original).sum()),
+        "original_errors": int((original > 0).sum()),
+        "file_errors": int((file > 0).sum()),
+    }

@@ -1,0 +1,87 @@
+"""A certificate as JSON text and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.types import Certificate, Line
+
+SCHEMA = "dyncompress-certificate/1"
+_TEXTS = ("statement", "kind", "valid_as", "risk")
+_TABLES = ("counts", "selection", "environment", "digests", "context", "evidence")
+
+
+def to_json(certificate: Certificate) -> str:
+    """The text; `from_json` gives the same certificate back.
+
+    Raises:
+        InvalidRequest: context or selection hold something that isn't plain data.
+    """
+    try:
+        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(certificate), indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the certificate can't be written ({error}); put plain text and finite numbers into it.") from error
+
+
+def from_json(text: str) -> Certificate:
+    """The certificate behind `text`.
+
+    Raises:
+        InvalidRequest: the text is cut, isn't JSON, or is no certificate of this version.
+    """
+    try:
+        table = json.loads(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the certificate isn't whole JSON ({error}); copy the file again.") from error
+    if not isinstance(table, dict) or table.get("schema") != SCHEMA:
+        found = table.get("schema") if isinstance(table, dict) else type(table).__name__
+        raise InvalidRequest(f"this is no certificate: its schema is {found!r}, not '{SCHEMA}'; give certificate.json.")
+    names = {entry.name for entry in dataclasses.fields(Certificate)}
+    missing, unknown = sorted(names - set(table)), sorted(set(table) - names - {"schema"})
+    if missing or unknown:
+        raise InvalidRequest(f"the certificate lacks the keys {missing} and has the unknown {unknown}; copy the file again.")
+    _check_types(table)
+    lines = tuple(_line(entry) for entry in table["lines"])
+    values = {name: table[name] for name in names} | {"lines": lines, "assumptions": tuple(table["assumptions"])}
+    return Certificate(**values)
+
+
+def _check_types(table: dict[str, Any]) -> None:
+    """Refuse values of a wrong kind, naming the key.
+
+    Raises:
+        InvalidRequest: there is one.
+    """
+    wanted = (
+        dict.fromkeys(_TEXTS, str) | dict.fromkeys(_TABLES, dict) | {"lines": list, "assumptions": list, "kept": bool, "n": int}
+    )
+    wrong = [key for key, kind in wanted.items() if not isinstance(table[key], kind)]
+    if not _is_number(table["delta"]):
+        wrong.append("delta")
+    if table["promise"] is not None and not _is_number(table["promise"]):
+        wrong.append("promise")
+    if isinstance(table["evidence"], dict):
+        wrong += [f"evidence.{key}" for key, text in table["evidence"].items() if not isinstance(text, str)]
+    if wrong:
+        raise InvalidRequest(f"the certificate has values of a wrong kind at {', '.join(wrong)}; copy the file again.")
+
+
+def _line(entry: Any) -> Line:
+    """One line.
+
+    Raises:
+        InvalidRequest: it isn't one.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(Line)}
+    if not isinstance(entry, dict) or set(entry) != set(kinds):
+        raise InvalidRequest(f"a line of the certificate has other keys than {', '.join(kinds)}; copy the file again.")
+    if any(not (isinstance(entry[key], str) if kind == "str" else _is_number(entry[key])) for key, kind in kinds.items()):
+        raise InvalidRequest(f"the line '{entry['quantity']}' of the certificate holds a wrong value; copy the file again.")
+    return Line(**entry)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
