@@ -1,0 +1,80 @@
+"""The page: self-contained, well nested, every layer and every sentence on it, nothing unescaped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+from dyncompress.reports import page
+from dyncompress.types import OnnxFile, Profile
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Nesting(HTMLParser):
+    """Collects text, and checks that tags close in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(text: str) -> Nesting:
+    nesting = Nesting()
+    nesting.feed(text)
+    assert nesting.open == []
+    return nesting
+
+
+def test_everything_is_on_the_page(file: OnnxFile, profile: Profile) -> None:
+    text = " ".join(read(page(file, profile)).text)
+    assert file.certificate is not None
+    for sentence in (
+        file.certificate.statement,
+        *file.certificate.assumptions,
+        *file.plan.why.values(),
+        *file.plan.reasons.values(),
+        *file.notes,
+        *profile.notes,
+        "only 9 eigenvalues",
+        "2.5 ± 0.25",
+        "4.50×",
+        "9,000",
+        "10.6 %",
+        "Conv: 1 of 2 on integer kernels",
+        *file.stages,
+    ):
+        assert sentence in text, sentence
+
+
+def test_nothing_is_fetched_and_nothing_runs(file: OnnxFile, profile: Profile) -> None:
+    text = page(file, profile)
+    assert not {"script", "link", "img", "iframe"} & set(read(text).seen)
+    assert not re.search(r"(src|href)=|url\(|@import", text)
+    assert "<test>" not in text
+
+
+def test_without_a_profile_or_certificate_the_page_says_so(file: OnnxFile) -> None:
+    text = page(replace(file, certificate=None))
+    assert "nothing is promised" in text
+    assert "Measured" not in text
+
+
+def test_a_broken_promise_is_marked(file: OnnxFile) -> None:
+    assert file.certificate is not None
+    assert 'class="broken"' in page(replace(file, certificate=replace(file.certificate, kept=False)))
+    assert 'class="broken"' not in page(file)
