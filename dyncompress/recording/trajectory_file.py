@@ -54,8 +54,10 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files") or "format" not in file.files or str(file["format"]) != FORMAT:
+        # opened here, because numpy leaves a file open whose archive is broken
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile) or "format" not in file or str(file["format"]) != FORMAT:
                 raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
             return _checked(_read(file), path)
     except FileNotFoundError as error:

@@ -72,9 +72,7 @@ class TrajectoryWriter:
         for name, row in rows.items():
             # a sketch adds up every entry, so one NaN or infinity shows in it
             if not np.isfinite(row).all():
-                raise InvalidRequest(
-                    f"step {step}: layer '{name}' holds NaN or infinity; the run diverged, stop recording."
-                )
+                raise InvalidRequest(f"step {step}: layer '{name}' holds NaN or infinity; the run diverged, stop recording.")
         self._take_in(tensors, rows)
         self._steps.append(int(step))
         self._losses.append(math.nan if losses is None else float(_numpy32(_as_tensor(losses)).mean()))
@@ -114,9 +112,7 @@ class TrajectoryWriter:
         for name, running in self._running.items():
             if tensors[name].shape != running.first.shape:
                 was, now = tuple(running.first.shape), tuple(tensors[name].shape)
-                raise InvalidRequest(
-                    f"step {step}: layer '{name}' has shape {now}, before {was}; start a new writer."
-                )
+                raise InvalidRequest(f"step {step}: layer '{name}' has shape {now}, before {was}; start a new writer.")
 
     def _take_in(self, tensors: Mapping[str, Tensor], rows: Mapping[str, np.ndarray]) -> None:
         """Update moments and sketches of every layer."""

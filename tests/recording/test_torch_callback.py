@@ -1,0 +1,102 @@
+"""The hook in a real training loop: which weights, in which layout, at which steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.measures import FluctuationScale
+from dyncompress.recording import TrajectoryWriter, load_trajectory, weights_digest
+from dyncompress.recording.torch_callback import layer_weights, record
+from dyncompress.types import Layer, Motion, Observation
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv1d(4, 8, 3, groups=2),
+            nn.BatchNorm1d(8),
+            nn.ConvTranspose1d(8, 6, 3, groups=2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(60, 2),
+        )
+
+
+def trained(steps: int, **options: int) -> tuple[nn.Module, TrajectoryWriter]:
+    """A few steps of noisy training with the recorder attached to the optimizer."""
+    model, generator = network(), torch.Generator().manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    recorder = record(model, TrajectoryWriter(), **options)
+    handle = recorder.attach(optimizer)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4, 10, generator=generator)).square().mean().backward()
+        optimizer.step()
+    handle.remove()
+    optimizer.step()
+    assert recorder.steps == steps
+    return model, recorder.writer
+
+
+def test_takes_the_weights_of_layers_only() -> None:
+    weights = layer_weights(nn.Sequential(nn.Embedding(5, 3), nn.LayerNorm(3), nn.Linear(3, 2), nn.PReLU(), nn.Conv3d(1, 2, 1)))
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == {"0": (5, 3), "2": (2, 3), "4": (2, 1, 1, 1, 1)}
+    assert not any(weight.requires_grad for weight in weights.values())
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_transposed_convolutions_are_laid_out_by_output(groups: int) -> None:
+    layer = nn.ConvTranspose2d(6, 12, (2, 3), groups=groups, bias=False)
+    weight = layer_weights(nn.Sequential(layer))["0"]
+    assert weight.shape == (12, 6 // groups, 2, 3)
+    # the same layer as a plain convolution of the padded input with the kernel turned around
+    x = torch.randn(1, 6, 5, 5, generator=torch.Generator().manual_seed(0))
+    plain = nn.functional.conv2d(nn.functional.pad(x, (2, 2, 1, 1)), weight.flip(2, 3), groups=groups)
+    torch.testing.assert_close(layer(x).detach(), plain)
+
+
+def test_records_every_few_steps_of_a_training_loop() -> None:
+    _, writer = trained(12, every=4)
+    trajectory = writer.trajectory()
+    assert trajectory.steps.tolist() == [4, 8, 12]
+    assert set(trajectory.motion) == {"0", "2", "5"}
+    assert trajectory.motion["2"].mean.shape == (6, 4, 3)
+
+
+def test_a_recorded_run_feeds_the_measures(tmp_path: Path) -> None:
+    _, writer = trained(40)
+    motion = load_trajectory(writer.save(tmp_path / "run.npz")).motion["5"]
+    layer = Layer("5", "linear", motion.mean.shape, macs=motion.mean.size)
+    estimate = FluctuationScale()(Observation(layer, {Motion(): motion}))
+    assert estimate.valid
+    assert 0 < estimate.stderr < estimate.value < np.abs(motion.mean).max()
+
+
+def test_digest_is_that_of_the_module_at_the_last_record() -> None:
+    model = network()
+    recorder = record(model, TrajectoryWriter())
+    recorder.step(loss=torch.tensor(0.25, requires_grad=True))
+    assert recorder.writer.trajectory().digest == weights_digest(layer_weights(model))
+    assert recorder.writer.trajectory().losses.tolist() == [0.25]
+
+
+def test_two_runs_record_the_same() -> None:
+    first, second = trained(6)[1].trajectory(), trained(6)[1].trajectory()
+    assert first.digest == second.digest
+    for name in first.motion:
+        assert np.array_equal(first.sketches[name], second.sketches[name])
+        assert np.array_equal(first.motion[name].variance, second.motion[name].variance)
+
+
+def test_senseless_requests_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="every is 0"):
+        record(nn.Linear(2, 2), TrajectoryWriter(), every=0)
+    with pytest.raises(InvalidRequest, match="LayerNorm has no convolution, linear or embedding"):
+        record(nn.LayerNorm(3), TrajectoryWriter())
