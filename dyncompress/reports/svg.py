@@ -101,11 +101,13 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
         >>> ticks(1.7, 6.2)
         [0.0, 2.0, 4.0, 6.0, 8.0]
     """
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * size else size or 1.0
     raw = span / wanted
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step)
+    first = math.floor(low / step)
+    last = max(math.ceil(high / step), first + 1)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
