@@ -61,9 +61,7 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     return onnx.numpy_helper.to_array(tensor).nbytes
 
 
-def storage_bytes(
-    shape: Sequence[int], bits: int, granularity: str = "channel", sparsity: float = 0.0, bias: bool = True
-) -> int:
+def storage_bytes(shape: Sequence[int], bits: int, granularity: str = "channel", sparsity: float = 0.0, bias: bool = True) -> int:
     """What a layer costs in the file: codes, scales, bias, and the nodes that turn them into a weight.
 
     Args:

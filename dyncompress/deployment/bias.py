@@ -37,7 +37,9 @@ def fits(bias: np.ndarray | None, scale: np.ndarray, x_scale: float) -> bool:
     return bias is None or bool((np.abs(bias) / (np.float64(x_scale) * scale.astype(np.float64)) < LARGEST).all())
 
 
-def integer_bias(constants: Constants, bias: np.ndarray, scale: np.ndarray, grid: Grid, axis0: ir.Value, before: ir.Node) -> ir.Value:
+def integer_bias(
+    constants: Constants, bias: np.ndarray, scale: np.ndarray, grid: Grid, stored_scale: ir.Value, before: ir.Node
+) -> ir.Value:
     """bias -> int32 initializer -> DequantizeLinear with `x_scale * w_scale`.
 
     The product of scales is computed by a Mul that onnxruntime folds at load: it then equals, bit for bit, what the fused
@@ -48,7 +50,7 @@ def integer_bias(constants: Constants, bias: np.ndarray, scale: np.ndarray, grid
         bias: `[channels]` float32.
         scale: `[channels]` or `[]`, of the weight.
         grid: of the input.
-        axis0: the weight's scales as they lie in the graph.
+        stored_scale: the weight's scales as they lie in the graph.
         before: the node that needs the bias.
 
     Returns:
@@ -56,8 +58,5 @@ def integer_bias(constants: Constants, bias: np.ndarray, scale: np.ndarray, grid
     """
     product = np.float32(grid.scale) * scale.astype(np.float32)
     codes = np.rint(bias.astype(np.float64) / product.astype(np.float64)).astype(np.int32)
-    steps = constants.node("Mul", [axis0, constants.tensor(np.float32(grid.scale))], before)
-    inputs: list[ir.Value | None] = [constants.tensor(codes), steps]
-    if scale.ndim:
-        return constants.node("DequantizeLinear", inputs, before, axis=0)
-    return constants.node("DequantizeLinear", inputs, before)
+    steps = constants.node("Mul", [stored_scale, constants.tensor(np.float32(grid.scale))], before)
+    return constants.node("DequantizeLinear", [constants.tensor(codes), steps], before, {"axis": 0} if scale.ndim else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -23,7 +25,7 @@ class Constants:
         self._count += 1
         return f"__{self._count}"  # provisional: `shorten` gives the final names
 
-    def tensor(self, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    def tensor(self, array: np.ndarray | np.generic, dtype: ir.DataType | None = None) -> ir.Value:
         """An initializer holding `array`; `dtype` where numpy's own doesn't tell (4-bit integers).
 
         Args:
@@ -33,7 +35,7 @@ class Constants:
         Returns:
             The value, registered in the graph.
         """
-        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes scalars one-dimensional
         key = (str(dtype or array.dtype), array.shape, array.tobytes())
         small = array.size <= 64
         if small and key in self._known:
@@ -45,9 +47,16 @@ class Constants:
             self._known[key] = value
         return value
 
-    def node(self, op: str, inputs: list[ir.Value | None], before: ir.Node | None, domain: str = "", **attributes: object) -> ir.Value:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        before: ir.Node | None,
+        attributes: Mapping[str, int | list[int]] | None = None,
+        domain: str = "",
+    ) -> ir.Value:
         """Add one node before `before` (None: at the end) and return its only output."""
-        made = ir.node(op, inputs, attributes, domain=domain)  # type: ignore[arg-type]
+        made = ir.node(op, inputs, attributes, domain=domain)
         made.outputs[0].name = self._name()
         if before is None:
             self.graph.append(made)

@@ -5,7 +5,7 @@ kinds of nodes matter:
 
     weighted    Conv, Gemm, MatMul with an encoded weight: start the domain
     following   Add, Mul, Concat, AveragePool, GlobalAveragePool: integer if all their inputs are
-    moving      Reshape, Slice, Pad, MaxPool, ...: work on the codes themselves, the grid stays
+    moving      Reshape, Slice, Pad, MaxPool, ...: work on the codes, the grid stays
     the rest    float: they read dequantized values
 
 A Relu or Clip right after an integer node disappears where the grid already ends there: rounding to the grid clips.
@@ -13,7 +13,7 @@ A Relu or Clip right after an integer node disappears where the grid already end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +22,12 @@ import onnx_ir as ir
 from dyncompress.deployment.constants import constant
 from dyncompress.deployment.grid import Grid
 
+Grids = Callable[[ir.Value], Grid | None]
 FOLLOWING = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool")
-MOVING = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "MaxPool", "Gather", "Split", "Expand", "Identity")
+MOVING = (
+    *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"),
+    *("Slice", "Pad", "MaxPool", "Gather", "Split", "Expand"),
+)
 
 
 @dataclass
@@ -56,12 +60,12 @@ class Domain:
         return [*self.source, *self.copies]
 
 
-def integer_domain(graph: ir.Graph, weights: Mapping[str, int], grid: Callable[[ir.Value], Grid | None]) -> Domain:
+def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids) -> Domain:
     """Decide, front to back, what computes on integers.
 
     Args:
         graph: float graph, sorted.
-        weights: initializers with an encoding that an integer kernel can take, by name.
+        weights: names of initializers with an encoding that an integer kernel can take.
         grid: of a value; None where its range isn't known.
 
     Returns:
@@ -85,7 +89,7 @@ def integer_domain(graph: ir.Graph, weights: Mapping[str, int], grid: Callable[[
     return domain
 
 
-def weighted(node: ir.Node, weights: Mapping[str, int]) -> bool:
+def weighted(node: ir.Node, weights: Set[str]) -> bool:
     """Whether an integer kernel exists for this node and its weight is encoded."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.inputs) < 2 or node.domain:
         return False
@@ -93,7 +97,8 @@ def weighted(node: ir.Node, weights: Mapping[str, int]) -> bool:
     if data is None or weight is None or data.is_initializer() or weight.name not in weights or not weight.is_initializer():
         return False
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and (constant(bias) is None or np.ndim(constant(bias)) != 1):
+    known = constant(bias)
+    if bias is not None and (known is None or known.ndim != 1):
         return False
     if node.op_type == "Gemm":
         plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
@@ -101,7 +106,7 @@ def weighted(node: ir.Node, weights: Mapping[str, int]) -> bool:
     return True
 
 
-def _weighted(node: ir.Node, domain: Domain, grid: Callable[[ir.Value], Grid | None], makers: dict[ir.Value, ir.Node | None]) -> None:
+def _weighted(node: ir.Node, domain: Domain, grid: Grids, makers: dict[ir.Value, ir.Node | None]) -> None:
     data, graph = node.inputs[0], node.graph
     assert data is not None and isinstance(graph, ir.Graph)
     if not domain.coded(data) and (grid(data) is None or not _local(data, graph)):
@@ -129,8 +134,9 @@ def _quantize(end: ir.Value, drop: ir.Node | None, domain: Domain) -> None:
 
 
 def _follows(node: ir.Node, domain: Domain) -> bool:
-    if len(node.outputs) != 1 or (node.op_type == "AveragePool" and "ceil_mode" in node.attributes and node.attributes["ceil_mode"].value):
-        return False
+    ceil = node.attributes.get("ceil_mode")
+    if node.op_type == "AveragePool" and ceil is not None and ceil.value:
+        return False  # its integer kernel averages the overhang differently
     return all(domain.coded(value) or value in domain.copies for value in node.inputs)
 
 
@@ -149,7 +155,7 @@ def _local(value: ir.Value, graph: ir.Graph) -> bool:
     return all(use.node.graph is graph for use in value.uses())
 
 
-def _tail(value: ir.Value, grid: Callable[[ir.Value], Grid | None]) -> tuple[ir.Value, ir.Node | None]:
+def _tail(value: ir.Value, grid: Grids) -> tuple[ir.Value, ir.Node | None]:
     """The value to quantize after a node, and the Relu or Clip that the grid replaces (if it can)."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type not in ("Relu", "Clip") or uses[0].idx != 0:

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import onnx
 
-from dyncompress.deployment.session import _loaded, options
+from dyncompress.deployment.session import load, options
 from dyncompress.types import Target
 
 _KERNELS = {  # operator -> (names of its integer kernels, names of its float ones)
     "Conv": ({"QLinearConv", "ConvInteger"}, {"Conv", "FusedConv", "NhwcFusedConv"}),
     "Gemm": ({"QGemm"}, {"Gemm", "FusedGemm"}),
-    "MatMul": ({"QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}, {"MatMul", "FusedMatMul", "MatMulNBits"}),
+    "MatMul": (
+        {"QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"},
+        {"MatMul", "FusedMatMul", "MatMulNBits"},
+    ),
     "Add": ({"QLinearAdd"}, {"Add"}),
 }
 
@@ -24,15 +27,16 @@ def optimized(body: bytes, target: Target) -> onnx.ModelProto:
         path = Path(folder) / "optimized.onnx"
         made = options(target)
         made.optimized_model_filepath = str(path)
-        _loaded(body, made)
+        load(body, made)
         return onnx.load(path)
 
 
 def audit(body: bytes, target: Target) -> dict[str, tuple[int, int]]:
     """Operators on integer kernels, against all of their kind.
 
-    Sums of an activation and a constant aren't counted as Add: they are biases. MatMulNBits, which unpacks weights but
-    takes float activations, counts as float.
+    Only what could be on an integer kernel counts: products with a constant weight, and sums of which a term was
+    dequantized (sums inside a float part of the graph aren't failures). MatMulNBits, which unpacks weights but takes float
+    activations, counts as float.
 
     Args:
         body: the file.
@@ -42,11 +46,19 @@ def audit(body: bytes, target: Target) -> dict[str, tuple[int, int]]:
         operator -> (integer, all), for operators that occur.
     """
     graph = optimized(body, target).graph
+    makers = {out: node.op_type for node in graph.node for out in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     counts = {}
     for op, (integer, floating) in _KERNELS.items():
         on_integers = sum(node.op_type in integer for node in graph.node)
-        on_floats = sum(node.op_type in floating and not (op == "Add" and set(node.input) & constants) for node in graph.node)
+        on_floats = sum(node.op_type in floating and _expected(node, op, makers, constants) for node in graph.node)
         if on_integers + on_floats:
             counts[op] = (on_integers, on_integers + on_floats)
     return counts
+
+
+def _expected(node: onnx.NodeProto, op: str, makers: dict[str, str], constants: set[str]) -> bool:
+    """Whether a float node could have been on an integer kernel."""
+    if op == "Add":
+        return any(makers.get(name) == "DequantizeLinear" for name in node.input)
+    return any(name in constants or makers.get(name) == "DequantizeLinear" for name in node.input[1:2])

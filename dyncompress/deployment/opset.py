@@ -28,7 +28,8 @@ def at_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     version = entry.version if entry is not None else 0
     if version > target.opset:
         raise Unsupported(
-            f"the graph has opset {version}, target '{target.name}' takes {target.opset}; export with opset_version={target.opset} or below."
+            f"the graph has opset {version}, target '{target.name}' takes {target.opset}; "
+            f"export with opset_version={target.opset} or below."
         )
     changed = version < OLDEST or any(node.op_type == "GroupNormalization" for node in model.graph.node)
     if changed and version < target.opset:

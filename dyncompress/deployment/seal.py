@@ -66,11 +66,12 @@ def unseal(content: bytes) -> tuple[bytes, dict[str, Any]]:
     found = _entry(content, mark)
     length = found.get("length")
     if not isinstance(length, int) or not 0 <= length < mark or content[length:] != _serialized(found):
-        raise Altered(f"the seal names {length!r} bytes before it, but the file's {len(content)} bytes don't end with exactly that seal.")
+        raise Altered(f"the seal names {length!r} bytes before it, but the file's {len(content)} bytes don't end with that seal.")
     body = content[:length]
     digest = hashlib.sha256(body).hexdigest()
     if digest != found.get("sha256"):
-        raise Altered(f"the file's digest is {digest[:16]}..., the seal names {str(found.get('sha256'))[:16]}...; the file was changed.")
+        wanted = str(found.get("sha256"))[:16]
+        raise Altered(f"the file's digest is {digest[:16]}..., the seal names {wanted}...; the file was changed.")
     return body, {key: value for key, value in found.items() if key not in ("length", "sha256")}
 
 

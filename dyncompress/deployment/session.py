@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ignore[reportAttributeAccessIssue]
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Target
@@ -42,7 +43,7 @@ class Session:
         Raises:
             Unsupported: onnxruntime can't load it.
         """
-        self._session = _loaded(body, options(target, threads))
+        self._session = load(body, options(target, threads))
         self._inputs = {value.name: value for value in self._session.get_inputs()}
 
     @property
@@ -90,16 +91,22 @@ class Session:
         outputs = [np.asarray(out) for out in self._session.run(None, feed)]
         for value, out in zip(self._session.get_outputs(), outputs, strict=True):
             if out.ndim == 0 or len(out) != count + fill:
-                raise Unsupported(f"output '{value.name}' {list(out.shape)} has no batch axis in front for {count + fill} examples.")
+                raise Unsupported(
+                    f"output '{value.name}' {list(out.shape)} has no batch axis in front ({count + fill} examples)."
+                )
         return [out[:count] for out in outputs]
 
 
-def _loaded(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    state = onnxruntime.capi.onnxruntime_pybind11_state
-    failures = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument, state.RuntimeException)
+def load(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    Raises:
+        Unsupported: onnxruntime refuses the file; its first line says why.
+    """
+    refused = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
     try:
         return onnxruntime.InferenceSession(body, made, providers=["CPUExecutionProvider"])
-    except failures as error:
+    except (*refused, state.RuntimeException) as error:
         raise Unsupported(f"onnxruntime {onnxruntime.__version__} can't load the file: {str(error).splitlines()[0]}") from error
 
 
@@ -134,5 +141,5 @@ def matches_target(target: Target) -> str:
         return f"target '{target.name}' was never run on its own hardware; only the form of its files is checked."
     if target.processor_flags and not set(target.processor_flags) & processor_flags():
         wanted = " or ".join(target.processor_flags)
-        return f"this processor shows none of {wanted}, which target '{target.name}' was measured with; speed and rounding may differ."
+        return f"this processor shows none of {wanted}, which target '{target.name}' was measured with; speed may differ."
     return ""

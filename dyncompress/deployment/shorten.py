@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -44,7 +44,7 @@ def _names(taken: set[str]) -> Iterator[str]:
                 yield name
 
 
-def _rename(nodes: list[onnx.NodeProto], short: dict[str, str], names: Iterator[str]) -> None:
+def _rename(nodes: Iterable[onnx.NodeProto], short: dict[str, str], names: Iterator[str]) -> None:
     for node in nodes:
         node.name = ""
         for index, name in enumerate(node.input):

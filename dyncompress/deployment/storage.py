@@ -118,7 +118,7 @@ def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node |
     flat = codes.reshape(-1)
     mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
     table = _dense(constants, np.concatenate([np.zeros(1, np.int8), flat[flat != 0]]), bits, before)
-    return constants.node("x", [mask, table], before, DOMAIN, s=list(codes.shape))
+    return constants.node("x", [mask, table], before, {"s": list(codes.shape)}, DOMAIN)
 
 
 def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:
@@ -126,9 +126,9 @@ def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node |
         return constants.tensor(codes.astype(np.int8))
     if bits == 4:
         packed = constants.tensor(codes.astype(ml_dtypes.int4), ir.DataType.INT4)
-        return constants.node("Cast", [packed], before, to=int(ir.DataType.INT8))
+        return constants.node("Cast", [packed], before, {"to": int(ir.DataType.INT8)})
     stack = constants.tensor(planes(codes, bits))
-    return constants.node("u", [stack, constants.tensor(plane_weights(bits))], before, DOMAIN, s=list(codes.shape))
+    return constants.node("u", [stack, constants.tensor(plane_weights(bits))], before, {"s": list(codes.shape)}, DOMAIN)
 
 
 def functions(names: set[str], opset: int) -> list[ir.Function]:
@@ -138,4 +138,3 @@ def functions(names: set[str], opset: int) -> list[ir.Function]:
         function = ir.serde.deserialize_function(onnx.parser.parse_function(_FUNCTIONS[name] % opset))
         made.append(function)
     return made
-

@@ -39,13 +39,12 @@ def parse(file: bytes) -> onnx.ModelProto:
     Raises:
         InvalidRequest: the bytes aren't an ONNX model with a graph.
     """
-    from google.protobuf.message import DecodeError
-
-    model = onnx.ModelProto()
     try:
-        model.ParseFromString(file)
-    except DecodeError as error:
-        raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({error}); export the model again.") from error
+        onnx.checker.check_model(file)
+    except (ValueError, onnx.checker.ValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({reason}); export the model again.") from error
+    model = onnx.ModelProto.FromString(file)
     if not model.graph.node:
         raise InvalidRequest(f"the {len(file)} bytes given hold no ONNX graph; export the model again.")
     return model

@@ -70,9 +70,12 @@ def stored_weight(name: str, shape: tuple[int, ...], encoding: Encoding, layout:
         placed, axis = _conv_transpose(codes, groups), (1 if groups == 1 else None)
     else:
         raise Unsupported(f"initializer '{name}': unknown layout '{layout}'; use as_is, transposed or conv_transpose.")
-    if placed.shape != tuple(shape):
+    if shape == (1, *placed.shape):  # recurrent weights carry an axis of directions
+        placed, axis = placed[None], (None if axis is None else axis + 1)
+    if placed.shape != shape:
         raise InvalidRequest(
-            f"initializer '{name}' is {list(shape)} but its codes are {list(placed.shape)} as '{layout}'; encode this model's own weight."
+            f"initializer '{name}' is {list(shape)} but its codes are {list(placed.shape)} as '{layout}'; "
+            "encode this model's own weight."
         )
     if scale.size == 1:
         scale, axis = scale.reshape(()), None
@@ -86,7 +89,8 @@ def _check(name: str, codes: np.ndarray, scale: np.ndarray, encoding: Encoding) 
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     if codes.size and (codes.min() < lowest or codes.max() > highest):
         raise InvalidRequest(
-            f"initializer '{name}' has codes from {codes.min()} to {codes.max()}, {bits} bits hold {lowest} to {highest}; quantize it again."
+            f"initializer '{name}' has codes from {codes.min()} to {codes.max()}, {bits} bits hold {lowest} to {highest}; "
+            "quantize it again."
         )
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         raise InvalidRequest(f"initializer '{name}' has scales that aren't positive and finite; quantize it again.")
@@ -94,7 +98,9 @@ def _check(name: str, codes: np.ndarray, scale: np.ndarray, encoding: Encoding) 
     by_group = (codes.shape[0], -(-fan_in // encoding.group)) if encoding.group else None
     allowed = [by_group] if by_group else [(1,), (codes.shape[0],)]
     if scale.shape not in allowed:
-        raise InvalidRequest(f"initializer '{name}' has scales {list(scale.shape)}, its codes want one of {allowed}; quantize it again.")
+        raise InvalidRequest(
+            f"initializer '{name}' has scales {list(scale.shape)}, its codes want one of {allowed}; quantize it again."
+        )
 
 
 def _conv_transpose(codes: np.ndarray, groups: int) -> np.ndarray:
@@ -113,9 +119,11 @@ def dequantized(constants: Constants, weight: StoredWeight, codes: ir.Value, bef
     if weight.encoding.group and weight.layout in ("as_is", "transposed") and weight.codes.ndim == 2:
         by_rows = weight.layout == "as_is"
         scale = constants.tensor(np.ascontiguousarray(weight.scale if by_rows else weight.scale.T))
-        return constants.node("DequantizeLinear", [codes, scale], before, axis=int(by_rows), block_size=weight.encoding.group)
+        return constants.node(
+            "DequantizeLinear", [codes, scale], before, {"axis": int(by_rows), "block_size": weight.encoding.group}
+        )
     if weight.per_channel is None:
-        raise Unsupported(f"initializer '{weight.name}': scales by groups need a weight with two axes; use granularity = \"channel\".")
+        raise Unsupported(f"initializer '{weight.name}': scales by groups need two axes; use granularity 'channel'.")
     return scaled(constants, weight, codes, constants.tensor(weight.scale), before)
 
 
@@ -126,10 +134,10 @@ def scaled(constants: Constants, weight: StoredWeight, codes: ir.Value, scale: i
     them in float otherwise.
     """
     axis = {} if weight.axis in (None, 1) else {"axis": weight.axis}  # 1 is the operator's default
-    inputs: list[ir.Value | None] = [codes, scale]
+    inputs = [codes, scale]
     if before.op_type != "Conv":
         inputs.append(_zeros(constants, weight.scale.shape, before))
-    return constants.node("DequantizeLinear", inputs, before, **axis)
+    return constants.node("DequantizeLinear", inputs, before, axis)
 
 
 def _zeros(constants: Constants, shape: tuple[int, ...], before: ir.Node) -> ir.Value:
@@ -159,7 +167,7 @@ def folded(constants: Constants, weight: StoredWeight, before: ir.Node) -> ir.Va
         groups = weight.groups
         codes = codes.reshape(groups, shape[0] // groups, *shape[1:])
         scale = scale.reshape(groups, 1, shape[1], *[1] * (len(shape) - 2))
-    as_float = constants.node("Cast", [stored(constants, codes, weight.bits, before)], before, to=int(ir.DataType.FLOAT))
+    as_float = constants.node("Cast", [stored(constants, codes, weight.bits, before)], before, {"to": int(ir.DataType.FLOAT)})
     product = constants.node("Mul", [as_float, constants.tensor(np.ascontiguousarray(scale))], before)
     if codes.shape == shape:
         return product
@@ -176,5 +184,6 @@ def _grouped(weight: StoredWeight) -> tuple[np.ndarray, np.ndarray]:
     elif weight.layout == "as_is" and (weight.codes.size // rows) % group == 0:
         return weight.codes.reshape(rows, -1, group), weight.scale[:, :, None]
     raise Unsupported(
-        f"initializer '{weight.name}' {list(weight.codes.shape)}: rows can't be cut into groups of {group}; use granularity = \"channel\"."
+        f"initializer '{weight.name}' {list(weight.codes.shape)}: rows can't be cut into groups of {group}; "
+        "use granularity 'channel'."
     )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from dyncompress.deployment.activations import quantize_activations
@@ -52,10 +51,9 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     weights = _stored_weights(graph, encodings, target)
     constants = Constants(graph)
     grids = _Grids(ranges if target.activation_dtype != "float32" else {}, target)
-    domain = integer_domain(graph, {name: 1 for name, weight in weights.items() if weight.per_channel is not None}, grids)
-    _without_overflow(graph, domain, weights, grids)
+    domain = _integer_domain(graph, weights, grids)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
-    _replace_weights(constants, weights, domain, read, target)
+    _replace_weights(constants, weights, domain, read)
     return _finished(model, target)
 
 
@@ -77,7 +75,9 @@ def _stored_weights(graph: ir.Graph, encodings: Encodings, target: Target) -> di
         if name not in graph.initializers:
             raise InvalidRequest(f"encoding '{name}' names no initializer of the ONNX file; it has {len(graph.initializers)}.")
         if encoding.bits not in target.weight_bits:
-            raise Unsupported(f"initializer '{name}' has {encoding.bits} bits, target '{target.name}' takes {list(target.weight_bits)}.")
+            raise Unsupported(
+                f"initializer '{name}' has {encoding.bits} bits, target '{target.name}' takes {list(target.weight_bits)}."
+            )
         initializer = graph.initializers[name]
         groups = max((_groups(use.node) for use in initializer.uses()), default=1)
         assert initializer.const_value is not None
@@ -93,21 +93,32 @@ def _bias(node: ir.Node) -> np.ndarray | None:
     return constant(node.inputs[2]) if len(node.inputs) > 2 else None
 
 
-def _without_overflow(graph: ir.Graph, domain: Domain, weights: Mapping[str, StoredWeight], grids: _Grids) -> None:
-    """Refuse biases that no int32 accumulator holds before anything is changed."""
-    for node in domain.compute:
-        weight = weights.get(node.inputs[1].name or "") if len(node.inputs) > 1 and node.inputs[1] is not None else None
-        source = node.inputs[0]
-        if weight is None or source is None:
-            continue
-        grid = grids(domain.carried.get(source, source))
-        assert grid is not None
-        bias = _bias(node)
-        scale = revived(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
-        if not fits(bias, scale, float(grid.scale)):
-            raise InvalidRequest(
-                f"initializer '{weight.name}': a bias is over 2**30 steps of its channel's grid; its scales are too small, quantize it again."
-            )
+def _integer_domain(graph: ir.Graph, weights: Mapping[str, StoredWeight], grids: _Grids) -> Domain:
+    """The domain, without the layers whose bias no int32 accumulator holds.
+
+    That happens where a channel's weights are nearly, but not exactly, zero (a BatchNorm gain near zero, folded): the bias
+    then has more steps than an int32. Such a layer computes in float; its weight is still stored as integers.
+    """
+    names = {name for name, weight in weights.items() if weight.per_channel is not None}
+    while True:
+        domain = integer_domain(graph, names, grids)
+        overflowing = {name for node in domain.compute if (name := _overflows(node, domain, weights, grids))}
+        if not overflowing:
+            return domain
+        names -= overflowing
+
+
+def _overflows(node: ir.Node, domain: Domain, weights: Mapping[str, StoredWeight], grids: _Grids) -> str:
+    """The name of the node's weight if its bias doesn't fit, else empty."""
+    source, second = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    weight = weights.get(second.name or "") if second is not None else None
+    if weight is None or source is None:
+        return ""
+    grid = grids(domain.carried.get(source, source))
+    assert grid is not None
+    bias = _bias(node)
+    scale = revived(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
+    return "" if fits(bias, scale, float(grid.scale)) else weight.name
 
 
 def _replace_weights(
@@ -115,8 +126,8 @@ def _replace_weights(
     weights: Mapping[str, StoredWeight],
     domain: Domain,
     read: Mapping[tuple[ir.Node, int], Grid],
-    target: Target,
 ) -> None:
+    """Every use of every encoded initializer, by what reads it."""
     for weight in weights.values():
         initializer = constants.graph.initializers[weight.name]
         uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(use.node))
@@ -129,7 +140,7 @@ def _replace_weights(
             elif node.op_type == "Gather" and use.idx == 0 and weight.layout == "as_is" and not weight.encoding.group:
                 codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
                 gather_first(constants, weight, codes, node)
-            elif node.op_type in ("MatMul", "Gemm"):
+            elif node.op_type == "MatMul":  # kept packed by MatMulNBits; a Gemm would dequantize at every run
                 codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
                 node.replace_input_with(use.idx, dequantized(constants, weight, codes, node))
             else:

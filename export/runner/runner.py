@@ -1,0 +1,272 @@
+"""Check, show and time a dyncompress file on a device that has only numpy and onnxruntime.
+
+    python runner.py small.onnx                      certificate, seal, latency on random inputs
+    python runner.py small.onnx --inputs x.npz       the same on given inputs; with --outputs FILE, they are compared
+    python runner.py small.onnx --json               for machines
+
+Exit codes (the same table as the command line's): 0 done, 2 usage or unreadable input, 5 file altered, 6 outputs differ.
+One file, nothing of dyncompress: copy it beside the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+DONE, UNREADABLE, ALTERED, DIFFERS = 0, 2, 5, 6
+KEY = b"dyncompress.seal"
+MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # key and tag of the value in a StringStringEntryProto
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends the run with an exit code and a sentence."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's variable-length integer."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def read_seal(content: bytes) -> dict | None:
+    """The checked entry of a sealed file; None where there is no seal.
+
+    Raises:
+        Stop: with code 5 where body, entry or what follows was changed.
+    """
+    mark = content.find(MARK)
+    if mark < 0:
+        return None
+    position, length, shift = mark + len(MARK), 0, 0
+    while position < len(content) and shift < 28:
+        byte = content[position]
+        length |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            break
+    text = content[position : position + length]
+    try:
+        entry = json.loads(text)
+    except ValueError as error:
+        raise Stop(ALTERED, "the seal can't be read: the file was changed or cut off.") from error
+    pair = MARK + varint(len(text)) + text
+    size = entry.get("length") if isinstance(entry, dict) else None
+    if not isinstance(size, int) or not 0 <= size < mark or content[size:] != bytes([14 << 3 | 2]) + varint(len(pair)) + pair:
+        raise Stop(ALTERED, "the file doesn't end with exactly its seal: it was changed or something was appended.")
+    if hashlib.sha256(content[:size]).hexdigest() != entry.get("sha256"):
+        raise Stop(ALTERED, "the file's digest isn't the sealed one: it was changed.")
+    return entry
+
+
+def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
+    """A CPU session that doesn't spin while it waits."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if threads > 1:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes share no base but this one
+        raise Stop(
+            UNREADABLE, f"onnxruntime {onnxruntime.__version__} can't load the file: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
+    """Inputs of the declared shapes: normal floats, zeros elsewhere; unknown inner axes get 16."""
+    generator = np.random.default_rng(0)
+    inputs = {}
+    for value in session.get_inputs():
+        if value.type not in TYPES:
+            raise Stop(UNREADABLE, f"input '{value.name}' is a {value.type}; give it by --inputs FILE.npz.")
+        sizes = [n if isinstance(n, int) else (batch if axis == 0 else 16) for axis, n in enumerate(value.shape)]
+        kind = np.dtype(TYPES[value.type])
+        inputs[value.name] = generator.standard_normal(sizes).astype(kind) if kind.kind == "f" else np.zeros(sizes, kind)
+    return inputs
+
+
+def load_arrays(path: str) -> dict[str, np.ndarray]:
+    """Arrays of an .npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
+        raise Stop(UNREADABLE, f"{path} can't be read as .npz: {error}") from error
+
+
+def given_inputs(session: onnxruntime.InferenceSession, path: str) -> dict[str, np.ndarray]:
+    """Inputs by name; labels and other keys are left out."""
+    arrays = load_arrays(path)
+    names = [value.name for value in session.get_inputs()]
+    if len(names) == 1 and names[0] not in arrays and "x" in arrays:
+        arrays[names[0]] = arrays["x"]
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise Stop(UNREADABLE, f"{path} lacks the inputs {missing}; it has {sorted(arrays)}.")
+    return {name: arrays[name] for name in names}
+
+
+def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """One run; what doesn't fit the file's inputs ends with code 2."""
+    try:
+        return [np.asarray(out) for out in session.run(None, inputs)]
+    except Exception as error:  # onnxruntime's own classes share no base but this one
+        shapes = {name: (str(array.dtype), array.shape) for name, array in inputs.items()}
+        raise Stop(UNREADABLE, f"the file doesn't run on inputs {shapes}: {str(error).splitlines()[0]}") from error
+
+
+def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: float) -> dict[str, float]:
+    """Largest difference of each stored output, relative to its range."""
+    wanted = load_arrays(path)
+    differences = {}
+    for name, out in zip(names, outputs, strict=True):
+        if name not in wanted:
+            continue
+        if wanted[name].shape != out.shape:
+            raise Stop(DIFFERS, f"output '{name}' is {out.shape}, {path} has {wanted[name].shape}.")
+        expected = wanted[name].astype(np.float64)
+        gap = np.abs(out.astype(np.float64) - expected)
+        differences[name] = float(gap.max() / max(np.ptp(expected), 1e-12))
+        if not differences[name] <= tolerance:  # also catches nan
+            raise Stop(DIFFERS, f"output '{name}' differs by {differences[name]:.3g} of its range, more than {tolerance:g}.")
+    if not differences:
+        raise Stop(UNREADABLE, f"{path} holds none of the outputs {names}.")
+    return differences
+
+
+def latency(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], runs: int) -> dict[str, float]:
+    """Seconds of one run: percentiles after three warm-up runs."""
+    for _ in range(3):
+        run(session, inputs)
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        session.run(None, inputs)
+        seconds.append(time.perf_counter() - start)
+    names = {"p10": 10, "p50": 50, "p90": 90, "p99": 99}
+    return {"min": min(seconds)} | {name: float(np.percentile(seconds, at)) for name, at in names.items()}
+
+
+def memory_bytes() -> int:
+    """Peak resident memory of this process; 0 where the system doesn't tell."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        return 0
+    return 0
+
+
+def report(options: argparse.Namespace) -> dict:
+    """Everything that is shown, in one dictionary."""
+    try:
+        content = Path(options.model).read_bytes()
+    except OSError as error:
+        raise Stop(UNREADABLE, f"{options.model} can't be read: {error.strerror}.") from error
+    entry = read_seal(content)
+    if options.require_seal and entry is None:
+        raise Stop(ALTERED, f"{options.model} carries no seal.")
+    session = load(content, options.threads)
+    inputs = given_inputs(session, options.inputs) if options.inputs else random_inputs(session, options.batch)
+    outputs = run(session, inputs)
+    names = [value.name for value in session.get_outputs()]
+    found: dict = {
+        "model": options.model,
+        "bytes": len(content),
+        "sealed": entry is not None,
+        "certificate": {key: value for key, value in (entry or {}).items() if key not in ("length", "sha256")},
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "runtime": f"onnxruntime {onnxruntime.__version__}",
+        "machine": platform.machine(),
+        "threads": options.threads,
+        "inputs": {name: [str(array.dtype), *array.shape] for name, array in inputs.items()},
+        "outputs": {name: [str(array.dtype), *array.shape] for name, array in zip(names, outputs, strict=True)},
+    }
+    if options.outputs:
+        found["differences"] = compare(outputs, names, options.outputs, options.tolerance)
+    found["seconds"] = latency(session, inputs, options.runs)
+    found["peak_memory_bytes"] = memory_bytes()
+    return found
+
+
+def show(found: dict) -> None:
+    """The report for people."""
+    seal = "seal intact" if found["sealed"] else "no seal: this file was never certified"
+    print(f"{found['model']}: {found['bytes']:,} bytes, {seal}")
+    for key, value in found["certificate"].items():
+        print(f"  {key}: {value}")
+    seconds = found["seconds"]
+    times = ", ".join(f"{name} {1e3 * value:.3f} ms" for name, value in seconds.items())
+    print(f"{found['runtime']} on {found['machine']}, {found['threads']} thread(s): {times}")
+    if "differences" in found:
+        print(
+            "outputs agree: " + ", ".join(f"{name} within {gap:.2g} of its range" for name, gap in found["differences"].items())
+        )
+    print(f"peak memory {found['peak_memory_bytes'] / 2**20:.0f} MiB")
+
+
+def positive(text: str) -> int:
+    """A count of at least one."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="the .onnx file")
+    parser.add_argument("--inputs", help=".npz with one array an input (or `x`)")
+    parser.add_argument("--outputs", help=".npz with one array an output, to compare with (needs --inputs)")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="largest difference, as a share of an output's range")
+    parser.add_argument("--batch", type=positive, default=1, help="examples in random inputs")
+    parser.add_argument("--threads", type=positive, default=1)
+    parser.add_argument("--runs", type=positive, default=50)
+    parser.add_argument("--require-seal", action="store_true", help="exit with 5 where there is no seal")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.outputs and not options.inputs:
+        parser.error("--outputs needs --inputs: random inputs have no stored outputs")
+    try:
+        found = report(options)
+    except Stop as stop:
+        print(json.dumps({"error": str(stop), "code": stop.code}) if options.json else f"error: {stop}", file=sys.stderr)
+        return stop.code
+    if options.json:
+        print(json.dumps(found))
+    else:
+        show(found)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
