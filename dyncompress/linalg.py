@@ -91,7 +91,7 @@ class SecondMoment:
                 x = block.to(self.dtype)
                 sums += x.mT @ x
         if not bool(torch.isfinite(sums.diagonal(dim1=-2, dim2=-1).sum())):
-            raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the calibration data.")
+            raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the data.")
         self._total += sums
         self.rows += n
 

@@ -1,0 +1,137 @@
+"""The integer grid of a weight: which codes exist, which weights share a scale, and what a code stands for.
+
+Every quantizer rounds to `codes * scale`, zero being code 0, so that zeros stay exact zeros and no zero point is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.types import Choice, Encoding
+
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a target's integers allow.
+
+    At 8 bits codes lie in [-127, 127]: kernels that negate or accumulate in pairs want it, and the lost code is worth
+    nothing. Below 8 bits the full range [-2^(b-1), 2^(b-1) - 1] is used, because the lost code matters there: at 2 bits a
+    symmetric range leaves {-1, 0, 1} of the four values that are stored, and every scale of those three codes is also open
+    to the four.
+
+    Attributes:
+        symmetric: keep [-(2^(b-1) - 1), 2^(b-1) - 1] below 8 bits as well.
+        reduce_range: 7-bit codes at 8 bits, for instruction sets whose 16-bit sums saturate.
+        power_of_two: scales are powers of two, for devices that shift.
+    """
+
+    symmetric: bool = False
+    reduce_range: bool = False
+    power_of_two: bool = False
+
+    def limits(self, bits: int) -> tuple[int, int]:
+        """Lowest and highest code at a width.
+
+        Example:
+            >>> Grid().limits(8), Grid().limits(2), Grid(symmetric=True).limits(4), Grid(reduce_range=True).limits(8)
+            ((-127, 127), (-2, 1), (-7, 7), (-63, 63))
+
+        Raises:
+            InvalidRequest: the width isn't 2 to 8.
+        """
+        if not 2 <= bits <= 8:
+            raise InvalidRequest(f"weight_bits is {bits}; an integer weight has 2 to 8 bits (32 leaves it in float).")
+        if bits == 8:
+            high = 63 if self.reduce_range else 127
+            return -high, high
+        high = 2 ** (bits - 1) - 1
+        return (-high if self.symmetric else -high - 1), high
+
+    def allowed(self, scale: Tensor) -> Tensor:
+        """The nearest scale (in the logarithm) that the target can hold, float32 and positive."""
+        scale = scale.to(torch.float32).clamp_min(SMALLEST_SCALE)
+        return torch.exp2(scale.log2().round()).clamp_min(SMALLEST_SCALE) if self.power_of_two else scale
+
+
+def checked(weight: Tensor) -> Tensor:
+    """The weight as a float32 matrix `[out, K]`, finite.
+
+    Raises:
+        InvalidRequest: fewer than two axes, no entries, or NaN or infinite values.
+    """
+    if weight.ndim < 2 or weight.numel() == 0:
+        raise InvalidRequest(f"a weight of shape {tuple(weight.shape)} can't be compressed; give (out, in / groups, *kernel).")
+    matrix = weight.detach().to(torch.float32).flatten(1)
+    if not bool(torch.isfinite(matrix).all()):
+        raise InvalidRequest("the weight holds values that are NaN, infinite or beyond float32; repair the model.")
+    return matrix
+
+
+def group_size(granularity: str, columns: int) -> int:
+    """Inputs that share a scale: 0 for the whole tensor, `columns` for channels, N for `group:N` (at most `columns`).
+
+    Raises:
+        InvalidRequest: another word, or N below 1.
+    """
+    if granularity == "tensor":
+        return 0
+    if granularity == "channel":
+        return columns
+    word, _, number = granularity.partition(":")
+    if word == "group" and number.isdecimal() and int(number) > 0:
+        return min(int(number), columns)
+    raise InvalidRequest(f"granularity is '{granularity}'; use tensor, channel, or group:N with N inputs to a scale.")
+
+
+def blocked(matrix: Tensor, granularity: str) -> Tensor:
+    """Weights that share a scale on the last axis: `[out, K]` -> `[r, b, width]`; a short last group is padded with zeros."""
+    size = group_size(granularity, matrix.shape[1])
+    if size == 0:
+        return matrix.reshape(1, 1, -1)
+    short = -matrix.shape[1] % size
+    return torch.nn.functional.pad(matrix, (0, short)).unflatten(1, (-1, size))
+
+
+def spread(scale: Tensor, shape: tuple[int, int], granularity: str) -> Tensor:
+    """Scales `[r, b]` of `blocked` to one for every weight, `[out, K]`."""
+    size = group_size(granularity, shape[1])
+    if size == 0:
+        return scale.reshape(1, 1).expand(shape)
+    if scale.shape[1] == 1:
+        return scale.expand(shape)
+    return scale.repeat_interleave(size, dim=1)[:, : shape[1]]
+
+
+def encoding(codes: Tensor, scale: Tensor, weight: Tensor, choice: Choice) -> Encoding:
+    """Codes `[out, K]` and scales `[r, b]` as an `Encoding` in the weight's layout."""
+    size = 0 if choice.granularity in ("tensor", "channel") else group_size(choice.granularity, codes.shape[1])
+    scale = scale.to(torch.float32)
+    return Encoding(
+        codes=codes.to(torch.int8).reshape(weight.shape),
+        scale=scale if size else scale.reshape(-1),
+        bits=choice.weight_bits,
+        group=size,
+    )
+
+
+def decode(encoded: Encoding) -> Tensor:
+    """The weight that an encoding stands for: `codes * scale`, float32.
+
+    Example:
+        >>> decode(Encoding(codes=torch.tensor([[2, -1], [0, 3]]), scale=torch.tensor([0.5, 2.0]), bits=3))
+        tensor([[ 1.0000, -0.5000],
+                [ 0.0000,  6.0000]])
+    """
+    codes = encoded.codes.to(torch.float32)
+    matrix = codes.flatten(1)
+    if encoded.group:
+        scale = spread(encoded.scale, (matrix.shape[0], matrix.shape[1]), f"group:{encoded.group}")
+    else:
+        scale = encoded.scale.reshape(-1, 1)
+    return (matrix * scale).reshape(codes.shape)
