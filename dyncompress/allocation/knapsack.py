@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, milp
 from scipy.sparse import csr_array, vstack
 
 from dyncompress.allocation.lagrangian import check_feasible, check_table, fits, lower_bound, spread, total
@@ -94,7 +94,7 @@ class Knapsack:
             harm,
             integrality=np.ones(len(unit)),
             bounds=Bounds(0, 1),
-            constraints=LinearConstraint(vstack([rows, one_each]), lower, upper),
+            constraints=(vstack([rows, one_each]), lower, upper),
             options={"time_limit": self.seconds, "mip_rel_gap": 1e-9},
         )
         if result.x is None:

@@ -1,0 +1,119 @@
+"""What a recipe's values may be: every rule here is one sentence that says what to change."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.strict import at, build, check_finite, nearest
+from dyncompress.types import FLOAT_BITS, Budget
+
+if TYPE_CHECKING:
+    from dyncompress.recipe import Recipe
+
+SCHEMA = 1
+SENSITIVITIES = ("fisher", "probe", "theory", "trajectory")
+BITS = (2, 3, 4, 5, 6, 7, 8)
+A_COUNT = 256  # a budget from 1 to here is a percentage by mistake, not a number of bytes or MACs
+
+
+def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> Budget:
+    """A budget, checked: positive numbers, `risk_increase` in (0, 1).
+
+    Raises:
+        InvalidRequest: out of range, or a percentage where a share is meant.
+    """
+    budget = budget if isinstance(budget, Budget) else build(Budget, budget, at(where))
+    for name in ("bytes", "macs", "seconds"):
+        value = getattr(budget, name)
+        if value is None:
+            continue
+        check_finite(value, f"{where}.{name}")
+        if value <= 0:
+            raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (below 1: a share of the original).")
+        if name != "seconds" and 1 <= value < A_COUNT:
+            raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
+    if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
+        raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; a share in (0, 1) is needed, e.g. 0.02.")
+    return budget
+
+
+def check_schema(schema: object, where: str) -> None:
+    """Refuse a file of another format before its keys confuse."""
+    if schema != SCHEMA:
+        raise InvalidRequest(f"{where}: schema {schema} is read by another version of dyncompress; this one reads {SCHEMA}.")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse values out of range.
+
+    Raises:
+        InvalidRequest: names the recipe, the key, the value, and what it may be.
+    """
+    where = f"recipe '{recipe.name}'"
+    check_schema(recipe.schema, where)
+    if not recipe.sensitivity:
+        raise InvalidRequest(f"{where}: sensitivity is empty; name at least one of {', '.join(SENSITIVITIES)}.")
+    for word in recipe.sensitivity:
+        if word not in SENSITIVITIES:
+            raise InvalidRequest(f"{where}: unknown sensitivity '{word}'{nearest(word, SENSITIVITIES)}")
+    parse_budget(recipe.budget, f"{where}: budget")
+    _check_choices(where, recipe.weight_bits, recipe.sparsities)
+    for rule in recipe.layers:
+        _check_choices(f"{where}, layer '{rule.match}'", rule.weight_bits, rule.sparsities)
+    if any(recipe.sparsities) and recipe.pruner is None:
+        raise InvalidRequest(f"{where}: sparsities are given but no pruner; set prune.name.")
+    if any(bits != FLOAT_BITS for bits in recipe.weight_bits) and recipe.quantizer is None:
+        raise InvalidRequest(f"{where}: weight_bits are given but no quantizer; set quantize.name.")
+    for share in recipe.keeps:
+        if not 0 < share <= 1:
+            raise InvalidRequest(f"{where}: channels.keeps holds {share:g}; shares in (0, 1] are needed.")
+    if recipe.pattern and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", recipe.pattern):
+        raise InvalidRequest(
+            f"{where}: prune.pattern is '{recipe.pattern}'; write n of every m weights as '2:4', or leave it out."
+        )
+    if recipe.granularity not in ("tensor", "channel") and not re.fullmatch(r"group:[1-9]\d*", recipe.granularity):
+        raise InvalidRequest(
+            f"{where}: quantize.granularity is '{recipe.granularity}'; 'tensor', 'channel' or 'group:32' is needed."
+        )
+    if recipe.activation_bits not in (8, FLOAT_BITS):
+        raise InvalidRequest(
+            f"{where}: quantize.activation_bits is {recipe.activation_bits}; 8 or {FLOAT_BITS} (float) is needed."
+        )
+    if recipe.calibration < 1 or recipe.seed < 0:
+        raise InvalidRequest(f"{where}: calibration.limit is at least 1 and seed at least 0.")
+    _check_promise(where, recipe)
+
+
+def _check_choices(where: str, weight_bits: Collection[int], sparsities: Collection[float]) -> None:
+    for bits in weight_bits:
+        if bits not in (*BITS, FLOAT_BITS):
+            raise InvalidRequest(f"{where}: weight_bits holds {bits}; 2 to 8, or {FLOAT_BITS} for float, are needed.")
+    for sparsity in sparsities:
+        if not 0 <= sparsity < 1:
+            raise InvalidRequest(f"{where}: sparsities holds {sparsity:g}; shares of zeros in [0, 1) are needed, e.g. 0.5.")
+
+
+def _check_promise(where: str, recipe: Recipe) -> None:
+    spec = recipe.certificate
+    if spec is not None and not 0 < spec.delta < 1:
+        raise InvalidRequest(f"{where}: certificate.delta is {spec.delta:g}; a probability in (0, 1) is needed, e.g. 0.05.")
+    for measure in dict.fromkeys(name for found in recipe.coefficients.values() for name in found):
+        if measure not in recipe.measures:
+            raise InvalidRequest(
+                f"{where}: theory weighs '{measure}', which it doesn't measure{nearest(measure, recipe.measures)}"
+            )
+    for value in recipe.path:
+        parse_budget(Budget(**{recipe.path_row: value}), f"{where}: path")
+    if any(not math.isfinite(a) or a <= b for a, b in pairwise(recipe.path)):
+        raise InvalidRequest(f"{where}: path.{recipe.path_row} goes from cautious to bold; every budget is below the one before.")
+
+
+def check_one_of(word: str, allowed: Collection[str], what: str) -> None:
+    """Refuse a word that isn't among the allowed ones."""
+    if word not in allowed:
+        raise InvalidRequest(f"{what} is '{word}'{nearest(word, allowed)}")
