@@ -72,9 +72,9 @@ def main(words: Sequence[str] | None = None) -> int:
 
 # ---------------------------------------------------------------- the verbs
 def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
+    check_writable(args.out)
     from dyncompress.jobs import compressed
 
-    check_writable(args.out)
     return _finished(args.out, *compressed(args, progress))
 
 
@@ -89,15 +89,15 @@ def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> Answer:
     """Deliver the files of a run, and tell."""
-    from dyncompress.recipe import plan_to_toml
+    from dyncompress.certificates.stored import to_json
+    from dyncompress.planfile import plan_to_toml
     from dyncompress.reports import page
-    from dyncompress.store import certificate_to_json
 
     files: dict[str, bytes | str] = {} if profile_text is None else {PROFILE: profile_text}
     files["plan.toml"] = plan_to_toml(file.plan)
     files["report.html"] = page(file, profile)
     if file.certificate is not None:
-        files[CERTIFICATE] = certificate_to_json(file.certificate)
+        files[CERTIFICATE] = to_json(file.certificate)
     files[MODEL] = file.content
     paths = deliver(out, files)
     layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
@@ -107,11 +107,11 @@ def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> A
 
 
 def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
+    if args.out is not None:
+        check_writable(args.out)
     from dyncompress.jobs import measured
     from dyncompress.profiling import share_left_alone
 
-    if args.out is not None:
-        check_writable(args.out)
     profile, text = measured(args, progress)
     paths = deliver(args.out, {PROFILE: text}) if args.out is not None else {}
     estimates = {name: {layer: asdict(e) for layer, e in found.items()} for name, found in profile.estimates.items()}
@@ -124,7 +124,8 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.pipeline import allocate
-    from dyncompress.recipe import load_recipe, plan_to_toml
+    from dyncompress.planfile import plan_to_toml
+    from dyncompress.recipe import load_recipe
     from dyncompress.store import profile_from_json
 
     if args.out is not None:

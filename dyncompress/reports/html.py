@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dyncompress.reports import svg
-from dyncompress.reports.summary import percent
+from dyncompress.reports.summary import errors_of, percent
 from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
@@ -50,6 +50,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
         _figures(file),
         _certificate(file.certificate),
         _section("Bytes before and after", "Every byte of a file; payload is weights, scales and biases alone.", _bytes(file)),
+        _section("Accuracy before and after", "Share of held-out examples that are answered right.", _accuracy(file.certificate)),
         _section("Where the accuracy went", _STAGES, _stages(file)),
         _section("Bits by layer", "The width at which weights are stored; a full bar is float32.", _bits(file)),
         _section("Zeros by layer", "The share of weights that are zero in the file.", _zeros(file)),
@@ -131,6 +132,19 @@ def _bytes(file: OnnxFile) -> str:
         svg.Bar("payload", sizes.payload, f"{sizes.payload:,}"),
     ]
     return svg.bars(rows, "Bytes of the original and of the shipped file")
+
+
+def _accuracy(certificate: Certificate | None) -> str:
+    """Accuracy of both networks, where the certificate counted errors."""
+    errors = None if certificate is None else errors_of(certificate)
+    if certificate is None or errors is None:
+        return ""
+    n = certificate.counts.get("examples", certificate.n)
+    rows = [
+        svg.Bar(name, 1 - wrong / n, f"{percent(1 - wrong / n)} ({wrong:,} of {n:,} wrong)", soft)
+        for name, wrong, soft in (("original", errors[0], True), ("shipped file", errors[1], False))
+    ]
+    return svg.bars(rows, "Accuracy of the original and of the shipped file", full=1.0)
 
 
 def _stages(file: OnnxFile) -> str:

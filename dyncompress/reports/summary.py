@@ -51,12 +51,22 @@ def as_text(file: OnnxFile) -> str:
         f"against torch, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same answer in "
         f"{percent(parity.agreement)}; the float graph by {number(parity.float_error, 2)}",
     ]
+    if file.certificate is not None and (errors := errors_of(file.certificate)) is not None:
+        lines.append(f"errors on {file.certificate.n:,} held-out examples: {errors[0]:,} -> {errors[1]:,}")
     if file.fused:
         lines.append("on integer kernels: " + ", ".join(f"{op} {a} of {n}" for op, (a, n) in file.fused.items()))
     lines.append(left_alone_sentence(file.plan.share_left_alone, file.plan.reasons))
     lines += [f"note: {note}" for note in file.notes]
     lines.append("not certified: no held-out data was given" if file.certificate is None else certificate_text(file.certificate))
     return "\n".join(lines)
+
+
+def errors_of(certificate: Certificate) -> tuple[int, int] | None:
+    """Errors of the original and of the file on the held-out examples; None where the risk doesn't count errors."""
+    counts = certificate.counts
+    if certificate.risk != "zero_one" or not {"original_errors", "file_errors"} <= counts.keys():
+        return None
+    return counts["original_errors"], counts["file_errors"]
 
 
 def certificate_text(certificate: Certificate) -> str:

@@ -13,7 +13,7 @@ from html import escape
 ROW = 18  # height of a row, px
 LABEL = 190  # room for the labels at the left
 PLOT = 300  # width of the drawing area
-VALUE = 110  # room for the values at the right
+VALUE = 170  # room for the values at the right
 LABEL_LETTERS = 28
 
 

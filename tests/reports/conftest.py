@@ -74,7 +74,7 @@ def certificate() -> Certificate:
         lines=(Line("increase of zero_one risk", 0.0025, -0.004, 0.012, 0.05, "exact paired"),),
         delta=0.05,
         n=800,
-        counts={"worse": 4, "better": 2},
+        counts={"examples": 800, "worse": 4, "better": 2, "original_errors": 8, "file_errors": 10},
         assumptions=("the held-out examples are drawn like the ones in use",),
         valid_as="alone",
         selection={},

@@ -55,6 +55,8 @@ def test_everything_is_on_the_page(file: OnnxFile, profile: Profile) -> None:
         "4.50×",
         "9,000",
         "10.6 %",
+        "99 % (8 of 800 wrong)",
+        "98.8 % (10 of 800 wrong)",
         "Conv: 1 of 2 on integer kernels",
         *file.stages,
     ):

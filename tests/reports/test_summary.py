@@ -26,7 +26,7 @@ def test_the_json_object_is_strict_json_with_the_promised_keys(file: OnnxFile) -
 def test_every_run_tells_bytes_shares_stages_and_the_certificate(file: OnnxFile, certificate: Certificate) -> None:
     text = as_text(file)
     alone = "left alone: 10.6 % of the weights, 0.18 % of the MACs"
-    for words in ("9,000 -> 2,000", alone, "weights 0.004", certificate.statement):
+    for words in ("9,000 -> 2,000", alone, "weights 0.004", "examples: 8 -> 10", certificate.statement):
         assert words in text
     assert "not certified" in as_text(replace(file, certificate=None))
 
