@@ -11,6 +11,7 @@ from torch import nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import FluctuationScale
+from dyncompress.models.torch import open_model
 from dyncompress.recording import TrajectoryWriter, load_trajectory, weights_digest
 from dyncompress.recording.torch_callback import layer_weights, record
 from dyncompress.types import Layer, Motion, Observation
@@ -100,3 +101,24 @@ def test_senseless_requests_are_refused() -> None:
         record(nn.Linear(2, 2), TrajectoryWriter(), every=0)
     with pytest.raises(InvalidRequest, match="LayerNorm has no convolution, linear or embedding"):
         record(nn.LayerNorm(3), TrajectoryWriter())
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(10, 6), nn.Linear(6, 10, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(tokens).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [(network(), torch.zeros(2, 4, 10)), (Tied(), torch.zeros(2, 5, dtype=torch.int64)), (nn.Linear(3, 2), torch.zeros(2, 3))],
+    ids=["folded", "tied", "one layer"],
+)
+def test_a_record_belongs_to_the_model_as_the_door_opens_it(model: nn.Module, example: torch.Tensor) -> None:
+    recorder = record(model.eval(), TrajectoryWriter())
+    recorder.step()
+    assert open_model(model, {"x": example}).digest() == recorder.writer.trajectory().digest
