@@ -121,16 +121,20 @@ def profiled(request: Request, directory: Path | None, progress: Progress) -> tu
 
 def with_key(text: str, key: str) -> str:
     """The profile's JSON with the digest of all that it depends on."""
-    return json.dumps({"depends_on": key, "profile": json.loads(text)}, indent=1) + "\n"
+    return f'{{"depends_on":"{key}","profile":{text.strip()}}}\n'
 
 
 def _kept(path: Path, key: str) -> tuple[Profile, str] | None:
     """The saved profile, if there is one with this key."""
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
-    found = json.loads(text)
-    return (profile_from_json(json.dumps(found["profile"])), text) if found.get("depends_on") == key else None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if json.loads(text)["depends_on"] != key:
+            return None
+    except (ValueError, KeyError, TypeError):
+        return None  # not one of ours, or cut: it is measured again
+    return profile_from_json(text), text
 
 
 def timed(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Timing]:

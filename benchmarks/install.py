@@ -1,0 +1,55 @@
+"""What an installation costs beside torch: packages that pip would add, and seconds that the import takes beyond torch's.
+
+Run: python benchmarks/install.py [--json FILE]        (asks the package index which versions it would install; installs nothing)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPEATS = 5
+IMPORTS = {
+    "dyncompress": "import dyncompress",
+    "its verbs, torch already imported": "from dyncompress import compress, verify",
+    "the verify command": "import dyncompress.cli, dyncompress.certificates, dyncompress.promises",
+}
+
+
+def wanted(*requirements: str) -> set[str]:
+    """Names of all packages that pip would install into an empty environment."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    report = subprocess.run([*command, "-c", "constraints.txt", *requirements], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(report.stdout)["install"]
+    return {re.sub(r"[-_.]+", "-", entry["metadata"]["name"]).lower() for entry in found}
+
+
+def seconds(statement: str, before: str) -> float:
+    """The fastest of a few fresh interpreters that run `statement`, after `before` has been imported untimed."""
+    code = f"{before}\nimport time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
+    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(REPEATS)]
+    return min(float(run.stdout) for run in runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    beside = sorted(wanted(".") - wanted("torch") - {"dyncompress"})
+    times = {
+        name: round(seconds(statement, "import torch" if "torch" in name else "pass"), 3) for name, statement in IMPORTS.items()
+    }
+    figures = {"packages_beside_torch": len(beside), "packages": beside, "import_seconds": times, "python": sys.version.split()[0]}
+    print(json.dumps(figures, indent=1))
+    if args.json:
+        args.json.write_text(json.dumps(figures | {"date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
