@@ -59,7 +59,7 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
         InvalidRequest: broken or truncated text, an unknown key, or a choice that no layer of that shape can have, each with
             its line.
     """
-    name = Path(path).name
+    name, text = Path(path).name, text.replace("\r\n", "\n")
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -128,7 +128,7 @@ def check_plan(
     Raises:
         InvalidRequest: shapes differ, a unit doesn't exist, or a choice isn't possible.
     """
-    name, lines = Path(path).name, line_numbers(text)
+    name, lines = Path(path).name, line_numbers(text.replace("\r\n", "\n"))
     shapes = {layer.name: tuple(layer.shape) for layer in layers}
     for layer, shape in plan.shapes.items():
         place = _place(name, lines, ("shapes", layer))
@@ -202,7 +202,7 @@ def _unit(kind: str, unit: str, choice: Choice, why: str) -> list[str]:
     channel = unit.startswith(CHANNELS)
     shown = {k: v for k, v in fields.items() if v != getattr(default, k) or (k in ALWAYS and not channel and kind == "unit")}
     comment = [f"# {' '.join(why.split())}"] if why else []
-    return ["", f"[{kind}.{json.dumps(unit)}]", *comment, *_lines(shown)]
+    return ["", f"[{kind}.{_value(unit)}]", *comment, *_lines(shown)]
 
 
 def _key(key: str) -> str:
@@ -225,7 +225,7 @@ def line_numbers(text: str) -> dict[tuple[str, ...], int]:
     """(table, ..., key) -> line, from 1; `(table, ...)` is its header's line."""
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # as TOML counts: splitlines() would also break at U+2028
         path = _path_of(line)
         if path is None:
             continue
@@ -275,7 +275,7 @@ def _choices(table: Mapping[str, Any], kind: str, name: str, lines: Mapping[tupl
 
 def _reasons(text: str, lines: Mapping[tuple[str, ...], int]) -> dict[str, str]:
     """The comment under each unit's header."""
-    rows = text.splitlines()
+    rows = text.split("\n")
     found = {}
     for path, number in lines.items():
         if len(path) == 2 and path[0] == "unit" and number < len(rows) and rows[number].startswith("# "):

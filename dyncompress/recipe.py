@@ -84,7 +84,6 @@ class Recipe:
         granularity: of the scales.
         activation_bits: 8 or 32.
         match: whether the original's moments are restored after rounding (needs calibration data).
-        refit: whether the weights that stay are refitted by least squares.
         calibration: at most this many examples are observed.
         certificate: what is certified.
         path: budgets from cautious to bold, tried where `budget.risk_increase` is given.
@@ -110,7 +109,6 @@ class Recipe:
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     match: bool = True
-    refit: bool = True
     calibration: int = 1024
     certificate: CertificateSpec = field(default_factory=CertificateSpec)
     path: tuple[float, ...] = ()
@@ -237,7 +235,6 @@ def _as_toml(text: str) -> Any:
 class _Prune:
     sparsities: tuple[float, ...] = ()
     pattern: str = ""
-    refit: bool = True
 
 
 @dataclass(frozen=True)

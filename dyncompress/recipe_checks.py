@@ -72,10 +72,7 @@ def check_recipe(recipe: Recipe) -> None:
     for share in recipe.keeps:
         if not 0 < share <= 1:
             raise InvalidRequest(f"{where}: channels.keeps holds {share:g}; shares in (0, 1] are needed.")
-    if recipe.pattern and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", recipe.pattern):
-        raise InvalidRequest(
-            f"{where}: prune.pattern is '{recipe.pattern}'; write n of every m weights as '2:4', or leave it out."
-        )
+    _check_pattern(where, recipe)
     if recipe.granularity not in ("tensor", "channel") and not re.fullmatch(r"group:[1-9]\d*", recipe.granularity):
         raise InvalidRequest(
             f"{where}: quantize.granularity is '{recipe.granularity}'; 'tensor', 'channel' or 'group:32' is needed."
@@ -87,6 +84,23 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.calibration < 1 or recipe.seed < 0:
         raise InvalidRequest(f"{where}: calibration.limit is at least 1 and seed at least 0.")
     _check_promise(where, recipe)
+
+
+def _check_pattern(where: str, recipe: Recipe) -> None:
+    """A pattern fixes the share of zeros: any other asked beside it would be passed over."""
+    if not recipe.pattern:
+        return
+    kept, of = (int(n) for n in recipe.pattern.split(":")) if re.fullmatch(r"\d+:\d+", recipe.pattern) else (0, 0)
+    if not 1 <= kept < of:
+        raise InvalidRequest(
+            f"{where}: prune.pattern is '{recipe.pattern}'; write n of every m weights as '2:4', or leave it out."
+        )
+    share = 1 - kept / of
+    for sparsity in {*recipe.sparsities, *(s for rule in recipe.layers for s in rule.sparsities)} - {0.0}:
+        if abs(sparsity - share) > 1e-9:
+            raise InvalidRequest(
+                f"{where}: pattern {recipe.pattern} has {share:g} zeros, sparsities holds {sparsity:g}; use {share:g}."
+            )
 
 
 def _check_choices(where: str, weight_bits: Collection[int], sparsities: Collection[float]) -> None:

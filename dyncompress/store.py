@@ -1,0 +1,210 @@
+"""Values on disk: profiles and certificates as JSON, and a compressed torch model as its plan and its tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.planfile import plan_to_toml, read_plan
+from dyncompress.strict import at, build
+from dyncompress.types import Certificate, Compressed, Keep, Profile
+
+SCHEMA = 1
+CHANNELS = "channels:"
+PLAN, WEIGHTS, FORM = "plan.toml", "weights.safetensors", "model.json"
+
+
+# ---------------------------------------------------------------- profiles and certificates
+def profile_to_json(profile: Profile) -> str:
+    """The profile as JSON text; `profile_from_json` gives an equal one."""
+    return _to_json("profile", profile)
+
+
+def profile_from_json(source: str | Path) -> Profile:
+    """The profile of a JSON text, or of a file where a `Path` is given.
+
+    Raises:
+        InvalidRequest: no such file, truncated, or not a profile of this version.
+    """
+    return _from_json(source, "profile", Profile)
+
+
+def save_profile(profile: Profile, path: str | Path) -> Path:
+    """Write the profile, whole or not at all."""
+    return _written(Path(path), profile_to_json(profile).encode())
+
+
+def load_profile(path: str | Path) -> Profile:
+    """The profile of a file; raises as `profile_from_json`."""
+    return profile_from_json(Path(path))
+
+
+def certificate_to_json(certificate: Certificate) -> str:
+    """The certificate with all its evidence as JSON text."""
+    return _to_json("certificate", certificate)
+
+
+def certificate_from_json(source: str | Path) -> Certificate:
+    """The certificate of a JSON text, or of a file where a `Path` is given.
+
+    Raises:
+        InvalidRequest: no such file, truncated, or not a certificate of this version.
+    """
+    return _from_json(source, "certificate", Certificate)
+
+
+def _to_json(kind: str, value: Any) -> str:
+    """JSON without NaN: numbers that JSON lacks are written `{"float": "nan"}`."""
+    content = {"format": f"dyncompress.{kind}", "schema": SCHEMA, kind: _plain(value)}
+    return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):  # a numpy number
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return value
+
+
+def _from_json(source: str | Path, kind: str, cls: type) -> Any:
+    name = source.name if isinstance(source, Path) else kind
+    content = _parsed(_text(source, kind) if isinstance(source, Path) else source, name)
+    if kind in content and "format" not in content and isinstance(content[kind], dict):
+        content = content[kind]  # wrapped by the command line with what it depends on
+    if content.get("format") != f"dyncompress.{kind}" or kind not in content:
+        raise InvalidRequest(f"{name}: this is no {kind} of dyncompress.")
+    if content.get("schema") != SCHEMA:
+        raise InvalidRequest(f"{name}: schema {content.get('schema')} is read by another version; measure again with this one.")
+    return build(cls, content[kind], at(name))
+
+
+def _text(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{kind} {path}: {str(error.strerror).lower()}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path}: this is no {kind} of dyncompress.") from error
+
+
+def _parsed(text: str, name: str) -> dict[str, Any]:
+    def number(found: dict[str, Any]) -> Any:
+        return float(found["float"]) if found.keys() == {"float"} and isinstance(found["float"], str) else found
+
+    try:
+        content = json.loads(text, object_hook=number)
+    except ValueError as error:
+        raise InvalidRequest(f"{name}: the file is truncated or no JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{name}: this is no file of dyncompress.")
+    return content
+
+
+def _written(path: Path, content: bytes) -> Path:
+    """Whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        return part.replace(path)
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {str(error.strerror).lower()}; nothing was written.") from error
+
+
+# ---------------------------------------------------------------- compressed torch models
+def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
+    """Write a compressed model: its plan, its tensors, and the form of its inputs (no example of yours is stored).
+
+    Returns:
+        The directory; `load` gives the module back.
+    """
+    from safetensors.torch import save
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in compressed.module.state_dict().items()}
+    inputs = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in _example(compressed).items()}
+    form = {"format": "dyncompress.model", "schema": SCHEMA, "inputs": inputs}
+    _written(directory / WEIGHTS, save(state))
+    _written(directory / FORM, (json.dumps(form) + "\n").encode())
+    _written(directory / PLAN, plan_to_toml(compressed.plan).encode())
+    return directory
+
+
+def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
+    """The compressed torch module, rebuilt.
+
+    Args:
+        model_fn: returns a fresh, uncompressed network of the same architecture; its weights don't matter.
+        directory: written by `save_compressed`.
+
+    Returns:
+        A module in eval mode that computes what the saved one computed: BatchNorm folded, channels removed, weights decoded.
+
+    Raises:
+        InvalidRequest: files are missing or broken, or the network isn't the one that was compressed.
+    """
+    from dyncompress.models.torch import open_model
+
+    directory = Path(directory)
+    plan = read_plan(directory / PLAN)
+    door = open_model(model_fn(), _stand_in(directory / FORM))
+    for layer in door.layers():
+        if layer.name in plan.shapes and plan.shapes[layer.name] != tuple(layer.shape):
+            was = plan.shapes[layer.name]
+            raise InvalidRequest(
+                f"{directory}: layer '{layer.name}' has shape {tuple(layer.shape)}, saved was {was}; wrong network."
+            )
+    done = {unit.removeprefix(CHANNELS): choice for unit, choice in plan.realised.items() if unit.startswith(CHANNELS)}
+    keeps = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
+    module = (door.edited(keeps) if keeps else door).module
+    state = _tensors(directory / WEIGHTS)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        line = str(error).splitlines()[-1].strip()
+        raise InvalidRequest(f"{directory}: the saved tensors don't fit the network of model_fn: {line}") from error
+    return module.eval()
+
+
+def _example(compressed: Compressed) -> Mapping[str, Any]:
+    """Two examples' worth of inputs, for their form only."""
+    batch = compressed.calibration[0] if compressed.calibration else compressed.model.example  # type: ignore[attr-defined]
+    return {name: value[:2] for name, value in batch.items()}
+
+
+def _stand_in(path: Path) -> dict[str, Any]:
+    """Inputs of the saved form: zeros, and ones where they are integers (masks, token ids)."""
+    import torch
+
+    content = _parsed(_text(path, "model"), path.name)
+    if content.get("format") != "dyncompress.model" or content.get("schema") != SCHEMA:
+        raise InvalidRequest(f"{path}: this is no compressed model of this version of dyncompress.")
+    found = {}
+    for name, (dtype, *shape) in content["inputs"].items():
+        kind = getattr(torch, dtype)
+        found[name] = torch.zeros(shape, dtype=kind) if kind.is_floating_point else torch.ones(shape, dtype=kind)
+    return found
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as read_tensors
+
+    try:
+        return read_tensors(path.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {str(error.strerror).lower()}.") from error
+    except SafetensorError as error:
+        raise InvalidRequest(f"{path}: truncated or no safetensors file.") from error
