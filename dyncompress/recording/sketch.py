@@ -31,8 +31,9 @@ def entry_signs(seed: int, name: str, count: int) -> Tensor:
 def block_sketch(weight: Tensor, signs: Tensor, size: int) -> Tensor:
     """Signed sums of every `size`-th entry: y_b = sum over i = b (mod size) of sign_i w_i.
 
-    The sketch is linear and E ||S w - S v||^2 = ||w - v||^2 over the signs, with relative standard deviation at most
-    sqrt(2 / size). A weight with no more than `size` entries keeps its distances exactly.
+    The sketch is linear and E ||S w - S v||^2 = ||w - v||^2 over the signs. With energy e_b of w - v in bucket b the variance is
+    at most 2 sum_b e_b^2: a relative standard deviation of sqrt(2 / size) where the buckets share the energy evenly, more where
+    few of them hold it. A weight with no more than `size` entries keeps its distances exactly.
 
     Source: the sparse sign sketch of Charikar, Chen, Farach-Colton (2002) with the hash replaced by the index modulo size. A
     sign per entry rather than per block: rows of one sign would add up wherever the blocks are correlated.

@@ -24,7 +24,8 @@ def planted(strength: float, count: int = 1, seed: int = 0) -> np.ndarray:
 
 
 def bulk_of(weight: np.ndarray) -> NoiseBulk:
-    return NoiseBulk(*sorted(weight.shape), float(np.median(observation(weight)[Spectrum("flat")][0])))
+    rows, columns = sorted(weight.shape)
+    return NoiseBulk(rows, columns, float(np.median(observation(weight)[Spectrum("flat")][0])))
 
 
 def test_the_edge_and_the_variance_of_noise() -> None:
