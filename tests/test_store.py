@@ -1,0 +1,188 @@
+"""Profiles and certificates survive their JSON exactly; a compressed model comes back from its plan and tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.torch import open_model
+from dyncompress.store import (
+    certificate_from_json,
+    certificate_to_json,
+    load,
+    load_profile,
+    profile_from_json,
+    profile_to_json,
+    save_compressed,
+    save_profile,
+)
+from dyncompress.types import Certificate, Choice, Compressed, Estimate, Keep, Layer, Line, Option, Plan, Profile, SetWeight
+
+PROFILE = Profile(
+    layers=(Layer("a", "conv2d", (4, 3, 3, 3), 100, group="g"), Layer("é", "embedding", (9, 2), 0, left_alone="shared")),
+    estimates={"hill": {"a": Estimate(1.0 / 3, 0.1, 36, notes=("short",)), "é": Estimate(math.nan, math.inf, 0, valid=False)}},
+    table={
+        "a": (Option(Choice(weight_bits=4, sparsity=0.5), 18.0, 100.0, 1e-300), Option(Choice(), 432.0, 100.0, 0.0, 0.25)),
+        "channels:g": (Option(Choice(keep=2, indices=(0, 3)), -9.5, -50.0, 0.125),),
+    },
+    source={"a": "fisher", "channels:g": "fisher"},
+    reasons={"é": "shared"},
+    float_bytes=1000,
+    fixed_bytes=100,
+    macs=100,
+    digest="ab",
+    recipe="smallest",
+    target="any",
+    notes=("a note",),
+)
+CERTIFICATE = Certificate(
+    statement="The error rises by at most 0.02.",
+    kind="statistical",
+    lines=(Line("increase", 0.001, -1.0, 0.02, 0.05, "paired"),),
+    delta=0.05,
+    n=800,
+    counts={"worse": 3},
+    assumptions=("independent examples",),
+    valid_as="alone",
+    selection={"path": ["a", "b"], "position": 1},
+    environment={"runtime": "1.32"},
+    digests={"body": "00"},
+    context={"bits": math.inf},
+    evidence={"losses": "ff"},
+    kept=True,
+    risk="zero_one",
+    promise=None,
+)
+
+
+def same(a: object, b: object) -> bool:
+    """Equality that takes nan for equal to nan."""
+    return repr(a) == repr(b)
+
+
+def test_a_profile_survives_exactly(tmp_path: Path) -> None:
+    text = profile_to_json(PROFILE)
+    assert same(profile_from_json(text), PROFILE)
+    assert profile_to_json(profile_from_json(text)) == text
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    path = save_profile(PROFILE, tmp_path / "profile.json")
+    assert same(load_profile(path), PROFILE)
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text(json.dumps({"depends_on": "key", "profile": json.loads(text)}))
+    assert same(load_profile(path), PROFILE)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    odd = dataclasses.replace(
+        PROFILE, float_bytes=np.int64(1000), table={"a": (Option(Choice(), np.float32(0.5), 1, np.float64(2)),)}
+    )
+    again = profile_from_json(profile_to_json(odd))
+    assert again.float_bytes == 1000 and again.table["a"][0].bytes == 0.5
+
+
+def test_a_certificate_survives_exactly() -> None:
+    assert same(certificate_from_json(certificate_to_json(CERTIFICATE)), CERTIFICATE)
+
+
+def test_foreign_and_truncated_files_are_refused(tmp_path: Path) -> None:
+    text = profile_to_json(PROFILE)
+    for cut in range(0, len(text) - 2, 11):
+        with pytest.raises(InvalidRequest, match=r"^profile: the file is truncated or no JSON"):
+            profile_from_json(text[:cut])
+    for foreign, sentence in (
+        ("[1]", "no file of dyncompress"),
+        ("{}", "this is no profile of dyncompress"),
+        (certificate_to_json(CERTIFICATE), "this is no profile of dyncompress"),
+        (text.replace('"schema":1', '"schema":7'), "schema 7 is read by another version"),
+        (text.replace('"float_bytes"', '"floatbytes"'), "unknown key 'floatbytes'; did you mean 'float_bytes'?"),
+        (text.replace('"float_bytes":1000', '"float_bytes":"many"'), "'float_bytes' is 'many'; an integer is needed."),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            profile_from_json(foreign)
+        assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(InvalidRequest, match="no such file"):
+        load_profile(tmp_path / "absent.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidRequest, match="no profile"):
+        load_profile(tmp_path / "binary.json")
+    with pytest.raises(InvalidRequest, match="nothing was written"):
+        save_profile(PROFILE, tmp_path / "no" / "folder.json")
+
+
+# ---------------------------------------------------------------- compressed models
+def net(seed: int = 0, width: int = 8) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Conv2d(3, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, 6, 3), nn.ReLU()
+        module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
+        module[1].running_mean.normal_()  # type: ignore[union-attr, operator]
+        module[1].running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr, operator]
+        return module.eval()
+
+
+def compressed(calibrated: bool = True) -> Compressed:
+    """The first convolution keeps five of eight channels, the last layer gets new weights."""
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    door = open_model(net(), {"input": x[:2]})
+    group = next(g for g in door.channel_groups() if "0" in g.producers)
+    kept = (0, 2, 3, 5, 7)
+    edited = door.edited([SetWeight("7", torch.full((4, 6), 0.25)), Keep(group.name, kept)])
+    unit = f"channels:{group.name}"
+    shapes = {layer.name: tuple(layer.shape) for layer in door.layers()}
+    plan = Plan(
+        {unit: Choice(keep=5)},
+        {},
+        {},
+        {"bytes": 1.0},
+        0.0,
+        0.0,
+        "r",
+        "t",
+        door.digest(),
+        shapes,
+        {},
+        {unit: Choice(keep=5, indices=kept)},
+    )
+    return Compressed(edited, {}, plan, {}, [{"input": x}] if calibrated else [])
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_compressed_model_comes_back(calibrated: bool, tmp_path: Path) -> None:
+    small = compressed(calibrated)
+    folder = save_compressed(small, tmp_path / "small")
+    module = load(lambda: net(seed=5), folder)
+    assert not module.training
+    x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(module(x), small.module(x), rtol=0, atol=0)
+    assert next(tuple(p.shape) for p in module.parameters()) == (5, 3, 3, 3)
+
+
+def test_no_example_is_stored(tmp_path: Path) -> None:
+    small = compressed()
+    folder = save_compressed(small, tmp_path)
+    pixels = small.calibration[0]["input"][0].numpy().tobytes()[:64]
+    assert not any(pixels in path.read_bytes() for path in folder.iterdir())
+
+
+def test_broken_directories_and_wrong_networks_are_refused(tmp_path: Path) -> None:
+    folder = save_compressed(compressed(), tmp_path / "small")
+    with pytest.raises(InvalidRequest, match="wrong network"):
+        load(lambda: net(width=16), folder)
+    with pytest.raises(InvalidRequest, match="no such file"):
+        load(net, tmp_path / "absent")
+    for name, content in (("weights.safetensors", b""), ("model.json", b"{"), ("plan.toml", b"schema = ")):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        with pytest.raises(InvalidRequest) as caught:
+            load(net, folder)
+        assert name in str(caught.value) and "\n" not in str(caught.value)
+        (folder / name).write_bytes(kept)
+    assert load(net, folder) is not None
