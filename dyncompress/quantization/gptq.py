@@ -85,7 +85,7 @@ class Gptq:
     the one of least e H e^T is kept, row by row (for the whole tensor where it shares a scale); then least squares for the
     scale with the codes held, (w H q) / (q H q). Without an `InputMoment` (embeddings) it is `Mse`.
 
-    Where `choice.sparsity` is positive, weights that are zero stay zero; their neighbours make up for rounding errors only.
+    Where `choice` asks for zeros, weights that are zero stay zero; their neighbours make up for rounding errors only.
 
     **Source**: Frantar et al., ICLR 2023, with act-order. The choice of scales by output error is ours: at 2 bits it takes
     a quarter of the output error away.
@@ -148,7 +148,7 @@ class Gptq:
 
         target = columns_first(matrix.expand(tried, *shape))
         steps = columns_first(torch.stack([spread(s, shape, choice.granularity) for s in scales]))
-        free = target != 0 if choice.sparsity > 0 else None
+        free = target != 0 if choice.sparsity > 0 or choice.pattern else None
         found, losses = [], []
         width = max(1, _WEIGHTS_AT_ONCE // (groups * shape[1]))
         for start in range(0, target.shape[2], width):
