@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from dyncompress.allocation import ALLOCATORS, Knapsack
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import check_plan, plan_from_toml, plan_to_toml, read_plan
 from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_recipe, check_schema, parse_budget
@@ -99,7 +98,7 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     measures: Mapping[str, Measure] = field(default_factory=dict)
     coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    allocator: Allocator = field(default_factory=Knapsack)
+    allocator: Allocator = field(default_factory=lambda: _allocators()["knapsack"]())
     pruner: Pruner | None = None
     quantizer: Quantizer | None = None
     weight_bits: tuple[int, ...] = ()
@@ -298,7 +297,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         budget=parse_budget(table.get("budget", {})),
         measures=dict(listed),
         coefficients={kind: read(Mapping[str, float], found, f"theory: '{kind}'") for kind, found in theory.items()},
-        allocator=_named(table["allocator"], ALLOCATORS, "allocator")[1] if "allocator" in table else Knapsack(),
+        allocator=_named(table.get("allocator", {"name": "knapsack"}), _allocators(), "allocator")[1],
         pruner=pruner,
         quantizer=quantizer,
         **dataclasses.asdict(pruning),
@@ -311,6 +310,12 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         path_row="macs" if path.macs else "bytes",
         layers=tuple(build(LayerRule, entry, at(f"layer '{_match(entry)}'")) for entry in _tables(table, "layer")),
     )
+
+
+def _allocators() -> Mapping[str, type]:
+    from dyncompress.allocation import ALLOCATORS  # scipy's solvers are loaded only where a recipe is
+
+    return ALLOCATORS
 
 
 def _pruners() -> Mapping[str, type]:
