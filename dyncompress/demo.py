@@ -5,6 +5,7 @@ Data: the 1 797 digits of 8 x 8 pixels that scikit-learn carries; nothing is dow
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,13 +65,14 @@ def digits() -> Digits:
 
 def network() -> nn.Module:
     """Three convolutions with batch normalisation and a linear layer, 57 000 weights, untrained."""
-
-    def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-
     with _seeded():
-        body = (*block(1, 32), *block(32, 64), nn.MaxPool2d(2), *block(64, 64))
-        return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+        layers = OrderedDict[str, nn.Module]()
+        for i, (inputs, outputs) in enumerate(((1, 32), (32, 64), (64, 64)), 1):
+            layers[f"conv{i}"] = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+            layers[f"norm{i}"] = nn.BatchNorm2d(outputs)
+            layers[f"relu{i}"] = nn.ReLU()
+            layers[f"pool{i}"] = nn.AdaptiveAvgPool2d(1) if i == 3 else nn.MaxPool2d(2) if i == 2 else nn.Identity()
+        return nn.Sequential(OrderedDict([*layers.items(), ("flatten", nn.Flatten()), ("head", nn.Linear(64, 10))]))
 
 
 def trained(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Trajectory]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.arguments import settings
+from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
@@ -19,7 +20,7 @@ from dyncompress.models.torch import open_model
 from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
-from dyncompress.promises import refuse_overlap
+from dyncompress.promises import refuse_too_few, without_seen
 from dyncompress.recipe import Recipe, load_recipe, load_target
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
@@ -95,7 +96,9 @@ def opened(args: argparse.Namespace, held_out: str | None) -> Request:
     batches = None if args.calibration is None else as_batches(seen, names, recipe.calibration or 1)
     examples = None if kept is None else as_held_out(kept, names)
     if examples is not None:
-        refuse_overlap(examples, frozenset(digests(batches or [])))
+        examples, _ = without_seen(examples, frozenset(digests(batches or [])))
+        spec = recipe.certificate
+        refuse_too_few(examples, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
     return Request(model, recipe, target, batches, examples, args.trajectory)
 
 

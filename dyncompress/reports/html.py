@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dyncompress.reports import svg
-from dyncompress.reports.summary import errors_of, percent
+from dyncompress.reports.summary import bound_text, errors_of, percent
 from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
@@ -106,17 +106,14 @@ def _certificate(certificate: Certificate | None) -> str:
         none = "None: no held-out data was given, so nothing is promised."
         return f'<section><h2>Certificate</h2><p class="certificate">{none}</p></section>'
     kind = "kept" if certificate.kept else "broken"
-    header = ("quantity", "observed", "lower", "upper", "delta", "method")
-    rows = tuple(
-        (x.quantity, number(x.point, 4), number(x.lower, 4), number(x.upper, 4), number(x.delta), x.method)
-        for x in certificate.lines
-    )
+    header = ("quantity", "observed", "certified", "delta", "method")
+    rows = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in certificate.counts.items())
     assumptions = "".join(f"<li>{escape(sentence)}</li>" for sentence in certificate.assumptions)
     environment = ", ".join(f"{key} {value}" for key, value in certificate.environment.items())
     return (
         f'<section><h2>Certificate</h2><div class="certificate"><p class="{kind}"><b>{escape(certificate.statement)}</b></p>'
-        f"{_table(Table(header, rows, frozenset({'observed', 'lower', 'upper', 'delta'})))}"
+        f"{_table(Table(header, rows, frozenset({'observed', 'delta'})))}"
         f'<p class="dim">n = {certificate.n:,}; {escape(counts)}. {escape(certificate.kind)}. {escape(environment)}</p>'
         f"<p>It assumes:</p><ul>{assumptions}</ul></div></section>"
     )

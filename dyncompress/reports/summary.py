@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress.reports.table import number
-from dyncompress.types import Certificate, OnnxFile
+from dyncompress.types import Certificate, Line, OnnxFile
 
 
 def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) -> str:
@@ -74,14 +74,25 @@ def certificate_text(certificate: Certificate) -> str:
     kept = "" if certificate.promise is None else (" (promise kept)" if certificate.kept else " (PROMISE NOT KEPT)")
     lines = [f"certificate: {certificate.statement}{kept}"]
     lines += [
-        f"  {line.quantity}: {number(line.point, 4)}, within [{number(line.lower, 4)}, {number(line.upper, 4)}] "
-        f"({line.method}, delta {number(line.delta)})"
+        f"  {line.quantity}: {number(line.point, 4)} observed, {bound_text(line)} ({line.method}, delta {number(line.delta)})"
         for line in certificate.lines
     ]
     counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in certificate.counts.items())
     lines.append(f"  n = {certificate.n}; {counts}")
     lines += [f"  assumes: {sentence}" for sentence in certificate.assumptions]
     return "\n".join(lines)
+
+
+def bound_text(line: Line) -> str:
+    """What is certified of one quantity; a one-sided bound leaves its other end at the range's limit, -1 or 0.
+
+    Example:
+        >>> bound_text(Line("risk increase", 0.0, -1.0, 0.004, 0.05, "")), bound_text(Line("risk", 0.1, 0.05, 0.2, 0.05, ""))
+        ('at most 0.004', 'within [0.05, 0.2]')
+    """
+    if line.lower in (-1.0, 0.0):
+        return f"at most {number(line.upper, 4)}"
+    return f"within [{number(line.lower, 4)}, {number(line.upper, 4)}]"
 
 
 def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from html import escape
 
 ROW = 18  # height of a row, px
-LABEL = 190  # room for the labels at the left
+LABEL = 220  # room for the labels at the left
 PLOT = 300  # width of the drawing area
 VALUE = 170  # room for the values at the right
-LABEL_LETTERS = 28
+LABEL_LETTERS = 34
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,10 @@ def estimate_text(estimate: Estimate) -> str:
     Example:
         >>> estimate_text(Estimate(2.5, 0.25, 100)), estimate_text(Estimate(2.5, float("nan"), 4, valid=False))
         ('2.5 ± 0.25', '2.5 ?')
+        >>> estimate_text(Estimate(11.25, 0.0, 64))  # computed, not estimated
+        '11.2'
     """
-    stderr = "" if math.isnan(estimate.stderr) else f" ± {number(estimate.stderr, 2)}"
+    stderr = "" if math.isnan(estimate.stderr) or estimate.stderr == 0 else f" ± {number(estimate.stderr, 2)}"
     return f"{number(estimate.value)}{stderr}" + ("" if estimate.valid else " ?")
 
 
