@@ -58,5 +58,8 @@ def integer_bias(
     """
     product = np.float32(grid.scale) * scale.astype(np.float32)
     codes = np.rint(bias.astype(np.float64) / product.astype(np.float64)).astype(np.int32)
-    steps = constants.node("Mul", [stored_scale, constants.tensor(np.float32(grid.scale))], before)
+    if constants.plain:
+        steps = constants.tensor(product)
+    else:
+        steps = constants.node("Mul", [stored_scale, constants.tensor(np.float32(grid.scale))], before)
     return constants.node("DequantizeLinear", [constants.tensor(codes), steps], before, {"axis": 0} if scale.ndim else None)

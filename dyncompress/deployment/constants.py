@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,13 +12,18 @@ import onnx_ir as ir
 class Constants:
     """The initializers and nodes that a surgery adds to one graph.
 
-    Equal small constants (zero points, shapes, axes) share one initializer: in a small model the names and headers of
+    Equal constants (zero points, shapes, tied scales) share one initializer: in a small model the names and headers of
     repeated scalars outweigh a layer.
+
+    Attributes:
+        graph: under surgery.
+        plain: whether the reader of the file can't be trusted to fold constants: everything is then written out.
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, plain: bool = False) -> None:
         """Start with what the graph holds."""
         self.graph = graph
+        self.plain = plain
         self._count = 0
         self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -29,22 +35,20 @@ class Constants:
         """An initializer holding `array`; `dtype` where numpy's own doesn't tell (4-bit integers).
 
         Args:
-            array: any shape; small ones are shared.
+            array: any shape.
             dtype: ONNX element type.
 
         Returns:
             The value, registered in the graph.
         """
         array = np.ascontiguousarray(array).reshape(np.shape(array))  # ascontiguousarray makes scalars one-dimensional
-        key = (str(dtype or array.dtype), array.shape, array.tobytes())
-        small = array.size <= 64
-        if small and key in self._known:
+        key = (str(dtype or array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key in self._known:
             return self._known[key]
         tensor = ir.Tensor(array, dtype=dtype) if dtype is not None else ir.Tensor(array)
         value = ir.Value(name=self._name(), const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
         self.graph.register_initializer(value)
-        if small:
-            self._known[key] = value
+        self._known[key] = value
         return value
 
     def node(

@@ -166,7 +166,7 @@ def _tail(value: ir.Value, grid: Grids) -> tuple[ir.Value, ir.Node | None]:
     if cells is None:
         return value, None
     low, high = _limits(follower)
-    half = float(cells.scale) / 2
+    half = 0.51 * float(cells.scale)  # zero has its own code, which moves the ends by up to half a step
     inside = low is not None and high is not None and cells.lowest >= low - half and cells.highest <= high + half
     return end, (follower if inside else None)
 

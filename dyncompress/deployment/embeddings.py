@@ -42,4 +42,5 @@ def gather_first(constants: Constants, weight: StoredWeight, codes: ir.Value, no
     for index, out in enumerate(graph.outputs):
         if out is rows:
             product.outputs[0].name, rows.name = rows.name, f"{rows.name}__"
+            product.outputs[0].type, product.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), rows.shape
             graph.outputs[index] = product.outputs[0]

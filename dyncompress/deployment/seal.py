@@ -2,7 +2,7 @@
 
 An ONNX file is a protobuf message; appending a serialized `metadata_props` entry (field 14 of ModelProto) leaves it a valid
 message, so that onnxruntime loads the sealed file as it is. Checking needs no onnx package: hash the first `length` bytes and
-require the rest to be exactly the entry.
+require the rest to be exactly the entry, which names its own digest too.
 
 A seal finds accidents and careless edits. It is no signature: whoever alters the file can seal it again; sign the file
 beside it where that matters.
@@ -19,6 +19,7 @@ from dyncompress.errors import Altered, InvalidRequest
 
 KEY = b"dyncompress.seal"
 LIMIT = 2048
+_OWN = ("length", "sha256", "entry_sha256")
 _FIELD = 14 << 3 | 2  # ModelProto.metadata_props, length-delimited
 _MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # StringStringEntryProto.key, then the tag of .value
 
@@ -38,10 +39,11 @@ def seal(body: bytes, entry: Mapping[str, Any]) -> bytes:
     """
     if _MARK in body:
         raise InvalidRequest("the file already carries a seal; unseal it first.")
-    reserved = {"length", "sha256"} & entry.keys()
+    reserved = set(_OWN) & entry.keys()
     if reserved:
         raise InvalidRequest(f"the seal sets {sorted(reserved)} itself; give the entry other keys.")
-    tail = _serialized({**entry, "length": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+    full = {**entry, "length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    tail = _serialized({**full, "entry_sha256": _digest(full)})
     if len(tail) > LIMIT:
         raise InvalidRequest(f"the seal would take {len(tail)} bytes, the limit is {LIMIT}; shorten the statement.")
     return body + tail
@@ -72,7 +74,9 @@ def unseal(content: bytes) -> tuple[bytes, dict[str, Any]]:
     if digest != found.get("sha256"):
         wanted = str(found.get("sha256"))[:16]
         raise Altered(f"the file's digest is {digest[:16]}..., the seal names {wanted}...; the file was changed.")
-    return body, {key: value for key, value in found.items() if key not in ("length", "sha256")}
+    if _digest({key: value for key, value in found.items() if key != "entry_sha256"}) != found.get("entry_sha256"):
+        raise Altered("the statement in the seal isn't the one that was sealed; the file was changed.")
+    return body, {key: value for key, value in found.items() if key not in _OWN}
 
 
 def is_sealed(content: bytes) -> bool:
@@ -88,8 +92,17 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
+def _text(entry: Mapping[str, Any]) -> bytes:
+    """Canonical JSON: one entry has one text."""
+    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(entry: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(entry)).hexdigest()
+
+
 def _serialized(entry: Mapping[str, Any]) -> bytes:
-    text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = _text(entry)
     pair = _MARK + _varint(len(text)) + text
     return bytes([_FIELD]) + _varint(len(pair)) + pair
 

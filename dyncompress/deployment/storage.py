@@ -100,7 +100,7 @@ def is_sparse(count: int, nonzero: int, bits: int) -> bool:
 SPARSE_NODE = 55  # bytes of an `expand` node and its mask's header
 
 
-def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:
+def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
     """Put codes into the graph in their smallest form; the value is an int8 tensor of `codes`' shape.
 
     Args:
@@ -112,8 +112,7 @@ def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node |
     Returns:
         The int8 value.
     """
-    nonzero = int(np.count_nonzero(codes))
-    if not is_sparse(codes.size, nonzero, bits):
+    if constants.plain or not is_sparse(codes.size, int(np.count_nonzero(codes)), bits):
         return _dense(constants, codes, bits, before)
     flat = codes.reshape(-1)
     mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
@@ -121,8 +120,8 @@ def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node |
     return constants.node("x", [mask, table], before, {"s": list(codes.shape)}, DOMAIN)
 
 
-def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node | None) -> ir.Value:
-    if bits == 8:
+def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
+    if bits == 8 or constants.plain:
         return constants.tensor(codes.astype(np.int8))
     if bits == 4:
         packed = constants.tensor(codes.astype(ml_dtypes.int4), ir.DataType.INT4)

@@ -142,17 +142,23 @@ def scaled(constants: Constants, weight: StoredWeight, codes: ir.Value, scale: i
 
 def _zeros(constants: Constants, shape: tuple[int, ...], before: ir.Node) -> ir.Value:
     """int8 zeros; many of them are expanded from one at load."""
-    if sum(shape) <= 64:
+    if sum(shape) <= 64 or constants.plain:
         return constants.tensor(np.zeros(shape, np.int8))
     one, size = constants.tensor(np.zeros((), np.int8)), constants.tensor(np.array(shape, np.int64))
     return constants.node("Expand", [one, size], before)
 
 
-def folded(constants: Constants, weight: StoredWeight, before: ir.Node) -> ir.Value:
+def folded(constants: Constants, weight: StoredWeight, stored_codes: ir.Value | None, before: ir.Node) -> ir.Value:
     """Codes -> Cast -> Mul (-> Reshape): float at load, for operators without an integer kernel.
 
     A DequantizeLinear here would run at every inference (onnxruntime doesn't fold it); Cast and Mul are folded, and the
     product is the same float32 number.
+
+    Args:
+        constants: of the graph.
+        weight: what to store.
+        stored_codes: its codes where they are in the graph already, in the initializer's shape.
+        before: the node that reads the weight.
 
     Raises:
         Unsupported: groups of inputs that don't divide the row of a convolution.
@@ -167,7 +173,9 @@ def folded(constants: Constants, weight: StoredWeight, before: ir.Node) -> ir.Va
         groups = weight.groups
         codes = codes.reshape(groups, shape[0] // groups, *shape[1:])
         scale = scale.reshape(groups, 1, shape[1], *[1] * (len(shape) - 2))
-    as_float = constants.node("Cast", [stored(constants, codes, weight.bits, before)], before, {"to": int(ir.DataType.FLOAT)})
+    if stored_codes is None or codes.shape != shape:
+        stored_codes = stored(constants, codes, weight.bits, before)
+    as_float = constants.node("Cast", [stored_codes], before, {"to": int(ir.DataType.FLOAT)})
     product = constants.node("Mul", [as_float, constants.tensor(np.ascontiguousarray(scale))], before)
     if codes.shape == shape:
         return product

@@ -49,7 +49,7 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     model = ir.serde.deserialize_model(at_opset(parse(strip(float_file)), target))
     graph = model.graph
     weights = _stored_weights(graph, encodings, target)
-    constants = Constants(graph)
+    constants = Constants(graph, plain=set(target.weight_bits) == {8})  # whole bytes only: an importer, no folding runtime
     grids = _Grids(ranges if target.activation_dtype != "float32" else {}, target)
     domain = _integer_domain(graph, weights, grids)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
@@ -77,6 +77,12 @@ def _stored_weights(graph: ir.Graph, encodings: Encodings, target: Target) -> di
         if encoding.bits not in target.weight_bits:
             raise Unsupported(
                 f"initializer '{name}' has {encoding.bits} bits, target '{target.name}' takes {list(target.weight_bits)}."
+            )
+        codes = np.asarray(encoding.codes)
+        if target.reduce_range and codes.size and (codes.min() < -64 or codes.max() > 63):
+            raise InvalidRequest(
+                f"initializer '{name}' has codes from {codes.min()} to {codes.max()}, target '{target.name}' saturates beyond "
+                "[-64, 63]; quantize it with a 7-bit range."
             )
         initializer = graph.initializers[name]
         groups = max((_groups(use.node) for use in initializer.uses()), default=1)
@@ -144,7 +150,7 @@ def _replace_weights(
                 codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
                 node.replace_input_with(use.idx, dequantized(constants, weight, codes, node))
             else:
-                node.replace_input_with(use.idx, folded(constants, weight, node))
+                node.replace_input_with(use.idx, folded(constants, weight, codes, node))
 
 
 def _integer_layer(constants: Constants, weight: StoredWeight, codes: ir.Value, node: ir.Node, grid: Grid) -> None:

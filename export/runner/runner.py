@@ -16,6 +16,7 @@ import json
 import platform
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,11 @@ def read_seal(content: bytes) -> dict | None:
         raise Stop(ALTERED, "the file doesn't end with exactly its seal: it was changed or something was appended.")
     if hashlib.sha256(content[:size]).hexdigest() != entry.get("sha256"):
         raise Stop(ALTERED, "the file's digest isn't the sealed one: it was changed.")
-    return entry
+    rest = {key: value for key, value in entry.items() if key != "entry_sha256"}
+    canonical = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    if hashlib.sha256(canonical).hexdigest() != entry.get("entry_sha256"):
+        raise Stop(ALTERED, "the statement in the seal isn't the one that was sealed.")
+    return {key: value for key, value in rest.items() if key not in ("length", "sha256")}
 
 
 def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -115,9 +120,9 @@ def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str
 def load_arrays(path: str) -> dict[str, np.ndarray]:
     """Arrays of an .npz file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise Stop(UNREADABLE, f"{path} can't be read as .npz: {error}") from error
 
 
@@ -202,7 +207,7 @@ def report(options: argparse.Namespace) -> dict:
         "model": options.model,
         "bytes": len(content),
         "sealed": entry is not None,
-        "certificate": {key: value for key, value in (entry or {}).items() if key not in ("length", "sha256")},
+        "certificate": entry or {},
         "sha256": hashlib.sha256(content).hexdigest(),
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "machine": platform.machine(),

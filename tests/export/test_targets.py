@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from dyncompress.deployment import Session, check, ranges, write
+from dyncompress.types import Encoding, Target
+from tests.deployment.graphs import encode, images, residual
+
+FOLDER = Path(__file__).resolve().parents[2] / "export" / "targets"
+FILES = sorted(FOLDER.glob("*.toml"))
+KEYS = {field.name for field in fields(Target)}
+
+
+def load(path: Path) -> Target:
+    values = tomllib.loads(path.read_text())
+    return Target(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def test_the_shipped_targets_are_there() -> None:
+    assert {path.stem for path in FILES} >= {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "generic-int8"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_keys_are_the_fields_of_target_one_to_one(path: Path) -> None:
+    assert tomllib.loads(path.read_text()).keys() == KEYS
+    assert load(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_values_are_of_the_fields_kinds(path: Path) -> None:
+    target, hints = load(path), get_type_hints(Target)
+    for name, hint in hints.items():
+        value = getattr(target, name)
+        if hint in (str, int, bool):
+            assert type(value) is hint, name
+        elif isinstance(value, tuple):
+            assert all(isinstance(entry, get_args(hint)[0]) for entry in value), name
+    assert target.verified in ("runtime", "schema") and target.activation_dtype in ("uint8", "int8", "float32")
+    assert target.weight_granularity in ("channel", "tensor") and set(target.weight_bits) <= set(range(2, 9))
+    assert target.verified != "runtime" or target.processor_flags
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_numbers_that_matter_name_their_source(path: Path) -> None:
+    wanted = ("opset", "ir_version", "activation_dtype", "channel_multiple", "verified")
+    lines = {line.partition("=")[0].strip(): line for line in path.read_text().splitlines()}
+    assert all("#" in lines[name] for name in wanted)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_residual_network_is_written_checked_and_runs_for_each(path: Path) -> None:
+    target = load(path)
+    float_file, weights = residual()
+    encodings: dict[str, tuple[Encoding, str]] = {}
+    for name, weight in weights.items():
+        full = encode(weight, 7 if target.reduce_range else 8)
+        encodings[name] = (Encoding(full.codes, full.scale, 8), "as_is")
+    body = write(float_file, encodings, ranges(float_file, [images(8)]), target)
+    check(body)
+    assert Session(body, target).run(images(3))[0].shape == (3, 5)
