@@ -34,7 +34,7 @@ _HOME = {
     "apply": "pipeline",
     "export": "pipeline",
     "certify": "pipeline",
-    "verify": "pipeline",
+    "verify": "verification",
     "load": "store",
     "Recipe": "recipe",
     "load_recipe": "recipe",

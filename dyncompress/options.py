@@ -7,7 +7,7 @@ sensitivity, from Fisher information, probes, the trajectory or theory, in the r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -211,13 +211,3 @@ def keep_counts(size: int, shares: Sequence[float], multiple: int) -> list[int]:
     step = multiple if size > multiple else max(1, size // 4)
     counts = {size} | {max(step, round(size * share / step) * step) for share in shares}
     return sorted((c for c in counts if c <= size), reverse=True)
-
-
-def with_method(choice: Choice, recipe: Recipe) -> Choice:
-    """The choice, naming the pruner and the quantizer that realise it."""
-    names = []
-    if choice.sparsity and recipe.pruner is not None:
-        names.append(type(recipe.pruner).__name__)
-    if choice.weight_bits != FLOAT_BITS and recipe.quantizer is not None:
-        names.append(type(recipe.quantizer).__name__)
-    return replace(choice, method=" + ".join(names))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dyncompress import profiling, promises, realisation
+from dyncompress import promises
 from dyncompress.allocation.cost import solved
-from dyncompress.divergence import divergence
-from dyncompress.errors import Infeasible, InvalidRequest, Unsupported
+from dyncompress.certificates.promise import Promise
+from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.examples import as_batches, as_held_out, digests
-from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
-from dyncompress.options import with_method
+from dyncompress.models.torch import open_model
+from dyncompress.opening import opened
+from dyncompress.profiling import profiled, share_left_alone
 from dyncompress.progress import SILENT, Progress
-from dyncompress.recipe import Recipe, check_plan, load_recipe, load_target
+from dyncompress.realisation import applied
+from dyncompress.recipe import Recipe, load_recipe, load_target
 from dyncompress.shipment import shipped_file
-from dyncompress.types import Batch, Budget, Certificate, Compressed, OnnxFile, Plan, Profile, SetWeight, Target
+from dyncompress.signature import filled
+from dyncompress.types import Budget, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
+from dyncompress.verification import verify
+
+__all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
 
 SEAL_BYTES = 1_500  # reserve for the seal in the file's budget
-STAGE_EXAMPLES = 512
 
 
 def measure(
@@ -47,11 +51,7 @@ def measure(
         the profile; any number of budgets can be allocated from it.
     """
     recipe, target = load_recipe(recipe), load_target(target)
-    opened = _open(model, recipe, calibration, example)
-    recorded = promises.load_trajectory_of(trajectory, opened.door.digest()) if trajectory is not None else None
-    setting = profiling.Setting(opened.door, recipe, target, opened.batches, opened.calibrated, recorded)
-    profile = profiling.profile_of(setting, progress)
-    return replace(profile, notes=profile.notes + opened.notes)
+    return profiled(opened(model, recipe, calibration, example), recipe, target, trajectory, progress)
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
@@ -71,7 +71,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     if budget.macs is not None:
         whole = budget.macs if budget.macs >= 1 else budget.macs * profile.macs
         limits.append(("macs", whole - sum(layer.macs for layer in profile.layers if layer.name not in profile.table)))
-    return solved(profile, limits, recipe.allocator, profiling.share_left_alone(profile.layers, profile.reasons))
+    return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
 
 
 def apply(
@@ -90,26 +90,7 @@ def apply(
         the compressed model; `.module` is a torch model again.
     """
     recipe, target = load_recipe(recipe or plan.recipe), load_target(target or plan.target)
-    opened = _open(model, recipe, calibration, example)
-    original, batches = opened.door, opened.batches
-    check_plan(plan, original.layers())
-    shown = profiling.first_examples(batches, STAGE_EXAMPLES)
-    before, stages = profiling.outputs(original, shown), {}
-    with progress.phase("remove channels, prune and round"):
-        groups = {group.name: group for group in original.channel_groups()}
-        narrow, channels = realisation.channels_removed(original, groups, plan, batches)
-        pruned, rounded, encodings, layers = realisation.layers_compressed(narrow, plan, recipe, target, batches)
-    stages["prune"] = divergence(before, profiling.outputs(pruned, shown))
-    stages["weights"] = divergence(before, profiling.outputs(rounded, shown))
-    final = rounded
-    if recipe.match and opened.calibrated:
-        with progress.phase("match moments"):
-            final, gains = rounded.matched(original, batches)
-            encodings = realisation.rescaled(encodings, gains)
-            final = final.edited([SetWeight(name, realisation.decode(e)) for name, e in encodings.items()])
-        stages["match"] = divergence(before, profiling.outputs(final, shown))
-    realised = {unit: with_method(choice, recipe) for unit, choice in {**channels, **layers}.items()}
-    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if opened.calibrated else ())
+    return applied(opened(model, recipe, calibration, example), plan, recipe, target, progress)
 
 
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
@@ -118,7 +99,14 @@ def export(compressed: Compressed, *, target: str | Path | Target | None = None,
 
 
 def certify(
-    file: OnnxFile, *, reference: Any, held_out: Any, delta: float = 0.05, risk: Any = "zero_one", promise: float | None = None
+    file: OnnxFile,
+    *,
+    reference: Any,
+    held_out: Any,
+    delta: float = 0.05,
+    risk: Any = "zero_one",
+    promise: float | None = None,
+    look: int | None = None,
 ) -> OnnxFile:
     """Certify the file, as onnxruntime runs it, on examples that compression never saw, and seal it.
 
@@ -129,19 +117,18 @@ def certify(
         delta: probability that the certificate is wrong, for all its lines together.
         risk: `zero_one`, `agreement`, or a function (outputs, labels) -> losses in [0, 1].
         promise: largest increase of the risk to promise.
+        look: 1, 2, ... where several certificates are made on one held-out set: look k gets delta * 6 / (pi^2 k^2). None:
+            the certificate says that it is valid only as the only look.
 
     Raises:
         NotCertified: the promise isn't kept at this confidence.
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
-    held_out = as_held_out(held_out, promises.input_names(reference))
-    door = open_model(reference, promises.first(held_out))
-    return promises.certified(file, door, held_out, delta=delta, risk=risk, promise=promise)
-
-
-def verify(path: str | Path | OnnxFile, *, certificate: str | Path | None = None, held_out: Any = None) -> Certificate:
-    """Check the seal, and recompute the certificate from its evidence or, with `held_out`, from the examples."""
-    return promises.verified(path, certificate, held_out)
+    names, held_out = filled(reference, held_out)
+    held = as_held_out(held_out, names)
+    door = open_model(reference, first_rows(held))
+    asked = Promise(delta=delta, risk_increase=promise)
+    return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
 
 
 def compress(
@@ -159,85 +146,72 @@ def compress(
 
     Args:
         model: a torch module; it is not changed.
-        recipe, target, calibration, trajectory: as in `measure`.
+        recipe, target, calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan to apply as it is, or a profile to start from.
         progress: who is told of phases.
+
+    Raises:
+        Infeasible, NotCertified, InvalidRequest, Unsupported: see the verbs.
     """
     recipe, target = load_recipe(recipe), load_target(target)
-    if recipe.budget.risk_increase is not None and held_out is None:
+    spec, limit = recipe.certificate, recipe.budget.risk_increase
+    if limit is not None and held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
-    batches = None if calibration is None else as_batches(calibration, promises.input_names(model), recipe.calibration or 1)
-    if held_out is not None:
-        held_out = as_held_out(held_out, promises.input_names(model))
-        promises.refuse_overlap(held_out, frozenset(digests(batches or [])))
-    job = Job(model, recipe, target, batches, None if held_out is None else promises.first(held_out), progress)
-    if isinstance(plan, Plan):
-        plans: Sequence[Plan] = [plan]
-    else:
-        profile = plan or job.profile(trajectory)
-        plans = promises.path(profile, recipe)
-    if recipe.budget.risk_increase is not None and held_out is not None:
-        return promises.boldest_kept(plans, job.file, model, held_out, recipe, progress)
-    file = job.file(plans[0])
-    if held_out is None:
-        return file
-    spec = recipe.certificate
+    if calibration is None and recipe.calibration:
+        raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
+    names, calibration = filled(model, calibration)
+    batches = None if calibration is None else as_batches(calibration, names, recipe.calibration or 1)
+    held = None
+    if held_out is not None:  # everything that can be refused is refused before the work begins
+        names, held_out = filled(model, held_out)
+        asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
+        held, _ = promises.without_seen(as_held_out(held_out, names), frozenset(digests(batches or [])))
+        promises.refuse_too_few(held, replace(asked, risk=spec.risk if isinstance(spec.risk, str) else "own"))
+    start = opened(model, recipe, batches if batches is not None else first_rows(held))
+    plans = [plan] if isinstance(plan, Plan) else path(plan or profiled(start, recipe, target, trajectory, progress), recipe)
+
+    def file(plan: Plan) -> OnnxFile:
+        return within(recipe, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
+
+    if held is None:
+        return file(plans[0])
+    trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
+    if limit is not None:
+        return promises.boldest(plans, file, start.door, trial)
+    finished = file(plans[0])
     with progress.phase("certify"):
-        return certify(file, reference=model, held_out=held_out, delta=spec.delta, risk=spec.risk)
+        return promises.certified(finished, start.door, trial)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One call of `compress`: what every plan of a path shares."""
-
-    model: Any
-    recipe: Recipe
-    target: Target
-    batches: list[Batch] | None
-    example: Batch | None
-    progress: Progress
-
-    def profile(self, trajectory: Any) -> Profile:
-        """Measure."""
-        return measure(
-            self.model, self.recipe, target=self.target, calibration=self.batches, trajectory=trajectory, example=self.example, progress=self.progress
-        )
-
-    def file(self, plan: Plan) -> OnnxFile:
-        """Apply and export one plan."""
-        small = apply(
-            self.model, plan, recipe=self.recipe, target=self.target, calibration=self.batches, example=self.example, progress=self.progress
-        )
-        file = export(small, target=self.target, progress=self.progress)
-        limit = self.recipe.budget.bytes
-        whole = None if limit is None else limit if limit >= 1 else limit * file.float_bytes
-        if whole is not None and file.sizes.file + SEAL_BYTES > whole and not self.recipe.path:
-            raise Infeasible(f"the file takes {file.sizes.file:,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
-        return file
+def path(profile: Profile, recipe: Recipe) -> list[Plan]:
+    """The plans of a recipe's budgets, from cautious to bold; budgets that can't be met are left out unless all are."""
+    plans: list[Plan] = []
+    for budget in recipe.budgets():
+        try:
+            plan = allocate(profile, budget, recipe=recipe)
+        except Infeasible:
+            if not plans:
+                raise
+            break
+        if not plans or plan.asked != plans[-1].asked:
+            plans.append(plan)
+    return plans
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model and its data, checked."""
+def within(recipe: Recipe, file: OnnxFile) -> OnnxFile:
+    """The file itself, if it came out within the recipe's budget of bytes.
 
-    door: TorchModel
-    batches: Sequence[Batch]
-    calibrated: bool
-    notes: tuple[str, ...]
-
-
-def _open(model: Any, recipe: Recipe, calibration: Any, example: Any) -> Opened:
-    """Open the model on its calibration data, or on one example."""
-    if isinstance(model, str | Path):
-        raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it in Python, or name a function that returns it.")
-    names = promises.input_names(model)
-    if calibration is None and example is None:
-        raise InvalidRequest("neither calibration data nor an example input was given; give calibration=batches or example=x.")
-    batches = as_batches(calibration if calibration is not None else example, names, recipe.calibration or 1)
-    door = open_model(model, profiling.first_examples(batches, 2)[0])
-    calibrated = calibration is not None and recipe.calibration > 0
-    warning = preprocessing_warning(model, batches) if calibrated else None
-    return Opened(door, batches, calibrated, (warning,) if warning else ())
+    Raises:
+        Infeasible: it didn't.
+    """
+    limit = recipe.budget.bytes
+    whole = None if limit is None or recipe.path else limit if limit >= 1 else limit * file.float_bytes
+    if whole is not None and file.sizes.file + SEAL_BYTES > whole:
+        raise Infeasible(f"the file takes {file.sizes.file:,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
+    return file
 
 
+def first_rows(held_out: HeldOut) -> dict[str, Any]:
+    """The first two examples, as a batch to open a model with."""
+    return {name: value[:2] for name, value in held_out.inputs.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,12 +13,13 @@ from dyncompress.allocation import distortion
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
+from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.progress import Progress
 from dyncompress.realisation import CHANNELS, compressed_layer
 from dyncompress.recipe import Recipe, rules_for
+from dyncompress.recording import load_trajectory
 from dyncompress.types import (
     FLOAT_BITS,
-    Batch,
     ChannelGroup,
     Choice,
     InputMoment,
@@ -41,31 +43,35 @@ PROBE_EXAMPLES = 256
 
 @dataclass(frozen=True)
 class Setting:
-    """What a profile is made of: the opened model, the recipe, the target, and the data.
+    """What a profile is made of.
 
     Attributes:
-        door: the opened model.
+        model: opened, with its data.
         recipe, target: values.
-        batches: calibration batches; one example batch where there is no calibration data.
-        calibrated: whether `batches` are calibration data.
         trajectory: or None.
     """
 
-    door: TorchModel
+    model: Opened
     recipe: Recipe
     target: Target
-    batches: Sequence[Batch]
-    calibrated: bool
     trajectory: Trajectory | None
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether there are calibration data."""
+        return self.model.calibrated
 
-def profile_of(setting: Setting, progress: Progress) -> Profile:
+
+def profiled(
+    model: Opened, recipe: Recipe, target: Target, trajectory: Trajectory | str | Path | None, progress: Progress
+) -> Profile:
     """Observe every layer once, and tabulate."""
-    door, recipe, target = setting.door, setting.recipe, setting.target
+    recorded = None if trajectory is None else own_trajectory(trajectory, model.door)
+    setting, door = Setting(model, recipe, target, recorded), model.door
     layers = door.layers()
     rules = rules_for(recipe, [layer.name for layer in layers])
     with progress.phase("export the original"):
-        float_file, places = door.to_onnx(setting.batches[0])
+        float_file, places = door.to_onnx(first_examples(model.batches, 2)[0])
     reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
     groups = _groups(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
@@ -109,14 +115,12 @@ def profile_of(setting: Setting, progress: Progress) -> Profile:
         digest=door.digest(),
         recipe=recipe.name,
         target=target.name,
-        notes=tuple(door.notes),
+        notes=tuple(door.notes) + model.notes,
     )
 
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
     """What a layer takes in the shipped file under a choice."""
-    if choice.weight_bits == FLOAT_BITS:
-        return 4.0 * (layer.weights + layer.out)
     return float(deployment.storage_bytes(layer.shape, choice.weight_bits, choice.granularity, choice.sparsity))
 
 
@@ -151,7 +155,7 @@ def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup,
         return ()
     if not setting.calibrated:
         raise InvalidRequest(f"recipe '{setting.recipe.name}' removes channels, which needs calibration data; give calibration=.")
-    return tuple(g for g in setting.door.channel_groups() if not any(n in reasons for n in (*g.producers, *g.consumers)))
+    return tuple(g for g in setting.model.door.channel_groups() if not any(n in reasons for n in (*g.producers, *g.consumers)))
 
 
 def _needs(setting: Setting, channels: bool) -> tuple[Need, ...]:
@@ -162,15 +166,12 @@ def _needs(setting: Setting, channels: bool) -> tuple[Need, ...]:
     if setting.calibrated and ("fisher" in recipe.sensitivity or channels):
         needs |= {InputMoment(), OutputFisher()}
     needs.discard(Motion())
-    if not setting.calibrated:
-        needs -= {InputMoment(), OutputFisher()}
     return tuple(needs)
 
 
 def _observed(setting: Setting, channels: bool):  # noqa: ANN202
     """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights."""
-    data = setting.batches if setting.calibrated else setting.batches[:1]
-    for name, observation in setting.door.observe(_needs(setting, channels), data):
+    for name, observation in setting.model.observe(_needs(setting, channels)):
         motion = setting.trajectory.motion.get(name) if setting.trajectory is not None else None
         if motion is not None:
             values = {**observation.values, Motion(): folded_motion(motion, observation[Weight()])}
@@ -193,6 +194,21 @@ def folded_motion(motion: WeightMotion, weight: object) -> WeightMotion:
     )
 
 
+def own_trajectory(trajectory: Trajectory | str | Path, door: TorchModel) -> Trajectory:
+    """A recorded trajectory, read if it is a path.
+
+    Raises:
+        InvalidRequest: it is another model's.
+    """
+    found = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
+    if found.digest != door.digest():
+        raise InvalidRequest(
+            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {door.digest()[:12]}); "
+            "give the trajectory of this model's training, with its last step recorded."
+        )
+    return found
+
+
 def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) -> str:
     """The first of the recipe's sensitivities that this model and these data allow."""
     flat = [e for found in errors.values() for e in found]
@@ -212,12 +228,12 @@ def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) ->
 
 def _probe(setting: Setting, errors: Mapping[str, Sequence[options.Errors]], progress: Progress) -> dict[str, float]:
     """Nats of divergence for a unit of relative error: compress one layer, match the moments, compare the outputs."""
-    door, found = setting.door, {}
-    batches = first_examples(setting.batches, PROBE_EXAMPLES)
-    before = outputs(door, batches)
+    door, found = setting.model.door, {}
+    batches = first_examples(setting.model.batches, PROBE_EXAMPLES)
+    before = outputs(door, batches)[0]
     needs = tuple(n for n in _needs(setting, False) if not isinstance(n, OutputFisher))
     with progress.phase("probe the layers", len(errors)) as step:
-        for name, observation in door.observe(needs, setting.batches):
+        for name, observation in setting.model.observe(needs):
             if name not in errors:
                 continue
             step.advance()
@@ -226,7 +242,7 @@ def _probe(setting: Setting, errors: Mapping[str, Sequence[options.Errors]], pro
                 continue
             _, weight, _ = compressed_layer(observation, bold.choice, setting.recipe, setting.target)
             edited, _ = door.edited([SetWeight(name, weight)]).matched(door, batches)
-            found[name] = divergence(before, outputs(edited, batches)) / (bold.pruning + bold.rounding)
+            found[name] = divergence(before, outputs(edited, batches)[0]) / (bold.pruning + bold.rounding)
     return found
 
 
@@ -235,22 +251,7 @@ def _fixed_bytes(
 ) -> int:
     """What the shipped file holds whatever is chosen, by writing one."""
     if recipe.quantizer is None or not places:
-        return len(float_file) - int(sum(4 * layers[name].weights for name in places))
-    return deployment.overhead(float_file, {layers[name]: found for name, found in places.items()}, target)
-
-
-def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
-    """The first n examples, batch by batch."""
-    found: list[Batch] = []
-    for batch in batches:
-        size = len(next(iter(batch.values())))
-        found.append({name: value[:n] for name, value in batch.items()} if size > n else batch)
-        n -= size
-        if n <= 0:
-            break
-    return found
-
-
-def outputs(door: TorchModel, batches: Sequence[Batch]) -> np.ndarray:
-    """The first output on all batches, float32 numpy, `[n, ...]`."""
-    return np.concatenate([np.asarray(door.predict(batch)[0].detach().float().cpu()) for batch in batches])
+        return len(float_file) - int(sum(file_bytes(layers[name], Choice()) for name in places))
+    if recipe.activation_bits == FLOAT_BITS:
+        target = replace(target, activation_dtype="float32")
+    return deployment.overhead(float_file, places, target)

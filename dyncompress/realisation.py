@@ -7,16 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from dyncompress.divergence import divergence
 from dyncompress.models.torch import TorchModel
+from dyncompress.opening import Opened, first_examples, outputs
+from dyncompress.planfile import check_plan
+from dyncompress.progress import Progress
 from dyncompress.pruning.channels import eliminate, refit_columns
 from dyncompress.quantization.grid import decode
 from dyncompress.recipe import Recipe
 from dyncompress.types import (
     FLOAT_BITS,
     Array,
-    Batch,
     ChannelGroup,
     Choice,
+    Compressed,
     Encoding,
     InputMoment,
     Keep,
@@ -27,6 +31,7 @@ from dyncompress.types import (
     Weight,
 )
 
+STAGE_EXAMPLES = 512
 CHANNELS = "channels:"  # prefix of a unit that is a channel group
 
 
@@ -46,20 +51,59 @@ def compressed_layer(
     return pruned, decode(encoding), encoding
 
 
+def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
+    """Carry out a plan: remove channels and refit, prune, round, match moments.
+
+    Raises:
+        InvalidRequest: the plan doesn't fit the model or the target.
+    """
+    original, batches = model.door, model.batches
+    check_plan(plan, original.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS))
+    shown = first_examples(batches, STAGE_EXAMPLES)
+    before, stages = outputs(original, shown)[0], {}
+
+    def after(door: TorchModel) -> float:
+        return divergence(before, outputs(door, shown)[0])
+
+    with progress.phase("remove channels, prune and round"):
+        narrow, channels = channels_removed(model, plan)
+        pruned, final, encodings, layers = layers_compressed(narrow, plan, recipe, target)
+    stages["prune"], stages["weights"] = after(pruned), after(final)
+    if recipe.match and model.calibrated:
+        with progress.phase("match moments"):
+            final, gains = final.matched(original, batches)
+            encodings = rescaled(encodings, gains)
+            final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
+        stages["match"] = after(final)
+    realised = {unit: with_method(choice, recipe) for unit, choice in {**channels, **layers}.items()}
+    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else ())
+
+
+def with_method(choice: Choice, recipe: Recipe) -> Choice:
+    """The choice, naming the pruner and the quantizer that realised it."""
+    names = [choice.method] if choice.method else []
+    if choice.sparsity and recipe.pruner is not None:
+        names.append(type(recipe.pruner).__name__)
+    if choice.weight_bits != FLOAT_BITS and recipe.quantizer is not None:
+        names.append(type(recipe.quantizer).__name__)
+    return replace(choice, method=" + ".join(names))
+
+
 def channels_removed(
-    door: TorchModel, groups: Mapping[str, ChannelGroup], plan: Plan, batches: Sequence[Batch]
-) -> tuple[TorchModel, dict[str, Choice]]:
+    model: Opened, plan: Plan
+) -> tuple[Opened, dict[str, Choice]]:
     """Remove the channels a plan gives up, and refit what read them by least squares on the calibration moments.
 
     Returns:
         the smaller model, and the realised choices (with indices) of the channel units.
     """
     asked = {unit[len(CHANNELS) :]: choice for unit, choice in plan.asked.items() if unit.startswith(CHANNELS)}
-    asked = {name: choice for name, choice in asked.items() if choice.keep is not None and choice.keep < groups[name].size}
+    asked = {name: choice for name, choice in asked.items() if choice.keep is not None}
     if not asked:
-        return door, {}
+        return model, {}
+    groups = {group.name: group for group in model.door.channel_groups()}
     readers = {consumer for name in asked for consumer in groups[name].consumers}
-    seen = {n: o for n, o in door.observe((Weight(), InputMoment()), batches) if n in readers}
+    seen = {n: o for n, o in model.observe((Weight(), InputMoment())) if n in readers}
     edits: list[SetWeight | Keep] = []
     realised = {}
     for name, choice in asked.items():
@@ -68,7 +112,7 @@ def channels_removed(
         realised[CHANNELS + name] = replace(choice, keep=len(kept), indices=tuple(kept), method="eliminate + refit")
         edits += [_refitted(seen[consumer], columns, kept) for consumer, columns in group.consumers.items()]
         edits.append(Keep(name, tuple(kept)))
-    return door.edited(edits), realised
+    return Opened(model.door.edited(edits), model.batches, model.calibrated), realised
 
 
 def _kept(group: ChannelGroup, seen: Mapping[str, Observation], keep: int) -> list[int]:
@@ -91,7 +135,7 @@ def _refitted(observation: Observation, columns: int, kept: Sequence[int]) -> Se
 
 
 def layers_compressed(
-    door: TorchModel, plan: Plan, recipe: Recipe, target: Target, batches: Sequence[Batch]
+    model: Opened, plan: Plan, recipe: Recipe, target: Target
 ) -> tuple[TorchModel, TorchModel, dict[str, Encoding], dict[str, Choice]]:
     """Prune and round every layer of the plan.
 
@@ -99,8 +143,9 @@ def layers_compressed(
         the model after pruning alone, the model after rounding, the encodings, and the realised choices.
     """
     needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
+    door = model.door
     pruned_edits, edits, encodings, realised = [], [], {}, {}
-    for name, observation in door.observe(tuple(needs), batches):
+    for name, observation in model.observe(tuple(needs)):
         choice = plan.asked.get(name)
         if choice is None or name in plan.reasons:
             continue

@@ -11,7 +11,7 @@ from dyncompress import deployment
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.examples import digests
-from dyncompress.profiling import first_examples, outputs
+from dyncompress.opening import first_examples, outputs
 from dyncompress.progress import Progress
 from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, OnnxFile, Placement, Target
 
@@ -48,12 +48,12 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
         parity = deployment.parity(float_file, body, reference, joined, target)
         ran = deployment.Session(body, target).run(joined)[0]
-    stages = {**compressed.stages, "activations and export (to the compressed model)": divergence(reference, ran)}
+    stages = {**compressed.stages, "activations and export (to the compressed model)": divergence(reference[0], ran)}
     note = deployment.matches_target(target)
     return OnnxFile(
         body=body,
         plan=plan,
-        sizes=deployment.sizes(body, [e for e, _ in encodings.values()]),
+        sizes=deployment.sizes(body, encodings),
         float_bytes=int(plan.cost["float_bytes"]),
         parity=parity,
         fused=deployment.audit(body, target),

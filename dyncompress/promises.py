@@ -1,0 +1,210 @@
+"""From a file and held-out examples to a certificate: both networks' losses, the path of plans, the seal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.certificates.code_length import occam, self_delimiting_bits
+from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, path_digest
+from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
+from dyncompress.certificates.risks import losses_of, risk_name
+from dyncompress.errors import InvalidRequest, NotCertified
+from dyncompress.examples import overlap
+from dyncompress.models.torch import TorchModel
+from dyncompress.planfile import plan_to_toml
+from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
+from dyncompress.verification import evidence_digest, examples_digest
+
+ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
+CHUNK = 256
+NO_GROUPS = "Each held-out example is one independent draw (no groups were given)."
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Held-out examples and what is asked of files on them.
+
+    Attributes:
+        held_out: examples that compression never saw.
+        risk: a name or a user's own function.
+        promise: what is asked, before any loss is seen.
+        original: the original's outputs, `[n, ...]`.
+        shared: how many examples were dropped because compression saw them.
+        look: which look at this held-out set this is; None: it must be the only one.
+    """
+
+    held_out: HeldOut
+    risk: str | Risk
+    promise: Promise
+    original: np.ndarray
+    shared: int
+    look: int | None
+
+    def losses(self, file: OnnxFile) -> tuple[np.ndarray, np.ndarray]:
+        """Losses `[n]` of the original and of the file as onnxruntime runs it."""
+        outputs = deployment.Session(file.body, file.target).run(self.held_out.inputs)[0]
+        labels = self.original if self.risk == "agreement" else self.held_out.labels
+        before = np.zeros(len(outputs)) if self.risk == "agreement" else losses_of(self.risk, self.original, labels)
+        return before, losses_of(self.risk, outputs, labels)
+
+    def upper(self, file: OnnxFile) -> float:
+        """The certified upper bound of the file's increase of the risk."""
+        return upper_increase(*self.losses(file), self.promise, groups=self.held_out.groups)
+
+
+def trial(
+    door: TorchModel, held_out: HeldOut, seen: frozenset[str], *, risk: str | Risk, promise: Promise, look: int | None = None
+) -> Trial:
+    """Check the held-out examples, and run the original on them.
+
+    Raises:
+        InvalidRequest: more than 1 % of them were seen by compression, or they are too few for the promise.
+    """
+    if held_out.labels is None and risk == "zero_one":
+        risk = "agreement"
+    delta = promise.delta if look is None else look_delta(promise.delta, look)
+    promise = replace(promise, risk=risk_name(risk), delta=delta)
+    held_out, shared = without_seen(held_out, seen)
+    refuse_too_few(held_out, promise)
+    return Trial(held_out, risk, promise, _outputs(door, held_out), shared, look)
+
+
+def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, int]:
+    """The examples that compression didn't see, and how many were dropped.
+
+    Raises:
+        InvalidRequest: more than 1 % were seen.
+    """
+    shared = overlap(held_out, seen)
+    if not len(shared):
+        return held_out, 0
+    n = len(held_out)
+    if len(shared) > ALLOWED_OVERLAP * n:
+        raise InvalidRequest(
+            f"{len(shared)} of {n} held-out examples equal calibration examples (same digest); a certificate needs examples the compression has not seen."
+        )
+    stay = np.setdiff1d(np.arange(n), shared)
+
+    def rows(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[stay]
+
+    return HeldOut({name: value[stay] for name, value in held_out.inputs.items()}, rows(held_out.labels), rows(held_out.groups)), len(shared)
+
+
+def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
+    """Refuse a promise that this many examples couldn't keep even without one difference.
+
+    Raises:
+        InvalidRequest: says how many are needed.
+    """
+    if promise.risk_increase is None or promise.risk_increase <= 0:
+        return
+    n = len(held_out) if held_out.groups is None else len(np.unique(held_out.groups))
+    needed = minimum_examples(promise)
+    if n < needed:
+        raise InvalidRequest(
+            f"{n} held-out {'examples' if held_out.groups is None else 'groups'} can't promise a risk increase of at most {promise.risk_increase:g} "
+            f"at delta {promise.delta:.3g}, even without one difference; at least {needed} are needed."
+        )
+
+
+def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
+    """The file with its certificate, sealed.
+
+    Raises:
+        NotCertified: the promise isn't kept.
+    """
+    before, after = held.losses(file)
+    certificate = certificate_from_losses(
+        before, after, held.promise, groups=held.held_out.groups, circumstances=_circumstances(file, door, held, selection, before, after)
+    )
+    if not certificate.kept:
+        main = certificate.lines[0]
+        raise NotCertified(
+            f"the {main.quantity} is {main.point:.4f} on {certificate.n} examples and at most {main.upper:.4f} at confidence {1 - certificate.delta:g}; "
+            f"{certificate.promise:g} was promised: promise more, or compress less."
+        )
+    entry = {
+        "format": 1,
+        "statement": certificate.statement,
+        "original": certificate.digests["original"][:16],
+        "examples": certificate.digests["examples"][:16],
+        "certificate": evidence_digest(certificate),
+    }
+    return replace(file, certificate=certificate, sealed=deployment.seal(file.body, entry))
+
+
+def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: TorchModel, held: Trial) -> OnnxFile:
+    """Fixed-sequence testing along a path from cautious to bold; the last file that keeps the promise, certified.
+
+    Raises:
+        NotCertified: already the first plan fails.
+    """
+    limit, delta = float(held.promise.risk_increase or 0.0), held.promise.delta
+    digest = path_digest([plan_to_toml(plan) for plan in plans], limit=limit, delta=delta)
+    files: list[OnnxFile] = []
+
+    def test(plan: Plan) -> Callable[[float], float]:
+        def upper(_: float) -> float:
+            files.append(build(plan))
+            return held.upper(files[-1])
+
+        return upper
+
+    walk = fixed_sequence((test(plan) for plan in plans), limit=limit, delta=delta)
+    if walk.chosen is None:
+        raise NotCertified(
+            f"already the most cautious plan's {held.promise.risk} increase is bounded by {walk.uppers[0]:.4f} only, {limit:g} was promised; "
+            "promise more, or give more held-out examples."
+        )
+    return certified(files[walk.chosen], door, held, {**walk.record(), "path": digest, "plans": len(plans)})
+
+
+def _circumstances(
+    file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, before: np.ndarray, after: np.ndarray
+) -> Circumstances:
+    """What the certificate tells of its making."""
+    assumptions = ["Calibration, matching and range images count as seen; held-out examples among them were dropped."] if held.shared else []
+    assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
+    return Circumstances(
+        assumptions=tuple(assumptions) + file.notes,
+        valid_as="valid only if this is the only look at these held-out examples" if held.look is None else f"look {held.look}",
+        selection=selection or {},
+        environment={**deployment.environment(), "target": file.target.name, "session": json.dumps(dict(file.target.session)), "threads": "1"},
+        digests={
+            "file": hashlib.sha256(file.body).hexdigest(),
+            "original": door.digest(),
+            "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
+            "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
+        },
+        context={**_code_length(file, held, before, after), "dropped_as_seen": held.shared},
+    )
+
+
+def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Code-length bounds on the risk of both networks, on the same examples; they hold together, their difference bounds nothing."""
+    if held.risk != "zero_one" or held.held_out.groups is not None:
+        return {}
+    n, delta = len(before), held.promise.delta / 2
+    bits = {"original": 8 * file.float_bytes, "file": 8 * len(file.body)}
+    errors = {"original": int(before.sum()), "file": int(after.sum())}
+    bounds = {name: occam(errors[name], n, self_delimiting_bits(bits[name]), delta) for name in bits}
+    return {
+        "code_length_bounds": bounds,
+        "code_length_bits": bits,
+        "code_length_note": "generalization bounds from the files' lengths, vacuous near 1; their difference bounds nothing",
+    }
+
+
+def _outputs(door: TorchModel, held_out: HeldOut) -> np.ndarray:
+    """The original's first output on all held-out examples."""
+    n = len(held_out)
+    batches: list[Batch] = [{name: value[i : i + CHUNK] for name, value in held_out.inputs.items()} for i in range(0, n, CHUNK)]
+    return np.concatenate([np.asarray(door.predict(batch)[0].detach().float().cpu()) for batch in batches])

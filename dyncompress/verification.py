@@ -1,0 +1,107 @@
+"""The verb `verify`: is this the file that was certified, and does its certificate hold? Without torch and onnx."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, packed_losses, recompute
+from dyncompress.certificates.risks import RISKS, losses_of
+from dyncompress.certificates.stored import from_json
+from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
+from dyncompress.examples import as_held_out, digests, load_npz
+from dyncompress.types import Certificate, OnnxFile, Target
+
+
+def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None, held_out: Any = None) -> Certificate:
+    """Check the seal, recompute the certificate from its evidence and, with `held_out`, run the file on the examples again.
+
+    Args:
+        file: a sealed file, or its path.
+        certificate: path of `certificate.json`; None: beside the file, or the one the value carries.
+        held_out: the examples it was certified on, labels included; their digest must be the certificate's.
+
+    Returns:
+        the certificate; where this processor computes other losses on some examples, the one that holds here, with
+        `context["examples_that_differ"]`.
+
+    Raises:
+        Altered: file or certificate isn't what was sealed.
+        InvalidRequest: there is no certificate, or these are other examples.
+        NotCertified: the promise isn't kept on this processor.
+    """
+    content = file.content if isinstance(file, OnnxFile) else _read(Path(file))
+    body, entry = deployment.unseal(content)
+    found = file.certificate if isinstance(file, OnnxFile) and certificate is None else None
+    if found is None:
+        beside = certificate or (None if isinstance(file, OnnxFile) else Path(file).with_name("certificate.json"))
+        if beside is None:
+            raise InvalidRequest("there is no certificate to verify; give certificate=path.")
+        found = from_json(_read(Path(beside)).decode("utf-8", "replace"))
+    if found.digests.get("file") != hashlib.sha256(body).hexdigest():
+        raise Altered("the certificate is of another file (another digest); fetch the two together again.")
+    if entry.get("certificate") != evidence_digest(found) or entry.get("statement") != found.statement:
+        raise Altered("the seal names another certificate than this one; fetch the two together again.")
+    recompute(found)
+    return found if held_out is None else _run_again(body, found, held_out)
+
+
+def evidence_digest(certificate: Certificate) -> str:
+    """sha256 of the evidence, as the seal names it."""
+    return hashlib.sha256(json.dumps(dict(certificate.evidence), sort_keys=True).encode()).hexdigest()
+
+
+def examples_digest(inputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> str:
+    """sha256 of all examples in order, labels included."""
+    text = "".join(digests([inputs]))
+    tail = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
+    return hashlib.sha256(text.encode() + tail).hexdigest()
+
+
+def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
+    """The file's losses on the same examples, on this machine, and the certificate that they give."""
+    if certificate.risk not in RISKS or certificate.risk == "agreement":
+        raise Unsupported(f"the risk '{certificate.risk}' needs the user's function or the original network; verify without held-out data checks the evidence.")
+    session = deployment.Session(body, _target(certificate))
+    names = session.input_names
+    held_out = as_held_out(load_npz(data) if isinstance(data, str | Path) else data, names)
+    if examples_digest(held_out.inputs, held_out.labels) != certificate.digests.get("examples"):
+        raise InvalidRequest("these are other held-out examples than the certificate's (another digest); give the very same, in their order.")
+    after = losses_of(certificate.risk, session.run(held_out.inputs)[0], held_out.labels)
+    before, file, groups = packed_losses(certificate)
+    differ = int((after != file).sum())
+    if not differ:
+        return certificate
+    promise = Promise(certificate.risk, certificate.delta, certificate.promise, certificate.evidence.get("method", ""))
+    told = Circumstances(
+        valid_as=certificate.valid_as,
+        selection=certificate.selection,
+        environment=deployment.environment(),
+        digests=certificate.digests,
+        context={**certificate.context, "examples_that_differ": differ},
+    )
+    again = certificate_from_losses(before, after, promise, groups=groups, circumstances=told)
+    if not again.kept:
+        raise NotCertified(f"{differ} examples differ on this processor, and the promise isn't kept here: {again.statement}")
+    return replace(again, assumptions=certificate.assumptions)
+
+
+def _target(certificate: Certificate) -> Target:
+    """Enough of the target to run the file as it was certified."""
+    return Target(
+        name=certificate.environment.get("target", ""), summary="", verified="schema", session=json.loads(certificate.environment.get("session", "{}"))
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {(error.strerror or str(error)).lower()}; name a readable file.") from error
