@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyncompress.recording.sketch import wide_dtype
+from dyncompress.recording.sketch import chunk_length, wide_dtype
 from dyncompress.types import WeightMotion
 
 
@@ -22,23 +22,19 @@ class RunningMotion:
     def __init__(self, weight: Tensor) -> None:
         """Start at the first iterate, of any shape; it is copied."""
         self.count = 1
-        self.first = weight.detach().clone()
+        self.first = weight.detach().clone(memory_format=torch.contiguous_format)
         self.last = self.first.clone()
-        self.mean = self._wide(self.first)
+        self.mean = self.first.to(wide_dtype(weight.device), copy=True)
         self.squares = torch.zeros_like(self.mean)
         self.increment_squares = torch.zeros_like(self.mean)
 
     def update(self, weight: Tensor) -> None:
         """Take in the next iterate, of the same shape."""
-        now, before, start = self._wide(weight.detach()), self._wide(self.last), self._wide(self.first)
         self.count += 1
-        deviation = now - self.mean
-        self.mean += deviation / self.count
-        self.squares += deviation * (now - self.mean)
-        step, steps = now - before, self.count - 1
-        mean_before = (before - start) / max(steps - 1, 1)
-        self.increment_squares += (step - mean_before) * (step - (now - start) / steps)
-        self.last.copy_(weight.detach())
+        parts = (weight.detach(), self.first, self.last, self.mean, self.squares, self.increment_squares)
+        length = chunk_length(weight.device)
+        for chunk in zip(*(part.reshape(-1).split(length) for part in parts), strict=True):
+            _update(self.count, *chunk)
 
     def motion(self) -> WeightMotion:
         """The unbiased moments in float32; variances of fewer than two values are nan."""
@@ -49,9 +45,19 @@ class RunningMotion:
             count=self.count,
         )
 
-    def _wide(self, weight: Tensor) -> Tensor:
-        """A wide copy on the weight's device."""
-        return weight.to(wide_dtype(weight.device), copy=True)
+
+def _update(
+    count: int, weight: Tensor, first: Tensor, last: Tensor, mean: Tensor, squares: Tensor, increment_squares: Tensor
+) -> None:
+    """Welford's step on one chunk, in place; `count` includes the new iterate `weight`."""
+    now, before = weight.to(mean.dtype), last.to(mean.dtype)
+    deviation = now - mean
+    mean.add_(deviation, alpha=1 / count)
+    squares.addcmul_(deviation, now - mean)
+    step, steps = now - before, count - 1
+    mean_before = (before - first) / max(steps - 1, 1)
+    increment_squares.addcmul_(step - mean_before, step - (now - first) / steps)
+    last.copy_(weight)
 
 
 def _float32(values: Tensor) -> np.ndarray:

@@ -7,7 +7,10 @@ import hashlib
 import torch
 from torch import Tensor
 
-ROWS = 256  # sketch lengths converted to the wide dtype at once: bounds the memory of one call
+
+def chunk_length(device: torch.device) -> int:
+    """Entries handled at once: temporaries that stay in a processor's cache, and few launches on an accelerator."""
+    return 1 << 14 if device.type == "cpu" else 1 << 24
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -55,8 +58,9 @@ def block_sketch(weight: Tensor, signs: Tensor, size: int) -> Tensor:
     size = min(size, flat.numel())
     dtype = wide_dtype(flat.device)
     total = torch.zeros(size, dtype=dtype, device=flat.device)
-    for start in range(0, flat.numel(), ROWS * max(size, 1)):
-        stop = start + ROWS * size
+    length = max(chunk_length(flat.device) // max(size, 1), 1) * max(size, 1)
+    for start in range(0, flat.numel(), length):
+        stop = start + length
         signed = flat[start:stop].to(dtype) * signs[start:stop]
         whole = signed.numel() - signed.numel() % size
         total += signed[:whole].reshape(-1, size).sum(dim=0)

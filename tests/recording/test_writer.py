@@ -11,7 +11,7 @@ import torch
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.recording import TrajectoryWriter, weights_digest
-from dyncompress.recording.sketch import block_sketch, entry_signs
+from dyncompress.recording.sketch import block_sketch, chunk_length, entry_signs
 
 
 def iterates(count: int = 12, seed: int = 0) -> dict[str, np.ndarray]:
@@ -168,3 +168,16 @@ def test_memory_does_not_grow_with_the_number_of_records() -> None:
     assert held < weight.nbytes / 4
     state = [value for value in vars(writer._running["fc"]).values() if isinstance(value, torch.Tensor)]
     assert sum(tensor.numel() for tensor in state) == 5 * weight.size
+
+
+def test_layers_longer_than_a_chunk_and_transposed_ones_are_recorded_right() -> None:
+    count = chunk_length(torch.device("cpu"))
+    values = torch.randn(4, 3, count // 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    writer = TrajectoryWriter()
+    for step, value in enumerate(values):
+        writer.append(step, {"long": value, "transposed": value.T})
+    motion = writer.trajectory().motion
+    wanted = np.diff(values.numpy(), axis=0).var(0, ddof=1)
+    np.testing.assert_allclose(motion["long"].increment_variance, wanted, rtol=1e-5)
+    np.testing.assert_allclose(motion["transposed"].increment_variance, wanted.T, rtol=1e-5)
+    np.testing.assert_allclose(motion["transposed"].variance, values.numpy().var(0, ddof=1).T, rtol=1e-5)
