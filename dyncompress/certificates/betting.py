@@ -38,7 +38,7 @@ def betting_upper(losses: np.ndarray, delta: float) -> float:
         middle = (low + high) / 2
         rich = log_capital(x, bets, middle).max() > -np.log(delta)
         low, high = (low, middle) if rich else (middle, high)
-    return high
+    return max(high, float(x.mean()))  # an early winning streak may end below the mean; saying so helps nobody
 
 
 def betting_lower(losses: np.ndarray, delta: float) -> float:
@@ -91,5 +91,6 @@ class BettingTwoSided:
             InvalidRequest: a loss lies outside [0, 1].
         """
         losses = check_losses(losses)
+        check_delta(delta)
         lower, upper = betting_lower(losses, delta / 2), betting_upper(losses, delta / 2)
         return Interval(float(losses.mean()), lower, upper, delta, len(losses), "betting (WSR), two-sided, fixed order")

@@ -71,4 +71,5 @@ class ClopperPearsonTwoSided:
         """
         losses = check_losses(losses, values=(0, 1))
         k, n = int(losses.sum()), len(losses)
+        check_delta(delta)
         return Interval(k / n, lower_limit(k, n, delta / 2), upper_limit(k, n, delta / 2), delta, n, "Clopper-Pearson, two-sided")

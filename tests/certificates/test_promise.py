@@ -1,0 +1,233 @@
+"""From losses to a certificate and back: lines, evidence, JSON, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dyncompress.certificates.clopper_pearson import upper_limit
+from dyncompress.certificates.evidence import UNITS, pack, unpack
+from dyncompress.certificates.paired import paired_upper
+from dyncompress.certificates.promise import (
+    Circumstances,
+    Promise,
+    certificate_from_losses,
+    minimum_examples,
+    packed_losses,
+    recompute,
+    upper_increase,
+)
+from dyncompress.certificates.stored import from_json, to_json
+from dyncompress.errors import Altered, InvalidRequest
+from dyncompress.types import Certificate
+
+TOLD = Circumstances(
+    assumptions=("Faces only.",),
+    selection={"rule": "fixed sequence", "uppers": [0.01, 0.02]},
+    environment={"runtime": "1.2"},
+    digests={"file": "ab"},
+    context={"occam": {"before": 1.0, "after": 0.7}},
+)
+
+
+def losses(n: int, worse: int, better: int, both: int) -> tuple[np.ndarray, np.ndarray]:
+    kinds = np.array([[0, 1], [1, 0], [1, 1], [0, 0]])
+    table = np.random.default_rng(0).permutation(np.repeat(kinds, [worse, better, both, n - worse - better - both], axis=0))
+    return table[:, 0], table[:, 1]
+
+
+def certificate(kind: str) -> Certificate:
+    rng = np.random.default_rng(1)
+    original, file = losses(300, 6, 4, 20)
+    if kind == "labels":
+        return certificate_from_losses(original, file, Promise(risk_increase=0.05), circumstances=TOLD)
+    if kind == "agreement":
+        return certificate_from_losses(np.zeros(300), np.abs(file - original), Promise("agreement", 0.1, 0.08))
+    if kind == "groups":
+        return certificate_from_losses(original, file, Promise(), groups=np.repeat(np.arange(60), 5).astype(str))
+    real = rng.beta(1, 9, 300)
+    return certificate_from_losses(real, np.clip(real + rng.normal(0, 0.02, 300), 0, 1), Promise("brier", 0.05, 0.2))
+
+
+KINDS = ("labels", "agreement", "groups", "own risk")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_add_up_to_delta(kind):
+    made = certificate(kind)
+    assert sum(line.delta for line in made.lines) == pytest.approx(made.delta)
+    assert all(line.lower <= line.point <= line.upper for line in made.lines)
+
+
+def test_lines_are_the_bounds_of_the_counts():
+    made = certificate("labels")
+    assert made.counts == {"examples": 300, "worse": 6, "better": 4, "original_errors": 24, "file_errors": 26}
+    assert [line.quantity for line in made.lines] == ["risk increase", "risk of the file"]
+    assert made.lines[0].upper == paired_upper(6, 4, 300, 0.8 * 0.05)
+    assert made.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05)
+    assert made.n == 300
+    assert "Faces only." in made.assumptions
+
+
+def test_without_labels_disagreement_takes_all_of_delta():
+    made = certificate("agreement")
+    assert [line.quantity for line in made.lines] == ["disagreement with the original"]
+    assert made.lines[0].upper == upper_limit(10, 300, 0.1)
+    assert "whatever the labels" in made.statement
+
+
+def test_the_promise_is_kept_where_the_bound_is_below_it():
+    original, file = losses(300, 6, 4, 20)
+    upper = upper_increase(original, file, Promise())
+    for limit, kept in ((upper, True), (upper - 1e-6, False), (None, True)):
+        assert certificate_from_losses(original, file, Promise(risk_increase=limit)).kept is kept
+
+
+def test_a_statement_never_says_less_than_its_bound():
+    made = certificate("labels")
+    said = float(made.statement.rstrip(".").split()[-1])
+    assert made.lines[0].upper <= said < made.lines[0].upper + 1e-4
+    assert "95 %" in made.statement
+
+
+def test_groups_are_the_units_of_independence():
+    made = certificate("groups")
+    assert made.n == 60
+    assert "60 independent groups" in made.statement
+    assert "betting" in made.lines[0].method
+    original, file = losses(300, 6, 4, 20)
+    means = (file - original).reshape(60, 5).mean(axis=1)
+    assert made.lines[0].point == pytest.approx(means.mean())
+
+
+def test_group_names_and_their_order_in_memory_mean_nothing():
+    original, file = losses(120, 6, 4, 20)
+    groups = np.repeat(np.arange(30), 4)
+    one = certificate_from_losses(original, file, Promise(), groups=groups)
+    other = certificate_from_losses(original, file, Promise(), groups=np.array([f"speaker {99 - g}" for g in groups]))
+    assert one.lines == other.lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evidence_alone_gives_the_lines_again(kind):
+    made = certificate(kind)
+    assert recompute(made) == made.lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_gives_the_certificate_back(kind):
+    made = certificate(kind)
+    again = from_json(to_json(made))
+    assert again == made
+    assert recompute(again) == made.lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flattered_certificate_is_found_out(kind):
+    made = certificate(kind)
+    better = dataclasses.replace(made.lines[0], upper=made.lines[0].upper - 0.001)
+    changed = [
+        dataclasses.replace(made, lines=(better, *made.lines[1:])),
+        dataclasses.replace(made, delta=made.delta / 2),
+        dataclasses.replace(made, n=made.n + 1),
+        dataclasses.replace(made, kept=not made.kept),
+        dataclasses.replace(made, evidence={**made.evidence, "file": made.evidence["original"] + "00"}),
+        dataclasses.replace(made, evidence={}),
+    ]
+    for one in changed:
+        with pytest.raises(Altered):
+            recompute(one)
+
+
+def test_real_losses_are_rounded_to_the_safe_side():
+    rng = np.random.default_rng(2)
+    original, file = rng.random(1000), rng.random(1000)
+    original[:2], file[:2] = (0, 1), (1, 0)
+    packed_original, packed_file, groups = unpack(pack(original, file, None, binary=False))
+    assert groups is None
+    assert np.all(packed_original <= original)
+    assert np.all(packed_file >= file)
+    assert np.abs(np.concatenate([packed_original - original, packed_file - file])).max() < 1.001 / UNITS
+    np.testing.assert_array_equal(packed_original[:2], [0, 1])
+
+
+def test_packing_twice_changes_nothing():
+    first = packed_losses(certificate("own risk"))
+    second = unpack(pack(first[0], first[1], None, binary=False))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+
+
+def test_evidence_of_single_bits_is_small():
+    made = certificate("labels")
+    assert len(made.evidence["original"]) == 2 * -(-300 // 8)
+
+
+@pytest.mark.parametrize(("limit", "delta", "least"), [(0.01, 0.05, 299), (0.05, 0.05, 59), (0.1, 0.1, 22)])
+def test_least_examples_without_an_error(limit, delta, least):
+    assert minimum_examples(Promise("agreement", delta, limit)) == least
+
+
+@pytest.mark.parametrize("risk", ["agreement", "zero_one", "brier"])
+def test_the_least_number_keeps_the_promise_and_one_less_does_not(risk):
+    promise = Promise(risk, 0.05, 0.04)
+    least = minimum_examples(promise)
+    for n, kept in ((least, True), (least - 1, False)):
+        assert certificate_from_losses(np.zeros(n), np.zeros(n), promise).kept is kept
+    with pytest.raises(InvalidRequest, match="above 0"):
+        minimum_examples(Promise(risk, 0.05, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("original", "file", "promise", "groups"),
+    [
+        (np.zeros(3), np.zeros(4), Promise(), None),
+        (np.zeros(3), np.zeros(3), Promise(), np.zeros(4)),
+        (np.zeros(3), np.full(3, 0.5), Promise(), None),
+        (np.zeros(3), np.full(3, 1.5), Promise("brier"), None),
+        (np.ones(3), np.ones(3), Promise("agreement"), None),
+        (np.zeros(3), np.zeros(3), Promise(delta=0.0), None),
+        (np.zeros(3), np.zeros(3), Promise(risk_increase=float("nan")), None),
+        (np.zeros(3), np.zeros(3), Promise("brier", method="paired_increase"), None),
+        (np.zeros(3), np.zeros(3), Promise(method="clopper_pearson"), None),
+        (np.zeros(3), np.zeros(3), Promise("agreement", method="paired_increase"), None),
+    ],
+)
+def test_what_can_not_be_certified_is_refused(original, file, promise, groups):
+    with pytest.raises(InvalidRequest):
+        certificate_from_losses(original, file, promise, groups=groups)
+
+
+@pytest.mark.parametrize("method", ["betting", "hoeffding_bentkus"])
+def test_another_bound_may_be_fixed_before_the_losses(method):
+    original, file = losses(300, 6, 4, 20)
+    made = certificate_from_losses(original, file, Promise(method=method))
+    assert made.lines[0].upper > upper_increase(original, file, Promise())
+    assert recompute(made) == made.lines
+
+
+def test_cut_foreign_and_twisted_json_is_told_apart():
+    text = to_json(certificate("labels"))
+    table = json.loads(text)
+    with pytest.raises(InvalidRequest, match="whole JSON"):
+        from_json(text[: len(text) // 2])
+    for foreign in ("[]", '{"a": 1}', "3"):
+        with pytest.raises(InvalidRequest, match="no certificate"):
+            from_json(foreign)
+    without = {key: value for key, value in table.items() if key != "kept"}
+    with pytest.raises(InvalidRequest, match="kept"):
+        from_json(json.dumps(without))
+    for key, value in (("delta", "small"), ("kept", 1), ("evidence", []), ("lines", {}), ("promise", "x"), ("n", 2.5)):
+        with pytest.raises(InvalidRequest, match=key):
+            from_json(json.dumps(table | {key: value}))
+    with pytest.raises(InvalidRequest, match="line"):
+        from_json(json.dumps(table | {"lines": [{"quantity": "risk increase"}]}))
+
+
+def test_context_must_be_plain():
+    made = dataclasses.replace(certificate("labels"), context={"x": float("nan")})
+    with pytest.raises(InvalidRequest, match="finite"):
+        to_json(made)
