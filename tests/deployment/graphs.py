@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ FLOAT_TARGET = replace(TARGET, activation_dtype="float32", session={"session.dis
 
 def graph(
     nodes: list[onnx.NodeProto],
-    weights: dict[str, np.ndarray],
+    weights: Mapping[str, np.ndarray | np.generic],
     inputs: dict[str, list],
     outputs: dict[str, list],
     integers: tuple[str, ...] = (),
@@ -83,10 +85,10 @@ def residual(channels: int = 8) -> tuple[bytes, dict[str, np.ndarray]]:
     }
 
     def conv(x: str, name: str, stride: int = 1) -> onnx.NodeProto:
-        made = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
+        made: dict[str, Any] = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
         return helper.make_node("Conv", [x, name, name + "_b"], [name + "_o"], **made)
 
-    def node(op: str, inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(op, inputs, [output], **attributes)
 
     nodes = [

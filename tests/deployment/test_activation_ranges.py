@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -18,7 +20,7 @@ def test_ranges_are_those_of_the_values_themselves() -> None:
     batches = [images(4, seed=s) for s in range(3)]
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     found = ranges(file, iter(batches))
-    runs = [dict(zip(outputs, session.run(list(outputs), b), strict=True)) | b for b in batches]
+    runs: list[dict[str, Any]] = [dict(zip(outputs, session.run(list(outputs), b), strict=True)) | b for b in batches]
     assert set(found) == {"x", "c", "y"}
     for name, (low, high) in found.items():
         assert low == min(run[name].min() for run in runs) and high == max(run[name].max() for run in runs)

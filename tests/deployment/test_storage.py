@@ -16,7 +16,7 @@ from tests.deployment.graphs import TARGET, encode, graph, values, weight
 
 def unfolded(body: bytes) -> np.ndarray:
     session = onnxruntime.InferenceSession(body, providers=["CPUExecutionProvider"])
-    return session.run(None, {"x": np.zeros((1,), np.float32)})[0]
+    return np.asarray(session.run(None, {"x": np.zeros((1,), np.float32)})[0])
 
 
 def file_of(encoding: Encoding) -> bytes:

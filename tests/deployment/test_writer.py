@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -27,9 +28,9 @@ def integer_file(
     return body
 
 
-def conv_net(op: str, w: np.ndarray, rank: int = 2, **attributes: object) -> bytes:
+def conv_net(op: str, w: np.ndarray, rank: int = 2, **attributes: Any) -> bytes:
     nodes = [helper.make_node(op, ["x", "w", "b"], ["c"], **attributes), helper.make_node("Relu", ["c"], ["y"])]
-    groups = int(attributes.get("group", 1))  # type: ignore[call-overload]
+    groups = int(attributes.get("group", 1))
     out, fan = (w.shape[1] * groups, w.shape[0]) if op == "ConvTranspose" else (w.shape[0], w.shape[1] * groups)
     sides = ["s", "t", "u"][:rank]
     bias = np.linspace(-0.1, 0.1, out, dtype=np.float32)
@@ -62,7 +63,8 @@ def test_onnxs_own_reference_computes_the_same() -> None:
     float_file, weights = residual(4)
     body = integer_file(float_file, weights, images(16), bits=4)
     x = images(2, seed=3)
-    wanted = onnx.reference.ReferenceEvaluator(onnx.load_from_string(body)).run(None, x)[0]
+    outputs: Any = onnx.reference.ReferenceEvaluator(onnx.load_from_string(body)).run(None, x)
+    wanted = outputs[0]
     assert error(Session(body, TARGET).run(x)[0], wanted) < 0.03  # fused kernels round once where the graph rounds twice
 
 
@@ -145,7 +147,7 @@ def test_scales_by_groups_of_inputs_are_exact_for_products_and_convolutions() ->
 def test_products_run_on_integers_with_a_float_result(op: str, layout: str) -> None:
     w = weight(70, 64)  # more than 64 rows: the zero points are expanded
     stored = w if layout == "as_is" else np.ascontiguousarray(w.T)
-    attributes = {"transB": 1} if layout == "as_is" else {}
+    attributes: dict[str, Any] = {"transB": 1} if layout == "as_is" else {}
     bias = [] if op == "MatMul" else ["b"]
     nodes = [helper.make_node(op, ["x", "w", *bias], ["y"], **attributes)]
     float_file = graph(nodes, {"w": stored, "b": weight(70, 1)[:, 0]}, {"x": ["n", 64]}, {"y": ["n", 70]})

@@ -3,7 +3,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -17,8 +17,9 @@ KEYS = {field.name for field in fields(Target)}
 
 
 def load(path: Path) -> Target:
-    values = tomllib.loads(path.read_text())
-    return Target(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    values: dict[str, Any] = tomllib.loads(path.read_text())
+    arguments: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Target(**arguments)
 
 
 def test_the_shipped_targets_are_there() -> None:
