@@ -6,6 +6,7 @@ import json
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.sources import load_data, load_model
 
-NET = '''
+Results = tuple[Path, dict[str, Any]]
+FIVE = ["certificate.json", "model.onnx", "plan.toml", "profile.json", "report.html"]
+
+NET = """
 import torch
 from torch import nn
 from factor import FACTOR
@@ -26,9 +30,9 @@ from factor import FACTOR
 def network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        stem = (nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        body = (nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        return nn.Sequential(*stem, *body, nn.Linear(128, 4 * FACTOR)).eval()
+        stem = (nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU())
+        body = (nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        return nn.Sequential(*stem, *body, nn.Linear(256, 4 * FACTOR)).eval()
 
 
 def number():
@@ -41,7 +45,7 @@ def images(n=128, seed=1):
 
 def batches():
     yield from images().split(32)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +194,134 @@ def test_a_read_only_directory_is_refused_before_any_work(
     code, _, err = run(capsys, "compress", "absent.py:network", "--calibration", "absent.npz", "--out", tmp_path / "out")
     assert code == 2
     assert "permission denied" in err
+
+
+# ---------------------------------------------------------------- a whole run
+@pytest.fixture(scope="module")
+def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The directory and the JSON object of one `compress`."""
+    out = tmp_path_factory.mktemp("results") / "small"
+    words = ["compress", f"{folder}/net.py:network", "--calibration", folder / "calibration.npz"]
+    words += ["--held-out", folder / "held_out.npz", "--out", out, "--json", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("builtins.print", lambda text, **_: lines.append(text))
+        assert cli.main([str(word) for word in words]) == 0, lines
+    return out, json.loads(lines[-1])
+
+
+def test_a_run_leaves_its_five_files_and_tells_the_bytes(results: Results) -> None:
+    out, data = results
+    assert sorted(path.name for path in out.iterdir()) == FIVE
+    assert data["paths"] == {name: str(out / name) for name in data["paths"]}
+    assert data["bytes"]["after"] == (out / "model.onnx").stat().st_size
+    assert data["bytes"]["after"] < data["bytes"]["before"]
+    assert data["certificate"]["kept"] is True
+    assert data["left_alone"]["weights"] == 0
+    assert "<svg" in (out / "report.html").read_text()
+
+
+def test_the_file_runs_where_only_onnxruntime_is(results: Results, folder: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out, data = results
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    with np.load(folder / "held_out.npz") as held_out:
+        scores = session.run(None, {session.get_inputs()[0].name: held_out["x"]})[0]
+        errors = int((scores.argmax(1) != held_out["y"]).sum())
+    assert errors == data["certificate"]["counts"]["file_errors"]
+
+
+def test_verify_recomputes_and_notices_one_changed_byte(
+    results: Results, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = results
+    code, text, err = run(capsys, "verify", out, "--held-out", folder / "held_out.npz")
+    assert code == 0, err
+    assert data["certificate"]["statement"] in text
+    content = bytearray((out / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "model.onnx").write_bytes(content)
+    code, text, err = run(capsys, "verify", tmp_path, "--certificate", out / "certificate.json")
+    assert (code, text) == (5, "")
+    code, _, err = run(capsys, "verify", out, "--held-out", folder / "calibration.npz")
+    assert code == 2
+    assert "other held-out examples" in err
+
+
+def test_a_second_budget_reuses_the_profile(
+    results: Results, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, first = results
+    (tmp_path / "profile.json").write_bytes((out / "profile.json").read_bytes())
+    words = ["compress", f"{folder}/net.py:network", "--calibration", folder / "calibration.npz", "--json", "--out", tmp_path]
+    smaller = 0.9 * first["bytes"]["after"]
+    code, text, err = run(capsys, *words, "--set", f"budget.bytes={smaller:.0f}")
+    assert code == 0, err
+    assert "reuse the measured profile" in err
+    assert "measure the layers" not in err
+    assert json.loads(text.splitlines()[-1])["bytes"]["after"] <= smaller
+    code, _, err = run(capsys, *words, "--set", "quantize.damping=0.02")
+    assert "measure the layers" in err
+
+
+def test_an_edited_plan_is_applied(results: Results, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = results
+    plan = (out / "plan.toml").read_text()
+    assert "weight_bits = 8" in plan
+    (tmp_path / "plan.toml").write_text(plan.replace("weight_bits = 8", "weight_bits = 5", 1))
+    words = [
+        "compress",
+        f"{folder}/net.py:network",
+        "--calibration",
+        folder / "calibration.npz",
+        "--plan",
+        tmp_path / "plan.toml",
+    ]
+    code, text, err = run(capsys, *words, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "5 bits" in text
+    assert not (tmp_path / "out" / "certificate.json").exists()
+    assert "not certified" in text
+
+
+def test_a_budget_that_cannot_be_met_ends_with_3_and_writes_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compress", f"{folder}/net.py:network", "--calibration", folder / "calibration.npz", "--out", tmp_path / "out"]
+    code, out, err = run(capsys, *words, "--set", "budget.bytes=1000", "--quiet")
+    assert code == 3, err
+    assert "raise budget.bytes" in err
+    assert out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_examples_that_calibrated_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = folder / "calibration.npz"
+    code, _, err = run(
+        capsys, "compress", f"{folder}/net.py:network", "--calibration", data, "--held-out", data, "--out", tmp_path
+    )
+    assert code == 2
+    assert "128 of 128 held-out examples" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measure_plan_and_compress_one_verb_at_a_time(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{folder}/net.py:network", "--calibration", f"{folder}/net.py:batches"]
+    code, text, err = run(capsys, "measure", *words, "--out", tmp_path)
+    assert code == 0, err
+    assert "left alone: 0 % of the weights" in text
+    code, text, err = run(capsys, "plan", tmp_path, "--set", "budget.bytes=0.6", "--out", tmp_path / "plan.toml", "--json")
+    assert code == 0, err
+    assert json.loads(text)["paths"] == {"plan.toml": str(tmp_path / "plan.toml")}
+    code, text, err = run(capsys, "compress", *words, "--plan", tmp_path / "plan.toml", "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    assert json.loads(text)["bytes"]["after"] > 0
+
+
+def test_bench_times_files_against_each_other(results: Results, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = results
+    data = ["--data", folder / "held_out.npz", "--rounds", 3, "--json"]
+    code, text, err = run(capsys, "bench", out, "--against", out / "model.onnx", *data)
+    assert code == 0, err
+    (timing,) = json.loads(text).values()
+    assert 0 < timing["minimum"] <= timing["median"] <= timing["p90"]
