@@ -8,12 +8,12 @@ Order. Sample points are ordered by Tango's upper limit U(b, g), the D at which 
 falls to the normal quantile of delta. What was seen spans the region R of all points with a limit not above its own,
 R = {(b, g): T(b, g; U_seen) <= z}, closed under making an example less harmful (1 -> 0 -> -1).
 
-p-value. p(D) = sup over psi in C of P_{D, psi}(R), plus gamma, where psi = P(Z != 0) is the nuisance and C its two-sided
-Clopper-Pearson interval at 1 - gamma (Berger and Boos 1994), gamma = delta / 50.
+p-value. p(D) = sup over psi in C of P_{D, psi}(R), plus gamma (1 where D < -max C), where psi = P(Z != 0) is the nuisance and C
+its two-sided Clopper-Pearson interval at 1 - gamma (Berger and Boos 1994), gamma = delta / 50.
 
-Bound. sup {D: p(D) > delta}. It covers: P(p(D) <= delta) <= delta at the true (D, psi). Larger D are no easier: at fixed psi,
-raising D turns some -1 into 1, which can only leave R, so that p falls in D; bisection finds the supremum and testing the
-boundary is enough.
+Bound. sup {D: p(D) > delta}. It covers: P(p(D) <= delta) <= delta at the true (D, psi). Larger D are no easier: at
+fixed psi, raising D turns some -1 into 1, which can only leave R, so that p falls in D; bisection finds the supremum and testing
+the boundary is enough. Proofs: docs/theory/certificates.md.
 
 Between grid points of the nuisance the supremum is bounded, never guessed (see `_guard` and `_coupled`).
 
@@ -174,7 +174,7 @@ def _below(region: np.ndarray, n: int, difference: float, psi: tuple[float, floa
     """Whether sup over psi of P(region) is shown to be at most `level` (False also when refinement can't tell)."""
     lowest, highest = max(psi[0], abs(difference)), psi[1]
     if highest < lowest:
-        return True
+        return difference > 0  # p = 1 below -max C, which keeps p falling in D
     ends = np.sqrt((np.array([lowest, highest]) - abs(difference)) / 2)
     nodes = np.linspace(ends[0], ends[1], 33)
     values = _probability(region, n, *_pair(difference, nodes))

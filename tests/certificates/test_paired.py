@@ -67,7 +67,7 @@ def oracle(worse: int, better: int, n: int, delta: float, grid: int = 2000) -> f
 
     def p(difference: float) -> float:
         if max(lowest, abs(difference)) > highest:
-            return gamma
+            return gamma if difference > 0 else 1.0
         psi = np.linspace(max(lowest, abs(difference)), highest, grid)
         return probabilities(region, n, (psi + difference) / 2, (psi - difference) / 2).sum(axis=0).max() + gamma
 
@@ -78,7 +78,7 @@ def oracle(worse: int, better: int, n: int, delta: float, grid: int = 2000) -> f
     return high
 
 
-CASES = [(12, b, g) for b, g in [(0, 0), (1, 0), (0, 1), (3, 2), (2, 9), (6, 6), (0, 12), (11, 1), (11, 0)]]
+CASES = [(12, b, g) for b, g in [(0, 0), (1, 0), (0, 1), (3, 2), (2, 9), (6, 6), (0, 12), (11, 1), (11, 0), (0, 4)]]
 CASES += [(20, 5, 5), (20, 1, 4), (30, 2, 1), (30, 10, 4)]
 
 
