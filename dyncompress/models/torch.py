@@ -239,5 +239,4 @@ def _prepared(own: nn.Module) -> list[str]:
     config: Any = getattr(own, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False
-        notes.append("the key-value cache is switched off: the exported model computes whole sequences.")
     return notes

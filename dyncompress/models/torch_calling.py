@@ -142,7 +142,7 @@ def _explained(
         if width
         else reason
     )
-    return f"the example doesn't fit the model: layer '{name}' {expected} (inputs: {inputs}; {reason}); change the example's shape or dtype."
+    return f"the example doesn't fit the model: layer '{name}' {expected} (inputs: {inputs}; {reason}); change the example."
 
 
 def _dtype(value: Any) -> str:

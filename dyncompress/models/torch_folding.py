@@ -236,6 +236,6 @@ def preprocessing_warning(module: nn.Module, batches: Sequence[Batch]) -> str | 
     if distance <= _FOREIGN_DISTANCE:
         return None
     return (
-        f"the calibration inputs don't look like the training data: at '{name}' their moments are {distance:.1f} away from those it "
-        f"remembers (up to {_FOREIGN_DISTANCE} is usual); check that they are normalised as in training."
+        f"the calibration inputs don't look like the training data: at '{name}' their moments are {distance:.1f} away from "
+        f"those it remembers (up to {_FOREIGN_DISTANCE} is usual); check that they are normalised as in training."
     )
