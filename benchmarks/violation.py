@@ -23,7 +23,7 @@ from scipy.special import bdtrc
 from dyncompress.certificates import BOUNDS
 from dyncompress.certificates.fixed_sequence import fixed_sequence
 from dyncompress.certificates.paired import paired_upper
-from dyncompress.certificates.promise import Promise, certificate_from_losses
+from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, upper_increase
 
 RESULT = Path(__file__).parent / "results" / "violation.json"
 REPETITIONS, SEED, LEVEL = 2000, 20_240_601, 0.01
@@ -145,6 +145,41 @@ def of_paths(path: tuple[tuple[float, float], ...], n: int, delta: float) -> Fai
     return failures
 
 
+def of_selected(path: tuple[tuple[float, float], ...], both: float, n: int, delta: float) -> Failures:
+    """Failures of any line of the certificate of the plan that fixed-sequence testing chose."""
+    promise, plans = Promise(delta=delta, risk_increase=LIMIT), len(path)
+    known: dict[tuple[int, ...], float] = {}
+    made: dict[tuple[int, ...], dict[str, float]] = {}
+
+    def losses(counts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        kinds = np.repeat([[0, 1], [1, 0], [1, 1], [0, 0]], [*counts, n - sum(counts)], axis=0)
+        return kinds[:, 0], kinds[:, 1]
+
+    def upper(counts: tuple[int, ...], _: float) -> float:
+        if counts[:2] not in known:
+            known[counts[:2]] = upper_increase(*losses(counts), promise)
+        return known[counts[:2]]
+
+    def failures(rng: np.random.Generator, repetitions: int) -> int:
+        failed = 0
+        for _ in range(repetitions):
+            luck = rng.random(n)
+            errors = int(((luck > 0.4) & (luck < 0.4 + both)).sum())
+            counts = [(int((luck < b).sum()), int((luck > 1 - g).sum()), errors) for b, g in path]
+            chosen = fixed_sequence([partial(upper, c) for c in counts], limit=LIMIT, delta=delta).chosen
+            if chosen is None:
+                continue
+            if (key := counts[chosen]) not in made:
+                told = Circumstances(selection={"plans": plans})
+                lines = certificate_from_losses(*losses(key), promise, circumstances=told).lines
+                made[key] = {line.quantity: line.upper for line in lines}
+            worse, better = path[chosen]
+            failed += made[key]["risk increase"] < worse - better or made[key]["risk of the file"] < worse + both
+        return failed
+
+    return failures
+
+
 def _upper(known: dict[tuple[int, int], float], worse: int, better: int, n: int, delta: float) -> float:
     """The paired bound, computed once for each pair of counts."""
     if (worse, better) not in known:
@@ -181,8 +216,10 @@ def cells() -> Iterator[Cell]:
         yield Cell("certificate", name, n, delta, of_certificates(law, n, Promise(delta=delta)))
     yield Cell("certificate", "60 groups of 5, beta risks", 300, 0.1, of_clusters(60, 300, Promise(delta=0.1)))
     for name, path in PATHS.items():
-        for n, delta in ((400, 0.1), (1000, 0.05)):
+        for n, delta in ((400, 0.1), (600, 0.05)):
             yield Cell("fixed_sequence", name, n, delta, of_paths(path, n, delta))
+    close = ((0.01, 0.0), (0.012, 0.0), (0.014, 0.0), (0.016, 0.0), (0.018, 0.0), (0.032, 0.0))
+    yield Cell("chosen_certificate", "six plans close to each other", 300, 0.1, of_selected(close, 0.05, 300, 0.1))
 
 
 def _bernoulli(p: float, rng: np.random.Generator, n: int) -> np.ndarray:

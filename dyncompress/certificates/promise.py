@@ -7,6 +7,11 @@ agree so do 0-1 losses, so that it bounds the change of the error rate under any
 The bound of a line is chosen by the risk's definition, by whether there are groups, and by n; never by the losses:
     0-1 risks, no groups   increase: exact paired bound; risk and disagreement: Clopper-Pearson
     others, or groups      betting on group means, of (Z + 1) / 2 for the increase
+
+After fixed-sequence testing along several plans the numbers of the chosen one are no longer those of a plan fixed beforehand.
+What the walk proves is the limit: the increase line then states the limit and not the smaller number behind it, and the risk of
+the file is bounded at 0.2 delta divided by the number of plans, which holds for all of them at once.
+
 A certificate with groups is about a group drawn at random and an example drawn from it.
 """
 
@@ -14,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +60,10 @@ class Promise:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a certificate tells of its making; the fields are those of `Certificate`."""
+    """What a certificate tells of its making; the fields are those of `Certificate`.
+
+    `selection` is empty, or the record of a walk with `plans`, the number of plans on the path.
+    """
 
     assumptions: tuple[str, ...] = ()
     valid_as: str = "alone"
@@ -89,7 +97,8 @@ def certificate_from_losses(
         the certificate; `kept` is whether the promise is kept (True where nothing is promised).
 
     Raises:
-        InvalidRequest: losses out of range, of different lengths, or not 0 and 1 under a 0-1 risk.
+        InvalidRequest: losses out of range, of different lengths, or not 0 and 1 under a 0-1 risk; a selection without its
+            number of plans or without a promise.
     """
     check_delta(promise.delta)
     limit = promise.risk_increase
@@ -107,8 +116,8 @@ def certificate_from_losses(
         raise InvalidRequest("the original always agrees with itself; under the risk 'agreement' its losses are zeros.")
     evidence = pack(original, file, groups, binary=binary)
     original, file, groups = unpack(evidence)
-    lines, n = _lines(original, file, groups, promise)
     told = circumstances
+    lines, n = _chosen_lines(original, file, groups, promise, told.selection)
     unit = "example" if groups is None else "group"
     return Certificate(
         statement=statement(promise.risk, promise.delta, lines[0], n, unit),
@@ -131,7 +140,7 @@ def certificate_from_losses(
 
 
 def upper_increase(original: np.ndarray, file: np.ndarray, promise: Promise, *, groups: np.ndarray | None = None) -> float:
-    """The promised line's upper bound alone, the same number as in the certificate: what fixed-sequence testing compares.
+    """The promised line's upper bound of a plan by itself: what fixed-sequence testing compares with the limit.
 
     Raises:
         InvalidRequest: as in `certificate_from_losses`.
@@ -148,7 +157,7 @@ def recompute(certificate: Certificate) -> tuple[Line, ...]:
     texts = {key: text for key, text in certificate.evidence.items() if key != "method"}
     original, file, groups = unpack(texts)
     promise = Promise(certificate.risk, certificate.delta, certificate.promise, certificate.evidence.get("method", ""))
-    lines, n = _lines(original, file, groups, promise)
+    lines, n = _chosen_lines(original, file, groups, promise, certificate.selection)
     if n != certificate.n or any(certificate.counts.get(key) != k for key, k in _counts(original, file, promise).items()):
         raise Altered("the counts of the certificate don't follow from its evidence; get the certificate again.")
     if certificate.kept != (promise.risk_increase is None or lines[0].upper <= promise.risk_increase):
@@ -196,8 +205,25 @@ def minimum_examples(promise: Promise) -> int:
     return high
 
 
-def _lines(original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise) -> tuple[tuple[Line, ...], int]:
-    """The lines, the promised one first, and the number of independent units."""
+def _chosen_lines(
+    original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise, selection: Mapping[str, Any]
+) -> tuple[tuple[Line, ...], int]:
+    """The lines that hold for a plan chosen by fixed-sequence testing, and the number of independent units."""
+    plans = selection.get("plans") if selection else 1
+    limit = promise.risk_increase
+    if not isinstance(plans, int) or plans < 1 or (plans > 1 and limit is None):
+        raise InvalidRequest(f"a selection needs `plans`, the length of its path, and a promise; it has {plans} and {limit}.")
+    lines, n = _lines(original, file, groups, promise, plans)
+    if plans == 1 or limit is None:
+        return lines, n
+    how = f"{lines[0].method}; the limit of fixed-sequence testing over {plans} plans"
+    return (replace(lines[0], upper=max(lines[0].upper, limit), method=how), *lines[1:]), n
+
+
+def _lines(
+    original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise, plans: int = 1
+) -> tuple[tuple[Line, ...], int]:
+    """The lines, the promised one first, and the number of independent units; the others hold for all plans at once."""
     exact = promise.risk in RISKS and groups is None
     file_mean, difference = _means(file, groups), _means(file - original, groups)
     single: Bound = ClopperPearson() if exact else Betting()
@@ -205,8 +231,9 @@ def _lines(original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, pr
         return (_line(DISAGREEMENT, _disagreement_bound(promise.method, exact=exact)(file_mean, promise.delta)),), len(file_mean)
     share = _SHARES[INCREASE] * promise.delta
     increase = _line(INCREASE, _increase_bound(promise.method, exact=exact)(difference, share))
-    risk = _line(FILE_RISK, single(file_mean, _SHARES[FILE_RISK] * promise.delta))
-    return (increase, risk), len(file_mean)
+    share = _SHARES[FILE_RISK] * promise.delta
+    risk = _line(FILE_RISK, single(file_mean, share / plans))
+    return (increase, replace(risk, delta=share)), len(file_mean)
 
 
 def _disagreement_bound(method: str, *, exact: bool) -> Bound:

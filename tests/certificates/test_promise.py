@@ -26,7 +26,7 @@ from dyncompress.types import Certificate
 
 TOLD = Circumstances(
     assumptions=("Faces only.",),
-    selection={"rule": "fixed sequence", "uppers": [0.01, 0.02]},
+    selection={"rule": "fixed sequence", "uppers": [0.01], "plans": 1},
     environment={"runtime": "1.2"},
     digests={"file": "ab"},
     context={"occam": {"before": 1.0, "after": 0.7}},
@@ -84,6 +84,26 @@ def test_the_promise_is_kept_where_the_bound_is_below_it():
     upper = upper_increase(original, file, Promise())
     for limit, kept in ((upper, True), (upper - 1e-6, False), (None, True)):
         assert certificate_from_losses(original, file, Promise(risk_increase=limit)).kept is kept
+
+
+def test_a_chosen_plan_states_the_limit_it_was_tested_for():
+    """Its own smaller bound would be one picked among several."""
+    original, file = losses(300, 6, 4, 20)
+    told = Circumstances(selection={"plans": 4})
+    made = certificate_from_losses(original, file, Promise(risk_increase=0.06), circumstances=told)
+    assert made.kept
+    assert made.lines[0].upper == 0.06 > upper_increase(original, file, Promise(risk_increase=0.06))
+    assert made.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05 / 4)
+    assert sum(line.delta for line in made.lines) == pytest.approx(0.05)
+    assert recompute(made) == made.lines
+    assert not certificate_from_losses(original, file, Promise(risk_increase=0.01), circumstances=told).kept
+    with pytest.raises(Altered):
+        recompute(dataclasses.replace(made, selection={}))
+    for selection, limit in (({"plans": 4}, None), ({"rule": "fixed sequence"}, 0.06), ({"plans": 0}, 0.06)):
+        with pytest.raises(InvalidRequest, match="plans"):
+            certificate_from_losses(
+                original, file, Promise(risk_increase=limit), circumstances=Circumstances(selection=selection)
+            )
 
 
 def test_a_statement_never_says_less_than_its_bound():
