@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
     TF32 keeps 10 bits of mantissa, which turns the small eigenvalues of a second moment into noise.
     """
-    candidates = (getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn))
-    backends = [matmul for matmul in candidates if hasattr(matmul, "fp32_precision")]
+    backends: list[Any] = [getattr(backend, "matmul") for backend in (torch.backends.cuda, torch.backends.mkldnn)]  # noqa: B009
     before = [b.fp32_precision for b in backends]
     with torch.autocast(device.type, enabled=False):
         try:
@@ -108,10 +108,10 @@ class SecondMoment:
 
 
 def damped(moment: Tensor, damping: float) -> Tensor:
-    """H + (damping * mean(diag H)) I, float64; inputs that are always zero get the mean (1 where all are) on the diagonal.
+    """H + (damping * mean(diag H)) I, float64, with nothing but positive numbers on the diagonal.
 
-    A dead input's row and column are zero, so its diagonal entry changes no other input's solution: any positive number
-    will do, and the mean keeps the condition number small.
+    A moment of zeros counts as having mean 1. With damping 0 an input that is always zero gets the mean: its row and column
+    are zero, so any positive number leaves the other inputs' solutions as they are.
 
     Args:
         moment: `[..., K, K]`, symmetric, non-negative definite.
@@ -128,8 +128,8 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     diagonal = result.diagonal(dim1=-2, dim2=-1)
     mean = diagonal.mean(-1, keepdim=True)
     level = torch.where(mean > 0, mean, torch.ones_like(mean))
-    dead = diagonal <= 0
-    diagonal += torch.where(dead, level, damping * level)
+    diagonal += damping * level
+    diagonal.copy_(torch.where(diagonal > 0, diagonal, level))
     return result
 
 

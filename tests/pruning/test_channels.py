@@ -1,0 +1,110 @@
+"""Elimination of channels: the curve is the refit's own error, the first step is optimal, and shapes are checked."""
+
+import itertools
+
+import pytest
+import torch
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.pruning import eliminate, refit_columns
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+def problem(out=5, channels=6, size=3, device="cpu"):
+    generator = torch.Generator().manual_seed(0)
+    columns = channels * size
+    x = torch.randn(200, columns, generator=generator).double() @ torch.randn(columns, columns, generator=generator).double()
+    return (x.T @ x / 200).to(device), torch.randn(out, columns, generator=generator).double().to(device)
+
+
+def error_without(moment, weight, gone, size):
+    kept = torch.tensor([c for c in range(weight.shape[1]) if c // size not in gone], dtype=torch.long, device=weight.device)
+    full = torch.zeros_like(weight)
+    full[:, kept] = refit_columns(weight, moment, kept, damping=0.0)
+    e = weight - full
+    return float((e @ moment * e).sum() / (weight @ moment * weight).sum())
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_curve_is_the_error_after_refitting(size, device):
+    moment, weight = problem(size=size, device=device)
+    order, error = eliminate(moment, weight, size, damping=0.0)
+    assert sorted(order.tolist()) == sorted(set(order.tolist()))
+    assert len(order) == len(error) == 5
+    for count in range(1, 6):
+        assert float(error[count - 1]) == pytest.approx(error_without(moment, weight, order[:count].tolist(), size), rel=1e-6)
+    assert bool((error.diff() >= 0).all())
+
+
+def test_each_step_is_the_best_one():
+    moment, weight = problem()
+    order, error = eliminate(moment, weight, 3, damping=0.0)
+    gone = []
+    for channel, reached in zip(order.tolist(), error.tolist(), strict=True):
+        candidates = {c: error_without(moment, weight, [*gone, c], 3) for c in range(6) if c not in gone}
+        assert reached == pytest.approx(min(candidates.values()), rel=1e-6)
+        gone.append(channel)
+    pairs = min(error_without(moment, weight, pair, 3) for pair in itertools.combinations(range(6), 2))
+    assert pairs * (1 - 1e-6) <= float(error[1]) <= 3 * pairs
+
+
+def test_the_columns_that_stay_solve_least_squares(device):
+    moment, weight = problem(device=device)
+    kept = torch.tensor([0, 4, 5, 11], device=device)
+    expected = torch.linalg.solve(moment[kept][:, kept], moment[kept] @ weight.T).T
+    torch.testing.assert_close(refit_columns(weight, moment, kept, damping=0.0), expected, rtol=1e-6, atol=1e-8)
+    chosen = torch.zeros(18, dtype=torch.bool, device=device)
+    chosen[kept] = True
+    torch.testing.assert_close(refit_columns(weight, moment[None], chosen, damping=0.0), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_dead_and_repeated_channels_go_first_and_cost_nothing():
+    moment, weight = problem()
+    select = torch.eye(18, dtype=torch.float64)
+    select[:, 3:6], select[:, 9:12] = 0, select[:, 0:3]  # channel 1 is always zero, channel 3 repeats channel 0
+    order, error = eliminate(select.T @ moment @ select, weight, 3, damping=1e-6)
+    assert 1 in order[:2].tolist()
+    assert {0, 3} & set(order[:2].tolist())
+    assert float(error[1]) < 1e-4
+    assert float(error[2]) > 10 * float(error[1])
+
+
+def test_conv_weights_floats_zero_moments_and_stops():
+    moment, weight = problem(channels=4, size=9)
+    order, error = eliminate(moment.float(), weight.float().reshape(5, 4, 3, 3), 9, keep=3)
+    assert len(order) == 1
+    assert error.dtype == torch.float64
+    assert refit_columns(weight.float().reshape(5, 4, 3, 3), moment, torch.arange(27)).dtype == torch.float32
+    order, error = eliminate(torch.zeros(36, 36), weight, 9)
+    assert len(order) == 3
+    assert bool(torch.isfinite(error).all())
+    order, error = eliminate(moment, torch.zeros_like(weight), 9, keep=4)
+    assert order.tolist() == error.tolist() == []
+    order, error = eliminate(moment, torch.zeros_like(weight), 9)
+    assert error.tolist() == [0, 0, 0]
+
+
+def test_inputs_stay_as_they_were():
+    moment, weight = problem()
+    before = moment.clone(), weight.clone()
+    eliminate(moment, weight, 3)
+    refit_columns(weight, moment, torch.arange(4))
+    assert torch.equal(moment, before[0])
+    assert torch.equal(weight, before[1])
+
+
+@pytest.mark.parametrize(("size", "keep"), [(4, 1), (0, 1), (3, 0), (3, 7)])
+def test_shapes_that_do_not_fit_are_refused(size, keep):
+    moment, weight = problem()
+    with pytest.raises(InvalidRequest):
+        eliminate(moment, weight, size, keep=keep)
+    with pytest.raises(InvalidRequest):
+        refit_columns(weight[:, :5], moment, torch.arange(2))
