@@ -28,7 +28,7 @@ def shipped(model: object, recipe: object, example: np.ndarray, budget: float | 
 
 def main() -> None:
     """All rows, printed and written."""
-    x, y = cifar10("test")
+    x, y = (t.numpy() for t in cifar10("test"))
     heavy = dc.load_recipe("heavy-tail")
     rows = []
     for name, build in (("resnet20", resnet20), ("resnet44", resnet44)):

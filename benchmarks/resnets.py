@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 import dyncompress as dc
 from tests.data import cifar10, resnet20, resnet44
 from dyncompress import deployment
-from dyncompress.certificates import clopper_pearson
 
 RESULTS = Path(__file__).parent / "results"
 TARGET = "onnxruntime-x86-vnni"
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     args = parser.parse_args()
     model = {"resnet20": resnet20, "resnet44": resnet44}[args.net]()
-    calibration, _ = cifar10("train", 1024)
-    x, y = cifar10("test")
+    calibration = cifar10("train", 1024)[0].numpy()
+    x, y = (t.numpy() for t in cifar10("test"))
     float_file = float_onnx(model, calibration)
     reference = outputs(float_file, x)
     result = {"net": args.net, "float": {"bytes": len(float_file), "accuracy": 100 * float((reference.argmax(1) == y).mean())}, "rows": {}}
@@ -87,11 +87,10 @@ def main() -> None:
             result["rows"][row]["certificate"] = file.certificate.statement
         print(row, json.dumps(result["rows"][row], default=float), flush=True)  # noqa: T201
     for batch in (1, 16):
-        timed = deployment.compare(files, {"x": x[:batch]}, dc.load_target(TARGET), threads=1, rounds=200 if batch == 1 else 60)
-        result[f"milliseconds_batch_{batch}"] = timed
+        timed = deployment.compare(files, {"x": x[:batch]}, dc.load_target(TARGET), rounds=300 if batch == 1 else 100)
+        result[f"batch_{batch}"] = {name: asdict(t) for name, t in timed.items()}
         for name, t in timed.items():
-            ratio = timed["float32"]["median"] / t["median"]
-            print(f"batch {batch:2d} {name:8s} {t['median']:.3f} ms, {ratio:.2f}x", flush=True)  # noqa: T201
+            print(f"batch {batch:2d} {name:8s} {1e3 * t.median:.3f} ms, {1 / t.relative:.2f}x", flush=True)  # noqa: T201
     result["environment"] = deployment.environment()
     path = RESULTS / f"{args.net}.json"
     path.write_text(json.dumps(result, indent=1, default=float) + "\n")

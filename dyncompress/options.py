@@ -15,7 +15,7 @@ import torch
 from dyncompress.allocation import distortion
 from dyncompress.errors import InvalidRequest
 from dyncompress.pruning.channels import eliminate
-from dyncompress.realisation import compressed_layer
+from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import LayerRule, Recipe
 from dyncompress.types import (
     FLOAT_BITS,
@@ -44,7 +44,6 @@ class Errors:
         pruning, rounding: squared Frobenius error of that step, relative to the squared norm of the weight.
         output: expected squared error of the layer's output in nats, weighted by Fisher information; nan without it.
         motion: squared error over the variance of the weights' late motion; nan without a trajectory.
-        weight: the compressed weight where a probe will want it, else None.
     """
 
     choice: Choice
@@ -59,7 +58,10 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
     bits = (rule.weight_bits if rule and rule.weight_bits else recipe.weight_bits) or (FLOAT_BITS,)
     allowed = [b for b in bits if b == FLOAT_BITS or b in target.weight_bits]
     if not allowed:
-        raise InvalidRequest(f"layer '{layer.name}': target '{target.name}' stores {target.weight_bits} bits, recipe '{recipe.name}' asks for {tuple(bits)}; allow a common width.")
+        raise InvalidRequest(
+            f"layer '{layer.name}': target '{target.name}' stores {target.weight_bits} bits, recipe '{recipe.name}' asks for "
+            f"{tuple(bits)}; allow a common width."
+        )
     sparsities = (rule.sparsities if rule and rule.sparsities else recipe.sparsities) or (0.0,)
     if layer.kind == "embedding" or recipe.pruner is None:
         sparsities = (0.0,)
@@ -81,9 +83,13 @@ def layer_errors(observation: Observation, recipe: Recipe, target: Target, rule:
     """Apply every choice to one layer and measure what it does."""
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
-    found = []
+    found, masked = [], {}
     for choice in choices(observation.layer, recipe, target, rule):
-        pruned, new, _ = compressed_layer(observation, choice, recipe, target)
+        key = (choice.sparsity, choice.pattern)
+        if key not in masked:
+            masked[key] = pruned_weight(observation, choice, recipe)
+        pruned = masked[key]
+        new, _ = rounded_weight(observation, pruned, choice, recipe)
         found.append(
             Errors(
                 choice=choice,
@@ -124,7 +130,10 @@ def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
 
 
 def harms(
-    errors: Mapping[str, Sequence[Errors]], source: str, log_sensitivity: Mapping[str, Mapping[str, float]], probed: Mapping[str, float]
+    errors: Mapping[str, Sequence[Errors]],
+    source: str,
+    log_sensitivity: Mapping[str, Mapping[str, float]],
+    probed: Mapping[str, float],
 ) -> dict[str, list[float]]:
     """Errors -> expected harm, one list a layer, from the chosen source.
 

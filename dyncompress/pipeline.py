@@ -1,4 +1,4 @@
-"""The hall: the verbs. A model is measured, a plan is allocated and applied, the ONNX file is written, and that file is certified."""
+"""The hall: the verbs. A model is measured, a plan allocated and applied, the ONNX file written, and that file certified."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     recipe = load_recipe(recipe or profile.recipe)
     budget = budget or recipe.budget
     if budget.seconds is not None:
-        raise InvalidRequest("budget.seconds needs a measured latency table of the target, which none ships yet; set budget.macs instead.")
+        raise InvalidRequest("budget.seconds needs a latency table of the target, which none ships; set budget.macs instead.")
     limits = []
     if budget.bytes is not None:
         whole = budget.bytes if budget.bytes >= 1 else budget.bytes * profile.float_bytes

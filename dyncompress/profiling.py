@@ -15,7 +15,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.progress import Progress
-from dyncompress.realisation import CHANNELS, compressed_layer
+from dyncompress.realisation import CHANNELS, fitted, pruned_weight, rounded_weight
 from dyncompress.recipe import Recipe, rules_for
 from dyncompress.recording import load_trajectory
 from dyncompress.types import (
@@ -67,6 +67,7 @@ def profiled(
 ) -> Profile:
     """Observe every layer once, and tabulate."""
     recorded = None if trajectory is None else own_trajectory(trajectory, model.door)
+    recipe = fitted(recipe, target)
     setting, door = Setting(model, recipe, target, recorded), model.door
     layers = door.layers()
     rules = rules_for(recipe, [layer.name for layer in layers])
@@ -169,7 +170,7 @@ def _needs(setting: Setting, channels: bool) -> tuple[Need, ...]:
     return tuple(needs)
 
 
-def _observed(setting: Setting, channels: bool):  # noqa: ANN202
+def _observed(setting: Setting, channels: bool):
     """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights."""
     for name, observation in setting.model.observe(_needs(setting, channels)):
         motion = setting.trajectory.motion.get(name) if setting.trajectory is not None else None
@@ -223,7 +224,9 @@ def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) ->
             return name
     wanted = " or ".join(setting.recipe.sensitivity)
     needs = "a trajectory" if "trajectory" in setting.recipe.sensitivity else "calibration data"
-    raise InvalidRequest(f"recipe '{setting.recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'.")
+    raise InvalidRequest(
+        f"recipe '{setting.recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'."
+    )
 
 
 def _probe(setting: Setting, errors: Mapping[str, Sequence[options.Errors]], progress: Progress) -> dict[str, float]:
@@ -240,7 +243,8 @@ def _probe(setting: Setting, errors: Mapping[str, Sequence[options.Errors]], pro
             bold = max(errors[name], key=lambda e: e.pruning + e.rounding)
             if bold.pruning + bold.rounding == 0:
                 continue
-            _, weight, _ = compressed_layer(observation, bold.choice, setting.recipe, setting.target)
+            pruned = pruned_weight(observation, bold.choice, setting.recipe)
+            weight, _ = rounded_weight(observation, pruned, bold.choice, setting.recipe)
             edited, _ = door.edited([SetWeight(name, weight)]).matched(door, batches)
             found[name] = divergence(before, outputs(edited, batches)[0]) / (bold.pruning + bold.rounding)
     return found

@@ -88,14 +88,16 @@ def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, int]
     n = len(held_out)
     if len(shared) > ALLOWED_OVERLAP * n:
         raise InvalidRequest(
-            f"{len(shared)} of {n} held-out examples equal calibration examples (same digest); a certificate needs examples the compression has not seen."
+            f"{len(shared)} of {n} held-out examples equal calibration examples (same digest); "
+            "a certificate needs examples the compression has not seen."
         )
     stay = np.setdiff1d(np.arange(n), shared)
 
     def rows(values: np.ndarray | None) -> np.ndarray | None:
         return None if values is None else values[stay]
 
-    return HeldOut({name: value[stay] for name, value in held_out.inputs.items()}, rows(held_out.labels), rows(held_out.groups)), len(shared)
+    inputs = {name: value[stay] for name, value in held_out.inputs.items()}
+    return HeldOut(inputs, rows(held_out.labels), rows(held_out.groups)), len(shared)
 
 
 def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
@@ -110,8 +112,8 @@ def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
     needed = minimum_examples(promise)
     if n < needed:
         raise InvalidRequest(
-            f"{n} held-out {'examples' if held_out.groups is None else 'groups'} can't promise a risk increase of at most {promise.risk_increase:g} "
-            f"at delta {promise.delta:.3g}, even without one difference; at least {needed} are needed."
+            f"{n} held-out {'examples' if held_out.groups is None else 'groups'} can't promise a risk increase of at most "
+            f"{promise.risk_increase:g} at delta {promise.delta:.3g}, even without one difference; at least {needed} are needed."
         )
 
 
@@ -122,14 +124,13 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
         NotCertified: the promise isn't kept.
     """
     before, after = held.losses(file)
-    certificate = certificate_from_losses(
-        before, after, held.promise, groups=held.held_out.groups, circumstances=_circumstances(file, door, held, selection, before, after)
-    )
+    told = _circumstances(file, door, held, selection, (before, after))
+    certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=told)
     if not certificate.kept:
         main = certificate.lines[0]
         raise NotCertified(
-            f"the {main.quantity} is {main.point:.4f} on {certificate.n} examples and at most {main.upper:.4f} at confidence {1 - certificate.delta:g}; "
-            f"{certificate.promise:g} was promised: promise more, or compress less."
+            f"the {main.quantity} is {main.point:.4f} on {certificate.n} examples and at most {main.upper:.4f} at confidence "
+            f"{1 - certificate.delta:g}; {certificate.promise:g} was promised: promise more, or compress less."
         )
     entry = {
         "format": 1,
@@ -161,35 +162,41 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: Torc
     walk = fixed_sequence((test(plan) for plan in plans), limit=limit, delta=delta)
     if walk.chosen is None:
         raise NotCertified(
-            f"already the most cautious plan's {held.promise.risk} increase is bounded by {walk.uppers[0]:.4f} only, {limit:g} was promised; "
-            "promise more, or give more held-out examples."
+            f"already the most cautious plan's increase of the risk is bounded by {walk.uppers[0]:.4f} only, {limit:g} was "
+            "promised; promise more, or give more held-out examples."
         )
     return certified(files[walk.chosen], door, held, {**walk.record(), "path": digest, "plans": len(plans)})
 
 
 def _circumstances(
-    file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, before: np.ndarray, after: np.ndarray
+    file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
 ) -> Circumstances:
     """What the certificate tells of its making."""
-    assumptions = ["Calibration, matching and range images count as seen; held-out examples among them were dropped."] if held.shared else []
+    dropped = f"{held.shared} held-out examples that compression had seen were dropped."
+    assumptions = [dropped] if held.shared else []
     assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
     return Circumstances(
         assumptions=tuple(assumptions) + file.notes,
         valid_as="valid only if this is the only look at these held-out examples" if held.look is None else f"look {held.look}",
         selection=selection or {},
-        environment={**deployment.environment(), "target": file.target.name, "session": json.dumps(dict(file.target.session)), "threads": "1"},
+        environment={
+            **deployment.environment(),
+            "target": file.target.name,
+            "session": json.dumps(dict(file.target.session)),
+            "threads": "1",
+        },
         digests={
             "file": hashlib.sha256(file.body).hexdigest(),
             "original": door.digest(),
             "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
             "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
         },
-        context={**_code_length(file, held, before, after), "dropped_as_seen": held.shared},
+        context={**_code_length(file, held, *losses), "dropped_as_seen": held.shared},
     )
 
 
 def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
-    """Code-length bounds on the risk of both networks, on the same examples; they hold together, their difference bounds nothing."""
+    """Code-length bounds on the risk of both networks; they hold together, and their difference bounds nothing."""
     if held.risk != "zero_one" or held.held_out.groups is not None:
         return {}
     n, delta = len(before), held.promise.delta / 2

@@ -13,7 +13,7 @@ from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.planfile import check_plan
 from dyncompress.progress import Progress
 from dyncompress.pruning.channels import eliminate, refit_columns
-from dyncompress.quantization.grid import decode
+from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe import Recipe
 from dyncompress.types import (
     FLOAT_BITS,
@@ -35,20 +35,26 @@ STAGE_EXAMPLES = 512
 CHANNELS = "channels:"  # prefix of a unit that is a channel group
 
 
-def compressed_layer(
-    observation: Observation, choice: Choice, recipe: Recipe, target: Target
-) -> tuple[Array, Array, Encoding | None]:
-    """Prune, then round, one layer.
+def fitted(recipe: Recipe, target: Target) -> Recipe:
+    """The recipe with its quantizer's grid set to what the target's integers allow."""
+    if recipe.quantizer is None:
+        return recipe
+    grid = Grid(reduce_range=target.reduce_range, power_of_two=target.power_of_two_scales)
+    return replace(recipe, quantizer=replace(recipe.quantizer, grid=grid))  # type: ignore[type-var]
 
-    Returns:
-        the pruned weight, the pruned and rounded weight, and its encoding (None where it stays float).
-    """
+
+def pruned_weight(observation: Observation, choice: Choice, recipe: Recipe) -> Array:
+    """The layer's weight with the zeros that the choice asks for, float32."""
     weight = observation[Weight()].detach().float()
-    pruned = recipe.pruner(weight, observation, choice) if choice.sparsity and recipe.pruner is not None else weight
+    return recipe.pruner(weight, observation, choice) if choice.sparsity and recipe.pruner is not None else weight
+
+
+def rounded_weight(observation: Observation, pruned: Array, choice: Choice, recipe: Recipe) -> tuple[Array, Encoding | None]:
+    """A pruned weight rounded as the choice asks, and its encoding (None where it stays float)."""
     if choice.weight_bits == FLOAT_BITS or recipe.quantizer is None:
-        return pruned, pruned, None
+        return pruned, None
     encoding = recipe.quantizer(pruned, observation, choice)
-    return pruned, decode(encoding), encoding
+    return decode(encoding), encoding
 
 
 def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
@@ -57,7 +63,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
     """
-    original, batches = model.door, model.batches
+    recipe, original, batches = fitted(recipe, target), model.door, model.batches
     check_plan(plan, original.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS))
     shown = first_examples(batches, STAGE_EXAMPLES)
     before, stages = outputs(original, shown)[0], {}
@@ -67,7 +73,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
 
     with progress.phase("remove channels, prune and round"):
         narrow, channels = channels_removed(model, plan)
-        pruned, final, encodings, layers = layers_compressed(narrow, plan, recipe, target)
+        pruned, final, encodings, layers = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
     if recipe.match and model.calibrated:
         with progress.phase("match moments"):
@@ -135,7 +141,7 @@ def _refitted(observation: Observation, columns: int, kept: Sequence[int]) -> Se
 
 
 def layers_compressed(
-    model: Opened, plan: Plan, recipe: Recipe, target: Target
+    model: Opened, plan: Plan, recipe: Recipe
 ) -> tuple[TorchModel, TorchModel, dict[str, Encoding], dict[str, Choice]]:
     """Prune and round every layer of the plan.
 
@@ -149,7 +155,8 @@ def layers_compressed(
         choice = plan.asked.get(name)
         if choice is None or name in plan.reasons:
             continue
-        pruned, new, encoding = compressed_layer(observation, choice, recipe, target)
+        pruned = pruned_weight(observation, choice, recipe)
+        new, encoding = rounded_weight(observation, pruned, choice, recipe)
         if choice.sparsity:
             pruned_edits.append(SetWeight(name, pruned))
         edits.append(SetWeight(name, new))

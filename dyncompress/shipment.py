@@ -31,7 +31,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     if not integer:
         target = replace(target, activation_dtype="float32")
     if integer and not batches:
-        raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32 in the recipe.")
+        raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32.")
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places = compressed.model.to_onnx(example)
@@ -41,7 +41,8 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         body = deployment.write(float_file, encodings, found, target)
         deployment.check(body)
     if target.max_model_bytes and len(body) > target.max_model_bytes:
-        raise Unsupported(f"the file takes {len(body):,} bytes, target '{target.name}' takes {target.max_model_bytes:,}; lower budget.bytes.")
+        most = f"{target.max_model_bytes:,}"
+        raise Unsupported(f"the file takes {len(body):,} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
     with progress.phase("compare with torch"):
         shown = first_examples(batches or [example], PARITY_EXAMPLES)
         reference = outputs(compressed.model, shown)
@@ -76,7 +77,10 @@ def placed(
     found = {}
     for layer, encoding in encodings.items():
         if not places.get(layer):
-            raise Unsupported(f"layer '{layer}': its weight is not in the exported graph any more; exclude it with a [[layer]] rule, leave_alone = true.")
+            raise Unsupported(
+                f"layer '{layer}': its weight is not in the exported graph any more; exclude it with a [[layer]] rule, "
+                "leave_alone = true."
+            )
         arrays = replace(encoding, codes=to_numpy(encoding.codes), scale=to_numpy(encoding.scale))
         for place in places[layer]:
             found[place.initializer] = (arrays, place.layout)

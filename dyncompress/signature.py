@@ -31,12 +31,11 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         ('pixels',)
     """
     if isinstance(model, str | Path):
-        raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it in Python, or name a function that returns it.")
+        raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it, or name a function that returns it.")
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
-    parameters = [
-        p for p in inspect.signature(model.forward).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
+    given = inspect.signature(model.forward).parameters.values()
+    parameters = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = tuple(p.name for p in parameters if p.default is p.empty) or tuple(p.name for p in parameters[:1]) or ("x",)
     first, data = _first(data)
     if isinstance(first, tuple | list) and first and isinstance(first[0], Mapping):

@@ -156,7 +156,7 @@ class Observation:
             InvalidRequest: it was not collected; the message names the need to add.
         """
         if need not in self.values:
-            raise InvalidRequest(f"layer '{self.layer.name}': {need!r} was not collected; add it to the needs of the observation.")
+            raise InvalidRequest(f"layer '{self.layer.name}': {need!r} was not collected; add it to the observation's needs.")
         return self.values[need]
 
     def __contains__(self, need: Need) -> bool:
@@ -421,7 +421,7 @@ class Target:
         activation_dtype: `uint8`, `int8`, or `float32`.
         activation_symmetric: whether the zero point must be the middle of the range.
         weight_bits: widths that may be stored.
-        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits (and likewise below).
+        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits.
         weight_granularity: finest scales the kernels take: `channel` or `tensor`.
         reduce_range: 7-bit weights at 8 bits (instruction sets whose 16-bit sums saturate).
         power_of_two_scales: whether scales must be powers of two.

@@ -68,12 +68,15 @@ def examples_digest(inputs: Mapping[str, np.ndarray], labels: np.ndarray | None)
 def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
     """The file's losses on the same examples, on this machine, and the certificate that they give."""
     if certificate.risk not in RISKS or certificate.risk == "agreement":
-        raise Unsupported(f"the risk '{certificate.risk}' needs the user's function or the original network; verify without held-out data checks the evidence.")
+        raise Unsupported(
+            f"the risk '{certificate.risk}' needs the user's function or the original network; verify without held-out data to "
+            "check the evidence."
+        )
     session = deployment.Session(body, _target(certificate))
     names = session.input_names
     held_out = as_held_out(load_npz(data) if isinstance(data, str | Path) else data, names)
     if examples_digest(held_out.inputs, held_out.labels) != certificate.digests.get("examples"):
-        raise InvalidRequest("these are other held-out examples than the certificate's (another digest); give the very same, in their order.")
+        raise InvalidRequest("these aren't the certificate's held-out examples (another digest); give the very same ones.")
     after = losses_of(certificate.risk, session.run(held_out.inputs)[0], held_out.labels)
     before, file, groups = packed_losses(certificate)
     differ = int((after != file).sum())
@@ -95,9 +98,8 @@ def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
 
 def _target(certificate: Certificate) -> Target:
     """Enough of the target to run the file as it was certified."""
-    return Target(
-        name=certificate.environment.get("target", ""), summary="", verified="schema", session=json.loads(certificate.environment.get("session", "{}"))
-    )
+    told = certificate.environment
+    return Target(name=told.get("target", ""), summary="", verified="schema", session=json.loads(told.get("session", "{}")))
 
 
 def _read(path: Path) -> bytes:
