@@ -27,7 +27,7 @@ def _checked(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def eliminate(
-    moment: Tensor, weight: Tensor, columns_per_channel: int, *, keep: int = 1, damping: float = 1e-4
+    moment: Tensor, weight: Tensor, columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
 ) -> tuple[Tensor, Tensor]:
     """Remove input channels one by one, always the one whose loss the others make up for best.
 
