@@ -200,31 +200,13 @@ def open_model(module: nn.Module, example: Batch) -> TorchModel:
         raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
     torch_layers.refuse_bad_values(module)
     notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    own = _copied(getattr(module, "_orig_mod", module))  # torch.compile wraps
+    own = torch_calling.private_copy(getattr(module, "_orig_mod", module))  # torch.compile wraps
     digest = torch_layers.digest_of({name: torch_layers.canonical(m) for name, m in torch_layers.compressible(own).items()})
     names = tuple(example)
     notes += _prepared(own)
     torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
     folded = torch_folding.fold(own, example, names)
     return TorchModel(own, names, (*notes, *folded.notes), example, digest, frozenset(folded.pairs))
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A deep copy in eval mode, without the hooks of the original.
-
-    Raises:
-        InvalidRequest: it holds what can't be copied.
-    """
-    try:
-        own = copy.deepcopy(module)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidRequest(
-            f"the model can't be copied ({str(error).splitlines()[0]}); open it before training graphs hang on it."
-        ) from error
-    for part in own.modules():
-        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
-            hooks.clear()
-    return own.eval()
 
 
 def _prepared(own: nn.Module) -> list[str]:

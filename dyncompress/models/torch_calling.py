@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,26 @@ from dyncompress.types import Batch
 
 # What torch and model code raise when an input doesn't fit.
 CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+def private_copy(module: nn.Module) -> nn.Module:
+    """A deep copy in eval mode without the original's hooks; hooks that compute a weight are replaced by that weight.
+
+    Raises:
+        InvalidRequest: it holds what can't be copied.
+    """
+    try:
+        own = copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidRequest(f"the model can't be copied ({reason}); open it before training graphs hang on it.") from error
+    for part in own.modules():
+        for hook in list(part._forward_pre_hooks.values()):
+            if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+                hook.remove(part)
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            hooks.clear()
+    return own.eval()
 
 
 def takes_names(module: nn.Module, names: Sequence[str]) -> bool:

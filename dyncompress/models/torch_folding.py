@@ -7,7 +7,6 @@ here makes the weights that are measured and rounded the weights that are shippe
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch_calling import CALL_ERRORS, hooked, outputs
+from dyncompress.models.torch_calling import CALL_ERRORS, hooked, outputs, private_copy
 from dyncompress.models.torch_layers import canonical, compressible, kind_of, stored
 from dyncompress.types import Batch
 
@@ -232,7 +231,7 @@ def preprocessing_warning(module: nn.Module, batches: Sequence[Batch]) -> str | 
     """
     if not batches or not remembering(module):
         return None
-    name, distance = foreign_distance(copy.deepcopy(module).eval(), batches, tuple(batches[0]))
+    name, distance = foreign_distance(private_copy(module), batches, tuple(batches[0]))
     if distance <= _FOREIGN_DISTANCE:
         return None
     return (

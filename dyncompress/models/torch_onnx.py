@@ -58,11 +58,20 @@ def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str
         except (*_EXPORT_ERRORS, onnx.checker.ValidationError) as error:
             failures.append(f"{type(error).__name__}: {_first_line(error)}")
             continue
-        notes = [] if dynamic else [f"the batch size of the ONNX file is fixed at {len(inputs[names[0]])}: {failures[0]}."]
+        notes = []
+        if not _batch_is_free(model):  # the exporter may fix it without a word
+            reason = failures[0] if failures else "its forward pass depends on the batch size"
+            notes.append(f"the batch size of the ONNX file is fixed at {len(inputs[names[0]])}: {reason}.")
         if not dynamo:
             notes.append(f"exported by tracing, which keeps no data-dependent branches: {failures[-1]}.")
         return model, tuple(notes)
     raise Unsupported(f"torch.onnx can't export this model ({failures[0]}); make its forward free of data-dependent Python.")
+
+
+def _batch_is_free(model: onnx.ModelProto) -> bool:
+    """Whether the first axis of every input is symbolic."""
+    shapes = [entry.type.tensor_type.shape.dim for entry in model.graph.input]
+    return all(len(shape) > 0 and bool(shape[0].dim_param) for shape in shapes)
 
 
 def _first_line(error: BaseException) -> str:
