@@ -13,7 +13,7 @@ from dyncompress.examples import as_batches
 from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe import Recipe
 from dyncompress.signature import filled
-from dyncompress.types import Batch, InputMoment, Need, Observation, OutputFisher
+from dyncompress.types import Batch, HeldOut, InputMoment, Need, Observation, OutputFisher
 
 KEEP_BYTES = 2**28  # observations up to this size stay in memory for the next step
 
@@ -27,6 +27,7 @@ class Opened:
         batches: calibration batches, or one example batch.
         calibrated: whether they are calibration data.
         notes: warnings.
+        seed: of what observing draws at random.
         kept: layer -> its observation, where all of them are small.
     """
 
@@ -34,6 +35,7 @@ class Opened:
     batches: Sequence[Batch]
     calibrated: bool
     notes: tuple[str, ...] = ()
+    seed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
@@ -46,7 +48,7 @@ class Opened:
             return
         self.kept.clear()
         size = 0
-        for name, observation in self.door.observe(wanted, self.batches):
+        for name, observation in self.door.observe(wanted, self.batches, self.seed):
             size += sum(v.numel() * v.element_size() for v in observation.values.values() if hasattr(v, "element_size"))
             self.kept[name] = observation
             yield name, observation
@@ -68,7 +70,7 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
     door = open_model(model, first_examples(batches, 2)[0])
     calibrated = calibration is not None and recipe.calibration > 0
     warning = preprocessing_warning(model, batches) if calibrated else None
-    return Opened(door, batches, calibrated, (warning,) if warning else ())
+    return Opened(door, batches, calibrated, (warning,) if warning else (), recipe.seed)
 
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
@@ -87,3 +89,8 @@ def outputs(door: TorchModel, batches: Sequence[Batch]) -> tuple[np.ndarray, ...
     """The outputs on all batches, numpy, each `[n, ...]`."""
     found = [[np.asarray(value.detach().cpu()) for value in door.predict(batch)] for batch in batches]
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def first_rows(held_out: HeldOut) -> dict[str, Any]:
+    """The first two held-out examples, as a batch to open a model with."""
+    return {name: value[:2] for name, value in held_out.inputs.items()}

@@ -79,12 +79,18 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
     )
 
 
-def layer_errors(observation: Observation, recipe: Recipe, target: Target, rule: LayerRule | None) -> tuple[Errors, ...]:
+def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
+    """Without the sparse choices that take no fewer bytes than the dense ones of the same width: they only do harm."""
+    dense = {c.weight_bits: file_bytes(layer, c) for c in found if not c.sparsity}
+    return tuple(c for c in found if not c.sparsity or file_bytes(layer, c) < dense.get(c.weight_bits, np.inf))
+
+
+def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Recipe) -> tuple[Errors, ...]:
     """Apply every choice to one layer and measure what it does."""
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
     found, masked = [], {}
-    for choice in choices(observation.layer, recipe, target, rule):
+    for choice in tried:
         key = (choice.sparsity, choice.pattern)
         if key not in masked:
             masked[key] = pruned_weight(observation, choice, recipe)

@@ -12,19 +12,18 @@ from dyncompress.certificates.promise import Promise
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.examples import as_batches, as_held_out, digests
 from dyncompress.models.torch import open_model
-from dyncompress.opening import opened
+from dyncompress.opening import first_rows, opened
 from dyncompress.profiling import profiled, share_left_alone
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
 from dyncompress.recipe import Recipe, load_recipe, load_target
-from dyncompress.shipment import shipped_file
+from dyncompress.shipment import shipped_file, within
 from dyncompress.signature import filled
-from dyncompress.types import Budget, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
+from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
 from dyncompress.verification import verify
 
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
 
-SEAL_BYTES = 1_500  # reserve for the seal in the file's budget
 
 
 def measure(
@@ -67,7 +66,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     limits = []
     if budget.bytes is not None:
         whole = budget.bytes if budget.bytes >= 1 else budget.bytes * profile.float_bytes
-        limits.append(("bytes", whole - profile.fixed_bytes - SEAL_BYTES))
+        limits.append(("bytes", whole - profile.fixed_bytes))
     if budget.macs is not None:
         whole = budget.macs if budget.macs >= 1 else budget.macs * profile.macs
         limits.append(("macs", whole - sum(layer.macs for layer in profile.layers if layer.name not in profile.table)))
@@ -168,11 +167,12 @@ def compress(
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         held, _ = promises.without_seen(as_held_out(held_out, names), frozenset(digests(batches or [])))
         promises.refuse_too_few(held, replace(asked, risk=spec.risk if isinstance(spec.risk, str) else "own"))
+    budgeted = None if recipe.path else recipe.budget.bytes
     start = opened(model, recipe, batches if batches is not None else first_rows(held))
     plans = [plan] if isinstance(plan, Plan) else path(plan or profiled(start, recipe, target, trajectory, progress), recipe)
 
     def file(plan: Plan) -> OnnxFile:
-        return within(recipe, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
+        return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
 
     if held is None:
         return file(plans[0])
@@ -197,21 +197,3 @@ def path(profile: Profile, recipe: Recipe) -> list[Plan]:
         if not plans or plan.asked != plans[-1].asked:
             plans.append(plan)
     return plans
-
-
-def within(recipe: Recipe, file: OnnxFile) -> OnnxFile:
-    """The file itself, if it came out within the recipe's budget of bytes.
-
-    Raises:
-        Infeasible: it didn't.
-    """
-    limit = recipe.budget.bytes
-    whole = None if limit is None or recipe.path else limit if limit >= 1 else limit * file.float_bytes
-    if whole is not None and file.sizes.file + SEAL_BYTES > whole:
-        raise Infeasible(f"the file takes {file.sizes.file:,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
-    return file
-
-
-def first_rows(held_out: HeldOut) -> dict[str, Any]:
-    """The first two examples, as a batch to open a model with."""
-    return {name: value[:2] for name, value in held_out.inputs.items()}

@@ -39,6 +39,7 @@ from dyncompress.types import (
 )
 
 PROBE_EXAMPLES = 256
+SEAL_BYTES = 1_500  # reserved for the seal in the file's budget
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def profiled(
             if name in readers:
                 kept[name] = observation
             if name not in reasons:
-                errors[name] = options.layer_errors(observation, recipe, target, rules.get(name))
+                allowed = options.choices(observation.layer, recipe, target, rules.get(name))
+                tried = options.worth_trying(observation.layer, allowed, file_bytes)
+                errors[name] = options.layer_errors(observation, tried, recipe)
     source = _source(setting, errors)
     log_sensitivity = {
         kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in ("pruning", "quantization")
@@ -111,7 +114,7 @@ def profiled(
         source=dict.fromkeys(table, source),
         reasons=reasons,
         float_bytes=len(float_file),
-        fixed_bytes=_fixed_bytes(float_file, placed, by_name, target, recipe),
+        fixed_bytes=SEAL_BYTES + _fixed_bytes(float_file, placed, by_name, target, recipe),
         macs=door.macs,
         digest=door.digest(),
         recipe=recipe.name,

@@ -118,7 +118,7 @@ def channels_removed(
         realised[CHANNELS + name] = replace(choice, keep=len(kept), indices=tuple(kept), method="eliminate + refit")
         edits += [_refitted(seen[consumer], columns, kept) for consumer, columns in group.consumers.items()]
         edits.append(Keep(name, tuple(kept)))
-    return Opened(model.door.edited(edits), model.batches, model.calibrated), realised
+    return Opened(model.door.edited(edits), model.batches, model.calibrated, seed=model.seed), realised
 
 
 def _kept(group: ChannelGroup, seen: Mapping[str, Observation], keep: int) -> list[int]:

@@ -9,9 +9,10 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.divergence import divergence
-from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.errors import Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
 from dyncompress.opening import first_examples, outputs
+from dyncompress.profiling import SEAL_BYTES
 from dyncompress.progress import Progress
 from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, OnnxFile, Placement, Target
 
@@ -64,6 +65,18 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         notes=(note,) if note else (),
         seen=frozenset(digests(batches)),
     )
+
+
+def within(budget: float | None, file: OnnxFile) -> OnnxFile:
+    """The file itself, if it came out within a budget of bytes (below 1: a fraction of the float file), seal included.
+
+    Raises:
+        Infeasible: it didn't.
+    """
+    whole = None if budget is None else budget if budget >= 1 else budget * file.float_bytes
+    if whole is not None and file.sizes.file + SEAL_BYTES > whole:
+        raise Infeasible(f"the file takes {file.sizes.file:,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
+    return file
 
 
 def placed(
