@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -91,7 +93,7 @@ def eliminate(
 
 
 @torch.no_grad()
-def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor, damping: float = 1e-4) -> Tensor:
+def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor | Sequence[int], damping: float = 1e-4) -> Tensor:
     """The weights on some of the inputs that reproduce the outputs best: W H_:S (H_SS)^-1.
 
     Example:
@@ -101,7 +103,7 @@ def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor, damping:
     Args:
         weight: `[out, K]` or `[out, in, *kernel]`.
         moment: `[K, K]` (or `[1, K, K]`).
-        kept_columns: S, indices `[kept]` of columns, or bool `[K]`.
+        kept_columns: S, indices `[kept]` of columns, or bool `[K]`; a tensor, array or list.
         damping: share of the mean of diag(H) added to the diagonal; it draws towards the weight that came in.
 
     Returns:
@@ -112,7 +114,7 @@ def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor, damping:
     """
     square, w = _checked(moment, weight)
     hessian = damped(square, damping)
-    kept = kept_columns.to(weight.device)
+    kept = torch.as_tensor(kept_columns, device=weight.device)
     stays = torch.zeros(w.shape[1], dtype=torch.bool, device=w.device)
     stays[kept] = True
     pull = torch.where(stays, 0, w) @ hessian[:, kept]

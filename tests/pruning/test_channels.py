@@ -61,6 +61,8 @@ def test_the_columns_that_stay_solve_least_squares(device):
     kept = torch.tensor([0, 4, 5, 11], device=device)
     expected = torch.linalg.solve(moment[kept][:, kept], moment[kept] @ weight.T).T
     torch.testing.assert_close(refit_columns(weight, moment, kept, damping=0.0), expected, rtol=1e-6, atol=1e-8)
+    for same in (kept.tolist(), kept.cpu().numpy()):
+        torch.testing.assert_close(refit_columns(weight, moment, same, damping=0.0), expected, rtol=1e-6, atol=1e-8)
     chosen = torch.zeros(18, dtype=torch.bool, device=device)
     chosen[kept] = True
     torch.testing.assert_close(refit_columns(weight, moment[None], chosen, damping=0.0), expected, rtol=1e-6, atol=1e-8)
