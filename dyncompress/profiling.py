@@ -159,7 +159,13 @@ def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup,
         return ()
     if not setting.calibrated:
         raise InvalidRequest(f"recipe '{setting.recipe.name}' removes channels, which needs calibration data; give calibration=.")
-    return tuple(g for g in setting.model.door.channel_groups() if not any(n in reasons for n in (*g.producers, *g.consumers)))
+    layers = {layer.name: layer for layer in setting.model.door.layers()}
+    return tuple(
+        group
+        for group in setting.model.door.channel_groups()
+        if not any(name in reasons for name in (*group.producers, *group.consumers))
+        and all(layers[name].groups == 1 for name in group.consumers)  # the refit sees one moment for all rows
+    )
 
 
 def _needs(setting: Setting, channels: bool) -> tuple[Need, ...]:
