@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
     from dyncompress.recipe import Recipe, load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
-    from dyncompress.store import load
+    from dyncompress.store import load, save_compressed
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ _HOME = {
     "certify": "pipeline",
     "verify": "verification",
     "load": "store",
+    "save_compressed": "store",
     "Recipe": "recipe",
     "load_recipe": "recipe",
     "load_target": "recipe",
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "certify",
     "verify",
     "load",
+    "save_compressed",
     "load_recipe",
     "load_target",
     "TrajectoryWriter",

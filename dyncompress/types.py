@@ -363,6 +363,12 @@ class Plan:
     share_left_alone: Mapping[str, float]
     realised: Mapping[str, Choice] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """A line a unit: what was chosen, and why."""
+        width = max((len(unit) for unit in self.asked), default=0)
+        lines = [f"{unit:{width}}  {self.realised.get(unit, choice)}: {self.why.get(unit, '')}" for unit, choice in self.asked.items()]
+        return "\n".join([*lines, *(f"{layer:{width}}  left alone: {reason}" for layer, reason in self.reasons.items())])
+
     def with_realised(self, realised: Mapping[str, Choice]) -> Plan:
         """The same plan with what was done beside what was asked."""
         return replace(self, realised=dict(realised))
@@ -607,6 +613,10 @@ class Certificate:
     kept: bool
     risk: str
     promise: float | None = None
+
+    def __str__(self) -> str:
+        """The statement."""
+        return self.statement
 
 
 # ---------------------------------------------------------------- edits of a model
