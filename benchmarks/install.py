@@ -18,14 +18,15 @@ REPEATS = 5
 IMPORTS = {
     "dyncompress": "import dyncompress",
     "its verbs, torch already imported": "from dyncompress import compress, verify",
-    "the verify command": "import dyncompress.cli, dyncompress.certificates, dyncompress.promises",
+    "the verify command": "import dyncompress.cli, dyncompress.verification",
 }
 
 
 def wanted(*requirements: str) -> set[str]:
     """Names of all packages that pip would install into an empty environment."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-    report = subprocess.run([*command, "-c", "constraints.txt", *requirements], cwd=ROOT, capture_output=True, text=True, check=True)
+    command += ["-c", "constraints.txt", *requirements]
+    report = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(report.stdout)["install"]
     return {re.sub(r"[-_.]+", "-", entry["metadata"]["name"]).lower() for entry in found}
 
@@ -33,7 +34,8 @@ def wanted(*requirements: str) -> set[str]:
 def seconds(statement: str, before: str) -> float:
     """The fastest of a few fresh interpreters that run `statement`, after `before` has been imported untimed."""
     code = f"{before}\nimport time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
-    runs = [subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(REPEATS)]
+    command = [sys.executable, "-c", code]
+    runs = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(REPEATS)]
     return min(float(run.stdout) for run in runs)
 
 
@@ -45,7 +47,7 @@ def main() -> None:
     times = {
         name: round(seconds(statement, "import torch" if "torch" in name else "pass"), 3) for name, statement in IMPORTS.items()
     }
-    figures = {"packages_beside_torch": len(beside), "packages": beside, "import_seconds": times, "python": sys.version.split()[0]}
+    figures = {"packages_beside_torch": len(beside), "packages": beside, "import_seconds": times}
     print(json.dumps(figures, indent=1))
     if args.json:
         args.json.write_text(json.dumps(figures | {"date": time.strftime("%Y-%m-%d")}, indent=1) + "\n")

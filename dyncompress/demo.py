@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def digits() -> Digits:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise Unsupported('the demo reads the digits of scikit-learn: pip install "dyncompress[demo]".') from error
-    data = load_digits()
+    data: Any = load_digits()
     order = np.random.default_rng(SEED).permutation(len(data.target))
     x = (data.images / 16).astype(np.float32)[order, None]
     y = data.target.astype(np.int64)[order]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Request:
     model: Any
     recipe: Recipe
     target: Target
-    batches: list[Batch] | None
+    batches: Sequence[Batch] | None
     held_out: HeldOut | None
     trajectory: Path | None
 

@@ -107,7 +107,7 @@ def _score_limit(worse: int, better: int, n: int, quantile: float) -> float:
     low, high = (worse - better) / n, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        above = _score(np.float64(worse), np.float64(better), n, middle) > quantile
+        above = _score(np.asarray(worse), np.asarray(better), n, middle) > quantile
         low, high = (middle, high) if above else (low, middle)
     return high
 
