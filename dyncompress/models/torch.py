@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportIndexIssue=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """The door for PyTorch: a module seen as layers, observed, edited, and written to ONNX.
 
 The module that comes in is never changed: the door works on a copy in eval mode, BatchNorm folded.

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportFunctionMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Run a torch module on named inputs, and read whatever it returns as a tuple of tensors."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Sets of output channels that can be removed together, found with torch-pruning's dependency graph and then tried.
 
 A graph traced from gradients can be wrong about reshapes, paddings and concatenations. So every group is checked on a copy:

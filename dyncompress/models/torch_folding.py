@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Fold BatchNorm into the layer before it, and tell whether inputs look like what BatchNorm remembers.
 
 In eval mode BatchNorm is y -> gamma (y - mean) / sqrt(var + eps) + beta, one affine map a channel, so a convolution or linear

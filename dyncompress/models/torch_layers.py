@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false, reportReturnType=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """A torch module seen as layers: their order, layout, multiply-accumulates, and which weights are left alone and why."""
 
 from __future__ import annotations

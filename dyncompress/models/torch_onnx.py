@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """The float32 ONNX file of a torch module, stripped, and where each layer's weight lies in it."""
 
 from __future__ import annotations
