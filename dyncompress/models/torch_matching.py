@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportIndexIssue=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Give a compressed network's layers the output moments of the original on the same examples.
 
 One forward pass of the original collects the mean and standard deviation of every output channel; one of the compressed network
@@ -108,11 +110,9 @@ def corrections(own: Moments, target: Moments) -> Moments:
 def moments_of(layer: nn.Module, output: Tensor) -> Moments:
     """Mean and standard deviation of every output channel over examples and positions, float64."""
     axis = channel_axis(layer, output)
-    rows = output.detach().movedim(axis, 0).flatten(1)
-    mean = rows.mean(1, dtype=torch.float64)
-    # Centred in float32 before squaring: the difference of large squares would lose the spread.
-    spread = (rows - mean.to(rows.dtype)[:, None]).square_().mean(1, dtype=torch.float64)
-    return mean, spread.sqrt()
+    # torch's variance is centred as it goes, so that large means don't drown the spread.
+    variance, mean = torch.var_mean(output.detach(), [a for a in range(output.ndim) if a != axis], correction=0)
+    return mean.double(), variance.double().sqrt()
 
 
 def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:

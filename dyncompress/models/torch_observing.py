@@ -1,3 +1,6 @@
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalOperand=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """What may be known about each layer, streamed: second moments of inputs, Fisher information and moments of outputs.
 
 Forward hooks accumulate, so memory holds one batch's activations and the accumulators, never the data. Where the input
@@ -18,7 +21,8 @@ from torch.nn import functional
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, hooked, placed, split
-from dyncompress.models.torch_layers import Trace, channel_axis, groups_of, kind_of, parameter_of
+from dyncompress.models.torch_inputs import InputSums
+from dyncompress.models.torch_layers import Trace, channel_axis, parameter_of
 from dyncompress.types import (
     Batch,
     Bias,
@@ -37,8 +41,6 @@ from dyncompress.types import (
 _MOMENT_BYTES = 2_000_000_000
 # Numbers that the layers' outputs may take at once, when a backward pass keeps them alive.
 _LIVE_NUMBERS = 200_000_000
-# Numbers of one block of unfolded patches.
-_PATCH_NUMBERS = 16_000_000
 _STREAMED = (InputMoment, OutputFisher, OutputMoments)
 
 
@@ -52,7 +54,7 @@ class Collected:
         sums: count, sum and sum of squares of the outputs, float64 `[out]`.
     """
 
-    moment: linalg.SecondMoment = field(default_factory=linalg.SecondMoment)
+    moment: InputSums = field(default_factory=InputSums)
     fisher: Tensor | None = None
     sums: tuple[float, Tensor, Tensor] | None = None
     examples: int = 0
@@ -152,7 +154,7 @@ def _streamed(
     examples = 0
 
     def before(name: str, layer: nn.Module, args: tuple) -> None:
-        add_inputs(found[name].moment, layer, args[0].detach())
+        found[name].moment.add(layer, args[0].detach())
 
     def after(name: str, layer: nn.Module, output: Tensor) -> Tensor | None:
         if OutputMoments() in wanted:
@@ -264,69 +266,3 @@ def _added(sums: tuple[float, Tensor, Tensor] | None, layer: nn.Module, output: 
     count = output.numel() / output.shape[axis]
     total, squares = output.sum(axes, dtype=torch.float64), output.double().square().sum(axes)
     return (count, total, squares) if sums is None else (sums[0] + count, sums[1] + total, sums[2] + squares)
-
-
-# ---------------------------------------------------------------- inputs as rows
-def add_inputs(moment: linalg.SecondMoment, layer: nn.Module, x: Tensor) -> None:
-    """Add to `moment` the rows that the canonical weight matrix multiplies, in blocks of bounded size.
-
-    Args:
-        moment: the accumulator.
-        layer: linear, convolution or transposed convolution.
-        x: its input.
-    """
-    if kind_of(layer) == "linear":
-        moment.add(x.reshape(-1, x.shape[-1]))
-        return
-    windows = patches(layer, x[:1])
-    step = max(1, _PATCH_NUMBERS // max(windows.numel(), 1))
-    for block in x.split(step):
-        moment.add(patches(layer, block))
-
-
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """The inputs of every output position of a convolution, `[groups, n * positions, in / groups * kernel]`.
-
-    A transposed convolution is read as a convolution of its zero-stuffed input with the kernel reversed.
-
-    Args:
-        layer: 1 to 3 spatial axes; stride, dilation, groups, zero or other padding.
-        x: `[n, in, *space]`.
-    """
-    kernel, dilation = layer.kernel_size, layer.dilation
-    if kind_of(layer).startswith("conv_transpose"):
-        x, stride = _stuffed(layer, x), (1,) * len(kernel)
-    else:
-        x, stride = _padded(layer, x), layer.stride
-    view = x.unflatten(1, (groups_of(layer), -1))
-    for axis, (size, hop, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
-        view = view.unfold(3 + axis, gap * (size - 1) + 1, hop)[..., ::gap]
-    if kind_of(layer).startswith("conv_transpose"):
-        view = view.flip(tuple(range(-len(kernel), 0)))
-    spatial = len(kernel)
-    order = (1, 0, *range(3, 3 + spatial), 2, *range(3 + spatial, 3 + 2 * spatial))
-    rows = view.permute(order)
-    return rows.reshape(rows.shape[0], rows.shape[1 : -1 - spatial].numel(), -1)
-
-
-def _padded(layer: nn.Module, x: Tensor) -> Tensor:
-    """The input as the convolution pads it."""
-    both = layer._reversed_padding_repeated_twice
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return functional.pad(x, tuple(both), mode=mode)
-
-
-def _stuffed(layer: nn.Module, x: Tensor) -> Tensor:
-    """The input of a transposed convolution with stride - 1 zeros between values, padded to its whole reach."""
-    for axis, stride in enumerate(layer.stride):
-        if stride > 1:
-            wide = x.new_zeros(*x.shape[: 3 + axis], stride, *x.shape[3 + axis :])
-            wide.select(3 + axis, 0).copy_(x)
-            x = wide.flatten(2 + axis, 3 + axis)
-            x = x.narrow(2 + axis, 0, x.shape[2 + axis] - stride + 1)
-    pads: list[int] = []
-    sizes = zip(layer.kernel_size, layer.dilation, layer.padding, layer.output_padding, strict=True)
-    for size, gap, padding, extra in sizes:
-        reach = gap * (size - 1) - padding
-        pads = [reach, reach + extra, *pads]
-    return functional.pad(x, pads)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch import TorchModel, open_model
-from dyncompress.types import Weight
+from dyncompress.types import Placement, Weight
 
 runtime = pytest.importorskip("onnxruntime")
 
@@ -59,11 +60,20 @@ def ran(content: bytes, batch: dict[str, Tensor]) -> list[np.ndarray]:
     return session.run(None, {entry.name: batch[entry.name].numpy() for entry in session.get_inputs()})
 
 
+@cache
+def written(name: str) -> tuple[TorchModel, bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+    """Each network is exported once for all tests."""
+    make, batch = NETWORKS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_model(make(), batch)
+    return model, *model.to_onnx_with_notes(batch)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_file_computes_what_torch_computes_at_any_batch_size(name: str) -> None:
-    make, batch = NETWORKS[name]
-    model = open_model(make(), batch)
-    content, places = model.to_onnx(batch)
+    batch = NETWORKS[name][1]
+    model, content, places, _ = written(name)
     wider = {key: torch.cat([value, value, value]) for key, value in batch.items()}
     for tried in (batch, wider):
         for found, expected in zip(ran(content, tried), model.predict(tried), strict=True):
@@ -90,9 +100,7 @@ def recovered(model: TorchModel, array: np.ndarray, layout: str, layer: str) -> 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_placement_holds_the_layers_weight_in_its_layout(name: str) -> None:
-    make, batch = NETWORKS[name]
-    model = open_model(make(), batch)
-    content, places = model.to_onnx(batch)
+    model, content, places, _ = written(name)
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load_from_string(content).graph.initializer}
     weights = {layer: o[Weight()].numpy() for layer, o in model.observe((Weight(),))}
     for layer, found in places.items():
@@ -110,8 +118,8 @@ def test_layers_of_equal_weights_never_claim_one_initializer_twice() -> None:
 
 
 def test_the_file_names_no_paths_and_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    model = open_model(convolutions(), {"x": torch.randn(2, 3, 6, 6)})
-    content, _, notes = model.to_onnx_with_notes()
+    written.cache_clear()
+    _, content, _, notes = written("sequence")
     assert capfd.readouterr() == ("", "")
     assert b".py" not in content
     graph = onnx.load_from_string(content)
