@@ -366,7 +366,8 @@ class Plan:
     def __str__(self) -> str:
         """A line a unit: what was chosen, and why."""
         width = max((len(unit) for unit in self.asked), default=0)
-        lines = [f"{unit:{width}}  {self.realised.get(unit, choice)}: {self.why.get(unit, '')}" for unit, choice in self.asked.items()]
+        done = {**self.asked, **self.realised}
+        lines = [f"{unit:{width}}  {choice}: {self.why.get(unit, '')}" for unit, choice in done.items()]
         return "\n".join([*lines, *(f"{layer:{width}}  left alone: {reason}" for layer, reason in self.reasons.items())])
 
     def with_realised(self, realised: Mapping[str, Choice]) -> Plan:
