@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -63,7 +64,10 @@ def main(words: Sequence[str] | None = None) -> int:
     except DyncompressError as error:
         print(f"dyncompress: {error}", file=sys.stderr)
         return error.exit_code
-    print(json.dumps(plain_json(answer.data), allow_nan=False) if args.json else answer.text)
+    try:
+        print(json.dumps(plain_json(answer.data), allow_nan=False) if args.json else answer.text, flush=True)
+    except BrokenPipeError:  # whoever reads has read enough (`| head`); nothing may be flushed there any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -290,7 +290,7 @@ def test_a_budget_that_cannot_be_met_ends_with_3_and_writes_nothing(
     words = ["compress", f"{folder}/net.py:network", "--calibration", folder / "calibration.npz", "--out", tmp_path / "out"]
     code, out, err = run(capsys, *words, "--set", "budget.bytes=1000", "--quiet")
     assert code == 3, err
-    assert "raise budget.bytes" in err
+    assert "the budget is 1 000; raise budget.bytes" in err
     assert out == ""
     assert not (tmp_path / "out").exists()
 
