@@ -368,8 +368,8 @@ def _settle_norms(module: nn.Module) -> None:
     """Give every BatchNorm statistics that a trained one might have: fresh ones would hide a wrong fold."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 1.5)
+            nn.init.normal_(part.running_mean, 0, 0.2)
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
             part.weight.data.uniform_(0.5, 1.5)
             part.bias.data.normal_(0, 0.2)
 

@@ -9,12 +9,12 @@ copying for a 3x3 kernel, with the same result.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_layers import groups_of, kind_of
+from dyncompress.models.torch_layers import Weighted, groups_of, kind_of
 
 # Numbers of one block of unfolded inputs, and of the products of its rows.
 _BLOCK_NUMBERS = 16_000_000
@@ -27,10 +27,10 @@ class InputSums:
         """Start at zero rows."""
         self._plain = linalg.SecondMoment()
         self._blocks: Tensor | None = None
-        self._layer: nn.Module | None = None
+        self._layer: Weighted | None = None
         self._rows = 0
 
-    def add(self, layer: nn.Module, x: Tensor) -> None:
+    def add(self, layer: Weighted, x: Tensor) -> None:
         """Add one batch of inputs of `layer`, in blocks of bounded size.
 
         Raises:
@@ -48,7 +48,7 @@ class InputSums:
             else:
                 self._plain.add(patches(layer, block))
 
-    def _add_strips(self, layer: nn.Module, strips: Tensor) -> None:
+    def _add_strips(self, layer: Weighted, strips: Tensor) -> None:
         """Add the strips' products, block by block of kernel rows; the layer is remembered for the order of its inputs."""
         if self._blocks is None:
             size, columns = layer.kernel_size[0], strips.shape[1]
@@ -72,7 +72,7 @@ class InputSums:
         return ((total + total.mT) / (2 * self._rows))[None]
 
 
-def row_strips(layer: nn.Module, x: Tensor) -> Tensor:
+def row_strips(layer: Weighted, x: Tensor) -> Tensor:
     """A plain 2-D convolution's padded input, unfolded along the width: `[height, in * kernel_width, n * out_width]`.
 
     Args:
@@ -85,7 +85,7 @@ def row_strips(layer: nn.Module, x: Tensor) -> Tensor:
     return view.permute(2, 1, 4, 0, 3).reshape(x.shape[2], x.shape[1] * layer.kernel_size[1], -1)
 
 
-def add_correlations(layer: nn.Module, strips: Tensor, blocks: Tensor) -> int:
+def add_correlations(layer: Weighted, strips: Tensor, blocks: Tensor) -> int:
     """Add x x^T over the patches that `row_strips` holds to `blocks`, in place; blocks on and above the diagonal only.
 
     With R_r the strip of image row r, the block of kernel rows (a, b) is the sum over output rows p of
@@ -124,7 +124,7 @@ def add_correlations(layer: nn.Module, strips: Tensor, blocks: Tensor) -> int:
     return positions
 
 
-def assembled(layer: nn.Module, blocks: Tensor) -> Tensor:
+def assembled(layer: Weighted, blocks: Tensor) -> Tensor:
     """`[size, size, C, C]` by kernel rows -> `[K, K]` in the weight's order (in, kernel height, kernel width)."""
     size, width = layer.kernel_size
     below = torch.ones(size, size, device=blocks.device).tril(-1).bool()[:, :, None, None]
@@ -139,7 +139,7 @@ def assembled(layer: nn.Module, blocks: Tensor) -> Tensor:
     return split.permute(2, 0, 3, 4, 1, 5).reshape(fan_in, fan_in)
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
+def patches(layer: Weighted, x: Tensor) -> Tensor:
     """The inputs of every output position of a convolution, `[groups, n * positions, in / groups * kernel]`.
 
     A transposed convolution is read as a convolution of its zero-stuffed input with the kernel reversed.
@@ -161,21 +161,21 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
     return rows.reshape(rows.shape[0], rows.shape[1 : -1 - spatial].numel(), -1)
 
 
-def _prepared(layer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def _prepared(layer: Weighted, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """The padded input and the stride at which a convolution slides over it."""
     if kind_of(layer).startswith("conv_transpose"):
         return _stuffed(layer, x), (1,) * len(layer.kernel_size)
     return _padded(layer, x), layer.stride
 
 
-def _padded(layer: nn.Module, x: Tensor) -> Tensor:
+def _padded(layer: Weighted, x: Tensor) -> Tensor:
     """The input as the convolution pads it."""
     both = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return functional.pad(x, tuple(both), mode=mode)
 
 
-def _stuffed(layer: nn.Module, x: Tensor) -> Tensor:
+def _stuffed(layer: Weighted, x: Tensor) -> Tensor:
     """The input of a transposed convolution with stride - 1 zeros between values, padded to its whole reach."""
     for axis, stride in enumerate(layer.stride):
         if stride > 1:

@@ -16,6 +16,8 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_calling import flattened, hooked, outputs
 from dyncompress.types import Batch, Layer
 
+Weighted = Any  # a module that `kind_of` names: torch's annotations don't say what its attributes are
+
 # Exact classes come before their relatives: isinstance is asked in this order.
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Conv1d, "conv1d"),

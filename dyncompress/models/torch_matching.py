@@ -124,7 +124,7 @@ def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batc
     taken = list(_until(batches, names, limit))
     n = sum(len(batch[names[0]]) for batch in taken)
     if n < 2:
-        raise InvalidRequest(f"matching moments needs at least 2 calibration examples, and {n} were given.")
+        raise InvalidRequest(f"matching moments needs at least 2 calibration examples of one shape, and {n} were given.")
     return {name: torch.cat([torch.as_tensor(batch[name]) for batch in taken])[:limit] for name in names}
 
 
