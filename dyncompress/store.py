@@ -1,4 +1,4 @@
-"""Values on disk: profiles and certificates as JSON, and a compressed torch model as its plan and its tensors."""
+"""Values on disk: profiles as JSON, and a compressed torch model as its plan and its tensors."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ import numpy as np
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
-from dyncompress.types import Certificate, Compressed, Keep, Profile
+from dyncompress.types import Compressed, Keep, Profile
 
 SCHEMA = 1
 CHANNELS = "channels:"
+KIND = "dyncompress.profile"
 PLAN, WEIGHTS, FORM = "plan.toml", "weights.safetensors", "model.json"
 
 
-# ---------------------------------------------------------------- profiles and certificates
+# ---------------------------------------------------------------- profiles
 def profile_to_json(profile: Profile) -> str:
     """The profile as JSON text; `profile_from_json` gives an equal one."""
-    return _to_json("profile", profile)
+    content = {"format": KIND, "schema": SCHEMA, "profile": _plain(profile)}
+    return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def profile_from_json(source: str | Path) -> Profile:
@@ -33,7 +35,15 @@ def profile_from_json(source: str | Path) -> Profile:
     Raises:
         InvalidRequest: no such file, truncated, or not a profile of this version.
     """
-    return _from_json(source, "profile", Profile)
+    name = source.name if isinstance(source, Path) else "profile"
+    content = _parsed(_text(source, "profile") if isinstance(source, Path) else source, name)
+    if isinstance(content.get("profile"), dict) and "format" not in content:
+        content = content["profile"]  # wrapped by the command line with what it depends on
+    if content.get("format") != KIND or "profile" not in content:
+        raise InvalidRequest(f"{name}: this is no profile of dyncompress.")
+    if content.get("schema") != SCHEMA:
+        raise InvalidRequest(f"{name}: schema {content.get('schema')} is read by another version; measure again with this one.")
+    return build(Profile, content["profile"], at(name))
 
 
 def save_profile(profile: Profile, path: str | Path) -> Path:
@@ -46,27 +56,8 @@ def load_profile(path: str | Path) -> Profile:
     return profile_from_json(Path(path))
 
 
-def certificate_to_json(certificate: Certificate) -> str:
-    """The certificate with all its evidence as JSON text."""
-    return _to_json("certificate", certificate)
-
-
-def certificate_from_json(source: str | Path) -> Certificate:
-    """The certificate of a JSON text, or of a file where a `Path` is given.
-
-    Raises:
-        InvalidRequest: no such file, truncated, or not a certificate of this version.
-    """
-    return _from_json(source, "certificate", Certificate)
-
-
-def _to_json(kind: str, value: Any) -> str:
-    """JSON without NaN: numbers that JSON lacks are written `{"float": "nan"}`."""
-    content = {"format": f"dyncompress.{kind}", "schema": SCHEMA, kind: _plain(value)}
-    return json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n"
-
-
 def _plain(value: Any) -> Any:
+    """JSON without NaN: numbers that JSON lacks are written `{"float": "nan"}`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -78,18 +69,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     return value
-
-
-def _from_json(source: str | Path, kind: str, cls: type) -> Any:
-    name = source.name if isinstance(source, Path) else kind
-    content = _parsed(_text(source, kind) if isinstance(source, Path) else source, name)
-    if kind in content and "format" not in content and isinstance(content[kind], dict):
-        content = content[kind]  # wrapped by the command line with what it depends on
-    if content.get("format") != f"dyncompress.{kind}" or kind not in content:
-        raise InvalidRequest(f"{name}: this is no {kind} of dyncompress.")
-    if content.get("schema") != SCHEMA:
-        raise InvalidRequest(f"{name}: schema {content.get('schema')} is read by another version; measure again with this one.")
-    return build(cls, content[kind], at(name))
 
 
 def _text(path: Path, kind: str) -> str:
