@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 import dyncompress as dc
-from tests.data import cifar10, resnet20, resnet44
 from benchmarks.resnets import RESULTS, TARGET, outputs
+from tests.data import cifar10, resnet20, resnet44
 
 WIDTHS = (5, 4, 3)
 
@@ -58,7 +58,7 @@ def main() -> None:
                         "gain_high": 100 * (gain.mean() + half),
                     }
                 )
-                print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+                print(json.dumps(rows[-1]), flush=True)
     (RESULTS / "heavy_tail.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import dyncompress as dc
-from tests.data import cifar10, resnet20, resnet44
 from dyncompress import deployment
+from tests.data import cifar10, resnet20, resnet44
 
 RESULTS = Path(__file__).parent / "results"
 TARGET = "onnxruntime-x86-vnni"
@@ -60,7 +60,8 @@ def main() -> None:
     x, y = (t.numpy() for t in cifar10("test"))
     float_file = float_onnx(model, calibration)
     reference = outputs(float_file, x)
-    result = {"net": args.net, "float": {"bytes": len(float_file), "accuracy": 100 * float((reference.argmax(1) == y).mean())}, "rows": {}}
+    accuracy = 100 * float((reference.argmax(1) == y).mean())
+    result = {"net": args.net, "float": {"bytes": len(float_file), "accuracy": accuracy}, "rows": {}}
     files = {"float32": float_file}
     for row in args.rows:
         name, overrides = ROWS[row]
@@ -85,16 +86,16 @@ def main() -> None:
         }
         if file.certificate is not None:
             result["rows"][row]["certificate"] = file.certificate.statement
-        print(row, json.dumps(result["rows"][row], default=float), flush=True)  # noqa: T201
+        print(row, json.dumps(result["rows"][row], default=float), flush=True)
     for batch in (1, 16):
         timed = deployment.compare(files, {"x": x[:batch]}, dc.load_target(TARGET), rounds=300 if batch == 1 else 100)
         result[f"batch_{batch}"] = {name: asdict(t) for name, t in timed.items()}
         for name, t in timed.items():
-            print(f"batch {batch:2d} {name:8s} {1e3 * t.median:.3f} ms, {1 / t.relative:.2f}x", flush=True)  # noqa: T201
+            print(f"batch {batch:2d} {name:8s} {1e3 * t.median:.3f} ms, {1 / t.relative:.2f}x", flush=True)
     result["environment"] = deployment.environment()
     path = RESULTS / f"{args.net}.json"
     path.write_text(json.dumps(result, indent=1, default=float) + "\n")
-    print(f"wrote {path.name}", file=sys.stderr)  # noqa: T201
+    print(f"wrote {path.name}", file=sys.stderr)
 
 
 def float_onnx(model: object, calibration: np.ndarray) -> bytes:
