@@ -59,7 +59,8 @@ def main() -> None:
         rows.append(row(name))
         r = rows[-1]
         print(
-            f"{name:18s} {r['weights']:9,d} weights, {100 * r['weights_left_alone']:5.1f} % left alone, {r['bytes_percent']:5.1f} % of the bytes, "
+            f"{name:18s} {r['weights']:9,d} weights, "
+            f"{100 * r['weights_left_alone']:5.1f} % left alone, {r['bytes_percent']:5.1f} % of the bytes, "
             f"relative error {r['relative_error']:.3f}, float graph {r['float_error']:.1e}, {r['fused']} {r['reasons']}",
             flush=True,
         )
