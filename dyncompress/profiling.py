@@ -22,6 +22,7 @@ from dyncompress.types import (
     FLOAT_BITS,
     ChannelGroup,
     Choice,
+    Estimate,
     InputMoment,
     Layer,
     Motion,
@@ -77,8 +78,9 @@ def profiled(
     reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
     groups = _groups(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
-    estimates: dict[str, dict[str, object]] = {name: {} for name in recipe.measures}
-    errors, kept = {}, {}
+    estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
+    errors: dict[str, tuple[options.Errors, ...]] = {}
+    kept: dict[str, Observation] = {}
     with progress.phase("measure the layers", len(layers)) as step:
         for name, observation in _observed(setting, bool(groups)):
             step.advance()
@@ -95,9 +97,9 @@ def profiled(
     log_sensitivity = {
         kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in ("pruning", "quantization")
     }
-    for table in log_sensitivity.values():
+    for by_layer in log_sensitivity.values():
         for name in errors:
-            table.setdefault(name, 0.0)
+            by_layer.setdefault(name, 0.0)
     probed = _probe(setting, errors, progress) if source == "probe" else {}
     harm = options.harms(errors, source, log_sensitivity, probed)
     by_name = {layer.name: layer for layer in layers}
@@ -109,7 +111,7 @@ def profiled(
     placed = {name: places[name] for name in errors}
     return Profile(
         layers=layers,
-        estimates={name: found for name, found in estimates.items() if found},  # type: ignore[misc]
+        estimates={name: found for name, found in estimates.items() if found},
         table=table,
         source=dict.fromkeys(table, source),
         reasons=reasons,
@@ -119,7 +121,7 @@ def profiled(
         digest=door.digest(),
         recipe=recipe.name,
         target=target.name,
-        notes=tuple(door.notes) + model.notes,
+        notes=tuple(door.notes),
     )
 
 
@@ -157,8 +159,6 @@ def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup,
     """Channel groups the recipe may shrink."""
     if not setting.recipe.keeps:
         return ()
-    if not setting.calibrated:
-        raise InvalidRequest(f"recipe '{setting.recipe.name}' removes channels, which needs calibration data; give calibration=.")
     layers = {layer.name: layer for layer in setting.model.door.layers()}
     return tuple(
         group

@@ -654,7 +654,25 @@ Edit = SetWeight | Keep | Affine
 class Model(Protocol):
     """A door: a network of one framework, seen as layers."""
 
-    module: Any
+    @property
+    def module(self) -> Any:
+        """The network in its own framework."""
+        ...
+
+    @property
+    def example(self) -> Batch:
+        """One batch that it runs on."""
+        ...
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one example."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about it."""
+        ...
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
@@ -674,6 +692,10 @@ class Model(Protocol):
 
     def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
         """The float32 ONNX file, stripped, and where each layer's weight lies in it (layers not found are absent)."""
+        ...
+
+    def to_onnx_with_notes(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+        """The same, and sentences about what the exporter couldn't do."""
         ...
 
 
