@@ -24,8 +24,8 @@ def resnet(name: str) -> list[str]:
     found = json.loads((RESULTS / f"{name}.json").read_text())
     first, batch_1, batch_16 = found["float"], found["batch_1"], found["batch_16"]
     lines = [
-        f"Pretrained CIFAR {name.replace('resnet', 'ResNet-')}, float32: {first['bytes']:,} bytes, {first['accuracy']:.2f} % on the "
-        f"10 000 test images. Calibration: 1 024 training images without labels. `python -m benchmarks.resnets --net {name}` "
+        f"Pretrained CIFAR {name.replace('resnet', 'ResNet-')}, float32: {first['bytes']:,} bytes, {first['accuracy']:.2f} % on "
+        f"the 10 000 test images. Calibration: 1 024 training images without labels. `python -m benchmarks.resnets --net {name}` "
         f"(onnxruntime {found['environment']['version']}, one thread, {found['environment']['processor_flags']}):",
         "",
         "| recipe | bytes of the file | payload | MACs | accuracy drop, points [95 %] | agreement | faster, batch 1 | batch 16 |",
