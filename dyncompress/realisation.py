@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dyncompress.divergence import divergence
+from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.planfile import check_plan
@@ -65,6 +66,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     """
     recipe, original, batches = fitted(recipe, target), model.door, model.batches
     check_plan(plan, original.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS))
+    refuse_unrealisable(plan, recipe, model.calibrated)
     shown = first_examples(batches, STAGE_EXAMPLES)
     before, stages = outputs(original, shown)[0], {}
 
@@ -73,7 +75,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
 
     with progress.phase("remove channels, prune and round"):
         narrow, channels = channels_removed(model, plan)
-        pruned, final, encodings, layers = layers_compressed(narrow, plan, recipe)
+        pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
     if recipe.match and model.calibrated:
         with progress.phase("match moments"):
@@ -82,7 +84,35 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
             final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
         stages["match"] = after(final)
     realised = {unit: with_method(choice, recipe) for unit, choice in {**channels, **layers}.items()}
-    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else ())
+    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
+
+
+def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
+    """Refuse what the recipe has no tool for, which would otherwise be passed over in silence.
+
+    Raises:
+        InvalidRequest: names the unit, what is missing, and what to write instead.
+    """
+    other = f"apply it with recipe '{plan.recipe}'" if plan.recipe != recipe.name else "choose another recipe"
+    widths = [choice.activation_bits for unit, choice in plan.asked.items() if not unit.startswith(CHANNELS)]
+    for unit, choice in plan.asked.items():
+        if unit.startswith(CHANNELS):
+            if choice.keep is not None and not calibrated:
+                raise InvalidRequest(f"unit '{unit}': what reads removed channels is refitted on data; give calibration=batches.")
+        elif choice.sparsity and recipe.pruner is None:
+            raise InvalidRequest(
+                f"unit '{unit}': recipe '{recipe.name}' has no pruner for its zeros; {other}, or set sparsity = 0."
+            )
+        elif choice.weight_bits != FLOAT_BITS and recipe.quantizer is None:
+            raise InvalidRequest(
+                f"unit '{unit}': recipe '{recipe.name}' has no quantizer for its {choice.weight_bits} bits; {other}, or set "
+                f"weight_bits = {FLOAT_BITS}."
+            )
+        elif choice.activation_bits != widths[0]:
+            raise InvalidRequest(
+                f"unit '{unit}': activation_bits is {choice.activation_bits}, the first unit's is {widths[0]}; a file has one "
+                "width of activations: write the same in every unit."
+            )
 
 
 def with_method(choice: Choice, recipe: Recipe) -> Choice:
@@ -95,9 +125,7 @@ def with_method(choice: Choice, recipe: Recipe) -> Choice:
     return replace(choice, method=" + ".join(names))
 
 
-def channels_removed(
-    model: Opened, plan: Plan
-) -> tuple[Opened, dict[str, Choice]]:
+def channels_removed(model: Opened, plan: Plan) -> tuple[Opened, dict[str, Choice]]:
     """Remove the channels a plan gives up, and refit what read them by least squares on the calibration moments.
 
     Returns:
@@ -136,21 +164,22 @@ def _refitted(observation: Observation, columns: int, kept: Sequence[int]) -> Se
     matrix = weight.flatten(1)
     index = (np.asarray(kept)[:, None] * columns + np.arange(columns)).reshape(-1)
     new = matrix.new_zeros(matrix.shape)
-    new[:, index] = refit_columns(matrix, observation[InputMoment()][0], index).to(new.dtype)
+    new[:, index] = refit_columns(matrix, observation[InputMoment()][0], index.tolist()).to(new.dtype)
     return SetWeight(observation.layer.name, new.reshape(weight.shape))
 
 
 def layers_compressed(
     model: Opened, plan: Plan, recipe: Recipe
-) -> tuple[TorchModel, TorchModel, dict[str, Encoding], dict[str, Choice]]:
+) -> tuple[TorchModel, TorchModel, dict[str, Encoding], dict[str, Choice], dict[str, tuple[float, float]]]:
     """Prune and round every layer of the plan.
 
     Returns:
-        the model after pruning alone, the model after rounding, the encodings, and the realised choices.
+        the model after pruning alone, the model after rounding, the encodings, the realised choices, and each layer's relative
+        output error after pruning and after rounding.
     """
     needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
     door = model.door
-    pruned_edits, edits, encodings, realised = [], [], {}, {}
+    pruned_edits, edits, encodings, realised, errors = [], [], {}, {}, {}
     for name, observation in model.observe(tuple(needs)):
         choice = plan.asked.get(name)
         if choice is None or name in plan.reasons:
@@ -160,11 +189,25 @@ def layers_compressed(
         if choice.sparsity:
             pruned_edits.append(SetWeight(name, pruned))
         edits.append(SetWeight(name, new))
+        errors[name] = relative_error(observation, pruned), relative_error(observation, new)
         if encoding is not None:
             encodings[name] = encoding
         realised[name] = replace(choice, sparsity=float((new == 0).float().mean()) if choice.sparsity else 0.0)
     after_pruning = door.edited(pruned_edits) if pruned_edits else door
-    return after_pruning, door.edited(edits) if edits else door, encodings, realised
+    return after_pruning, door.edited(edits) if edits else door, encodings, realised, errors
+
+
+def relative_error(observation: Observation, new: Array) -> float:
+    """E|(W - W') x|^2 / E|W x|^2 over the layer's own inputs; of the weights themselves where the inputs weren't observed."""
+    old = observation[Weight()].double()
+    groups = observation[InputMoment()].shape[0] if InputMoment() in observation else 1
+    rows, error = (w.double().reshape(groups, w.shape[0] // groups, -1) for w in (old, old - new.double()))
+    if InputMoment() in observation:
+        moment = observation[InputMoment()].double()
+        power, lost = ((w @ moment * w).sum() for w in (rows, error))
+    else:
+        power, lost = rows.square().sum(), error.square().sum()
+    return float(lost / power) if float(power) > 0 else 0.0
 
 
 def rescaled(encodings: Mapping[str, Encoding], gains: Mapping[str, tuple[Array, Array]]) -> dict[str, Encoding]:

@@ -12,9 +12,8 @@ from dyncompress.divergence import divergence
 from dyncompress.errors import Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
 from dyncompress.opening import first_examples, outputs
-from dyncompress.profiling import SEAL_BYTES
 from dyncompress.progress import Progress
-from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, OnnxFile, Placement, Target
+from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, OnnxFile, Placement, Target
 
 PARITY_EXAMPLES = 256
 
@@ -35,7 +34,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32.")
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
-        float_file, places = compressed.model.to_onnx(example)
+        float_file, places, notes = compressed.model.to_onnx_with_notes(example)
     with progress.phase("write the integer graph"):
         encodings = placed(compressed.encodings, places)
         found = deployment.ranges(float_file, batches) if integer else {}
@@ -49,8 +48,8 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         reference = outputs(compressed.model, shown)
         joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
         parity = deployment.parity(float_file, body, reference, joined, target)
-        ran = deployment.Session(body, target).run(joined)[0]
-    stages = {**compressed.stages, "activations and export (to the compressed model)": divergence(reference[0], ran)}
+        exported, ran = (deployment.Session(content, target).run(joined)[0] for content in (float_file, body))
+    stages = {**compressed.stages, "export": divergence(reference[0], exported), "activations": divergence(reference[0], ran)}
     note = deployment.matches_target(target)
     return OnnxFile(
         body=body,
@@ -62,20 +61,21 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         macs=(int(plan.cost["float_macs"]), compressed.model.macs),
         stages=stages,
         target=target,
-        notes=(note,) if note else (),
+        notes=(*compressed.model.notes, *notes, *([note] if note else [])),
         seen=frozenset(digests(batches)),
+        errors=compressed.errors,
     )
 
 
 def within(budget: float | None, file: OnnxFile) -> OnnxFile:
-    """The file itself, if it came out within a budget of bytes (below 1: a fraction of the float file), seal included.
+    """The file itself, if it came out within a budget of bytes (below 1: a fraction of the float file), any seal included.
 
     Raises:
         Infeasible: it didn't.
     """
     whole = None if budget is None else budget if budget >= 1 else budget * file.float_bytes
-    if whole is not None and file.sizes.file + SEAL_BYTES > whole:
-        raise Infeasible(f"the file takes {file.sizes.file:,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
+    if whole is not None and len(file.content) > whole:
+        raise Infeasible(f"the file takes {len(file.content):,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
     return file
 
 
@@ -105,6 +105,6 @@ def as_numpy(batch: Batch) -> dict[str, np.ndarray]:
     return {name: to_numpy(value) for name, value in batch.items()}
 
 
-def to_numpy(value: object) -> np.ndarray:
+def to_numpy(value: Array) -> np.ndarray:
     """An array of any kind, on the CPU."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

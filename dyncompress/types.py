@@ -402,6 +402,7 @@ class Compressed:
         plan: with what was realised.
         stages: `prune`, `weights`, `match` -> divergence from the original after that stage, on calibration data.
         calibration: the batches used, for activation ranges at export.
+        errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
     """
 
     model: Model
@@ -409,6 +410,7 @@ class Compressed:
     plan: Plan
     stages: Mapping[str, float]
     calibration: Sequence[Batch]
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def module(self) -> Any:
@@ -501,11 +503,13 @@ class OnnxFile:
         parity: against torch.
         fused: operator -> (on an integer kernel, in all), from onnxruntime's own optimized graph; empty if not audited.
         macs: original and compressed, one example.
-        stages: divergence from the original by stage: prune, weights, match, activations.
+        stages: divergence from the original after prune, weights and match; from the compressed model after export (the float
+            graph) and activations (the shipped file).
         target: the profile it was written for.
         notes: warnings for the user.
         certificate: or None.
         seen: sha256 digests of the examples that compression saw.
+        errors: layer -> relative error of its output after pruning and after rounding.
     """
 
     body: bytes
@@ -521,6 +525,7 @@ class OnnxFile:
     certificate: Certificate | None = None
     sealed: bytes = b""
     seen: frozenset[str] = frozenset()
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def content(self) -> bytes:

@@ -52,6 +52,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
         _section("Bytes before and after", "Every byte of a file; payload is weights, scales and biases alone.", _bytes(file)),
         _section("Accuracy before and after", "Share of held-out examples that are answered right.", _accuracy(file.certificate)),
         _section("Where the accuracy went", _STAGES, _stages(file)),
+        _section("Error by layer", _ERRORS, _errors(file)),
         _section("Bits by layer", "The width at which weights are stored; a full bar is float32.", _bits(file)),
         _section("Zeros by layer", "The share of weights that are zero in the file.", _zeros(file)),
         *_measures(profile),
@@ -68,9 +69,10 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
 
 
 _STAGES = (
-    "Divergence from the original on calibration data after each stage (KL in nats for scores, else relative squared error). "
-    "A stage that adds little is not where to spend bytes."
+    "Divergence on calibration data (KL in nats for scores, else relative squared error): from the original after prune, weights "
+    "and match; from the compressed model after export and integer activations. Spend bytes where a stage adds much."
 )
+_ERRORS = "Relative squared error of each layer's output on its own inputs, after pruning and rounding, before matching."
 
 
 def _digest(file: OnnxFile) -> str:
@@ -147,6 +149,14 @@ def _accuracy(certificate: Certificate | None) -> str:
 def _stages(file: OnnxFile) -> str:
     rows = [svg.Bar(stage, value, number(value)) for stage, value in file.stages.items()]
     return svg.bars(rows, "Divergence from the original after each stage") if rows else ""
+
+
+def _errors(file: OnnxFile) -> str:
+    rows = [
+        svg.Bar(layer, rounded, f"{number(rounded)}, of which pruning {number(pruned)}" if pruned else number(rounded))
+        for layer, (pruned, rounded) in file.errors.items()
+    ]
+    return svg.bars(rows, "Relative output error of each layer") if rows else ""
 
 
 def _bits(file: OnnxFile) -> str:
