@@ -13,14 +13,16 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.certificates.code_length import occam, self_delimiting_bits
 from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, path_digest
+from dyncompress.certificates.losses import check_delta
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
 from dyncompress.certificates.risks import losses_of, risk_name
 from dyncompress.errors import InvalidRequest, NotCertified
 from dyncompress.examples import overlap
 from dyncompress.models.torch import TorchModel
+from dyncompress.opening import outputs
 from dyncompress.planfile import plan_to_toml
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
-from dyncompress.verification import evidence_digest, examples_digest
+from dyncompress.verification import certificate_digest, examples_digest, without_rows
 
 ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
 CHUNK = 256
@@ -36,7 +38,7 @@ class Trial:
         risk: a name or a user's own function.
         promise: what is asked, before any loss is seen.
         original: the original's outputs, `[n, ...]`.
-        shared: how many examples were dropped because compression saw them.
+        dropped: the examples that were dropped because compression saw them, counted in the data as given.
         look: which look at this held-out set this is; None: it must be the only one.
     """
 
@@ -44,7 +46,7 @@ class Trial:
     risk: str | Risk
     promise: Promise
     original: np.ndarray
-    shared: int
+    dropped: tuple[int, ...]
     look: int | None
 
     def losses(self, file: OnnxFile) -> tuple[np.ndarray, np.ndarray]:
@@ -65,39 +67,38 @@ def trial(
     """Check the held-out examples, and run the original on them.
 
     Raises:
-        InvalidRequest: more than 1 % of them were seen by compression, or they are too few for the promise.
+        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, or their labels
+            aren't classes of the model.
     """
+    check_delta(promise.delta)
     if held_out.labels is None and risk == "zero_one":
         risk = "agreement"
     delta = promise.delta if look is None else look_delta(promise.delta, look)
     promise = replace(promise, risk=risk_name(risk), delta=delta)
-    held_out, shared = without_seen(held_out, seen)
+    held_out, dropped = without_seen(held_out, seen)
     refuse_too_few(held_out, promise)
-    return Trial(held_out, risk, promise, _outputs(door, held_out), shared, look)
+    original = _outputs(door, held_out)
+    if risk == "zero_one":  # its labels are checked against the form of the scores now; no loss is computed before the plans
+        losses_of(risk, np.zeros_like(original), held_out.labels)
+    return Trial(held_out, risk, promise, original, dropped, look)
 
 
-def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, int]:
-    """The examples that compression didn't see, and how many were dropped.
+def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tuple[int, ...]]:
+    """The examples that compression didn't see, and the rows of those that were dropped.
 
     Raises:
         InvalidRequest: more than 1 % were seen.
     """
     shared = overlap(held_out, seen)
     if not len(shared):
-        return held_out, 0
+        return held_out, ()
     n = len(held_out)
     if len(shared) > ALLOWED_OVERLAP * n:
         raise InvalidRequest(
             f"{len(shared)} of {n} held-out examples equal calibration examples (same digest); "
             "a certificate needs examples the compression has not seen."
         )
-    stay = np.setdiff1d(np.arange(n), shared)
-
-    def rows(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[stay]
-
-    inputs = {name: value[stay] for name, value in held_out.inputs.items()}
-    return HeldOut(inputs, rows(held_out.labels), rows(held_out.groups)), len(shared)
+    return without_rows(held_out, shared.tolist()), tuple(shared.tolist())
 
 
 def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
@@ -137,7 +138,7 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
         "statement": certificate.statement,
         "original": certificate.digests["original"][:16],
         "examples": certificate.digests["examples"][:16],
-        "certificate": evidence_digest(certificate),
+        "certificate": certificate_digest(certificate),
     }
     return replace(file, certificate=certificate, sealed=deployment.seal(file.body, entry))
 
@@ -172,8 +173,8 @@ def _circumstances(
     file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
 ) -> Circumstances:
     """What the certificate tells of its making."""
-    dropped = f"{held.shared} held-out examples that compression had seen were dropped."
-    assumptions = [dropped] if held.shared else []
+    dropped = f"{len(held.dropped)} held-out examples that compression had seen were dropped."
+    assumptions = [dropped] if held.dropped else []
     assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
     return Circumstances(
         assumptions=tuple(assumptions) + file.notes,
@@ -191,7 +192,7 @@ def _circumstances(
             "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
             "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
         },
-        context={**_code_length(file, held, *losses), "dropped_as_seen": held.shared},
+        context={**_code_length(file, held, *losses), "dropped_as_seen": list(held.dropped)},
     )
 
 
@@ -214,4 +215,4 @@ def _outputs(door: TorchModel, held_out: HeldOut) -> np.ndarray:
     """The original's first output on all held-out examples."""
     n = len(held_out)
     batches: list[Batch] = [{name: value[i : i + CHUNK] for name, value in held_out.inputs.items()} for i in range(0, n, CHUNK)]
-    return np.concatenate([np.asarray(door.predict(batch)[0].detach().float().cpu()) for batch in batches])
+    return outputs(door, batches)[0]

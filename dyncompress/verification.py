@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dyncompress.certificates.risks import RISKS, losses_of
 from dyncompress.certificates.stored import from_json
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
-from dyncompress.types import Certificate, OnnxFile, Target
+from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 
 
 def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None, held_out: Any = None) -> Certificate:
@@ -47,15 +47,15 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
         found = from_json(_read(Path(beside)).decode("utf-8", "replace"))
     if found.digests.get("file") != hashlib.sha256(body).hexdigest():
         raise Altered("the certificate is of another file (another digest); fetch the two together again.")
-    if entry.get("certificate") != evidence_digest(found) or entry.get("statement") != found.statement:
+    if entry.get("certificate") != certificate_digest(found) or entry.get("statement") != found.statement:
         raise Altered("the seal names another certificate than this one; fetch the two together again.")
     recompute(found)
     return found if held_out is None else _run_again(body, found, held_out)
 
 
-def evidence_digest(certificate: Certificate) -> str:
-    """sha256 of the evidence, as the seal names it."""
-    return hashlib.sha256(json.dumps(dict(certificate.evidence), sort_keys=True).encode()).hexdigest()
+def certificate_digest(certificate: Certificate) -> str:
+    """sha256 of everything a certificate says, as the seal names it."""
+    return hashlib.sha256(json.dumps(asdict(certificate), sort_keys=True).encode()).hexdigest()
 
 
 def examples_digest(inputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> str:
@@ -63,6 +63,27 @@ def examples_digest(inputs: Mapping[str, np.ndarray], labels: np.ndarray | None)
     text = "".join(digests([inputs]))
     tail = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
     return hashlib.sha256(text.encode() + tail).hexdigest()
+
+
+def without_rows(held_out: HeldOut, rows: Sequence[int]) -> HeldOut:
+    """The held-out examples without these."""
+    stay = np.setdiff1d(np.arange(len(held_out)), np.asarray(rows, dtype=np.int64))
+    inputs = {name: value[stay] for name, value in held_out.inputs.items()}
+    labels, groups = (None if values is None else values[stay] for values in (held_out.labels, held_out.groups))
+    return HeldOut(inputs, labels, groups)
+
+
+def _certified_examples(held_out: HeldOut, certificate: Certificate) -> HeldOut:
+    """The examples behind a certificate: those given, or those without the ones it dropped.
+
+    Raises:
+        InvalidRequest: neither has the certificate's digest.
+    """
+    dropped = certificate.context.get("dropped_as_seen") or []
+    for found in (held_out, without_rows(held_out, dropped)):
+        if len(found) and examples_digest(found.inputs, found.labels) == certificate.digests.get("examples"):
+            return found
+    raise InvalidRequest("these aren't the certificate's held-out examples (another digest); give the very same ones.")
 
 
 def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
@@ -74,9 +95,7 @@ def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
         )
     session = deployment.Session(body, _target(certificate))
     names = session.input_names
-    held_out = as_held_out(load_npz(data) if isinstance(data, str | Path) else data, names)
-    if examples_digest(held_out.inputs, held_out.labels) != certificate.digests.get("examples"):
-        raise InvalidRequest("these aren't the certificate's held-out examples (another digest); give the very same ones.")
+    held_out = _certified_examples(as_held_out(load_npz(data) if isinstance(data, str | Path) else data, names), certificate)
     after = losses_of(certificate.risk, session.run(held_out.inputs)[0], held_out.labels)
     before, file, groups = packed_losses(certificate)
     differ = int((after != file).sum())
