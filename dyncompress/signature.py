@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.examples import load_npz
-from dyncompress.types import HeldOut
+from dyncompress.examples import LABEL_KEYS, load_npz
+from dyncompress.types import Batch, HeldOut
 
 
 def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
@@ -32,6 +32,8 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     """
     if isinstance(model, str | Path):
         raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it, or name a function that returns it.")
+    if isinstance(model, type):
+        raise InvalidRequest(f"the model is the class {model.__name__}; give an instance of it, with its trained weights.")
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
     given = inspect.signature(model.forward).parameters.values()
@@ -41,9 +43,34 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     if isinstance(first, tuple | list) and first and isinstance(first[0], Mapping):
         first = first[0]
     if isinstance(first, Mapping):
-        named = tuple(p.name for p in parameters if p.name in first)
+        labels = {key for key in LABEL_KEYS if key not in required}  # a network that takes them returns its loss first
+        named = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
         return (named if set(required) <= set(named) else required), data
     return required, data
+
+
+def same_form(held_out: Batch, calibration: Batch) -> None:
+    """Refuse held-out inputs that have another shape or dtype than the calibration's.
+
+    Raises:
+        InvalidRequest: names the input and both forms.
+    """
+    for name, value in calibration.items():
+        if name not in held_out:
+            raise InvalidRequest(f"held-out data: input '{name}' is missing, which the calibration data have; give it.")
+        forms = [(_kind(array), list(array.shape[1:])) for array in (held_out[name], value)]
+        if forms[0] != forms[1]:
+            (dtype, shape), (was, before) = forms
+            raise InvalidRequest(
+                f"held-out data: input '{name}' is {dtype} {shape} an example, the calibration data's is {was} {before}; "
+                "prepare both alike."
+            )
+
+
+def _kind(array: Any) -> str:
+    """An array's dtype; floats of any width are one, since networks and files take them as float32."""
+    name = str(array.dtype).removeprefix("torch.")
+    return "float32" if "float" in name else name
 
 
 def _first(data: Any) -> tuple[Any, Any]:
