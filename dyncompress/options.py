@@ -80,9 +80,17 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
 
 
 def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
-    """Without the sparse choices that take no fewer bytes than the dense ones of the same width: they only do harm."""
-    dense = {c.weight_bits: file_bytes(layer, c) for c in found if not c.sparsity}
-    return tuple(c for c in found if not c.sparsity or file_bytes(layer, c) < dense.get(c.weight_bits, np.inf))
+    """Without the choices that take no fewer bytes than one with fewer zeros or more bits: they only do harm.
+
+    In a small layer the mask of the zeros, or what unpacks a narrow width, takes more than it saves.
+    """
+    size = {c: file_bytes(layer, c) for c in found}
+
+    def in_vain(choice: Choice) -> bool:
+        milder = (c for c in found if c != choice and c.sparsity <= choice.sparsity and c.weight_bits >= choice.weight_bits)
+        return any(size[c] <= size[choice] for c in milder)
+
+    return tuple(c for c in found if not in_vain(c))
 
 
 def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Recipe) -> tuple[Errors, ...]:
