@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.examples import as_batches, as_held_out
 from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe import Recipe
 from dyncompress.signature import filled
-from dyncompress.types import Batch, HeldOut, InputMoment, Need, Observation, OutputFisher
+from dyncompress.types import FLOAT_BITS, Batch, HeldOut, InputMoment, Model, Need, Observation, OutputFisher, OutputMoments
 
 KEEP_BYTES = 2**28  # observations up to this size stay in memory for the next step
 
@@ -26,7 +26,6 @@ class Opened:
         door: the model.
         batches: calibration batches, or one example batch.
         calibrated: whether they are calibration data.
-        notes: warnings.
         seed: of what observing draws at random.
         kept: layer -> its observation, where all of them are small.
     """
@@ -34,7 +33,6 @@ class Opened:
     door: TorchModel
     batches: Sequence[Batch]
     calibrated: bool
-    notes: tuple[str, ...] = ()
     seed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
 
@@ -47,13 +45,15 @@ class Opened:
             yield from self.kept.items()
             return
         self.kept.clear()
-        size = 0
+        size, found = 0, {}
         for name, observation in self.door.observe(wanted, self.batches, self.seed):
             size += sum(v.numel() * v.element_size() for v in observation.values.values() if hasattr(v, "element_size"))
-            self.kept[name] = observation
+            found[name] = observation
             yield name, observation
             if size > KEEP_BYTES:
-                self.kept.clear()
+                found.clear()
+        if size <= KEEP_BYTES:
+            self.kept.update(found)
 
 
 def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) -> Opened:
@@ -62,15 +62,26 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
     Raises:
         InvalidRequest: there are neither, or the recipe observes calibration data and there are none.
     """
-    if calibration is None and example is None:
-        filled(model, None)
-        raise InvalidRequest("neither calibration data nor an example input was given; give calibration=batches or example=x.")
-    names, data = filled(model, calibration if calibration is not None else example)
-    batches = as_batches(data, names, recipe.calibration or 1)
+    calibrated = calibration is not None
+    names, data = filled(model, calibration if calibrated else example)
+    if not calibrated and observes_data(recipe):
+        raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
+    if data is None:
+        raise InvalidRequest(
+            "no input was given, and one tells what the model takes; give calibration=x, one batch is enough for this recipe."
+        )
+    batches = as_batches(data, names, recipe.calibration)
     door = open_model(model, first_examples(batches, 2)[0])
-    calibrated = calibration is not None and recipe.calibration > 0
     warning = preprocessing_warning(model, batches) if calibrated else None
-    return Opened(door, batches, calibrated, (warning,) if warning else (), recipe.seed)
+    door = replace(door, notes=(*door.notes, warning)) if warning else door
+    return Opened(door, batches, calibrated, recipe.seed)
+
+
+def observes_data(recipe: Recipe) -> bool:
+    """Whether a recipe can't do without calibration data: ranges of activations, removal of channels, or a tool that reads it."""
+    tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
+    reads = any(isinstance(need, InputMoment | OutputFisher | OutputMoments) for tool in tools for need in tool.needs)
+    return reads or bool(recipe.keeps) or recipe.activation_bits != FLOAT_BITS
 
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
@@ -85,10 +96,29 @@ def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
     return found
 
 
-def outputs(door: TorchModel, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
-    """The outputs on all batches, numpy, each `[n, ...]`."""
-    found = [[np.asarray(value.detach().cpu()) for value in door.predict(batch)] for batch in batches]
+def outputs(door: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """The outputs on all batches, numpy, each `[n, ...]`.
+
+    Raises:
+        Unsupported: one has no batch axis in front.
+    """
+    found = []
+    for batch in batches:
+        n = len(next(iter(batch.values())))
+        found.append([np.asarray(value.detach().cpu()) for value in door.predict(batch)])
+        for i, value in enumerate(found[-1]):
+            if value.ndim == 0 or len(value) != n:
+                raise Unsupported(
+                    f"output {i} of the model has shape {list(value.shape)} for {n} examples; wrap the model in a module "
+                    "that returns outputs [n, ...] only, scores first."
+                )
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+def held_out_of(model: Any, data: Any) -> HeldOut:
+    """Held-out examples as this model's inputs, labels and groups."""
+    names, data = filled(model, data)
+    return as_held_out(data, names)
 
 
 def first_rows(held_out: HeldOut) -> dict[str, Any]:

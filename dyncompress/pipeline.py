@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,20 @@ from dyncompress import promises
 from dyncompress.allocation.cost import solved
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.examples import as_batches, as_held_out, digests
+from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
-from dyncompress.opening import first_rows, opened
+from dyncompress.opening import first_rows, held_out_of, opened
+from dyncompress.planfile import read_plan
 from dyncompress.profiling import profiled, share_left_alone
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
-from dyncompress.recipe import Recipe, load_recipe, load_target
+from dyncompress.recipe import Recipe, load_recipe, load_target, parse_budget
 from dyncompress.shipment import shipped_file, within
-from dyncompress.signature import filled
+from dyncompress.signature import filled, same_form
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
 from dyncompress.verification import verify
 
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
-
 
 
 def measure(
@@ -58,9 +57,10 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
 
     Raises:
         Infeasible: the smallest plan is above the budget.
+        InvalidRequest: the budget isn't one.
     """
     recipe = load_recipe(recipe or profile.recipe)
-    budget = budget or recipe.budget
+    budget = parse_budget(budget or recipe.budget)
     if budget.seconds is not None:
         raise InvalidRequest("budget.seconds needs a latency table of the target, which none ships; set budget.macs instead.")
     limits = []
@@ -75,7 +75,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
 
 def apply(
     model: Any,
-    plan: Plan,
+    plan: Plan | str | Path,
     *,
     recipe: str | Path | Recipe | None = None,
     target: str | Path | Target | None = None,
@@ -83,11 +83,12 @@ def apply(
     example: Any = None,
     progress: Progress = SILENT,
 ) -> Compressed:
-    """Carry out a plan on a copy of the model: remove channels and refit, prune, round, match moments.
+    """Carry out a plan, or the file of one, on a copy of the model: remove channels and refit, prune, round, match moments.
 
     Returns:
         the compressed model; `.module` is a torch model again.
     """
+    plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = load_recipe(recipe or plan.recipe), load_target(target or plan.target)
     return applied(opened(model, recipe, calibration, example), plan, recipe, target, progress)
 
@@ -123,8 +124,7 @@ def certify(
         NotCertified: the promise isn't kept at this confidence.
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
-    names, held_out = filled(reference, held_out)
-    held = as_held_out(held_out, names)
+    held = held_out_of(reference, held_out)
     door = open_model(reference, first_rows(held))
     asked = Promise(delta=delta, risk_increase=promise)
     return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
@@ -138,7 +138,7 @@ def compress(
     calibration: Any = None,
     held_out: Any = None,
     trajectory: Any = None,
-    plan: Plan | Profile | None = None,
+    plan: Plan | Profile | str | Path | None = None,
     progress: Progress = SILENT,
 ) -> OnnxFile:
     """All verbs in one call: measure, allocate, apply, export, and certify where there are held-out examples.
@@ -147,41 +147,38 @@ def compress(
         model: a torch module; it is not changed.
         recipe, target, calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
-        plan: a plan to apply as it is, or a profile to start from.
+        plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
         progress: who is told of phases.
 
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: see the verbs.
     """
     recipe, target = load_recipe(recipe), load_target(target)
+    plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     spec, limit = recipe.certificate, recipe.budget.risk_increase
     if limit is not None and held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
-    if calibration is None and recipe.calibration:
-        raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
     names, calibration = filled(model, calibration)
-    batches = None if calibration is None else as_batches(calibration, names, recipe.calibration or 1)
-    held = None
-    if held_out is not None:  # everything that can be refused is refused before the work begins
-        names, held_out = filled(model, held_out)
+    batches = None if calibration is None else as_batches(calibration, names, recipe.calibration)
+    held = None if held_out is None else held_out_of(model, held_out)
+    start, trial = opened(model, recipe, batches, None if held is None else first_rows(held)), None
+    if held is not None:  # everything that can be refused is refused before the work begins
+        same_form(held.inputs, start.batches[0])
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
-        held, _ = promises.without_seen(as_held_out(held_out, names), frozenset(digests(batches or [])))
-        promises.refuse_too_few(held, replace(asked, risk=spec.risk if isinstance(spec.risk, str) else "own"))
-    budgeted = None if recipe.path else recipe.budget.bytes
-    start = opened(model, recipe, batches if batches is not None else first_rows(held))
+        trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
+    budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
     plans = [plan] if isinstance(plan, Plan) else path(plan or profiled(start, recipe, target, trajectory, progress), recipe)
 
     def file(plan: Plan) -> OnnxFile:
         return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
 
-    if held is None:
+    if trial is None:
         return file(plans[0])
-    trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     if limit is not None:
         return promises.boldest(plans, file, start.door, trial)
     finished = file(plans[0])
     with progress.phase("certify"):
-        return promises.certified(finished, start.door, trial)
+        return within(budgeted, promises.certified(finished, start.door, trial))
 
 
 def path(profile: Profile, recipe: Recipe) -> list[Plan]:

@@ -1,0 +1,353 @@
+"""The verbs, one at a time and all in one call, on a tiny network: shipped recipes, other forms of models and data."""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncompress as dc
+from dyncompress.profiling import folded_motion
+from dyncompress.recipe import LayerRule, plan_to_toml
+from dyncompress.store import load_profile, save_profile
+from dyncompress.types import WeightMotion
+from tests import tiny
+from tests.tiny import CALIBRATION, CLASSES, HELD_OUT, LAYERS, TARGET, network
+
+# `edge-int8` runs in the README's example, `demo` in the demo. The tiny network's graph is a sixth of its float file: the
+# shipped budgets are for networks with more weights than graph.
+RECIPES: dict[str, dict[str, Any]] = {
+    "heavy-tail": {"budget.bytes": 0.40},
+    "trajectory": {"budget.bytes": 0.40},
+    "edge-int4": {},
+    "smallest": {"budget.bytes": 0.35},
+    "fastest": {},
+    "certified": {"budget.risk_increase": 0.05, "path.bytes": [0.45, 0.40, 0.31]},
+}
+
+
+def run(content: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What plain onnxruntime computes, dyncompress apart."""
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return [np.asarray(out) for out in session.run(None, inputs)]
+
+
+def state(module: nn.Module) -> dict[str, Any]:
+    """Everything that a caller could see change."""
+    tensors = {name: (value, value.clone()) for name, value in module.state_dict(keep_vars=True).items()}
+    parts = {name: (type(part), part.training, dict(part._forward_hooks)) for name, part in module.named_modules()}
+    flags = {name: (p.requires_grad, p.grad) for name, p in module.named_parameters()}
+    return {"tensors": tensors, "parts": parts, "flags": flags}
+
+
+def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before["parts"] == after["parts"] and before["flags"] == after["flags"]
+    assert before["tensors"].keys() == after["tensors"].keys()
+    for name, (value, content) in before["tensors"].items():
+        assert after["tensors"][name][0] is value and torch.equal(after["tensors"][name][1], content)
+
+
+# ---------------------------------------------------------------- one verb at a time
+def test_measure_tabulates_every_layer() -> None:
+    profile = tiny.profile()
+    assert tuple(profile.table) == LAYERS == tuple(layer.name for layer in profile.layers)
+    assert set(profile.source.values()) == {"fisher"} and not profile.reasons and not profile.notes
+    for name, options in profile.table.items():
+        assert [o.choice.weight_bits for o in options] == ([8, 4] if name == "head" else [8, 6, 5, 4])  # 64 weights: no gain in 6
+        assert [o.bytes for o in options] == sorted((o.bytes for o in options), reverse=True)
+        harm = [o.distortion for o in options]
+        assert harm == sorted(harm) and 0 < harm[0] < harm[-1] / 10
+    assert profile.macs == sum(layer.macs for layer in profile.layers) == 64 * (8 * 27 + 8 * 72) + 16 * 16 * (72 + 144) + 64
+
+
+def test_a_larger_budget_never_harms_more() -> None:
+    profile = tiny.profile()
+    plans = [dc.allocate(profile, dc.Budget(bytes=share)) for share in np.linspace(0.37, 0.55, 19)]
+    harm = [plan.distortion for plan in plans]
+    assert harm == sorted(harm, reverse=True) and harm[0] > 2 * harm[-1]
+    for plan, share in zip(plans, np.linspace(0.37, 0.55, 19), strict=True):
+        assert plan.cost["bytes"] <= share * profile.float_bytes
+    assert dc.allocate(profile, dc.Budget(bytes=round(0.4 * profile.float_bytes))).asked == (
+        dc.allocate(profile, dc.Budget(bytes=0.4)).asked
+    )
+
+
+def test_apply_gives_a_torch_model_again_and_export_a_file() -> None:
+    small, file = tiny.small(), tiny.file()
+    x = torch.from_numpy(HELD_OUT[0])
+    with torch.no_grad():
+        scores = small.module(x)
+    assert scores.shape == (len(x), CLASSES) and not small.module.training
+    assert (tiny.predictions(scores) == tiny.predictions(tiny.original_scores())).mean() > 0.95
+    ran = run(file.content, {"x": HELD_OUT[0]})[0]
+    assert (tiny.predictions(ran) == tiny.predictions(scores)).mean() > 0.95
+    assert file.certificate is None and file.content == file.body
+    assert file.sizes.file == len(file.body) < 0.45 * file.float_bytes
+    assert file.parity.float_error < 1e-5 and file.fused["Conv"] == (4, 4)
+    assert set(file.stages) >= {"prune", "weights", "match"} and file.stages["prune"] == 0
+    assert file.stages["weights"] > file.stages["match"] > 0
+    assert file.macs[0] == file.macs[1] == tiny.profile().macs
+
+
+def test_calibration_may_come_in_any_form() -> None:
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.from_numpy(CALIBRATION), torch.zeros(len(CALIBRATION))), batch_size=1
+    )
+    forms = {
+        "loader of single examples": loader,
+        "generator": (torch.from_numpy(CALIBRATION[i : i + 40]) for i in range(0, len(CALIBRATION), 40)),
+        "float64 in a dict": {"x": CALIBRATION.astype(np.float64), "labels": np.zeros(len(CALIBRATION))},
+    }
+    expected = tiny.small().encodings
+    for name, data in forms.items():
+        encodings = dc.apply(network(), tiny.plan(), calibration=data).encodings
+        for layer, encoding in encodings.items():
+            same = (encoding.codes == expected[layer].codes).float().mean()
+            assert same > 0.999, (name, layer)  # sums in another order round a code in a thousand elsewhere
+            torch.testing.assert_close(encoding.scale, expected[layer].scale, rtol=1e-3, atol=0, msg=name)
+
+
+# ---------------------------------------------------------------- all in one call
+@pytest.mark.parametrize("name", RECIPES)
+def test_shipped_recipes_end_to_end(name: str) -> None:
+    recipe = dc.load_recipe(name, RECIPES[name])
+    file = dc.compress(
+        network(),
+        recipe,
+        calibration=None if name == "heavy-tail" else CALIBRATION,
+        held_out=HELD_OUT,
+        trajectory=tiny.trained()[1] if name == "trajectory" else None,
+    )
+    certificate = file.certificate
+    assert certificate is not None and certificate.kept and certificate.n == len(HELD_OUT[1])
+    scores = run(file.content, {"x": HELD_OUT[0]})[0]
+    errors = int((tiny.predictions(scores) != HELD_OUT[1]).sum())
+    assert abs(errors - certificate.counts["file_errors"]) <= 1  # other chunks, another rounding of a tie
+    assert certificate.counts["original_errors"] == int((tiny.predictions(tiny.original_scores()) != HELD_OUT[1]).sum())
+    assert certificate.lines[0].upper <= 0.05
+    whole = {unit for unit, choice in file.plan.asked.items() if unit.startswith("channels:") and choice.keep is None}
+    assert file.plan.recipe == name and set(file.plan.realised) == set(file.plan.asked) - whole
+    source = {"heavy-tail": "theory", "trajectory": "trajectory"}.get(name, "fisher")
+    assert all(f"({source})" in why for why in file.plan.why.values())
+    if recipe.budget.bytes is not None:
+        assert len(file.content) <= recipe.budget.bytes * file.float_bytes
+    assert dc.verify(file, held_out=HELD_OUT).counts == certificate.counts
+    ITS_OWN.get(name, lambda _: None)(file)
+
+
+def _weights_only(file: dc.OnnxFile) -> None:
+    assert file.sizes.compute.startswith("float32; weights stored at") and not file.fused.get("Conv", (0, 0))[0]
+    assert not file.seen and "match" not in file.stages
+
+
+def _four_bits(file: dc.OnnxFile) -> None:
+    assert {unit: choice.weight_bits for unit, choice in file.plan.asked.items() if unit in LAYERS[1:-1]} == dict.fromkeys(
+        LAYERS[1:-1], 4
+    )
+    assert {file.plan.asked[unit].weight_bits for unit in ("stem", "head")} <= {4, 8}
+
+
+def _narrower(file: dc.OnnxFile) -> None:
+    assert file.macs[1] <= 0.75 * file.macs[0]
+    kept = {unit: choice.keep for unit, choice in file.plan.realised.items() if unit.startswith("channels:")}
+    assert any(keep is not None for keep in kept.values())
+
+
+def _chosen(file: dc.OnnxFile) -> None:
+    assert file.certificate is not None and file.certificate.promise == 0.05
+    assert file.certificate.selection["plans"] == 3 and "fixed-sequence testing over 3 plans" in file.certificate.lines[0].method
+
+
+def _mixed(file: dc.OnnxFile) -> None:
+    assert len({file.plan.realised[name].weight_bits for name in LAYERS}) > 2
+
+
+ITS_OWN = {
+    "heavy-tail": _weights_only,
+    "edge-int4": _four_bits,
+    "fastest": _narrower,
+    "certified": _chosen,
+    "smallest": _mixed,
+    "trajectory": _mixed,
+}
+
+
+def test_the_callers_model_is_never_changed() -> None:
+    model = copy.deepcopy(network()).train()
+    model.norm1.eval()
+    model.conv3.weight.requires_grad_(True)
+    model.conv3.weight.grad = torch.ones_like(model.conv3.weight)
+    model.conv1.register_forward_hook(lambda *_: None)
+    before = state(model)
+    plan = dc.allocate(dc.measure(model, "fastest", target=TARGET, calibration=CALIBRATION))
+    file = dc.compress(model, "fastest", calibration=CALIBRATION, held_out=HELD_OUT, plan=plan)
+    assert_unchanged(before, state(model))
+    assert file.macs[1] < file.macs[0]
+    assert "training mode" in file.notes[0]
+
+
+def test_a_plan_is_edited_as_text_and_applied_again(tmp_path: Path) -> None:
+    head, tail = plan_to_toml(dc.allocate(tiny.profile())).split('[unit."conv3"]')
+    path = tmp_path / "plan.toml"
+    path.write_text(head + '[unit."conv3"]' + tail.replace("weight_bits = 8", "weight_bits = 4", 1), encoding="utf-8")
+    file = dc.compress(network(), "edge-int8", calibration=CALIBRATION, plan=path)
+    assert {unit: c.weight_bits for unit, c in file.plan.realised.items()} == {n: 4 if n == "conv3" else 8 for n in LAYERS}
+    assert file.body == tiny.file().body
+
+
+def test_an_edited_plan_stands_above_the_recipes_budget() -> None:
+    tight = dc.load_recipe("edge-int8", {"budget.bytes": 0.25})
+    file = dc.compress(network(), tight, calibration=CALIBRATION, plan=tiny.plan())
+    assert file.plan.asked == tiny.plan().asked and len(file.body) > 0.25 * file.float_bytes
+
+
+def test_a_profile_from_disk_gives_the_same_plan(tmp_path: Path) -> None:
+    again = load_profile(save_profile(tiny.profile(), tmp_path / "profile.json"))
+    for share in (0.38, 0.4, 0.5):
+        assert dc.allocate(again, dc.Budget(bytes=share)) == dc.allocate(tiny.profile(), dc.Budget(bytes=share))
+
+
+# ---------------------------------------------------------------- where harm is read from
+def test_probes_rank_layers_without_gradients() -> None:
+    recipe = replace(dc.load_recipe("edge-int8", {"quantize.weight_bits": [8, 3]}), sensitivity=("probe",))
+    profile = dc.measure(network(), recipe, target=TARGET, calibration=CALIBRATION)
+    assert set(profile.source.values()) == {"probe"}
+    harm = {name: [o.distortion for o in options] for name, options in profile.table.items()}
+    assert all(row == sorted(row) and row[0] > 0 and row[-1] < 1 for row in harm.values())
+    # the boldest choice's expected harm is what compressing that layer alone did: nats between the two networks' outputs
+    bold = dc.Choice(weight_bits=3, activation_bits=8)
+    alone = {name: dc.Choice(activation_bits=8) for name in LAYERS} | {"conv2": bold}
+    plan = replace(dc.allocate(profile, recipe=recipe), asked=alone)
+    found = dc.apply(network(), plan, recipe=recipe, calibration=CALIBRATION).stages["match"]
+    assert found == pytest.approx(harm["conv2"][1], rel=0.3)
+
+
+def test_theory_needs_no_data_and_follows_its_measures() -> None:
+    recipe = dc.load_recipe("heavy-tail")
+    profile = dc.measure(network(), recipe, target=TARGET, example=CALIBRATION[:1])
+    plain = replace(recipe, coefficients={})
+    unweighted = dc.measure(network(), plain, target=TARGET, example=CALIBRATION[:1])
+    assert set(profile.source.values()) == {"theory"} and set(profile.estimates) == {"stable_rank", "block_sum", "farms", "hill"}
+    rank = {name: e.value for name, e in profile.estimates["stable_rank"].items()}
+    ratio = {name: profile.table[name][0].distortion / unweighted.table[name][0].distortion for name in LAYERS}
+    assert max(ratio, key=ratio.get) == max(rank, key=rank.get)  # type: ignore[arg-type]
+    assert min(ratio, key=ratio.get) == min(rank, key=rank.get)  # type: ignore[arg-type]
+
+
+def test_a_trajectorys_motion_follows_folded_weights() -> None:
+    mean = np.arange(1.0, 13.0).reshape(3, 2, 2)
+    motion = WeightMotion(mean, np.ones_like(mean), np.full_like(mean, 2.0), 9)
+    gain = np.array([0.5, -2.0, 1.0])[:, None, None]
+    folded = folded_motion(motion, torch.from_numpy(mean * gain))
+    np.testing.assert_allclose(folded.mean, mean * np.abs(gain))
+    np.testing.assert_allclose(folded.variance, np.broadcast_to(gain**2, mean.shape))
+    np.testing.assert_allclose(folded.increment_variance, 2 * np.broadcast_to(gain**2, mean.shape))
+
+
+def test_layers_that_a_rule_excludes_keep_their_weights() -> None:
+    rules = (LayerRule("conv*", leave_alone=True), LayerRule("<last>", weight_bits=(5,)))
+    recipe = replace(dc.load_recipe("edge-int8"), layers=rules)
+    profile = dc.measure(network(), recipe, target=TARGET, calibration=CALIBRATION)
+    assert set(profile.table) == {"stem", "head"}
+    assert profile.reasons == dict.fromkeys(("conv1", "conv2", "conv3"), "recipe 'edge-int8' leaves it alone")
+    plan = dc.allocate(profile, recipe=recipe)
+    weights = {layer.name: layer.weights for layer in profile.layers}
+    alone = sum(weights[name] for name in profile.reasons)
+    assert plan.share_left_alone["weights"] == pytest.approx(alone / sum(weights.values()))
+    assert plan.asked["head"].weight_bits == 5
+    small = dc.apply(network(), plan, recipe=recipe, calibration=CALIBRATION)
+    assert set(small.encodings) == {"stem", "head"} and "conv1" in str(small.plan)
+
+
+# ---------------------------------------------------------------- other models
+class Recurrent(nn.Module):
+    """A recurrent layer and a bare matrix, which no room compresses, between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.table = nn.Parameter(torch.randn(8, 12) / 3)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.gru(torch.relu(self.inner(x)))[0][:, -1] @ self.table))
+
+
+class Pair(nn.Module):
+    """Two inputs, an optional third, and a dictionary of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(4, 16), nn.Linear(3, 16), nn.Linear(16, 3)
+
+    def forward(self, left: Tensor, right: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        hidden = torch.relu(self.a(left) + self.b(right))
+        scores = self.head(hidden)
+        loss = {} if labels is None else {"loss": nn.functional.cross_entropy(scores, labels)}
+        return {**loss, "scores": scores, "hidden": hidden}
+
+
+def seeded(kind: type[nn.Module]) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return kind().eval()
+
+
+def test_what_cant_be_compressed_is_shipped_and_counted() -> None:
+    model, draw = seeded(Recurrent), np.random.default_rng(0)
+    x = draw.normal(size=(460, 2, 6)).astype(np.float32)
+    file = dc.compress(model, "edge-int8", calibration=x[:60], held_out=x[60:])
+    assert set(file.plan.reasons) == {"gru.weight_ih_l0", "gru.weight_hh_l0", "table"}
+    assert "GRU" in file.plan.reasons["gru.weight_hh_l0"] and "Recurrent" in file.plan.reasons["table"]
+    alone, rest = 2 * 24 * 8 + 8 * 12, 8 * 6 + 3 * 12
+    assert file.plan.share_left_alone["weights"] == pytest.approx(alone / (alone + rest))
+    assert file.plan.share_left_alone["macs"] == pytest.approx(2 * 2 * 24 * 8 / (2 * (2 * 24 * 8 + 8 * 6) + 36))
+    assert set(file.plan.realised) == {"inner", "head"}
+    assert file.certificate is not None and file.certificate.risk == "agreement"
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x[60:])).numpy()
+    assert file.certificate.counts["worse"] == pytest.approx(
+        (tiny.predictions(run(file.content, {"x": x[60:]})[0]) != tiny.predictions(expected)).sum(), abs=1
+    )
+
+
+def test_several_inputs_by_name_and_outputs_in_a_dictionary() -> None:
+    model, draw = seeded(Pair), np.random.default_rng(0)
+    data = {"left": draw.normal(size=(560, 4)).astype(np.float32), "right": draw.normal(size=(560, 3)).astype(np.float32)}
+    labels = draw.integers(0, 3, 560)
+    seen = {name: value[:60] for name, value in data.items()} | {"labels": labels[:60]}
+    held_out = {name: value[60:] for name, value in data.items()} | {"labels": labels[60:]}
+    file = dc.compress(model, "edge-int8", calibration=seen, held_out=held_out)
+    outputs = run(file.content, {name: held_out[name] for name in data})
+    assert [out.shape for out in outputs] == [(500, 3), (500, 16)]
+    with torch.no_grad():
+        expected = model(*(torch.from_numpy(held_out[name]) for name in data))
+    assert np.corrcoef(outputs[0].ravel(), expected["scores"].numpy().ravel())[0, 1] > 0.998
+    assert file.certificate is not None and file.certificate.risk == "zero_one"
+    named = dc.apply(model, file.plan, calibration=seen)
+    ordered = dc.apply(model, file.plan, calibration=(seen["left"], seen["right"]))
+    assert torch.equal(named.encodings["a"].codes, ordered.encodings["a"].codes)
+
+
+# ---------------------------------------------------------------- the front page
+def test_the_readmes_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    readme = Path(__file__).parents[1] / "README.md"
+    code = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = tiny.Tiny(width=16).eval()
+    names = {"model": model, "batches": [CALIBRATION[:48], CALIBRATION[48:]], "x": HELD_OUT[0], "y": HELD_OUT[1]}
+    exec(code.group(1), names)
+    assert (tmp_path / "small.onnx").is_file() and "With confidence 95 %" in capsys.readouterr().out
+    assert dc.verify(names["file"]).kept and isinstance(names["small"].module, nn.Module)  # type: ignore[arg-type, union-attr]
