@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, options
+from dyncompress import deployment, options, probing
 from dyncompress.allocation import distortion
-from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
-from dyncompress.opening import Opened, first_examples, outputs
+from dyncompress.opening import Opened, first_examples
 from dyncompress.progress import Progress
-from dyncompress.realisation import CHANNELS, fitted, pruned_weight, rounded_weight
+from dyncompress.realisation import CHANNELS, fitted
 from dyncompress.recipe import Recipe, rules_for
 from dyncompress.recording import load_trajectory
 from dyncompress.types import (
@@ -32,14 +31,12 @@ from dyncompress.types import (
     OutputFisher,
     Placement,
     Profile,
-    SetWeight,
     Target,
     Trajectory,
     Weight,
     WeightMotion,
 )
 
-PROBE_EXAMPLES = 256
 SEAL_BYTES = 1_500  # reserved for the seal in the file's budget
 
 
@@ -100,7 +97,10 @@ def profiled(
     for by_layer in log_sensitivity.values():
         for name in errors:
             by_layer.setdefault(name, 0.0)
-    probed = _probe(setting, errors, progress) if source == "probe" else {}
+    probed = {}
+    if source == "probe":
+        with progress.phase("probe the layers", len(errors)) as step:
+            probed = probing.layer_rates(model, recipe, errors, step)
     harm = options.harms(errors, source, log_sensitivity, probed)
     by_name = {layer.name: layer for layer in layers}
     table: dict[str, tuple[Option, ...]] = {
@@ -108,12 +108,15 @@ def profiled(
     }
     for group in groups:
         table[CHANNELS + group.name] = options.channel_options(group, kept, recipe, target, file_bytes)
+    if groups:
+        with progress.phase("probe the channel groups", len(groups)) as step:
+            table |= probing.channels_probed(model, table, step)
     placed = {name: places[name] for name in errors}
     return Profile(
         layers=layers,
         estimates={name: found for name, found in estimates.items() if found},
         table=table,
-        source=dict.fromkeys(table, source),
+        source={unit: "probe" if unit.startswith(CHANNELS) else source for unit in table},
         reasons=reasons,
         float_bytes=len(float_file),
         fixed_bytes=SEAL_BYTES + _fixed_bytes(float_file, placed, by_name, target, recipe),
@@ -236,27 +239,6 @@ def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) ->
     raise InvalidRequest(
         f"recipe '{setting.recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'."
     )
-
-
-def _probe(setting: Setting, errors: Mapping[str, Sequence[options.Errors]], progress: Progress) -> dict[str, float]:
-    """Nats of divergence for a unit of relative error: compress one layer, match the moments, compare the outputs."""
-    door, found = setting.model.door, {}
-    batches = first_examples(setting.model.batches, PROBE_EXAMPLES)
-    before = outputs(door, batches)[0]
-    needs = tuple(n for n in _needs(setting, False) if not isinstance(n, OutputFisher))
-    with progress.phase("probe the layers", len(errors)) as step:
-        for name, observation in setting.model.observe(needs):
-            if name not in errors:
-                continue
-            step.advance()
-            bold = max(errors[name], key=lambda e: e.pruning + e.rounding)
-            if bold.pruning + bold.rounding == 0:
-                continue
-            pruned = pruned_weight(observation, bold.choice, setting.recipe)
-            weight, _ = rounded_weight(observation, pruned, bold.choice, setting.recipe)
-            edited, _ = door.edited([SetWeight(name, weight)]).matched(door, batches)
-            found[name] = divergence(before, outputs(edited, batches)[0]) / (bold.pruning + bold.rounding)
-    return found
 
 
 def _fixed_bytes(

@@ -74,10 +74,13 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         return divergence(before, outputs(door, shown)[0])
 
     with progress.phase("remove channels, prune and round"):
-        narrow, channels = channels_removed(model, plan)
+        narrow, channels = channels_removed(model, plan.asked)
         pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
-    if recipe.match and model.calibrated:
+    if recipe.match and model.calibrated and (target.power_of_two_scales or target.weight_granularity == "tensor"):
+        rule = "scales that are powers of two" if target.power_of_two_scales else "one scale a tensor"
+        final = replace(final, notes=(*final.notes, f"moments aren't matched: target '{target.name}' wants {rule}."))
+    elif recipe.match and model.calibrated:
         with progress.phase("match moments"):
             final, gains = final.matched(original, batches)
             encodings = rescaled(encodings, gains)
@@ -125,13 +128,13 @@ def with_method(choice: Choice, recipe: Recipe) -> Choice:
     return replace(choice, method=" + ".join(names))
 
 
-def channels_removed(model: Opened, plan: Plan) -> tuple[Opened, dict[str, Choice]]:
-    """Remove the channels a plan gives up, and refit what read them by least squares on the calibration moments.
+def channels_removed(model: Opened, choices: Mapping[str, Choice]) -> tuple[Opened, dict[str, Choice]]:
+    """Remove the channels that choices give up, and refit what read them by least squares on the calibration moments.
 
     Returns:
         the smaller model, and the realised choices (with indices) of the channel units.
     """
-    asked = {unit[len(CHANNELS) :]: choice for unit, choice in plan.asked.items() if unit.startswith(CHANNELS)}
+    asked = {unit[len(CHANNELS) :]: choice for unit, choice in choices.items() if unit.startswith(CHANNELS)}
     asked = {name: choice for name, choice in asked.items() if choice.keep is not None}
     if not asked:
         return model, {}
