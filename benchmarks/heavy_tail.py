@@ -37,7 +37,8 @@ def main() -> None:
             uniform = replace(heavy, weight_bits=(width,), coefficients={}, budget=dc.Budget())
             base = shipped(model, uniform, x[:2], None)
             budget = float(len(base) + 1_500)
-            rivals = {"heavy-tail": heavy, "equal error": replace(heavy, coefficients={})}
+            wide = replace(heavy, weight_bits=(8, 6, 5, 4, 3, 2))
+            rivals = {"heavy-tail": wide, "equal error": replace(wide, coefficients={})}
             before = outputs(base, x).argmax(1) == y
             for rival, recipe in rivals.items():
                 content = shipped(model, recipe, x[:2], budget)
