@@ -1,0 +1,233 @@
+"""Certificates of one file under every kind of held-out data, and the walk along a path of plans."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dyncompress as dc
+from dyncompress import deployment
+from dyncompress.certificates.clopper_pearson import ClopperPearson
+from dyncompress.certificates.fixed_sequence import path_digest
+from dyncompress.certificates.promise import Promise
+from dyncompress.models.torch import TorchModel, open_model
+from dyncompress.planfile import plan_to_toml
+from dyncompress.promises import Trial, boldest, trial, without_seen
+from tests import tiny
+from tests.tiny import CALIBRATION, HELD_OUT, network
+
+X, Y = HELD_OUT
+
+
+def certify(**asked: Any) -> dc.Certificate:
+    found = dc.certify(tiny.file(), reference=network(), **{"held_out": HELD_OUT, **asked}).certificate
+    assert found is not None
+    return found
+
+
+@cache
+def door() -> TorchModel:
+    return open_model(network(), {"x": X[:2]})
+
+
+@cache
+def broken_file() -> dc.OnnxFile:
+    """The same plan, carried out on a network whose head says the opposite."""
+    opposite = copy.deepcopy(network())
+    opposite.head.weight.neg_()
+    return dc.export(dc.apply(opposite, tiny.plan(), calibration=CALIBRATION))
+
+
+def file_errors() -> np.ndarray:
+    return tiny.predictions(deployment.Session(tiny.file().body, tiny.file().target).run({"x": X})[0]) != Y
+
+
+# ---------------------------------------------------------------- one file
+def test_a_certificate_counts_what_a_reader_counts() -> None:
+    found = certify()
+    before, after = tiny.predictions(tiny.original_scores()) != Y, file_errors()
+    assert found.counts == {
+        "examples": len(Y),
+        "worse": int((after & ~before).sum()),
+        "better": int((before & ~after).sum()),
+        "original_errors": int(before.sum()),
+        "file_errors": int(after.sum()),
+    }
+    assert found.delta == 0.05 and sum(line.delta for line in found.lines) <= 0.05 + 1e-12
+    assert found.lines[0].point == pytest.approx(after.mean() - before.mean())
+    assert "only look" in found.valid_as and any("independent" in line for line in found.assumptions)
+    assert found.digests["file"] == hashlib.sha256(tiny.file().body).hexdigest()
+    assert found.digests["original"] == door().digest() == tiny.plan().digest
+    bounds = found.context["code_length_bounds"]
+    assert bounds["original"] > before.mean() and "bounds nothing" in found.context["code_length_note"]
+
+
+def test_without_labels_agreement_is_certified() -> None:
+    found = certify(held_out=X)
+    differ = int((tiny.predictions(tiny.original_scores()) != tiny.predictions(ran())).sum())
+    assert found.risk == "agreement" and found.counts["file_errors"] == differ and "code_length_bounds" not in found.context
+    line = ClopperPearson()(np.repeat([1.0, 0.0], [differ, len(X) - differ]), 0.05)
+    assert found.lines[0].upper == pytest.approx(line.upper)
+    assert found.lines == certify(held_out={"x": X}).lines == certify(held_out=HELD_OUT, risk="agreement").lines
+
+
+def ran() -> np.ndarray:
+    return deployment.Session(tiny.file().body, tiny.file().target).run({"x": X})[0]
+
+
+def halved(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return 0.5 * (outputs.argmax(1) != labels)
+
+
+def test_a_users_own_risk() -> None:
+    found = certify(risk=halved)
+    assert found.risk == "halved" and found.lines[0].point == pytest.approx(certify().lines[0].point / 2, abs=1e-4)
+    assert found.lines[0].upper > found.lines[0].point and found.lines[0].method.startswith("betting")
+
+
+@pytest.mark.parametrize(
+    ("risk", "facts"),
+    [
+        (lambda out, y: (out.argmax(1) != y).mean(), ["shape ()", "one loss each"]),
+        (lambda out, y: 2.0 * (out.argmax(1) != y), ["from 0 to 2", "[0, 1]"]),
+        (lambda out, y: np.where(out.argmax(1) == y, 0.0, np.nan), ["finite"]),
+        ("zero-one", ["'zero-one'", "zero_one, agreement"]),
+    ],
+)
+def test_risks_that_are_none_are_refused(risk: Any, facts: list[str]) -> None:
+    with pytest.raises(dc.InvalidRequest) as caught:
+        certify(risk=risk)
+    assert all(fact in str(caught.value) for fact in facts)
+
+
+def test_groups_are_the_units_of_independence() -> None:
+    groups = np.arange(len(Y)) // 4
+    found = certify(held_out=(X, Y, groups))
+    assert found.n == 250 and "groups" in found.statement and found.counts["examples"] == len(Y)
+    assert found.lines[0].upper > certify().lines[0].upper
+    words = np.array([f"speaker {g}" for g in groups])
+    assert certify(held_out={"x": X, "y": Y, "groups": words}).lines == found.lines
+
+
+def test_a_later_look_is_certified_at_its_share_of_delta() -> None:
+    first, third, only = certify(look=1), certify(look=3), certify()
+    assert first.delta == pytest.approx(0.05 * 6 / math.pi**2) and third.delta == pytest.approx(0.05 * 6 / (math.pi**2 * 9))
+    assert only.lines[0].upper < first.lines[0].upper < third.lines[0].upper
+    assert first.valid_as == "look 1" and third.valid_as == "look 3"
+    with pytest.raises(dc.InvalidRequest, match="look 0 is impossible"):
+        certify(look=0)
+
+
+def test_a_promise_is_kept_or_nothing_is_certified() -> None:
+    kept = certify(promise=0.05)
+    assert kept.kept and kept.promise == 0.05 and kept.lines[0].upper <= 0.05
+    with pytest.raises(dc.NotCertified) as caught:
+        dc.certify(broken_file(), reference=network(), held_out=HELD_OUT, promise=0.05)
+    assert all(fact in str(caught.value) for fact in ("risk increase", "1000 examples", "0.05 was promised", "compress less"))
+    assert broken_file().certificate is None and not broken_file().sealed
+
+
+# ---------------------------------------------------------------- held-out data
+def test_what_compression_saw_is_dropped_or_refused() -> None:
+    few = np.concatenate([X, CALIBRATION[:10]])
+    found = certify(held_out=few)
+    assert found.n == len(X) and found.context["dropped_as_seen"] == list(range(1000, 1010))
+    for seen, total in ((11, 1011), (96, 1096)):
+        with pytest.raises(dc.InvalidRequest, match=f"{seen} of {total} held-out examples equal calibration examples"):
+            certify(held_out=np.concatenate([X, CALIBRATION[:seen]]))
+    held, dropped = without_seen(dc.HeldOut({"x": X}, Y), tiny.file().seen)
+    assert held.inputs["x"] is X and dropped == ()
+
+
+@pytest.mark.parametrize("risk", ["zero_one", "agreement"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_too_few_examples_are_told_how_many_are_needed(risk: str, grouped: bool) -> None:
+    def asked(n: int) -> dc.Certificate:
+        groups = (np.arange(n),) if grouped else ()
+        return certify(held_out=(X[:n], Y[:n], *groups), promise=0.05, risk=risk)
+
+    with pytest.raises(dc.InvalidRequest) as caught:
+        asked(20)
+    needed = int(str(caught.value).split("at least ")[1].split()[0])
+    assert f"20 held-out {'groups' if grouped else 'examples'} can't promise" in str(caught.value)
+    with pytest.raises(dc.InvalidRequest, match=f"at least {needed} are needed"):
+        asked(needed - 1)
+    if risk == "zero_one" and not grouped:
+        with pytest.raises(dc.NotCertified):  # enough in number; one difference is too many
+            dc.certify(broken_file(), reference=network(), held_out=(X[:needed], Y[:needed]), promise=0.05)
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts"),
+    [
+        ({"held_out": (X, Y[:3])}, ["labels have shape (3,)", "1000 examples"]),
+        ({"held_out": (X, Y + 0.5)}, ["float64", "class indices"]),
+        ({"held_out": (X, Y + 1)}, ["from 1 to 4", "classes 0 to 3"]),
+        ({"held_out": (X, np.eye(4)[Y])}, ["(1000, 4)", "class indices"]),
+        ({"held_out": (X[:, :2], Y)}, ["'stem'", "3 channels"]),
+        ({"held_out": []}, ["no examples"]),
+        ({"held_out": X, "risk": halved}, ["no labels", "'agreement'"]),
+        ({"delta": 0}, ["delta is 0", "between 0 and 1"]),
+        ({"delta": 0, "promise": 0.05}, ["delta is 0", "between 0 and 1"]),
+        ({"delta": 1.5}, ["delta is 1.5", "between 0 and 1"]),
+        ({"promise": math.nan}, ["nan"]),
+    ],
+)
+def test_bad_requests_are_refused_in_a_sentence(asked: dict[str, Any], facts: list[str]) -> None:
+    with pytest.raises(dc.InvalidRequest) as caught:
+        certify(**asked)
+    assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
+
+
+def test_labels_are_checked_before_any_loss() -> None:
+    """A trial is refused when it is set up: compression has not begun then."""
+    with pytest.raises(dc.InvalidRequest, match="classes 0 to 3"):
+        trial(door(), dc.HeldOut({"x": X}, Y + 1), frozenset(), risk="zero_one", promise=Promise())
+
+
+# ---------------------------------------------------------------- a path of plans
+def walk(files: list[dc.OnnxFile], promise: float = 0.05) -> tuple[Any, list[int]]:
+    """`boldest` over files that are already built; the plans that it built."""
+    plans = [replace(file.plan, distortion=float(i)) for i, file in enumerate(files)]
+    built: list[int] = []
+
+    def build(plan: dc.Plan) -> dc.OnnxFile:
+        built.append(int(plan.distortion))
+        return files[built[-1]]
+
+    try:
+        return boldest(plans, build, door(), held(promise)), built
+    except dc.NotCertified as error:
+        return error, built
+
+
+def held(promise: float) -> Trial:
+    return trial(door(), dc.HeldOut({"x": X}, Y), frozenset(), risk="zero_one", promise=Promise(risk_increase=promise))
+
+
+def test_the_walk_stops_at_the_first_plan_that_fails() -> None:
+    good, bad = tiny.file(), broken_file()
+    found, built = walk([good, good, bad, good])
+    assert built == [0, 1, 2] and found.body == good.body
+    certificate = found.certificate
+    assert certificate.kept and certificate.selection["plans"] == 4 and certificate.lines[0].upper == 0.05
+    plans = [replace(file.plan, distortion=float(i)) for i, file in enumerate([good, good, bad, good])]
+    texts = [plan_to_toml(plan) for plan in plans]
+    assert certificate.selection["path"] == path_digest(texts, limit=0.05, delta=0.05)
+    assert dc.verify(found, held_out=HELD_OUT).counts == certificate.counts
+
+
+def test_all_plans_may_pass_and_the_first_may_fail() -> None:
+    good, bad = tiny.file(), broken_file()
+    found, built = walk([good, good])
+    assert built == [0, 1] and found.certificate.kept
+    refused, built = walk([bad, good])
+    assert built == [0] and isinstance(refused, dc.NotCertified)
+    assert "already the most cautious plan" in str(refused) and "0.05 was promised" in str(refused)
