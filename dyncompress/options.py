@@ -159,6 +159,7 @@ def harms(
     """
 
     def one(layer: str, e: Errors) -> float:
+        """The harm of one choice."""
         if source == "fisher":
             return e.output
         if source == "trajectory":

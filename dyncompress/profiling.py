@@ -68,6 +68,9 @@ def profiled(
     recorded = None if trajectory is None else own_trajectory(trajectory, model.door)
     recipe = fitted(recipe, target)
     setting, door = Setting(model, recipe, target, recorded), model.door
+    given = {"theory": True, "trajectory": recorded is not None, "fisher": model.calibrated, "probe": model.calibrated}
+    if not any(given[name] for name in recipe.sensitivity):
+        raise _unread(recipe)
     layers = door.layers()
     rules = rules_for(recipe, [layer.name for layer in layers])
     with progress.phase("export the original"):
@@ -234,11 +237,14 @@ def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) ->
     for name in setting.recipe.sensitivity:
         if possible[name]:
             return name
-    wanted = " or ".join(setting.recipe.sensitivity)
-    needs = "a trajectory" if "trajectory" in setting.recipe.sensitivity else "calibration data"
-    raise InvalidRequest(
-        f"recipe '{setting.recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'."
-    )
+    raise _unread(setting.recipe)
+
+
+def _unread(recipe: Recipe) -> InvalidRequest:
+    """The error where none of a recipe's sensitivities can be read."""
+    wanted = " or ".join(recipe.sensitivity)
+    needs = "a trajectory" if "trajectory" in recipe.sensitivity else "calibration data"
+    return InvalidRequest(f"recipe '{recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'.")
 
 
 def _fixed_bytes(

@@ -2,6 +2,8 @@
 
 Arrays inside `Observation` and `Encoding` are the door's own (torch tensors on their device, or numpy). Weights have one
 layout everywhere: `(out, in / groups, *kernel)`; the doors translate. Nothing here computes.
+
+One long file on purpose: it is the vocabulary, and every room imports it whole.
 """
 
 from __future__ import annotations

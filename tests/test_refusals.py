@@ -221,7 +221,7 @@ def test_trajectories_that_arent_the_models(tmp_path: Path) -> None:
         dc.measure(network(), trajectory=tmp_path / "absent.npz", **asked)
     only = replace(dc.load_recipe("trajectory"), sensitivity=("trajectory",))
     with pytest.raises(dc.InvalidRequest, match="reads sensitivities from trajectory, which needs a trajectory"):
-        dc.measure(network(), only, target=TARGET, calibration=CALIBRATION)
+        dc.measure(network(), only, target=TARGET, calibration=CALIBRATION, progress=Refuses())
 
 
 # ---------------------------------------------------------------- outputs

@@ -195,6 +195,7 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
     sums: dict[str, list[Tensor]] = {}
 
     def look(name: str, norm: _BatchNorm, args: tuple) -> None:
+        """Add the moments of one normalisation's input."""
         x = args[0].detach().double()
         axes = [axis for axis in range(x.ndim) if axis != 1]
         count = x.numel() / x.shape[1]

@@ -117,6 +117,7 @@ def traced(module: nn.Module, example: Batch, names: Sequence[str]) -> Trace:
     sizes: list[int] = [1]
 
     def seen(name: str, count: float, size: int) -> None:
+        """Note one call of a layer."""
         order.setdefault(name, len(order))
         calls[name] = calls.get(name, 0) + 1
         macs[name] = macs.get(name, 0.0) + count / n

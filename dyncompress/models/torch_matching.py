@@ -80,6 +80,7 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
     found: dict[str, Moments] = {}
 
     def correct(name: str, layer: nn.Module, output: Tensor) -> Tensor:
+        """Give an output its target moments, so that later layers see corrected inputs."""
         axis = channel_axis(layer, output)
         target = tuple(values[_rows(model, reference, name).to(values.device)] for values in wanted[name])
         gain, shift = corrections(moments_of(layer, output), target)

@@ -157,6 +157,7 @@ def _streamed(
         found[name].moment.add(layer, args[0].detach())
 
     def after(name: str, layer: nn.Module, output: Tensor) -> Tensor | None:
+        """Take in one output, and ask for its gradient where Fisher information is wanted."""
         if OutputMoments() in wanted:
             found[name].sums = _added(found[name].sums, layer, output.detach())
         if not fisher:
