@@ -244,7 +244,8 @@ def _unread(recipe: Recipe) -> InvalidRequest:
     """The error where none of a recipe's sensitivities can be read."""
     wanted = " or ".join(recipe.sensitivity)
     needs = "a trajectory" if "trajectory" in recipe.sensitivity else "calibration data"
-    return InvalidRequest(f"recipe '{recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'.")
+    text = f"recipe '{recipe.name}' reads sensitivities from {wanted}, which needs {needs}; give it, or add 'theory'."
+    return InvalidRequest(text)
 
 
 def _fixed_bytes(
