@@ -96,9 +96,9 @@ def opened(args: argparse.Namespace, held_out: str | None) -> Request:
     batches = None if args.calibration is None else as_batches(seen, names, recipe.calibration or 1)
     examples = None if kept is None else as_held_out(kept, names)
     if examples is not None:
-        examples, _ = without_seen(examples, frozenset(digests(batches or [])))
+        fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
         spec = recipe.certificate
-        refuse_too_few(examples, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
+        refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
     return Request(model, recipe, target, batches, examples, args.trajectory)
 
 

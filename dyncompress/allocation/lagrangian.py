@@ -50,7 +50,7 @@ def check_feasible(
         cost, distortion, budget: as in `check_table`.
         names: of the rows.
         fixed: what is spent whatever is chosen, by row; it is added to both numbers of the message.
-        hint: what else helps beside a larger budget, e.g. ` or allow 4 bits in the target`.
+        hint: what else helps beside a larger budget of bytes, e.g. ` or allow 4 bits in the target`.
 
     Raises:
         Infeasible: names the smallest possible cost and the budget.
@@ -63,7 +63,8 @@ def check_feasible(
                 f"{math.ceil(v) if up else math.floor(v):,}".replace(",", " ") for v, up in _ends(smallest, limit, extra)
             )
             raise Infeasible(
-                f"the smallest plan takes {need} {names[row]}, the budget is {have}; raise budget.{names[row]}{hint}."
+                f"the smallest plan takes {need} {names[row]}, the budget is {have}; raise budget.{names[row]}"
+                f"{hint if names[row] == 'bytes' else ''}."
             )
 
 

@@ -61,7 +61,7 @@ class Session:
             The outputs, each `[n, ...]`.
 
         Raises:
-            InvalidRequest: wrong names or lengths.
+            InvalidRequest: wrong names, lengths or forms.
             Unsupported: an output has no batch axis, so that chunks can't be joined.
         """
         count = self._count(inputs)
@@ -88,13 +88,22 @@ class Session:
         count = len(next(iter(part.values())))
         fill = size - count if size else 0
         feed = {name: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for name, x in part.items()}
-        outputs = [np.asarray(out) for out in self._session.run(None, feed)]
+        try:
+            outputs = [np.asarray(out) for out in self._session.run(None, feed)]
+        except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+            forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
+            raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
         for value, out in zip(self._session.get_outputs(), outputs, strict=True):
             if out.ndim == 0 or len(out) != count + fill:
                 raise Unsupported(
                     f"output '{value.name}' {list(out.shape)} has no batch axis in front ({count + fill} examples)."
                 )
         return [out[:count] for out in outputs]
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an error of onnxruntime, without its code."""
+    return str(error).splitlines()[0].rpartition(" : ")[2]
 
 
 def load(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -152,3 +152,12 @@ def test_a_file_slower_by_construction_is_found_slower() -> None:
     assert found["long"].minimum <= found["long"].median <= found["long"].p99 and found["long"].rounds == 15
     with pytest.raises(InvalidRequest, match="rounds"):
         compare({}, images(1), FLOAT_TARGET)
+
+
+def test_inputs_of_another_form_get_one_sentence() -> None:
+    session = Session(files()[0], TARGET)
+    name = session.input_names[0]
+    for wrong in (np.zeros((2, 3, 5, 9), np.float32), np.zeros((2, 3, 8, 8), np.int64)):
+        with pytest.raises(InvalidRequest, match=f"the file takes {name} .*another form") as caught:
+            session.run({name: wrong})
+        assert "\n" not in str(caught.value)
