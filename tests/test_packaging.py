@@ -81,3 +81,38 @@ def test_verify_runs_where_torch_and_onnx_are_absent() -> None:
 
 def test_certificates_do_not_load_scipy_stats() -> None:
     assert run("import sys, dyncompress.certificates\nprint('scipy.stats' in sys.modules)") == "False"
+
+
+INSTALL = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+SHIPPED = """
+import json, sys, site
+site.addsitedir({path!r})
+sys.path.insert(0, {path!r})
+import dyncompress
+from dyncompress.recipe import load_recipe, load_target
+from dyncompress.shipped import recipe_files, runner_file, target_files
+for name in recipe_files(): load_recipe(name)
+for name in target_files(): load_target(name)
+print(json.dumps([dyncompress.__file__, sorted(recipe_files()), sorted(target_files()), runner_file().is_file()]))
+"""
+
+
+@pytest.mark.parametrize("form", ["checkout", "editable", "wheel"])
+def test_recipes_and_targets_are_found_in_every_form_of_installation(form: str, tmp_path: Path) -> None:
+    """From a checkout by its path, from `pip install -e`, and from an installed wheel, always from a foreign directory."""
+    place = ROOT
+    if form != "checkout":
+        what = [str(ROOT)] if form == "wheel" else ["-e", str(ROOT)]
+        done = subprocess.run(
+            [*INSTALL, "--prefix", str(tmp_path), "--ignore-installed", *what], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        place = next(tmp_path.glob("lib/python*/site-packages"))
+    code = SHIPPED.format(path=str(place))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    home, recipes, targets, runner = json.loads(done.stdout.splitlines()[-1])
+    assert Path(home).is_relative_to(tmp_path if form == "wheel" else ROOT)
+    assert recipes == sorted(path.stem for path in (ROOT / "recipes").glob("*.toml"))
+    assert targets == sorted(path.stem for path in (ROOT / "export" / "targets").glob("*.toml"))
+    assert runner
