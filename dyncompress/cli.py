@@ -101,6 +101,8 @@ def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> A
         files[CERTIFICATE] = to_json(file.certificate)
     files[MODEL] = file.content
     paths = deliver(out, files)
+    if file.certificate is None:  # one from an earlier run would stand beside a file that it doesn't speak of
+        (out / CERTIFICATE).unlink(missing_ok=True)
     layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
     text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))

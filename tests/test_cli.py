@@ -313,9 +313,12 @@ def test_measure_plan_and_compress_one_verb_at_a_time(folder: Path, tmp_path: Pa
     code, text, err = run(capsys, "plan", tmp_path, "--set", "budget.bytes=0.6", "--out", tmp_path / "plan.toml", "--json")
     assert code == 0, err
     assert json.loads(text)["paths"] == {"plan.toml": str(tmp_path / "plan.toml")}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "certificate.json").write_text("of an earlier file")
     code, text, err = run(capsys, "compress", *words, "--plan", tmp_path / "plan.toml", "--out", tmp_path / "out", "--json")
     assert code == 0, err
     assert json.loads(text)["bytes"]["after"] > 0
+    assert not (tmp_path / "out" / "certificate.json").exists()
 
 
 def test_bench_times_files_against_each_other(results: Results, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
