@@ -90,7 +90,7 @@ class Session:
         feed = {name: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for name, x in part.items()}
         try:
             outputs = [np.asarray(out) for out in self._session.run(None, feed)]
-        except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
+        except state.InvalidArgument as error:
             forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
             raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
         for value, out in zip(self._session.get_outputs(), outputs, strict=True):
