@@ -9,13 +9,15 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.divergence import divergence
-from dyncompress.errors import Infeasible, InvalidRequest, Unsupported
+from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
 from dyncompress.opening import first_examples, outputs
 from dyncompress.progress import Progress
-from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, OnnxFile, Placement, Target
+from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, OnnxFile, Parity, Placement, Target
 
 PARITY_EXAMPLES = 256
+FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6, so that more is another computation
+COARSE = 0.25
 
 
 def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> OnnxFile:
@@ -47,10 +49,10 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         shown = first_examples(batches or [example], PARITY_EXAMPLES)
         reference = outputs(compressed.model, shown)
         joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
-        parity = deployment.parity(float_file, body, reference, joined, target)
+        parity = faithful(deployment.parity(float_file, body, reference, joined, target))
         exported, ran = (deployment.Session(content, target).run(joined)[0] for content in (float_file, body))
     stages = {**compressed.stages, "export": divergence(reference[0], exported), "activations": divergence(reference[0], ran)}
-    note = deployment.matches_target(target)
+    warnings = [deployment.matches_target(target), _coarse(parity)]
     return OnnxFile(
         body=body,
         plan=plan,
@@ -61,9 +63,33 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         macs=(int(plan.cost["float_macs"]), compressed.model.macs),
         stages=stages,
         target=target,
-        notes=(*compressed.model.notes, *notes, *([note] if note else [])),
+        notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
         seen=frozenset(digests(batches)),
         errors=compressed.errors,
+    )
+
+
+def faithful(parity: Parity) -> Parity:
+    """The parity itself, if the float graph computes what torch computes.
+
+    Raises:
+        Differs: it doesn't.
+    """
+    if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
+        raise Differs(
+            f"the exported float graph's outputs differ from torch's by {parity.float_error:.2g} of their range on {parity.n} "
+            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter froze something: rewrite what depends on data in forward."
+        )
+    return parity
+
+
+def _coarse(parity: Parity) -> str:
+    """A warning where integer activations change the outputs much."""
+    if parity.relative_error <= COARSE:
+        return ""
+    return (
+        f"integer activations change the outputs by {100 * parity.relative_error:.0f} % (RMS): give calibration data like the "
+        "data the model will meet, or set quantize.activation_bits = 32."
     )
 
 

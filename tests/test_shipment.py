@@ -1,0 +1,47 @@
+"""What is shipped computes what torch computes, or isn't shipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncompress as dc
+from dyncompress import shipment
+from dyncompress.types import Parity
+from tests.tiny import CALIBRATION, TARGET
+
+
+class Baked(nn.Module):
+    """Reads a number off its inputs in Python, which a tracing exporter freezes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.head = nn.Linear(int(np.prod(CALIBRATION.shape[1:])), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)) * float(x.abs().max().numpy())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    scales = np.linspace(0.1, 3, len(CALIBRATION), dtype=np.float32)[:, None, None, None]
+    with pytest.raises((dc.Differs, dc.Unsupported)) as caught:
+        dc.compress(Baked(), "edge-int8", target=TARGET, calibration=(CALIBRATION * scales).astype(np.float32))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [0.1, float("nan"), float("inf")])
+def test_the_float_graph_has_a_tolerance(wrong: float) -> None:
+    fine = Parity(float_error=1e-6, relative_error=0.01, agreement=1.0, n=8)
+    assert shipment.faithful(fine) is fine
+    with pytest.raises(dc.Differs, match=r"0\.001 is allowed"):
+        shipment.faithful(Parity(wrong, 0.01, 1.0, 8))
+
+
+def test_coarse_activations_are_told() -> None:
+    assert shipment._coarse(Parity(0.0, 0.01, 1.0, 8)) == ""
+    assert "40 % (RMS)" in shipment._coarse(Parity(0.0, 0.4, 1.0, 8))
