@@ -37,6 +37,7 @@ def plan_to_toml(plan: Plan) -> str:
     head = [
         "# What dyncompress does to each layer. Edit the [unit] tables and apply the file again; the rest checks an edit.",
         "# weight_bits: 2 to 8, 32 leaves the weights float. sparsity: share of zeros. keep: number of channels that stay.",
+        *(f"# note: {' '.join(note.split())}" for note in plan.notes),
         *_lines({"schema": SCHEMA, "recipe": plan.recipe, "target": plan.target, "digest": plan.digest}),
         *_lines({"distortion": plan.distortion, "gap": plan.gap, "units": len(plan.asked), "layers": len(plan.shapes)}),
         *_section("cost", plan.cost),

@@ -127,7 +127,7 @@ def profiled(
         digest=door.digest(),
         recipe=recipe.name,
         target=target.name,
-        notes=tuple(door.notes),
+        notes=(*door.notes, *filter(None, [deployment.matches_target(target)])),
     )
 
 

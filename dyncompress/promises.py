@@ -177,7 +177,7 @@ def _circumstances(
     assumptions = [dropped] if held.dropped else []
     assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
     return Circumstances(
-        assumptions=tuple(assumptions) + file.notes,
+        assumptions=(*assumptions, *filter(None, [deployment.matches_target(file.target)])),
         valid_as="valid only if this is the only look at these held-out examples" if held.look is None else f"look {held.look}",
         selection=selection or {},
         environment={

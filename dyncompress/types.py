@@ -350,6 +350,7 @@ class Plan:
         digest: of the model's weights; a plan is applied only to a model with the same layers.
         shapes: layer -> shape of its weight: what an edit is checked against.
         share_left_alone: `weights` and `macs`, fractions.
+        notes: warnings for the reader, e.g. that the target was never run on its own hardware; comments in the file.
     """
 
     asked: Mapping[str, Choice]
@@ -364,6 +365,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]]
     share_left_alone: Mapping[str, float]
     realised: Mapping[str, Choice] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """A line a unit: what was chosen, and why."""

@@ -368,3 +368,11 @@ def test_the_readmes_first_example_runs(tmp_path: Path, monkeypatch: pytest.Monk
     exec(code.group(1), names)
     assert (tmp_path / "small.onnx").is_file() and "With confidence 95 %" in capsys.readouterr().out
     assert dc.verify(names["file"]).kept and isinstance(names["small"].module, nn.Module)  # type: ignore[arg-type, union-attr]
+
+
+def test_a_target_that_was_never_run_says_so_in_plan_file_and_certificate() -> None:
+    file = dc.compress(network(), "edge-int8", target="onnxruntime-arm64", calibration=CALIBRATION, held_out=HELD_OUT)
+    told = "target 'onnxruntime-arm64' was never run on its own hardware"
+    assert f"# note: {told}" in plan_to_toml(file.plan)
+    assert any(told in note for note in file.notes)
+    assert file.certificate is not None and any(told in line for line in file.certificate.assumptions)

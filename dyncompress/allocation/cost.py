@@ -89,6 +89,7 @@ def solved(
         digest=profile.digest,
         shapes={layer.name: tuple(layer.shape) for layer in profile.layers},
         share_left_alone=dict(share_left_alone),
+        notes=profile.notes,
     )
 
 
