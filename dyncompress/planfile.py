@@ -13,10 +13,9 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import Where, at, build, check_keys, nearest, read
-from dyncompress.types import FLOAT_BITS, Choice, Layer, Plan
+from dyncompress.types import CHANNELS, FLOAT_BITS, Choice, Layer, Plan
 
 SCHEMA = 1
-CHANNELS = "channels:"  # prefix of a unit that is a channel group
 ALWAYS = ("weight_bits", "sparsity", "granularity", "activation_bits")  # written even where they are the default: to be edited
 HEAD = {
     "schema": int,

@@ -11,9 +11,9 @@ from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.options import Errors
 from dyncompress.progress import Step
-from dyncompress.realisation import CHANNELS, channels_removed, pruned_weight, rounded_weight
+from dyncompress.realisation import channels_removed, pruned_weight, rounded_weight
 from dyncompress.recipe import Recipe
-from dyncompress.types import InputMoment, Need, Option, SetWeight, Weight
+from dyncompress.types import CHANNELS, InputMoment, Need, Option, SetWeight, Weight
 
 EXAMPLES = 256
 

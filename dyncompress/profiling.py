@@ -14,10 +14,11 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples
 from dyncompress.progress import Progress
-from dyncompress.realisation import CHANNELS, fitted
+from dyncompress.realisation import fitted
 from dyncompress.recipe import Recipe, rules_for
 from dyncompress.recording import load_trajectory
 from dyncompress.types import (
+    CHANNELS,
     FLOAT_BITS,
     ChannelGroup,
     Choice,

@@ -17,6 +17,7 @@ from dyncompress.pruning.channels import eliminate, refit_columns
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe import Recipe
 from dyncompress.types import (
+    CHANNELS,
     FLOAT_BITS,
     Array,
     ChannelGroup,
@@ -33,7 +34,6 @@ from dyncompress.types import (
 )
 
 STAGE_EXAMPLES = 512
-CHANNELS = "channels:"  # prefix of a unit that is a channel group
 
 
 def fitted(recipe: Recipe, target: Target) -> Recipe:

@@ -14,10 +14,9 @@ import numpy as np
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
-from dyncompress.types import Compressed, Keep, Profile
+from dyncompress.types import CHANNELS, Compressed, Keep, Profile
 
 SCHEMA = 1
-CHANNELS = "channels:"
 KIND = "dyncompress.profile"
 PLAN, WEIGHTS, FORM = "plan.toml", "weights.safetensors", "model.json"
 

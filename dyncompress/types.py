@@ -21,6 +21,7 @@ Array = Any  # torch.Tensor on its device, or numpy.ndarray
 Batch = Mapping[str, Array]  # inputs by name, each [n, ...]
 
 FLOAT_BITS = 32  # the width that stands for "left in float32"
+CHANNELS = "channels:"  # prefix of a unit that is a channel group; other units are layers
 
 
 # ---------------------------------------------------------------- the model, layer by layer

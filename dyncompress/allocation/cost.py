@@ -8,7 +8,7 @@ import numpy as np
 
 from dyncompress.allocation.lagrangian import check_feasible
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.types import FLOAT_BITS, Allocator, Layer, Option, Plan, Profile
+from dyncompress.types import FLOAT_BITS, Allocator, Option, Plan, Profile
 
 ROWS = ("bytes", "macs")
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
@@ -32,18 +32,6 @@ def arrays(table: Mapping[str, Sequence[Option]], rows: Sequence[str] = ROWS) ->
         for row, name in enumerate(rows):
             cost[row, unit, : len(options)] = [getattr(option, name) for option in options]
     return cost, distortion
-
-
-def macs(layer: Layer, keep_out: float = 1.0, keep_in: float = 1.0) -> float:
-    """Multiply-accumulates of a layer with shares of its output and input channels kept.
-
-    Zeros don't lower them: no runtime we write for skips single weights. Removed channels do, in the layer and in its readers.
-
-    Example:
-        >>> macs(Layer("fc", "linear", (8, 4), 32), keep_out=0.5)
-        16.0
-    """
-    return layer.macs * keep_out * keep_in
 
 
 def solved(

@@ -28,18 +28,6 @@ def fisher(output_error: np.ndarray, fisher: np.ndarray) -> float:
     return 0.5 * float(np.dot(np.asarray(output_error, np.float64), np.asarray(fisher, np.float64)))
 
 
-def relative_error(weight: np.ndarray, changed: np.ndarray) -> float:
-    """||W - W'||^2 / ||W||^2; 0 for a weight that is 0 and stays so.
-
-    Example:
-        >>> relative_error(np.array([3.0, 4.0]), np.array([0.0, 4.0]))
-        0.36
-    """
-    weight, changed = np.asarray(weight, np.float64), np.asarray(changed, np.float64)
-    lost, all_of_it = float(np.square(weight - changed).sum()), float(np.square(weight).sum())
-    return lost / all_of_it if all_of_it > 0 else lost
-
-
 def theory(relative_error: float, log_sensitivity: float) -> float:
     """The relative error times exp(log sensitivity): harm in relative units, comparable between layers of one model.
 
