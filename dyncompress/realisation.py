@@ -10,6 +10,7 @@ import numpy as np
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch_tuning import tuned
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.planfile import check_plan
 from dyncompress.progress import Progress
@@ -59,7 +60,7 @@ def rounded_weight(observation: Observation, pruned: Array, choice: Choice, reci
 
 
 def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
-    """Carry out a plan: remove channels and refit, prune, round, match moments.
+    """Carry out a plan: remove channels and refit, prune, round, match moments, distil.
 
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
@@ -77,15 +78,19 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         narrow, channels = channels_removed(model, plan.asked)
         pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
-    if recipe.match and model.calibrated and (target.power_of_two_scales or target.weight_granularity == "tensor"):
+    free_scales = not target.power_of_two_scales and target.weight_granularity != "tensor"
+    if recipe.match and model.calibrated and not free_scales:
         rule = "scales that are powers of two" if target.power_of_two_scales else "one scale a tensor"
         final = replace(final, notes=(*final.notes, f"moments aren't matched: target '{target.name}' wants {rule}."))
     elif recipe.match and model.calibrated:
         with progress.phase("match moments"):
-            final, gains = final.matched(original, batches)
-            encodings = rescaled(encodings, gains)
-            final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
+            final, encodings = _scaled(*final.matched(original, batches), encodings)
         stages["match"] = after(final)
+    if recipe.distill.epochs and model.calibrated:
+        with progress.phase("distil"):
+            found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
+            final, encodings = _scaled(*found, encodings)
+        stages["distil"] = after(final)
     realised = {unit: with_method(choice, recipe) for unit, choice in {**channels, **layers}.items()}
     return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
 
@@ -213,8 +218,16 @@ def relative_error(observation: Observation, new: Array) -> float:
     return float(lost / power) if float(power) > 0 else 0.0
 
 
+def _scaled(
+    model: TorchModel, gains: Mapping[str, tuple[Array, Array]], encodings: Mapping[str, Encoding]
+) -> tuple[TorchModel, dict[str, Encoding]]:
+    """A model whose outputs took gains and shifts, its integer weights again exactly what the encodings with these gains say."""
+    encodings = rescaled(encodings, gains)
+    return model.edited([SetWeight(name, decode(e)) for name, e in encodings.items()]), encodings
+
+
 def rescaled(encodings: Mapping[str, Encoding], gains: Mapping[str, tuple[Array, Array]]) -> dict[str, Encoding]:
-    """Moment matching's gains move into the scales: the integer codes stay as they are."""
+    """Gains of moment matching or distillation move into the scales: the integer codes stay as they are."""
     out = {}
     for name, encoding in encodings.items():
         if name in gains:

@@ -15,7 +15,7 @@ from dyncompress.planfile import check_plan, plan_from_toml, plan_to_toml, read_
 from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_recipe, check_schema, parse_budget
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.strict import at, build, check_keys, nearest, read, shown
-from dyncompress.types import FLOAT_BITS, Allocator, Budget, Measure, Pruner, Quantizer, Target
+from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Target
 
 __all__ = [
     "CertificateSpec",
@@ -83,6 +83,7 @@ class Recipe:
         granularity: of the scales.
         activation_bits: 8 or 32.
         match: whether the original's moments are restored after rounding (needs calibration data).
+        distill: how gains and biases learn from the original afterwards (needs calibration data).
         calibration: at most this many examples are observed.
         certificate: what is certified.
         path: budgets from cautious to bold, tried where `budget.risk_increase` is given.
@@ -108,6 +109,7 @@ class Recipe:
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     match: bool = True
+    distill: Distillation = field(default_factory=Distillation)
     calibration: int = 1024
     certificate: CertificateSpec = field(default_factory=CertificateSpec)
     path: tuple[float, ...] = ()
@@ -265,7 +267,14 @@ class _Path:
 
 
 HEAD = ("schema", "name", "summary", "sensitivity", "seed")
-SECTIONS = {"channels": _Channels, "match": _Match, "calibration": _Calibration, "path": _Path, "certificate": CertificateSpec}
+SECTIONS = {
+    "channels": _Channels,
+    "match": _Match,
+    "distill": Distillation,
+    "calibration": _Calibration,
+    "path": _Path,
+    "certificate": CertificateSpec,
+}
 TABLES = (*HEAD, *SECTIONS, "budget", "measure", "theory", "allocator", "prune", "quantize", "layer")
 
 
@@ -304,6 +313,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         **dataclasses.asdict(rounding if quantizer else dataclasses.replace(rounding, weight_bits=())),
         keeps=sections["channels"].keeps,
         match=sections["match"].moments,
+        distill=sections["distill"],
         calibration=sections["calibration"].limit,
         certificate=promise,
         path=path.macs or path.bytes,

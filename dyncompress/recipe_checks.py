@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import at, build, check_finite, nearest
-from dyncompress.types import FLOAT_BITS, Budget
+from dyncompress.types import FLOAT_BITS, Budget, Distillation
 
 if TYPE_CHECKING:
     from dyncompress.recipe import Recipe
@@ -83,7 +83,17 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.calibration < 1 or recipe.seed < 0:
         raise InvalidRequest(f"{where}: calibration.limit is at least 1 and seed at least 0.")
+    _check_distillation(f"{where}: distill", recipe.distill)
     _check_promise(where, recipe)
+
+
+def _check_distillation(where: str, spec: Distillation) -> None:
+    for name, least in {"epochs": 0, "batch": 1, "shift": 0}.items():
+        if getattr(spec, name) < least:
+            raise InvalidRequest(f"{where}.{name} is {getattr(spec, name)}; it takes {least} or more.")
+    for name, share, such in (("rate", spec.rate, 0.01), ("held_out", spec.held_out, 0.125)):
+        if not 0 < share < 1:
+            raise InvalidRequest(f"{where}.{name} is {share:g}; a number in (0, 1) is needed, e.g. {such}.")
 
 
 def _check_pattern(where: str, recipe: Recipe) -> None:

@@ -232,6 +232,25 @@ class Trajectory:
 
 # ---------------------------------------------------------------- choices, budgets, plans
 @dataclass(frozen=True)
+class Distillation:
+    """How the original is distilled into what is compressed, without labels; the fields are the keys of a recipe's `[distill]`.
+
+    Attributes:
+        epochs: passes over the calibration examples; 0: none.
+        rate: of Adam, at its height: in log gains, and in standard deviations of the outputs.
+        batch: examples a step.
+        shift: pixels by which images are moved at random, and flipped where it isn't 0; 0: inputs are taken as they are.
+        held_out: share of the examples kept aside to choose among the epochs.
+    """
+
+    epochs: int = 0
+    rate: float = 0.01
+    batch: int = 128
+    shift: int = 2
+    held_out: float = 0.125
+
+
+@dataclass(frozen=True)
 class Choice:
     """What is done to one unit. The defaults mean: leave it as it is.
 
@@ -405,7 +424,7 @@ class Compressed:
         model: the door's model, weights equal to the encodings' values.
         encodings: layer -> Encoding, for the layers stored as integers.
         plan: with what was realised.
-        stages: `prune`, `weights`, `match` -> divergence from the original after that stage, on calibration data.
+        stages: `prune`, `weights`, `match`, `distil` -> divergence from the original after that stage, on calibration data.
         calibration: the batches used, for activation ranges at export.
         errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
     """
