@@ -1,0 +1,113 @@
+"""The frontier: recipes of this library beside its peers on the pretrained CIFAR ResNets, bytes, MACs, milliseconds, seconds.
+
+    DYNCOMPRESS_DATA=... python -m benchmarks.frontier [--rows 'edge-*' NNCF ...] [--nets resnet20 ...] [--seeds 0 1 2]
+    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --timings     # all kept files, interleaved, in one run
+    python -m benchmarks.frontier --render [--check]                 # tables and plots from the JSON files
+
+Each finished (row, network, seed) is written to `results/frontier_NET.json` at once; what is there already, made from the same
+recipe, is passed over. Calibration: 1 024 training images without labels, three seeds. Judged on all 10 000 test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from benchmarks import frontier_plots, frontier_tables
+from benchmarks.frontier_data import KEEP, SEEDS, Case, NotHereError
+from benchmarks.frontier_results import key_of, put, read, write
+from benchmarks.frontier_rows import ROWS, Row
+from benchmarks.frontier_run import entry, fingerprint, original, sources, timed
+from dyncompress.errors import DyncompressError
+
+NETS = ("resnet20", "resnet44")
+
+
+def chosen_rows(patterns: Sequence[str]) -> list[Row]:
+    """Rows by name or glob, in the order of the tables; all where nothing is asked for."""
+    for pattern in patterns:
+        if not any(fnmatchcase(row.name, pattern) for row in ROWS):
+            sys.exit(f"no row is called '{pattern}'; rows: {', '.join(row.name for row in ROWS)}")
+    return [row for row in ROWS if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns)]
+
+
+def is_done(row: Row, net: str, seed: int) -> bool:
+    """Whether the stored entry was made from this very recipe, or peer's settings."""
+    found = read(net)["rows"].get(key_of(row.name, seed))
+    return found is not None and found["fingerprint"] == fingerprint(row, net)
+
+
+def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool) -> None:
+    """Run what is missing of one network and one seed."""
+    for row in (row for row in rows if seed in row.seeds):
+        try:
+            if not again and is_done(row, net, seed):
+                continue
+            found = entry(row, Case(net, seed, keep))
+        except (NotHereError, DyncompressError) as error:
+            print(f"{net} seed {seed} {row.name}: passed over, {error}", flush=True)
+            continue
+        put(net, key_of(row.name, seed), found)
+        print(
+            f"{net} seed {seed} {row.name}: drop {found['drop']:+.2f} [{found['drop_low']:+.2f}, {found['drop_high']:+.2f}], "
+            f"shipped {found['shipped_ratio']:.2f}x smaller, payload {found['payload_ratio']:.2f}x, "
+            f"MACs {found['macs_ratio']:.2f}x fewer, {found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of processor)",
+            flush=True,
+        )
+
+
+def listed(rows: Sequence[Row], nets: Sequence[str]) -> None:
+    """Print which entries are there, which are of another recipe, and which of other code."""
+    for net in nets:
+        stored = read(net)["rows"]
+        for row in rows:
+            for seed in row.seeds:
+                found, state = stored.get(key_of(row.name, seed)), "missing"
+                if found is not None:
+                    same_code = found.get("sources", sources()) == sources()
+                    try:
+                        state = ("done" if same_code else "done by other code") if is_done(row, net, seed) else "another recipe"
+                    except NotHereError:
+                        state = "no such recipe any more"
+                print(f"{net} seed {seed} {row.name}: {state}")
+
+
+def main() -> int:
+    """Run, time, render or list."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=[], help="names or globs; default: all")
+    parser.add_argument("--nets", nargs="*", default=list(NETS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
+    parser.add_argument("--keep", type=Path, default=KEEP, help="folder of the files made; ignored by git")
+    parser.add_argument("--again", action="store_true", help="make rows again that are there already")
+    parser.add_argument("--timings", action="store_true", help="time the kept files")
+    parser.add_argument("--render", action="store_true", help="write tables and plots")
+    parser.add_argument("--check", action="store_true", help="with --render: only compare the tables")
+    parser.add_argument("--list", action="store_true", help="say what is done")
+    args = parser.parse_args()
+    rows = chosen_rows(args.rows)
+    if args.list:
+        listed(rows, args.nets)
+    elif args.render:
+        if args.check:
+            return int(not frontier_tables.up_to_date())
+        frontier_tables.write_all()
+        frontier_plots.write_all()
+    elif args.timings:
+        for net in args.nets:
+            for name in timed(net, rows, args.keep)["missing"]:
+                print(f"{net} {name}: the kept file isn't the one that was judged; run the row again", flush=True)
+    else:
+        for net in args.nets:
+            write({**read(net), "float": original(net)})
+        for seed in args.seeds:
+            for net in args.nets:
+                run(rows, net, seed, args.keep, args.again)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

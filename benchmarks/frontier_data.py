@@ -1,0 +1,153 @@
+"""What every row of the frontier is made from and judged on: networks, calibration images by seed, the test images.
+
+Calibration seed 0 is the first 1 024 training images, seed s > 0 draws 1 024 of the 50 000 with `numpy.random.default_rng(s)`.
+Whatever is tuned looks at `tuning_images()` only: training images that no calibration set holds, without labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.cifar_resnet import CifarResNet
+from benchmarks.resnets import float_onnx, outputs
+from dyncompress.models.torch import open_model
+from tests.data import cifar10, data_file
+
+SEEDS = (0, 1, 2)
+CALIBRATION = 1024
+TRAINING = 50_000
+TUNING = slice(4096, 6144)
+KEEP = Path(__file__).resolve().parent.parent / "out" / "frontier"
+
+
+def network(name: str) -> nn.Module:
+    """A pretrained ResNet by its name, `resnet20`, `resnet44`, ...: any depth whose weights are in the data folder."""
+    from safetensors.torch import load_file
+
+    module = CifarResNet((int(name.removeprefix("resnet")) - 2) // 6)
+    module.load_state_dict(load_file(data_file(f"models/cifar10_{name}.safetensors")))
+    return module.eval()
+
+
+def chosen(seed: int) -> np.ndarray:
+    """Which of the training images a seed calibrates on, `[1024]` int."""
+    if seed == 0:
+        return np.arange(CALIBRATION)
+    return np.random.default_rng(seed).choice(TRAINING, CALIBRATION, replace=False)
+
+
+def calibration(seed: int, keep: Path = KEEP) -> np.ndarray:
+    """The calibration images of a seed, `[1024, 3, 32, 32]` float32; drawn ones are kept, reading all images takes 20 s."""
+    if seed == 0:
+        return cifar10("train", CALIBRATION)[0].numpy()
+    path = keep / f"calibration_{seed}.npy"
+    if not path.exists():
+        keep.mkdir(parents=True, exist_ok=True)
+        np.save(path, cifar10("train")[0].numpy()[chosen(seed)])
+    return np.load(path)
+
+
+def tuning_images() -> np.ndarray:
+    """Training images outside every calibration set, for whatever is tuned: `[n, 3, 32, 32]`, no labels."""
+    taken = np.unique(np.concatenate([chosen(seed) for seed in SEEDS]))
+    free = np.setdiff1d(np.arange(TUNING.start, TUNING.stop), taken)
+    return cifar10("train", TUNING.stop)[0].numpy()[free]
+
+
+@cache
+def test_images() -> tuple[np.ndarray, np.ndarray]:
+    """All 10 000 test images and their labels."""
+    x, y = cifar10("test")
+    return x.numpy(), y.numpy()
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network with one calibration set.
+
+    Attributes:
+        net: name of the network.
+        seed: of the calibration images.
+        keep: folder for files that aren't committed.
+    """
+
+    net: str
+    seed: int
+    keep: Path = KEEP
+
+    def module(self) -> nn.Module:
+        """A fresh copy of the pretrained network."""
+        return network(self.net)
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """Calibration images `[1024, 3, 32, 32]`."""
+        return calibration(self.seed, self.keep)
+
+    @property
+    def float_file(self) -> bytes:
+        """The original's float32 ONNX file."""
+        return float_file(self.net)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a tool made of a case.
+
+    Attributes:
+        content: the ONNX file that runs.
+        macs: of one example.
+        seconds: wall time of the tool's call.
+        cpu_seconds: processor time of the same.
+        phases: part of the work -> seconds.
+        payload: bytes of weights, scales and biases in what is shipped; 0: counted in the ONNX file.
+        container: bytes of the container that ships it; 0: the ONNX file is what ships.
+        more: anything else to record.
+    """
+
+    content: bytes
+    macs: int
+    seconds: float
+    cpu_seconds: float
+    phases: dict[str, float]
+    payload: int = 0
+    container: int = 0
+    more: dict[str, object] | None = None
+
+
+class NotHereError(Exception):
+    """A row can't be made on this machine; the sentence says why."""
+
+
+@cache
+def float_file(net: str) -> bytes:
+    """The stripped float32 ONNX file of a network."""
+    return float_onnx(network(net), cifar10("train", CALIBRATION)[0].numpy())
+
+
+@cache
+def float_macs(net: str) -> int:
+    """Multiply-accumulates of one image."""
+    return open_model(network(net), {"x": torch.zeros(2, 3, 32, 32)}).macs
+
+
+@cache
+def float_scores(net: str, keep: Path = KEEP) -> np.ndarray:
+    """Scores of the float32 file on the test images, `[10000, 10]`; computed once and kept."""
+    path = keep / net / f"float32_{sha256(float_file(net))[:12]}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, outputs(float_file(net), test_images()[0]))
+    return np.load(path)

@@ -1,0 +1,89 @@
+"""Accuracy against what ships, MACs and milliseconds, one SVG a network; the same results give the same bytes.
+
+Needs matplotlib (the extra `plots`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.frontier_results import RESULTS, Summary, read, summary
+from benchmarks.frontier_rows import ROWS, Row
+
+DEEPEST = 8.0  # points of drop that are drawn; rows below are drawn at the edge, with their drop
+MARKS = {
+    "dyncompress": ("o", "#1b6ca8"),
+    "torch-pruning": ("s", "#c8553d"),
+    "onnxruntime": ("^", "#588157"),
+    "NNCF": ("D", "#8d6a9f"),
+}
+SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.size": 8, "path.simplify": True}
+Drawn = Sequence[tuple[Row, Summary]]
+
+
+def write_all() -> None:
+    """One drawing for every network that has results."""
+    for path in sorted(RESULTS.glob("frontier_*.json")):
+        net = path.stem.removeprefix("frontier_")
+        draw(net, read(net), path.with_suffix(".svg"))
+
+
+def draw(net: str, found: Mapping[str, Any], path: Path) -> None:
+    """Three panels with a common axis of accuracy: mean over seeds, and a bar from the best to the worst."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    made = [(row, summary(row.name, row.seeds, found)) for row in ROWS]
+    done: Drawn = [(row, result) for row, result in made if result is not None]
+    first = found["float"]
+    panels: list[tuple[str, Callable[[Summary], float | None], float | None]] = [
+        ("kilobytes that ship", lambda s: (s.container or s.bytes) / 1e3, first["bytes"] / 1e3),
+        ("million multiply-accumulates", lambda s: s.macs / 1e6, first["macs"] / 1e6),
+        ("milliseconds, batch 1", lambda s: s.milliseconds.get(1), _float_milliseconds(found)),
+    ]
+    with pyplot.rc_context(SETTINGS):
+        figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
+        for axis, (label, position, original) in zip(axes, panels, strict=True):
+            _panel(axis, done, position, first["accuracy"], original)
+            axis.set_xlabel(label)
+        axes[0].set_xscale("log")
+        axes[0].set_ylabel("accuracy on the test images, %")
+        used = {row.tool for row, _ in done}
+        handles = [pyplot.Line2D([], [], marker=m, color=c, ls="", label=tool) for tool, (m, c) in MARKS.items() if tool in used]
+        axes[2].legend(handles=handles, loc="lower right", frameon=False)
+        figure.suptitle(net.replace("resnet", "ResNet-"))
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        pyplot.close(figure)
+
+
+def _float_milliseconds(found: Mapping[str, Any]) -> float | None:
+    times = found["timings"].get("1")
+    return None if times is None else 1e3 * times["float32"]["median"]
+
+
+def _panel(axis: Any, done: Drawn, position: Callable[[Summary], float | None], accuracy: float, original: float | None) -> None:
+    """The rows as points, the original as a star; this library's rows carry their names."""
+    lowest = accuracy - DEEPEST
+    for row, made in done:
+        x = position(made)
+        if x is None:
+            continue
+        mark, colour = MARKS[row.tool]
+        if made.drop > DEEPEST:
+            axis.plot([x], [lowest], marker="v", color=colour, ls="", ms=4, alpha=0.6)
+            style = {"textcoords": "offset points", "ha": "center", "fontsize": 5, "color": colour}
+            axis.annotate(f"{made.drop:+.0f}", (x, lowest), (0, 4), **style)
+            continue
+        worst = max(accuracy - made.drop_worst, lowest)
+        axis.plot([x, x], [worst, accuracy - made.drop_best], color=colour, lw=0.8)
+        axis.plot([x], [accuracy - made.drop], marker=mark, color=colour, ls="", ms=4)
+        if row.tool == "dyncompress":
+            axis.annotate(row.name, (x, accuracy - made.drop), (4, -7), textcoords="offset points", fontsize=6, color=colour)
+    if original is not None:
+        axis.plot([original], [accuracy], marker="*", color="black", ls="", ms=8)
+    axis.axhline(accuracy - 1, color="grey", lw=0.5, ls=":")
+    axis.grid(alpha=0.2)

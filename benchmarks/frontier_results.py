@@ -1,0 +1,117 @@
+"""The file of results of one network: every finished row is written at once, so that a run can be cut and continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def path_of(net: str, folder: Path = RESULTS) -> Path:
+    """Where a network's results lie."""
+    return folder / f"frontier_{net}.json"
+
+
+def read(net: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """The results of a network; empty tables where there are none yet."""
+    path = path_of(net, folder)
+    empty = {"net": net, "float": {}, "rows": {}, "timings": {}}
+    return {**empty, **json.loads(path.read_text())} if path.exists() else empty
+
+
+def write(found: Mapping[str, Any], folder: Path = RESULTS) -> None:
+    """Write the results whole or not at all; rows in the order of their names."""
+    path = path_of(found["net"], folder)
+    ordered = {**found, "rows": dict(sorted(found["rows"].items()))}
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(ordered, indent=1, default=float) + "\n")
+    temporary.replace(path)
+
+
+def put(net: str, key: str, entry: Mapping[str, Any], folder: Path = RESULTS) -> None:
+    """Add one finished row; the file is read again first, so that another process's rows stay."""
+    found = read(net, folder)
+    found["rows"][key] = dict(entry)
+    write(found, folder)
+
+
+def key_of(row: str, seed: int) -> str:
+    """The name of a row's entry for one seed."""
+    return f"{row} @ {seed}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row over its seeds.
+
+    Attributes:
+        name: of the row.
+        seeds: finished ones.
+        drop: mean over seeds, points; `drop_best` and `drop_worst` the range.
+        drop_high: upper end of the worst seed's paired 95 % interval.
+        accuracy: mean, per cent; `accuracy_worst` of the worst seed.
+        bytes: of the ONNX file, mean; `container` of the container, 0 where there is none.
+        shipped_ratio, payload_ratio, macs_ratio: original over compressed, of the worst seed.
+        macs: mean.
+        seconds: wall time, mean; `cpu_seconds` processor time.
+        milliseconds: batch -> median; `faster`: batch -> times; empty where not timed.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    drop: float
+    drop_best: float
+    drop_worst: float
+    drop_high: float
+    accuracy: float
+    accuracy_worst: float
+    bytes: float
+    container: float
+    shipped_ratio: float
+    payload_ratio: float
+    macs_ratio: float
+    macs: float
+    seconds: float
+    cpu_seconds: float
+    milliseconds: Mapping[int, float]
+    faster: Mapping[int, float]
+
+
+def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summary | None:
+    """A row over those of its seeds that are finished; None where none is."""
+    finished = {seed: found["rows"][key_of(name, seed)] for seed in seeds if key_of(name, seed) in found["rows"]}
+    entries = list(finished.values())
+    if not entries:
+        return None
+
+    def mean(field: str) -> float:
+        return float(np.mean([entry[field] for entry in entries]))
+
+    worst = max(entries, key=lambda entry: entry["drop"])
+    timed = {batch: times[name] for batch, times in found["timings"].items() if batch.isdigit() and name in times}
+    return Summary(
+        name=name,
+        seeds=tuple(finished),
+        drop=mean("drop"),
+        drop_best=min(entry["drop"] for entry in entries),
+        drop_worst=worst["drop"],
+        drop_high=worst["drop_high"],
+        accuracy=mean("accuracy"),
+        accuracy_worst=worst["accuracy"],
+        bytes=mean("bytes"),
+        container=mean("container"),
+        shipped_ratio=min(entry["shipped_ratio"] for entry in entries),
+        payload_ratio=min(entry["payload_ratio"] for entry in entries),
+        macs_ratio=min(entry["macs_ratio"] for entry in entries),
+        macs=mean("macs"),
+        seconds=mean("seconds"),
+        cpu_seconds=mean("cpu_seconds"),
+        milliseconds={int(batch): 1e3 * times["median"] for batch, times in timed.items()},
+        faster={int(batch): 1 / times["relative"] for batch, times in timed.items()},
+    )

@@ -1,0 +1,134 @@
+"""The rows of the frontier, as data: what is run, what it must reach, and what was tuned on what.
+
+To add a row, append a `Row`; to run it: `python -m benchmarks.frontier --rows NAME`. A row of ours names a recipe; while no
+recipe of that name ships, the row is passed over. A peer is any frozen dataclass that is called with a `Case` and returns what
+it `Made`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from benchmarks.frontier_data import SEEDS, Case, Made
+from benchmarks.frontier_ours import Ours
+from benchmarks.peers import Nncf, OrtStatic, TorchPruning
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What the worst of a row's seeds must reach on one network; 0 asks nothing.
+
+    Attributes:
+        drop: of the accuracy, points, at most.
+        payload: times fewer bytes of weights, scales and biases, at least.
+        shipped: times fewer bytes of what ships, certificate included, at least.
+        macs: times fewer, at least.
+        faster: times, batch 1 and batch 16, at least.
+        seconds: of the call, at most.
+    """
+
+    drop: float
+    payload: float = 0.0
+    shipped: float = 0.0
+    macs: float = 0.0
+    faster: tuple[float, float] = (0.0, 0.0)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables.
+
+    Attributes:
+        name: unique; names files, so no slashes.
+        family: the table it stands in, a key of `FAMILIES`.
+        tool: `dyncompress` or a peer's name.
+        make: what makes it.
+        trained: what gradient steps change; empty: there are none.
+        seeds: calibration seeds; one where no image is looked at.
+        aims: network -> what must be reached.
+        headline: whether it stands in the README's short table too.
+    """
+
+    name: str
+    family: str
+    tool: str
+    make: Callable[[Case], Made]
+    trained: str = ""
+    seeds: tuple[int, ...] = SEEDS
+    aims: Mapping[str, Aim] = field(default_factory=dict)
+    headline: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tuned for which rows, how many configurations were tried, and on which images they were compared.
+
+    Attributes:
+        rows: names or patterns of names.
+        what: the parameters.
+        tried: configurations compared, the kept one among them.
+        compared_by: quantity and images.
+    """
+
+    rows: str
+    what: str
+    tried: int
+    compared_by: str
+
+
+FAMILIES = {
+    "int8": "8-bit weights and activations",
+    "bits": "Uniform 4, 3 and 2 bits a channel, int8 activations",
+    "bytes": "Fewest bytes",
+    "zeros": "Unstructured zeros",
+    "channels": "Fewer multiply-accumulates, fewer milliseconds",
+}
+AFFINE = "gains and biases"
+
+
+def ours(name: str, family: str, make: Ours, trained: str = "", headline: bool = True, **aims: Aim) -> Row:
+    """A row of this library; `aims` by network."""
+    return Row(name, family, "dyncompress", make, trained, aims=aims, headline=headline)
+
+
+OURS = (
+    ours("edge-int8", "int8", Ours("edge-int8"), resnet20=Aim(0.5, seconds=15)),
+    ours("edge-int4", "bits", Ours("edge-int4"), resnet20=Aim(0.5), resnet44=Aim(0.5)),
+    ours("edge-int3", "bits", Ours("edge-int3"), AFFINE, resnet20=Aim(0.8), resnet44=Aim(0.8)),
+    ours("edge-int2", "bits", Ours("edge-int2"), AFFINE, resnet20=Aim(4.0), resnet44=Aim(4.0)),
+    ours("smallest", "bytes", Ours("smallest", {"budget.bytes": 0.125})),
+    ours("fastest 0.6", "channels", Ours("fastest", {"budget.macs": 0.6})),
+)
+
+
+def torch_pruning() -> tuple[Row, ...]:
+    """Both importances, uniform and global, 1.5x and 2.0x fewer MACs, plain and with BatchNorm re-estimation."""
+    rows = []
+    for importance in ("magnitude", "taylor"):
+        for scope in ("uniform", "global"):
+            for ratio in (1.5, 2.0):
+                for again in (False, True):
+                    name = f"torch-pruning {importance} {scope} {ratio}x{' + BatchNorm' * again}"
+                    seeds = SEEDS if again or importance == "taylor" else (0,)
+                    make = TorchPruning(importance, scope == "global", ratio, again)
+                    headline = again and (importance, scope) == ("magnitude", "global")
+                    rows.append(Row(name, "channels", "torch-pruning", make, seeds=seeds, headline=headline))
+    return tuple(rows)
+
+
+PEERS = (
+    Row("onnxruntime static, per channel", "int8", "onnxruntime", OrtStatic(per_channel=True), headline=True),
+    Row("onnxruntime static, per tensor", "int8", "onnxruntime", OrtStatic(per_channel=False)),
+    Row("NNCF", "int8", "NNCF", Nncf(), headline=True),
+    Row("NNCF mixed", "int8", "NNCF", Nncf(preset="mixed")),
+    Row("NNCF accurate bias correction", "int8", "NNCF", Nncf(accurate=True)),
+    *torch_pruning(),
+)
+ROWS = (*OURS, *PEERS)
+
+TUNED = (
+    Tuned("onnxruntime *, NNCF *", "nothing: each tool's documented settings", 1, "-"),
+    Tuned("torch-pruning *", "nothing: the tool's documented settings, stopped at the MAC ratio", 1, "-"),
+)

@@ -1,0 +1,129 @@
+"""One row on one network with one calibration seed: made, kept, judged on all test images; and all kept files timed together."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dyncompress as dc
+from benchmarks.frontier_data import Case, Made, float_file, float_macs, float_scores, sha256, test_images
+from benchmarks.frontier_ours import Ours
+from benchmarks.frontier_results import RESULTS, key_of, read, write
+from benchmarks.frontier_rows import Row
+from benchmarks.resnets import TARGET, judged, outputs
+from dyncompress import deployment
+
+ROUNDS = {1: 300, 16: 100}
+PACKAGE = Path(dc.__file__).parent
+
+
+@cache
+def sources() -> str:
+    """Digest of the library's code: rows of different code don't belong in one table."""
+    return sha256(b"\n".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))[:12]
+
+
+def fingerprint(row: Row, net: str) -> str:
+    """Digest of what makes a row: the recipe's text, or the fields of a peer's dataclass."""
+    return row.make.fingerprint(net) if isinstance(row.make, Ours) else sha256(repr(row.make).encode())[:12]
+
+
+@cache
+def original(net: str) -> dict[str, Any]:
+    """The float32 file: bytes, payload, MACs, accuracy on the test images."""
+    right = float_scores(net).argmax(1) == test_images()[1]
+    payload = deployment.sizes(float_file(net), {}).payload
+    return {"bytes": len(float_file(net)), "payload": payload, "macs": float_macs(net), "accuracy": 100 * float(right.mean())}
+
+
+def kept_at(keep: Path, net: str, row: str, seed: int) -> Path:
+    """Where the ONNX file of a row is kept."""
+    return keep / net / f"{row} @ {seed}.onnx"
+
+
+def entry(row: Row, case: Case) -> dict[str, Any]:
+    """Make a row, keep its file, judge it.
+
+    Raises:
+        NotHereError: it can't be made on this machine.
+        DyncompressError: the recipe was refused.
+    """
+    mark = fingerprint(row, case.net)
+    made = row.make(case)
+    path = kept_at(case.keep, case.net, row.name, case.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(made.content)
+    found = {"row": row.name, "seed": case.seed, "fingerprint": mark}
+    if isinstance(row.make, Ours):
+        found["sources"] = sources()
+    return {**found, **sizes(made, original(case.net)), **verdict(made, case.net), **cost(made)}
+
+
+def sizes(made: Made, first: dict[str, Any]) -> dict[str, Any]:
+    """Bytes and MACs, and how many times fewer than the original's."""
+    payload = made.payload or deployment.sizes(made.content, {}).payload
+    shipped = made.container or len(made.content)
+    return {
+        "bytes": len(made.content),
+        "zlib": len(zlib.compress(made.content, 9)),
+        "container": made.container,
+        "payload": payload,
+        "macs": made.macs,
+        "shipped_ratio": first["bytes"] / shipped,
+        "payload_ratio": first["payload"] / payload,
+        "macs_ratio": first["macs"] / made.macs,
+    }
+
+
+def verdict(made: Made, net: str) -> dict[str, Any]:
+    """Accuracy on all test images under onnxruntime, and the drop with its paired 95 % interval."""
+    x, y = test_images()
+    return judged(outputs(made.content, x), float_scores(net), y)
+
+
+def cost(made: Made) -> dict[str, Any]:
+    """Seconds of the call, how busy the machine was, the file's digest, and what else there is to know."""
+    return {
+        "seconds": made.seconds,
+        "cpu_seconds": made.cpu_seconds,
+        "phases": made.phases,
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "sha256": sha256(made.content),
+        **(made.more or {}),
+    }
+
+
+def timed(net: str, rows: Sequence[Row], keep: Path, folder: Path = RESULTS) -> dict[str, Any]:
+    """Time the kept files of all rows, the first seed of each, against the float32 file; every round runs each once.
+
+    Returns:
+        batch -> row -> Timing as a dict; `environment`; `missing`: rows whose file isn't the one that was judged.
+    """
+    found = read(net, folder)
+    files, missing = {"float32": float_file(net)}, []
+    for row in rows:
+        seed = next((seed for seed in row.seeds if key_of(row.name, seed) in found["rows"]), None)
+        if seed is None:
+            continue
+        path = kept_at(keep, net, row.name, seed)
+        content = path.read_bytes() if path.exists() else b""
+        if sha256(content) == found["rows"][key_of(row.name, seed)]["sha256"]:
+            files[row.name] = content
+        else:
+            missing.append(row.name)
+    x, target = test_images()[0], dc.load_target(TARGET)
+    times: dict[str, Any] = {"environment": deployment.environment(), "load": os.getloadavg()[0], "missing": missing}
+    for batch, rounds in ROUNDS.items():
+        compared = deployment.compare(files, {"x": x[:batch]}, target, rounds=rounds)
+        times[str(batch)] = {name: asdict(timing) for name, timing in compared.items()}
+    found["timings"] = times
+    write(found, folder)
+    return times
