@@ -21,7 +21,9 @@ Array = Any  # torch.Tensor on its device, or numpy.ndarray
 Batch = Mapping[str, Array]  # inputs by name, each [n, ...]
 
 FLOAT_BITS = 32  # the width that stands for "left in float32"
-CHANNELS = "channels:"  # prefix of a unit that is a channel group; other units are layers
+CHANNELS = "channels:"  # prefix of a unit that is a channel group
+BLOCKS = "block:"  # prefix of a unit that is a residual block; units without a prefix are layers
+STRUCTURE = (CHANNELS, BLOCKS)
 
 
 # ---------------------------------------------------------------- the model, layer by layer
@@ -82,6 +84,29 @@ class ChannelGroup:
     size: int
     producers: tuple[str, ...]
     consumers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """A part of the network that returns act(shortcut + y), y the output of its last layer.
+
+    Attributes:
+        name: of the part.
+        layers: inside it, in forward order.
+        closing: the layer whose output is added to the shortcut.
+        identity: whether the shortcut is exactly what comes in.
+        droppable: whether the shortcut alone can take its place; tried on a copy.
+        relu: whether a ReLU stays in its place.
+        follows: the block whose output it takes as it is; empty: none.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    closing: str
+    identity: bool
+    droppable: bool
+    relu: bool = False
+    follows: str = ""
 
 
 @dataclass(frozen=True)
@@ -257,6 +282,7 @@ class Choice:
     Attributes:
         keep: number of output channels kept; None: all.
         indices: which ones, once realised.
+        drop: of a residual block: whether only its shortcut stays.
         sparsity: share of zeros, in [0, 1).
         pattern: `2:4` or another n:m (n of every m weights kept); empty: unstructured.
         weight_bits: 2 to 8, or 32 for float.
@@ -267,6 +293,7 @@ class Choice:
 
     keep: int | None = None
     indices: tuple[int, ...] | None = None
+    drop: bool = False
     sparsity: float = 0.0
     pattern: str = ""
     weight_bits: int = FLOAT_BITS
@@ -279,6 +306,8 @@ class Choice:
         parts = []
         if self.keep is not None:
             parts.append(f"{self.keep} channels")
+        if self.drop:
+            parts.append("dropped")
         if self.weight_bits != FLOAT_BITS:
             parts.append(f"{self.weight_bits} bits" + ("" if self.granularity == "channel" else f" per {self.granularity}"))
         if self.sparsity:
@@ -296,6 +325,7 @@ class Option:
         macs: of this unit, one example.
         distortion: expected harm; in nats of KL divergence where `source` is fisher or probe, else in relative units.
         stderr: of the distortion; nan if unknown.
+        seconds: of one run on the target, against the unit left as it is (negative: saved); 0 where none was measured.
     """
 
     choice: Choice
@@ -303,6 +333,7 @@ class Option:
     macs: float
     distortion: float
     stderr: float = float("nan")
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -676,7 +707,14 @@ class Affine:
     shift: Array
 
 
-Edit = SetWeight | Keep | Affine
+@dataclass(frozen=True)
+class Drop:
+    """Leave nothing of a residual block but its shortcut."""
+
+    block: str
+
+
+Edit = SetWeight | Keep | Affine | Drop
 
 
 # ---------------------------------------------------------------- what may be plugged in

@@ -19,9 +19,30 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models import torch_calling, torch_channels, torch_folding, torch_layers, torch_matching, torch_observing
+from dyncompress.models import (
+    torch_blocks,
+    torch_calling,
+    torch_channels,
+    torch_folding,
+    torch_layers,
+    torch_matching,
+    torch_observing,
+)
 from dyncompress.models.torch_folding import preprocessing_warning
-from dyncompress.types import Affine, Batch, ChannelGroup, Edit, Keep, Layer, Need, Observation, Placement, SetWeight
+from dyncompress.types import (
+    Affine,
+    Batch,
+    ChannelGroup,
+    Drop,
+    Edit,
+    Keep,
+    Layer,
+    Need,
+    Observation,
+    Placement,
+    ResidualBlock,
+    SetWeight,
+)
 
 __all__ = ["TorchModel", "open_model", "preprocessing_warning"]
 
@@ -68,6 +89,14 @@ class TorchModel:
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
         """Sets of layers whose output channels can be removed together; each was tried on a copy."""
         return self._channels.groups
+
+    @cached_property
+    def _blocks(self) -> tuple[ResidualBlock, ...]:
+        return torch_blocks.residual_blocks(self.module, self.trace, self.example, self.input_names)
+
+    def residual_blocks(self) -> tuple[ResidualBlock, ...]:
+        """Parts that add a shortcut to their last layer, in forward order; those that can be dropped were tried on a copy."""
+        return self._blocks
 
     @property
     def macs(self) -> int:
@@ -125,18 +154,24 @@ class TorchModel:
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
         """A new model with the edits applied; this one is untouched.
 
-        Weights, gains and shifts come first, in the shapes of this model and in their order; then channels are removed.
+        Weights, gains and shifts come first, in the shapes of this model and in their order; then blocks are dropped, then
+        channels removed.
 
         Raises:
             InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
         """
         new = replace(self, module=copy.deepcopy(self.module), kept=dict(self.kept))
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
+        drops = [edit for edit in edits if isinstance(edit, Drop)]
         for edit in edits:
-            if not isinstance(edit, Keep):
+            if not isinstance(edit, Keep | Drop):
                 self._edit(new.module, edit)
+        if drops:
+            torch_blocks.drop(new.module, self._blocks, drops)
+            return new.edited(keeps) if keeps else new
         if not keeps:  # the structure is the same: what was read from it holds
-            new.__dict__.update({key: self.__dict__[key] for key in ("trace", "_channels", "_layers") if key in self.__dict__})
+            known = ("trace", "_channels", "_layers", "_blocks")
+            new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
             return new
         for name, rows in torch_channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
             before = self.kept.get(name)
