@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import hooked, outputs
+from dyncompress.models.torch_calling import hooked, outputs, split
 from dyncompress.models.torch_layers import Trace, channel_axis, kind_of
 from dyncompress.types import Batch
 
@@ -28,10 +28,18 @@ from dyncompress.types import Batch
 _GAIN_LIMITS = (0.5, 2.0)
 # Channels of a smaller share of the layer's typical spread are as good as constant: only their mean is matched.
 _NEARLY_CONSTANT = 1e-3
-# Numbers in the largest activation of the one forward pass: about 1 GB.
-_LARGEST_ACTIVATION = 250_000_000
+# Examples that are matched on: on CIFAR ResNets at 8, 4 and 3 bits the divergence on other images is within 2 % of what four
+# times as many give.
+_EXAMPLES = 512
+# Numbers in the largest activation of the one forward pass: about 250 MB.
+_LARGEST_ACTIVATION = 1 << 26
+# Examples of the original that go through together: their activations stay in the cache.
+_AT_ONCE = 64
+# Numbers reduced at once: what a core's cache holds.
+_BLOCK_NUMBERS = 1 << 18
 
 Moments = tuple[Tensor, Tensor]  # mean and standard deviation, float64 `[out]`
+Sums = tuple[int, Tensor, Tensor]  # count, mean, and squared distances from it, float64 `[out]`
 
 
 class Opened(Protocol):
@@ -66,7 +74,7 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
     Args:
         model: the compressed network.
         reference: the original.
-        batches: calibration inputs; as many examples as fit the largest activation into 1 GB are used.
+        batches: calibration inputs; the first 512 at most, and as many as fit the largest activation into 256 MB, are used.
         names: layers to match.
 
     Raises:
@@ -75,7 +83,8 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
     chosen = [name for name in names if _can_match(model, name) and _can_match(reference, name)]
     if not chosen:
         return {}
-    batch = together(batches, model.input_names, max(2, _LARGEST_ACTIVATION // max(model.trace.largest, reference.trace.largest)))
+    fitting = _LARGEST_ACTIVATION // max(model.trace.largest, reference.trace.largest)
+    batch = together(batches, model.input_names, min(_EXAMPLES, max(2, fitting)))
     wanted = _moments(reference, batch, chosen)
     found: dict[str, Moments] = {}
 
@@ -86,7 +95,8 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
         gain, shift = corrections(moments_of(layer, output), target)
         found[name] = (gain.float(), shift.float())
         shape = [-1 if a == axis else 1 for a in range(output.ndim)]
-        return output * found[name][0].to(output.dtype).view(shape) + found[name][1].to(output.dtype).view(shape)
+        factor, summand = (value.to(output.dtype).view(shape) for value in found[name])
+        return torch.addcmul(summand, output, factor)
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in chosen}
     handles = [m.register_forward_hook(lambda m, _a, o, name=name: correct(name, m, o)) for name, m in layers.items()]
@@ -110,10 +120,37 @@ def corrections(own: Moments, target: Moments) -> Moments:
 
 def moments_of(layer: nn.Module, output: Tensor) -> Moments:
     """Mean and standard deviation of every output channel over examples and positions, float64."""
+    return _finished(_added(None, layer, output))
+
+
+def _added(known: Sums | None, layer: nn.Module, output: Tensor) -> Sums:
+    """Sums with one more output.
+
+    Float32 sums within a block small enough for the cache, centred on the block's own mean so that large means don't drown the
+    spread; blocks are put together in float64 (Chan, Golub and LeVeque 1983). On a CPU several times faster than torch.var_mean.
+    """
     axis = channel_axis(layer, output)
-    # torch's variance is centred as it goes, so that large means don't drown the spread.
-    variance, mean = torch.var_mean(output.detach(), [a for a in range(output.ndim) if a != axis], correction=0)
-    return mean.double(), variance.double().sqrt()
+    before, after = output.shape[:axis].numel(), output.shape[axis + 1 :].numel()
+    rows = output.detach().reshape(before, output.shape[axis], after)
+    zero = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    count, mean, squares = known if known is not None else (0, zero, zero)
+    examples = min(_AT_ONCE, max(1, _BLOCK_NUMBERS * len(output) // max(output.numel(), 1)))
+    examples = 1 << (examples.bit_length() - 1)  # a divisor of _AT_ONCE: the same blocks however the examples come
+    for block in rows.split(examples * before // len(output)):
+        size = len(block) * after
+        own = block.sum(-1).sum(0, dtype=torch.float64) / size
+        spread = torch.linalg.vector_norm(block - own.to(block.dtype)[:, None], dim=-1).square().sum(0, dtype=torch.float64)
+        step = own - mean
+        squares = squares + spread + step.square() * (count * size / (count + size))
+        mean = mean + step * (size / (count + size))
+        count += size
+    return count, mean, squares
+
+
+def _finished(sums: Sums) -> Moments:
+    """Mean and standard deviation."""
+    count, mean, squares = sums
+    return mean, (squares / count).sqrt()
 
 
 def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
@@ -148,16 +185,17 @@ def _can_match(model: Opened, name: str) -> bool:
 
 
 def _moments(model: Opened, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:
-    """Output moments of these layers."""
-    found: dict[str, Moments] = {}
+    """Output moments of these layers, a few examples at a time."""
+    found: dict[str, Sums] = {}
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in names}
 
     def look(name: str, layer: nn.Module, output: Tensor) -> None:
-        found[name] = moments_of(layer, output)
+        found[name] = _added(found.get(name), layer, output)
 
     with hooked([m.register_forward_hook(lambda m, _a, o, name=name: look(name, m, o)) for name, m in layers.items()]):
-        outputs(model.module, batch, model.input_names)
-    return found
+        for piece in split(batch, model.input_names, _AT_ONCE):
+            outputs(model.module, piece, model.input_names)
+    return {name: _finished(sums) for name, sums in found.items()}
 
 
 def _rows(model: Opened, reference: Opened, name: str) -> Tensor:
