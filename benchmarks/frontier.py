@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import frontier_plots, frontier_tables
 from benchmarks.frontier_data import KEEP, SEEDS, Case, NotHereError
-from benchmarks.frontier_results import key_of, put, read, write
+from benchmarks.frontier_results import RESULTS, key_of, put, read, write
 from benchmarks.frontier_rows import ROWS, Row
 from benchmarks.frontier_run import entry, fingerprint, original, sources, timed
 from dyncompress.errors import DyncompressError
@@ -34,23 +34,23 @@ def chosen_rows(patterns: Sequence[str]) -> list[Row]:
     return [row for row in ROWS if not patterns or any(fnmatchcase(row.name, pattern) for pattern in patterns)]
 
 
-def is_done(row: Row, net: str, seed: int) -> bool:
+def is_done(row: Row, net: str, seed: int, folder: Path = RESULTS) -> bool:
     """Whether the stored entry was made from this very recipe, or peer's settings."""
-    found = read(net)["rows"].get(key_of(row.name, seed))
+    found = read(net, folder)["rows"].get(key_of(row.name, seed))
     return found is not None and found["fingerprint"] == fingerprint(row, net)
 
 
-def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool) -> None:
-    """Run what is missing of one network and one seed."""
+def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool = False, folder: Path = RESULTS) -> None:
+    """Run what is missing of one network and one seed; `again`: what is there too."""
     for row in (row for row in rows if seed in row.seeds):
         try:
-            if not again and is_done(row, net, seed):
+            if not again and is_done(row, net, seed, folder):
                 continue
             found = entry(row, Case(net, seed, keep))
         except (NotHereError, DyncompressError) as error:
             print(f"{net} seed {seed} {row.name}: passed over, {error}", flush=True)
             continue
-        put(net, key_of(row.name, seed), found)
+        put(net, key_of(row.name, seed), found, folder)
         print(
             f"{net} seed {seed} {row.name}: drop {found['drop']:+.2f} [{found['drop_low']:+.2f}, {found['drop_high']:+.2f}], "
             f"shipped {found['shipped_ratio']:.2f}x smaller, payload {found['payload_ratio']:.2f}x, "
