@@ -147,9 +147,16 @@ class TorchModel:
         self, example: Batch | None = None
     ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
         """`to_onnx` and sentences about what the exporter couldn't do."""
-        from dyncompress.models import torch_onnx  # onnx is imported only where a file is written
+        from dyncompress.models import torch_onnx, torch_skeleton  # onnx is imported only where a file is written
 
-        return torch_onnx.exported(self.module, self.trace.layers, self.trace.users, example or self.example, self.input_names)
+        example = example or self.example
+        form, known = torch_skeleton.form_of(example), self.__dict__.get("_skeleton")
+        content = None if known is None else known.filled(self.module, form)
+        if known is not None and content is not None:
+            return content, known.places, known.notes
+        found = torch_onnx.exported(self.module, self.trace.layers, self.trace.users, example, self.input_names)
+        self.__dict__["_skeleton"] = torch_skeleton.skeleton(found[0], self.module, form, *found[1:])
+        return found
 
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
         """A new model with the edits applied; this one is untouched.
@@ -170,7 +177,7 @@ class TorchModel:
             torch_blocks.drop(new.module, self._blocks, drops)
             return new.edited(keeps) if keeps else new
         if not keeps:  # the structure is the same: what was read from it holds
-            known = ("trace", "_channels", "_layers", "_blocks")
+            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton")
             new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
             return new
         for name, rows in torch_channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
