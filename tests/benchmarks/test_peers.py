@@ -34,14 +34,13 @@ def images(n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("importance", peers.IMPORTANCES)
-@pytest.mark.parametrize("ranked_globally", [False, True])
+@pytest.mark.parametrize(("importance", "ranked_globally"), [("magnitude", False), ("taylor", True)])
 def test_pruning_stops_at_the_macs_and_leaves_the_residual_stream(importance: str, ranked_globally: bool) -> None:
     import torch_pruning as tp
 
     module, example = small(), torch.zeros(1, 3, 32, 32)
     dense = tp.utils.count_ops_and_params(module, example)[0]
-    peers.prune(module, peers.IMPORTANCES[importance](), ranked_globally, 1.5, images(4) if importance == "taylor" else None)
+    peers.prune(module, peers.IMPORTANCES[importance](), ranked_globally, 1.5, images(2) if importance == "taylor" else None)
     ratio = dense / tp.utils.count_ops_and_params(module, example)[0]
     assert 1.5 <= ratio < 1.65
     assert [block[0].conv2.out_channels for block in (module.layer1, module.layer2, module.layer3)] == [16, 32, 64]
@@ -50,7 +49,7 @@ def test_pruning_stops_at_the_macs_and_leaves_the_residual_stream(importance: st
 
 def test_gradients_are_those_of_the_mean_loss_to_its_own_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "BATCH", 3)
-    module, x = small(), images(8)
+    module, x = small(), images(4)
     peers.gradients(module, x)
     found = module.conv1.weight.grad.clone()
     module.zero_grad()
