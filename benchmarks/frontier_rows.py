@@ -130,5 +130,5 @@ ROWS = (*OURS, *PEERS)
 
 TUNED = (
     Tuned("onnxruntime *, NNCF *", "nothing: each tool's documented settings", 1, "-"),
-    Tuned("torch-pruning *", "nothing: the tool's documented settings, stopped at the MAC ratio", 1, "-"),
+    Tuned("torch-pruning *", "whether the residual stream's channels may go", 2, "accuracy on 1 024 tuning images, ResNet-20"),
 )

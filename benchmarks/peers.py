@@ -38,8 +38,9 @@ IMPORTANCES = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp
 class TorchPruning:
     """torch-pruning's `BasePruner`, stopped at a MAC ratio; then nothing, or BatchNorm statistics of the calibration images.
 
-    Only the channels inside the blocks can go: with the residual stream among them its graph of dependencies breaks on shortcuts
-    that pad by a constant (the pruned network's forward pass raises).
+    Only the channels inside the blocks may go, which serves the tool best here: shortcuts that pad by a constant don't tell it
+    which channels meet, and with the residual stream among the choices ResNet-20 at 1.5x (global magnitude, re-estimated) gets
+    40 % of 1 024 training images right instead of 72 %.
 
     Attributes:
         importance: `magnitude` or `taylor`; Taylor's loss takes the network's own predictions for labels.
