@@ -27,6 +27,7 @@ class Opened:
         batches: calibration batches, or one example batch.
         calibrated: whether they are calibration data.
         seed: of what observing draws at random.
+        observed: at most so many examples are observed; 0: all.
         kept: layer -> its observation, where all of them are small.
     """
 
@@ -34,6 +35,7 @@ class Opened:
     batches: Sequence[Batch]
     calibrated: bool
     seed: int = 0
+    observed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
@@ -46,7 +48,8 @@ class Opened:
             return
         self.kept.clear()
         size, found = 0, {}
-        for name, observation in self.door.observe(wanted, self.batches, self.seed):
+        batches = first_examples(self.batches, self.observed) if self.observed else self.batches
+        for name, observation in self.door.observe(wanted, batches, self.seed):
             size += sum(v.numel() * v.element_size() for v in observation.values.values() if hasattr(v, "element_size"))
             found[name] = observation
             yield name, observation
@@ -74,7 +77,7 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
     door = open_model(model, first_examples(batches, 2)[0])
     warning = preprocessing_warning(model, batches) if calibrated else None
     door = replace(door, notes=(*door.notes, warning)) if warning else door
-    return Opened(door, batches, calibrated, recipe.seed)
+    return Opened(door, batches, calibrated, recipe.seed, recipe.observed)
 
 
 def observes_data(recipe: Recipe) -> bool:

@@ -93,6 +93,16 @@ def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tu
     return tuple(c for c in found if not in_vain(c))
 
 
+def most_careful(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
+    """The first alone: all there is to choose where no budget asks for less."""
+    return tuple(found[:1])
+
+
+def unmeasured(choice: Choice) -> Errors:
+    """In place of the errors of a layer's only choice, which nothing is compared with."""
+    return Errors(choice, pruning=0.0, rounding=0.0, output=float("nan"), motion=float("nan"))
+
+
 def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Recipe) -> tuple[Errors, ...]:
     """Apply every choice to one layer and measure what it does."""
     weight = observation[Weight()].detach().float()

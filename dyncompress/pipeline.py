@@ -13,7 +13,7 @@ from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
 from dyncompress.opening import first_rows, held_out_of, opened
 from dyncompress.planfile import read_plan
-from dyncompress.profiling import profiled, share_left_alone
+from dyncompress.profiling import profiled, profiled_for_budget, share_left_alone
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
 from dyncompress.recipe import Recipe, load_recipe, load_target, parse_budget
@@ -167,7 +167,7 @@ def compress(
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
-    plans = [plan] if isinstance(plan, Plan) else path(plan or profiled(start, recipe, target, trajectory, progress), recipe)
+    plans = [plan] if isinstance(plan, Plan) else path(plan or profiled_for_budget(start, recipe, target, trajectory, progress), recipe)
 
     def file(plan: Plan) -> OnnxFile:
         return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from dyncompress import deployment, options, probing
 from dyncompress.allocation import distortion
+from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples
@@ -20,6 +21,7 @@ from dyncompress.recording import load_trajectory
 from dyncompress.types import (
     CHANNELS,
     FLOAT_BITS,
+    Budget,
     ChannelGroup,
     Choice,
     Estimate,
@@ -37,6 +39,8 @@ from dyncompress.types import (
     Weight,
     WeightMotion,
 )
+
+Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
 
 SEAL_BYTES = 1_500  # reserved for the seal in the file's budget
 
@@ -63,9 +67,19 @@ class Setting:
 
 
 def profiled(
-    model: Opened, recipe: Recipe, target: Target, trajectory: Trajectory | str | Path | None, progress: Progress
+    model: Opened,
+    recipe: Recipe,
+    target: Target,
+    trajectory: Trajectory | str | Path | None,
+    progress: Progress,
+    *,
+    considered: Considered = options.worth_trying,
 ) -> Profile:
-    """Observe every layer once, and tabulate."""
+    """Observe every layer once, and tabulate.
+
+    Where `considered` leaves every layer one choice there is nothing to compare: errors and sensitivities aren't computed, and
+    only what the measures read is observed.
+    """
     recorded = None if trajectory is None else own_trajectory(trajectory, model.door)
     recipe = fitted(recipe, target)
     setting, door = Setting(model, recipe, target, recorded), model.door
@@ -79,22 +93,28 @@ def profiled(
     reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
     groups = _groups(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
+    tried = {
+        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name)), file_bytes)
+        for layer in layers
+        if layer.name not in reasons
+    }
+    decided = not groups and all(len(found) == 1 for found in tried.values())
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
     errors: dict[str, tuple[options.Errors, ...]] = {}
     kept: dict[str, Observation] = {}
     with progress.phase("measure the layers", len(layers)) as step:
-        for name, observation in _observed(setting, bool(groups)):
+        for name, observation in _observed(setting, _needs(setting, bool(groups), decided)):
             step.advance()
             for measure, value in recipe.measures.items():
                 if all(need in observation for need in value.needs):
                     estimates[measure][name] = value(observation)
             if name in readers:
                 kept[name] = observation
-            if name not in reasons:
-                allowed = options.choices(observation.layer, recipe, target, rules.get(name))
-                tried = options.worth_trying(observation.layer, allowed, file_bytes)
-                errors[name] = options.layer_errors(observation, tried, recipe)
-    source = _source(setting, errors)
+            if name in tried and decided:
+                errors[name] = tuple(options.unmeasured(choice) for choice in tried[name])
+            elif name in tried:
+                errors[name] = options.layer_errors(observation, tried[name], recipe)
+    source = UNMEASURED if decided else _source(setting, errors)
     log_sensitivity = {
         kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in ("pruning", "quantization")
     }
@@ -130,6 +150,16 @@ def profiled(
         target=target.name,
         notes=(*door.notes, *filter(None, [deployment.matches_target(target)])),
     )
+
+
+def profiled_for_budget(
+    model: Opened, recipe: Recipe, target: Target, trajectory: Trajectory | str | Path | None, progress: Progress
+) -> Profile:
+    """What the recipe's own budgets are solved from; where none asks for less, every layer's most careful choice alone."""
+    if recipe.path or recipe.budget != Budget():
+        return profiled(model, recipe, target, trajectory, progress)
+    whole = replace(recipe, keeps=())
+    return profiled(model, whole, target, trajectory, progress, considered=options.most_careful)
 
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
@@ -175,20 +205,20 @@ def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup,
     )
 
 
-def _needs(setting: Setting, channels: bool) -> tuple[Need, ...]:
-    """What has to be observed."""
+def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
+    """What has to be observed: by the measures and, where there is something to decide, for errors and sensitivities."""
     recipe = setting.recipe
-    tools = [*recipe.measures.values(), *(t for t in (recipe.pruner, recipe.quantizer) if t is not None)]
-    needs: set[Need] = {Weight(), *(need for tool in tools for need in tool.needs)}
-    if setting.calibrated and ("fisher" in recipe.sensitivity or channels):
+    rounding = () if decided else (t for t in (recipe.pruner, recipe.quantizer) if t is not None)
+    needs: set[Need] = {Weight(), *(need for tool in (*recipe.measures.values(), *rounding) for need in tool.needs)}
+    if setting.calibrated and not decided and ("fisher" in recipe.sensitivity or channels):
         needs |= {InputMoment(), OutputFisher()}
     needs.discard(Motion())
     return tuple(needs)
 
 
-def _observed(setting: Setting, channels: bool):
+def _observed(setting: Setting, needs: Sequence[Need]):
     """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights."""
-    for name, observation in setting.model.observe(_needs(setting, channels)):
+    for name, observation in setting.model.observe(needs):
         motion = setting.trajectory.motion.get(name) if setting.trajectory is not None else None
         if motion is not None:
             values = {**observation.values, Motion(): folded_motion(motion, observation[Weight()])}

@@ -34,7 +34,7 @@ from dyncompress.types import (
     Weight,
 )
 
-STAGE_EXAMPLES = 512
+STAGE_EXAMPLES = 256
 
 
 def fitted(recipe: Recipe, target: Target) -> Recipe:
@@ -72,7 +72,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     before, stages = outputs(original, shown)[0], {}
 
     def after(door: TorchModel) -> float:
-        return divergence(before, outputs(door, shown)[0])
+        return 0.0 if door is original else divergence(before, outputs(door, shown)[0])
 
     with progress.phase("remove channels, prune and round"):
         narrow, channels = channels_removed(model, plan.asked)
@@ -154,7 +154,7 @@ def channels_removed(model: Opened, choices: Mapping[str, Choice]) -> tuple[Open
         realised[CHANNELS + name] = replace(choice, keep=len(kept), indices=tuple(kept), method="eliminate + refit")
         edits += [_refitted(seen[consumer], columns, kept) for consumer, columns in group.consumers.items()]
         edits.append(Keep(name, tuple(kept)))
-    return Opened(model.door.edited(edits), model.batches, model.calibrated, seed=model.seed), realised
+    return Opened(model.door.edited(edits), model.batches, model.calibrated, model.seed, model.observed), realised
 
 
 def _kept(group: ChannelGroup, seen: Mapping[str, Observation], keep: int) -> list[int]:

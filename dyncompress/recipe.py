@@ -84,7 +84,8 @@ class Recipe:
         activation_bits: 8 or 32.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
-        calibration: at most this many examples are observed.
+        calibration: at most this many examples are used.
+        observed: of these, so many are enough for input moments and Fisher information; 0: all.
         certificate: what is certified.
         path: budgets from cautious to bold, tried where `budget.risk_increase` is given.
         path_row: which budget `path` holds: `bytes` or `macs`.
@@ -111,6 +112,7 @@ class Recipe:
     match: bool = True
     distill: Distillation = field(default_factory=Distillation)
     calibration: int = 1024
+    observed: int = 0
     certificate: CertificateSpec = field(default_factory=CertificateSpec)
     path: tuple[float, ...] = ()
     path_row: str = "bytes"
@@ -258,6 +260,7 @@ class _Match:
 @dataclass(frozen=True)
 class _Calibration:
     limit: int = 1024
+    observed: int = 0
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         match=sections["match"].moments,
         distill=sections["distill"],
         calibration=sections["calibration"].limit,
+        observed=sections["calibration"].observed,
         certificate=promise,
         path=path.macs or path.bytes,
         path_row="macs" if path.macs else "bytes",

@@ -81,8 +81,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise InvalidRequest(
             f"{where}: quantize.activation_bits is {recipe.activation_bits}; 8 or {FLOAT_BITS} (float) is needed."
         )
-    if recipe.calibration < 1 or recipe.seed < 0:
-        raise InvalidRequest(f"{where}: calibration.limit is at least 1 and seed at least 0.")
+    if recipe.calibration < 1 or recipe.observed < 0 or recipe.seed < 0:
+        raise InvalidRequest(f"{where}: calibration.limit is at least 1, calibration.observed and seed at least 0.")
     _check_distillation(f"{where}: distill", recipe.distill)
     _check_promise(where, recipe)
 

@@ -361,7 +361,8 @@ class Profile:
         layers: all layers, also those left alone.
         estimates: measure -> layer -> Estimate.
         table: unit -> its options, from the most careful to the boldest. A unit is a layer's name, or `channels:GROUP`.
-        source: unit -> where its distortions come from: `fisher`, `probe`, `theory`, `trajectory`.
+        source: unit -> where its distortions come from: `fisher`, `probe`, `theory`, `trajectory`; `only choice` where there was
+            nothing to compare.
         reasons: layer -> why it is left alone.
         float_bytes: of the original's float32 ONNX file, stripped.
         fixed_bytes: of the shipped file that no choice changes (graph, names, seal).

@@ -11,6 +11,7 @@ from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import FLOAT_BITS, Allocator, Option, Plan, Profile
 
 ROWS = ("bytes", "macs")
+UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
@@ -108,6 +109,8 @@ def _hint(profile: Profile) -> str:
 
 def _why(options: Sequence[Option], chosen: Option, source: str, row: str) -> str:
     """The reason for one unit: its expected harm, and what a bolder choice would have saved and cost."""
+    if source == UNMEASURED:
+        return "no budget asks for less"
     unit = " nats" if source in NATS else ""
     text = f"expected harm {chosen.distortion:.2g}{unit} ({source})"
     price = getattr(chosen, row, None)
