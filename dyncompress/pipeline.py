@@ -167,7 +167,9 @@ def compress(
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
-    plans = [plan] if isinstance(plan, Plan) else path(plan or profiled_for_budget(start, recipe, target, trajectory, progress), recipe)
+    if plan is None:
+        plan = profiled_for_budget(start, recipe, target, trajectory, progress)
+    plans = [plan] if isinstance(plan, Plan) else path(plan, recipe)
 
     def file(plan: Plan) -> OnnxFile:
         return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))

@@ -49,9 +49,9 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         shown = first_examples(batches or [example], PARITY_EXAMPLES)
         reference = outputs(compressed.model, shown)
         joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
-        parity = faithful(deployment.parity(float_file, body, reference, joined, target))
-        exported, ran = (deployment.Session(content, target).run(joined)[0] for content in (float_file, body))
-    stages = {**compressed.stages, "export": divergence(reference[0], exported), "activations": divergence(reference[0], ran)}
+        exported, ran = (deployment.Session(content, target).run(joined) for content in (float_file, body))
+        parity = faithful(deployment.compared(reference, exported, ran))
+    after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], ran[0])}
     warnings = [deployment.matches_target(target), _coarse(parity)]
     return OnnxFile(
         body=body,
@@ -61,7 +61,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         parity=parity,
         fused=deployment.audit(body, target),
         macs=(int(plan.cost["float_macs"]), compressed.model.macs),
-        stages=stages,
+        stages={**compressed.stages, **after},
         target=target,
         notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
         seen=frozenset(digests(batches)),
@@ -105,9 +105,7 @@ def within(budget: float | None, file: OnnxFile) -> OnnxFile:
     return file
 
 
-def placed(
-    encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]
-) -> dict[str, tuple[Encoding, str]]:
+def placed(encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]) -> dict[str, tuple[Encoding, str]]:
     """Initializer -> (encoding in numpy, layout), for every use of every encoded layer.
 
     Raises:

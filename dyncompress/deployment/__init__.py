@@ -22,6 +22,7 @@ _INDEX = {
     "sizes": "accounting",
     "audit": "fusion",
     "check": "checks",
+    "compared": "checks",
     "parity": "checks",
     "Session": "session",
     "environment": "session",

@@ -10,6 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING
+from dyncompress.deployment.session import processors
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
@@ -37,7 +38,8 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     values = candidates(model)
     _observe(model, values)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = processors()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     outputs = [f"{kind}{index}" for index in range(len(values)) for kind in ("__min", "__max")]

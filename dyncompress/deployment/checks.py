@@ -44,9 +44,16 @@ def parity(
     Raises:
         Differs: the outputs have other shapes than the reference.
     """
+    return compared(reference_outputs, Session(float_file, target).run(inputs), Session(body, target).run(inputs))
+
+
+def compared(reference_outputs: Sequence[np.ndarray], exported: Sequence[np.ndarray], shipped: Sequence[np.ndarray]) -> Parity:
+    """`parity` of outputs that are at hand: of the model, the float graph and the shipped file.
+
+    Raises:
+        Differs: the outputs have other shapes than the reference.
+    """
     reference = [np.asarray(out, np.float64) for out in reference_outputs]
-    exported = Session(float_file, target).run(inputs)
-    shipped = Session(body, target).run(inputs)
     for name, outputs in (("float graph", exported), ("shipped file", shipped)):
         shapes = [out.shape for out in outputs]
         if shapes != [out.shape for out in reference]:

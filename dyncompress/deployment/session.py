@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,6 +130,11 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor_flags": " ".join(flag for flag in _FLAGS if flag in processor_flags()),
     }
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_flags() -> frozenset[str]:

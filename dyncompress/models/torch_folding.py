@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,6 +177,10 @@ def _same(module: nn.Module, probes: Sequence[Batch], names: Sequence[str], befo
     return True
 
 
+class _SeenError(Exception):
+    """Ends a forward pass early: what it was run for has been seen."""
+
+
 def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequence[str]) -> tuple[str, float]:
     """How far the inputs of the first BatchNorm lie from what it remembers, and its name.
 
@@ -204,12 +209,14 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
                 name, [torch.zeros(1).to(x), torch.zeros(norm.num_features).to(x), torch.zeros(norm.num_features).to(x)]
             )
             sums[name] = [old[0] + count, old[1] + x.sum(axes), old[2] + x.square().sum(axes)]
+        raise _SeenError  # what comes behind the first one isn't read
 
     handles = [m.register_forward_pre_hook(lambda m, a, name=name: look(name, m, a)) for name, m in norms.items()]
     seen = 0
     with hooked(handles):
         for batch in batches:
-            outputs(module, batch, names)
+            with suppress(_SeenError):
+                outputs(module, batch, names)
             seen += len(batch[names[0]])
             if seen >= _LOOKED_AT:
                 break
