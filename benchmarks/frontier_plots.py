@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.frontier_results import RESULTS, Summary, read, summary
-from benchmarks.frontier_rows import ROWS, Row
+from benchmarks.frontier_rows import FAMILIES, ROWS, Row
 
-DEEPEST = 8.0  # points of drop that are drawn; rows below are drawn at the edge, with their drop
+DEEPEST = 12.0  # points of drop that are drawn; rows below are arrows at the edge
 MARKS = {
     "dyncompress": ("o", "#1b6ca8"),
     "torch-pruning": ("s", "#c8553d"),
@@ -35,23 +35,26 @@ def draw(net: str, found: Mapping[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     made = [(row, summary(row.name, row.seeds, found)) for row in ROWS]
     done: Drawn = [(row, result) for row, result in made if result is not None]
     first = found["float"]
-    panels: list[tuple[str, Callable[[Summary], float | None], float | None]] = [
-        ("kilobytes that ship", lambda s: (s.container or s.bytes) / 1e3, first["bytes"] / 1e3),
-        ("million multiply-accumulates", lambda s: s.macs / 1e6, first["macs"] / 1e6),
-        ("milliseconds, batch 1", lambda s: s.milliseconds.get(1), _float_milliseconds(found)),
+    panels: list[tuple[str, Callable[[Summary], float | None], float | None, set[str]]] = [
+        ("kilobytes that ship", lambda s: (s.container or s.bytes) / 1e3, first["bytes"] / 1e3, set(FAMILIES) - {"channels"}),
+        ("million multiply-accumulates", lambda s: s.macs / 1e6, first["macs"] / 1e6, {"channels"}),
+        ("milliseconds, batch 1", lambda s: s.milliseconds.get(1), _float_milliseconds(found), {"channels", "int8"}),
     ]
     with pyplot.rc_context(SETTINGS):
         figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
-        for axis, (label, position, original) in zip(axes, panels, strict=True):
-            _panel(axis, done, position, first["accuracy"], original)
+        for axis, (label, position, original, named) in zip(axes, panels, strict=True):
+            _panel(axis, done, position, first["accuracy"], original, named)
             axis.set_xlabel(label)
         axes[0].set_xscale("log")
-        axes[0].set_ylabel("accuracy on the test images, %")
+        axes[0].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes[0].xaxis.set_major_formatter("{x:g}")
+        axes[0].xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes[0].set_ylabel(f"accuracy, % (arrows: more than {DEEPEST:g} points lost)")
         used = {row.tool for row, _ in done}
         handles = [pyplot.Line2D([], [], marker=m, color=c, ls="", label=tool) for tool, (m, c) in MARKS.items() if tool in used]
         axes[2].legend(handles=handles, loc="lower right", frameon=False)
@@ -65,8 +68,10 @@ def _float_milliseconds(found: Mapping[str, Any]) -> float | None:
     return None if times is None else 1e3 * times["float32"]["median"]
 
 
-def _panel(axis: Any, done: Drawn, position: Callable[[Summary], float | None], accuracy: float, original: float | None) -> None:
-    """The rows as points, the original as a star; this library's rows carry their names."""
+def _panel(
+    axis: Any, done: Drawn, position: Callable[[Summary], float | None], accuracy: float, original: float | None, named: set[str]
+) -> None:
+    """The rows as points, the original as a star; this library's rows of the families `named` carry their names."""
     lowest = accuracy - DEEPEST
     for row, made in done:
         x = position(made)
@@ -75,13 +80,11 @@ def _panel(axis: Any, done: Drawn, position: Callable[[Summary], float | None], 
         mark, colour = MARKS[row.tool]
         if made.drop > DEEPEST:
             axis.plot([x], [lowest], marker="v", color=colour, ls="", ms=4, alpha=0.6)
-            style = {"textcoords": "offset points", "ha": "center", "fontsize": 5, "color": colour}
-            axis.annotate(f"{made.drop:+.0f}", (x, lowest), (0, 4), **style)
             continue
         worst = max(accuracy - made.drop_worst, lowest)
         axis.plot([x, x], [worst, accuracy - made.drop_best], color=colour, lw=0.8)
         axis.plot([x], [accuracy - made.drop], marker=mark, color=colour, ls="", ms=4)
-        if row.tool == "dyncompress":
+        if row.tool == "dyncompress" and row.family in named:
             axis.annotate(row.name, (x, accuracy - made.drop), (4, -7), textcoords="offset points", fontsize=6, color=colour)
     if original is not None:
         axis.plot([original], [accuracy], marker="*", color="black", ls="", ms=8)
