@@ -60,6 +60,7 @@ class Summary:
         shipped_ratio, payload_ratio, macs_ratio: original over compressed, of the worst seed.
         macs: mean.
         seconds: wall time, mean; `cpu_seconds` processor time.
+        phases: part of the call -> seconds, mean.
         milliseconds: batch -> median; `faster`: batch -> times; empty where not timed.
     """
 
@@ -79,6 +80,7 @@ class Summary:
     macs: float
     seconds: float
     cpu_seconds: float
+    phases: Mapping[str, float]
     milliseconds: Mapping[int, float]
     faster: Mapping[int, float]
 
@@ -112,6 +114,7 @@ def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summar
         macs=mean("macs"),
         seconds=mean("seconds"),
         cpu_seconds=mean("cpu_seconds"),
+        phases={name: float(np.mean([e["phases"].get(name, 0.0) for e in entries])) for name in entries[0]["phases"]},
         milliseconds={int(batch): 1e3 * times["median"] for batch, times in timed.items()},
         faster={int(batch): 1 / times["relative"] for batch, times in timed.items()},
     )

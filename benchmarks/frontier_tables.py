@@ -64,6 +64,7 @@ def tables(net: str, found: Mapping[str, Any], short: bool = False) -> list[str]
         if chosen:
             lines += [f"{words}:", "", HEAD, rule(HEAD), *(line(row, made) for row, made in chosen), ""]
             lines += verdicts(net, chosen)
+    lines += seconds([(row, made) for row, made in done if row.tool == "dyncompress"])
     return [*lines, f"![accuracy against bytes, MACs and milliseconds](results/frontier_{net}.svg)", ""]
 
 
@@ -118,6 +119,17 @@ def short_line(row: Row, made: Summary) -> str:
         f"{made.seconds:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def seconds(chosen: Iterable[tuple[Row, Summary]]) -> list[str]:
+    """Where the time of each row went, longest first; phases under a second together."""
+    lines = []
+    for row, made in chosen:
+        long = sorted(((s, name) for name, s in made.phases.items() if s >= 1), reverse=True)
+        rest = sum(s for s in made.phases.values() if s < 1)
+        parts = ", ".join([*(f"{name} {s:.1f}" for s, name in long), f"the rest {rest:.1f}"])
+        lines.append(f"- {row.name}: {parts}.")
+    return ["Seconds by phase:", "", *lines, ""] if lines else []
 
 
 def verdicts(net: str, chosen: Iterable[tuple[Row, Summary]]) -> list[str]:

@@ -25,6 +25,7 @@ FLOAT = {"bytes": 1000, "payload": 900, "macs": 100, "accuracy": 80.0}
 def entry(drop: float, **other: Any) -> dict[str, Any]:
     """What is stored of one seed."""
     made = {"bytes": 250, "container": 0, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "sha256": ""}
+    made["phases"] = {"observe": 1.5, "round": 0.3, "write": 0.2}
     ratios = {"shipped_ratio": 4.0, "payload_ratio": 4.5, "macs_ratio": 2.0}
     return {**made, **ratios, "drop": drop, "drop_low": drop - 0.2, "drop_high": drop + 0.2, "accuracy": 80 - drop, **other}
 
@@ -191,6 +192,7 @@ def test_tables_hold_every_finished_row_and_only_those() -> None:
     text = "\n".join(frontier_tables.tables("resnet20", found))
     assert "| **edge-int8** | - | +0.10 (one seed) | +0.30 | 250 (4.00x) | - | 4.50x | 2.00x | - | - | 2 (1) |" in text
     assert "| NNCF | - | +0.20 (one seed) | +0.40 | 250 | 100 (10.0x) |" in text
+    assert "- edge-int8: observe 1.5, the rest 0.5." in text
     assert "NNCF mixed" not in text
     assert "1,000 bytes" in text
     short = "\n".join(frontier_tables.tables("resnet20", found, short=True))
