@@ -15,7 +15,7 @@ from dyncompress.recipe import Recipe
 from dyncompress.signature import filled
 from dyncompress.types import FLOAT_BITS, Batch, HeldOut, InputMoment, Model, Need, Observation, OutputFisher, OutputMoments
 
-KEEP_BYTES = 2**28  # observations up to this size stay in memory for the next step
+KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ from dyncompress.types import Batch
 CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
 
+class EnoughError(Exception):
+    """Ends a forward pass early, from a hook: what it was run for has been seen."""
+
+
 def private_copy(module: nn.Module) -> nn.Module:
     """A deep copy in eval mode without the original's hooks; hooks that compute a weight are replaced by that weight.
 

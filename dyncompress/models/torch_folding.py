@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch_calling import CALL_ERRORS, hooked, outputs, private_copy
+from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, hooked, outputs, private_copy
 from dyncompress.models.torch_layers import canonical, compressible, kind_of, stored
 from dyncompress.types import Batch
 
@@ -177,10 +177,6 @@ def _same(module: nn.Module, probes: Sequence[Batch], names: Sequence[str], befo
     return True
 
 
-class _SeenError(Exception):
-    """Ends a forward pass early: what it was run for has been seen."""
-
-
 def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequence[str]) -> tuple[str, float]:
     """How far the inputs of the first BatchNorm lie from what it remembers, and its name.
 
@@ -209,13 +205,13 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
                 name, [torch.zeros(1).to(x), torch.zeros(norm.num_features).to(x), torch.zeros(norm.num_features).to(x)]
             )
             sums[name] = [old[0] + count, old[1] + x.sum(axes), old[2] + x.square().sum(axes)]
-        raise _SeenError  # what comes behind the first one isn't read
+        raise EnoughError  # what comes behind the first one isn't read
 
     handles = [m.register_forward_pre_hook(lambda m, a, name=name: look(name, m, a)) for name, m in norms.items()]
     seen = 0
     with hooked(handles):
         for batch in batches:
-            with suppress(_SeenError):
+            with suppress(EnoughError):
                 outputs(module, batch, names)
             seen += len(batch[names[0]])
             if seen >= _LOOKED_AT:

@@ -19,6 +19,8 @@ from dyncompress.models.torch_layers import Weighted, groups_of, kind_of
 # Numbers of one block of unfolded inputs, and of the products of its rows.
 _BLOCK_NUMBERS = 16_000_000
 
+Blocks = dict[tuple[int, int], Tensor]  # a pair of kernel rows (a, b), a <= b -> the sum of products of what they see
+
 
 class InputSums:
     """The second moment of one layer's inputs over a stream of batches; float32 products, float64 totals."""
@@ -26,7 +28,7 @@ class InputSums:
     def __init__(self) -> None:
         """Start at zero rows."""
         self._plain = linalg.SecondMoment()
-        self._blocks: Tensor | None = None
+        self._blocks: Blocks = {}
         self._layer: Weighted | None = None
         self._rows = 0
 
@@ -50,9 +52,10 @@ class InputSums:
 
     def _add_strips(self, layer: Weighted, strips: Tensor) -> None:
         """Add the strips' products, block by block of kernel rows; the layer is remembered for the order of its inputs."""
-        if self._blocks is None:
-            size, columns = layer.kernel_size[0], strips.shape[1]
-            self._blocks = torch.zeros(size, size, columns, columns, dtype=torch.float64, device=strips.device)
+        if not self._blocks:
+            rows, columns = range(layer.kernel_size[0]), strips.shape[1]
+            for pair in ((a, b) for a in rows for b in rows if a <= b):
+                self._blocks[pair] = torch.zeros(columns, columns, dtype=torch.float64, device=strips.device)
             self._layer = layer
         positions = add_correlations(layer, strips, self._blocks)
         self._rows += positions * strips.shape[2]
@@ -64,12 +67,12 @@ class InputSums:
         Raises:
             InvalidRequest: no inputs were added, or one wasn't finite.
         """
-        if self._blocks is None:
+        if not self._blocks:
             return self._plain.value
         total = assembled(self._layer, self._blocks)
         if not bool(torch.isfinite(total).all()):
             raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the data.")
-        return ((total + total.mT) / (2 * self._rows))[None]
+        return total.div_(self._rows)[None]
 
 
 def row_strips(layer: Weighted, x: Tensor) -> Tensor:
@@ -85,8 +88,8 @@ def row_strips(layer: Weighted, x: Tensor) -> Tensor:
     return view.permute(2, 1, 4, 0, 3).reshape(x.shape[2], x.shape[1] * layer.kernel_size[1], -1)
 
 
-def add_correlations(layer: Weighted, strips: Tensor, blocks: Tensor) -> int:
-    """Add x x^T over the patches that `row_strips` holds to `blocks`, in place; blocks on and above the diagonal only.
+def add_correlations(layer: Weighted, strips: Tensor, blocks: Blocks) -> int:
+    """Add x x^T over the patches that `row_strips` holds to `blocks`, in place.
 
     With R_r the strip of image row r, the block of kernel rows (a, b) is the sum over output rows p of
     R_(sp + ga) R_(sp + gb)^T, s the stride and g the dilation. For stride 1, products at distance b - a are formed once and
@@ -95,7 +98,7 @@ def add_correlations(layer: Weighted, strips: Tensor, blocks: Tensor) -> int:
     Args:
         layer: the convolution.
         strips: `[height, C, n * out_width]`.
-        blocks: `[size, size, C, C]`, float64.
+        blocks: kernel rows (a, b), a <= b -> `[C, C]`, float64.
 
     Returns:
         the output height.
@@ -124,19 +127,19 @@ def add_correlations(layer: Weighted, strips: Tensor, blocks: Tensor) -> int:
     return positions
 
 
-def assembled(layer: Weighted, blocks: Tensor) -> Tensor:
-    """`[size, size, C, C]` by kernel rows -> `[K, K]` in the weight's order (in, kernel height, kernel width)."""
+def assembled(layer: Weighted, blocks: Blocks) -> Tensor:
+    """Blocks of kernel rows (on and above the diagonal) -> `[K, K]`, symmetric, in the weight's order (in, height, width)."""
     size, width = layer.kernel_size
-    below = torch.ones(size, size, device=blocks.device).tril(-1).bool()[:, :, None, None]
-    whole = torch.where(below, blocks.permute(1, 0, 3, 2), blocks)
-    transposed = kind_of(layer).startswith("conv_transpose")
-    if transposed:  # its kernel slides reversed
-        whole = whole.flip(0, 1)
-    split = whole.unflatten(3, (-1, width)).unflatten(2, (-1, width))  # [a, b, in, kx, in, kx]
-    if transposed:
-        split = split.flip(3, 5)
-    fan_in = size * blocks.shape[2]
-    return split.permute(2, 0, 3, 4, 1, 5).reshape(fan_in, fan_in)
+    first = blocks[0, 0]
+    whole = first.new_empty(len(first) // width, size, width, len(first) // width, size, width)
+    reversed_kernel = kind_of(layer).startswith("conv_transpose")
+    for (a, b), block in blocks.items():
+        part = ((block + block.mT) / 2 if a == b else block).unflatten(1, (-1, width)).unflatten(0, (-1, width))
+        if reversed_kernel:
+            a, b, part = size - 1 - a, size - 1 - b, part.flip(1, 3)
+        whole[:, a, :, :, b] = part
+        whole[:, b, :, :, a] = part.permute(2, 3, 0, 1)
+    return whole.reshape(size * len(first), size * len(first))
 
 
 def patches(layer: Weighted, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ moments of all layers together would not fit, the layers are taken in several pa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, hooked, placed, split
+from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, call, flattened, hooked, placed, split
 from dyncompress.models.torch_inputs import InputSums
 from dyncompress.models.torch_layers import Trace, channel_axis, parameter_of
 from dyncompress.types import (
@@ -37,8 +37,11 @@ from dyncompress.types import (
     Weight,
 )
 
-# Bytes that the accumulated input moments of one pass may take.
-_MOMENT_BYTES = 2_000_000_000
+# Bytes that the input moments of one pass over the data may take, or the largest layer's if that is more.
+_MOMENT_BYTES = 1 << 26
+# Examples that the Fisher information is taken on. It is a mean over examples of a heavy-tailed number, known to some 10 % from
+# this many, and choices that differ by less than that cost the same; a backward pass costs as much as a forward one.
+_FISHER_EXAMPLES = 512
 # Numbers that the layers' outputs may take at once, when a backward pass keeps them alive.
 _LIVE_NUMBERS = 200_000_000
 _STREAMED = (InputMoment, OutputFisher, OutputMoments)
@@ -51,6 +54,7 @@ class Collected:
     Attributes:
         moment: of the inputs.
         fisher: `[out]` sum over examples and positions of squared gradients, float64.
+        examples: that the sum is over.
         sums: count, sum and sum of squares of the outputs, float64 `[out]`.
     """
 
@@ -84,9 +88,10 @@ def observations(
         if wanted:
             targets = {layer.name: module.get_submodule(trace.modules[layer.name]) for layer in chosen if _streams(layer)}
             pieces = (piece for batch in data for piece in split(batch, names, _LIVE_NUMBERS // max(trace.activations, 1)))
-            found = _streamed(module, targets, wanted, pieces, names, seed)
+            once = all(trace.calls.get(name) == 1 for name in targets)
+            found = _streamed(module, targets, wanted, pieces, names, seed, stops=once and set(wanted) == {InputMoment()})
         for layer in chosen:
-            yield layer.name, Observation(layer, _values(module, layer, needs, found.get(layer.name)))
+            yield layer.name, Observation(layer, _values(module, layer, needs, found.pop(layer.name, None)))
 
 
 def _streams(layer: Layer) -> bool:
@@ -95,12 +100,17 @@ def _streams(layer: Layer) -> bool:
 
 
 def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[Layer]]:
-    """Consecutive layers whose input moments fit into memory together; all of them where no moment is wanted."""
+    """Consecutive layers whose input moments fit into memory together; all of them where no moment is wanted.
+
+    Moments of one pass take no more than the largest layer's alone, so that the peak is that of the largest layer however many
+    there are; the price is a forward pass of the data (up to the last layer observed) for each.
+    """
     block: list[Layer] = []
     total = 0
-    for layer in layers:
-        size = 8 * layer.groups * layer.fan_in**2 if InputMoment() in wanted and _streams(layer) else 0
-        if block and total + size > _MOMENT_BYTES:
+    sizes = [8 * layer.groups * layer.fan_in**2 if InputMoment() in wanted and _streams(layer) else 0 for layer in layers]
+    limit = max(_MOMENT_BYTES, *sizes) if sizes else 0
+    for layer, size in zip(layers, sizes, strict=True):
+        if block and total + size > limit:
             yield block
             block, total = [], 0
         block.append(layer)
@@ -147,20 +157,30 @@ def _streamed(
     data: Iterable[Batch],
     names: Sequence[str],
     seed: int,
+    *,
+    stops: bool,
 ) -> dict[str, Collected]:
-    """One pass over the data with hooks on these layers."""
+    """One pass over the data with hooks on these layers; `stops`: each is called once, and what follows the last isn't needed."""
     found = {name: Collected() for name in targets}
     fisher = OutputFisher() in wanted
     examples = 0
+    waiting: set[str] = set()
 
     def before(name: str, layer: nn.Module, args: tuple) -> None:
         found[name].moment.add(layer, args[0].detach())
+        leave(name)
+
+    def leave(name: str) -> None:
+        """End the pass where only inputs were wanted, and no layer is left whose inputs are."""
+        waiting.discard(name)
+        if stops and not waiting:
+            raise EnoughError
 
     def after(name: str, layer: nn.Module, output: Tensor) -> Tensor | None:
         """Take in one output, and ask for its gradient where Fisher information is wanted."""
         if OutputMoments() in wanted:
             found[name].sums = _added(found[name].sums, layer, output.detach())
-        if not fisher:
+        if not fisher or not torch.is_grad_enabled():
             return None
         collected = found[name]
         if collected.fisher is None:
@@ -187,8 +207,13 @@ def _streamed(
         stack.enter_context(linalg.full_precision(device))
         generator = torch.Generator().manual_seed(seed)
         for batch in data:
-            _visited(module, placed(batch, module, names), names, fisher, generator)
-            examples += len(batch[names[0]])
+            backward = fisher and examples < _FISHER_EXAMPLES
+            if not backward and wanted == (OutputFisher(),):
+                break
+            waiting.update(targets)
+            with suppress(EnoughError):
+                _visited(module, placed(batch, module, names), names, backward, generator)
+            examples += len(batch[names[0]]) if backward else 0
     for collected in found.values():
         collected.examples = examples
     return found
