@@ -12,6 +12,8 @@ import onnx
 def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rename inner values, drop default attributes, names of nodes and unused initializers, in place.
 
+    Initializers are put in the order in which nodes read them: blocks that repeat then read alike to a compressor.
+
     Names of the graph's inputs and outputs stay: they are how users feed the model. Values read by branches and loop bodies
     are renamed there too.
 
@@ -24,6 +26,7 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     kept = {value.name for value in (*graph.input, *graph.output)}
     _drop_unused(graph, kept)
+    _sort(graph)
     names = _names(kept)
     short: dict[str, str] = {name: name for name in kept}
     for tensor in graph.initializer:
@@ -34,6 +37,14 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in _all_nodes(graph):
         _drop_defaults(node, version)
     return model
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Initializers by their first reader; those that only branches and loop bodies read come last."""
+    place: dict[str, int] = {}
+    for name in (name for node in graph.node for name in node.input):
+        place.setdefault(name, len(place))
+    graph.initializer.sort(key=lambda tensor: place.get(tensor.name, len(place)))
 
 
 def _names(taken: set[str]) -> Iterator[str]:
