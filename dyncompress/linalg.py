@@ -5,6 +5,7 @@ Everything is batched over leading axes and answers in float64, whatever came in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -85,14 +86,13 @@ class SecondMoment:
                 f"second moment: rows of {groups} groups and {columns} columns after rows of {known[0]} groups and {known[1]} "
                 "columns; use one accumulator a layer."
             )
-        sums = torch.zeros_like(self._total)
-        with full_precision(rows.device):
-            for block in rows.split(_ROWS_A_PRODUCT, dim=1):
-                x = block.to(self.dtype)
-                sums += x.mT @ x
-        if not bool(torch.isfinite(sums.diagonal(dim1=-2, dim2=-1).sum())):
+        blocks = rows.split(_ROWS_A_PRODUCT, dim=1)
+        if not all(bool(torch.isfinite(block.to(self.dtype).square().sum(dtype=torch.float64))) for block in blocks):
             raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the data.")
-        self._total += sums
+        with full_precision(rows.device):
+            for block in blocks:
+                x = block.to(self.dtype)
+                self._total += x.mT @ x
         self.rows += n
 
     @property
@@ -104,7 +104,16 @@ class SecondMoment:
         """
         if self._total is None or self.rows == 0:
             raise InvalidRequest("second moment: no rows were seen; the layer was not reached by the calibration data.")
-        return (self._total + self._total.mT) / (2 * self.rows)
+        return (self._total + self._total.mT).div_(2 * self.rows)
+
+
+def damped_diagonal(moment: Tensor, damping: float) -> Tensor:
+    """The diagonal of `damped(moment, damping)` alone, float64 `[..., K]`."""
+    diagonal = moment.diagonal(dim1=-2, dim2=-1).to(torch.float64)
+    mean = diagonal.mean(-1, keepdim=True)
+    level = torch.where(mean > 0, mean, torch.ones_like(mean))
+    raised = diagonal + damping * level
+    return torch.where(raised > 0, raised, level)
 
 
 def damped(moment: Tensor, damping: float) -> Tensor:
@@ -123,13 +132,9 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     if damping < 0:
         raise InvalidRequest(f"damping is {damping}; give a share of the mean diagonal entry, 0 or more.")
     result = moment.to(torch.float64, copy=True)
-    if not bool(torch.isfinite(result).all()):
+    if result.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(result)):  # isfinite copies the matrix
         raise InvalidRequest("the inputs' second moment holds NaN or infinite values; clean the calibration data.")
-    diagonal = result.diagonal(dim1=-2, dim2=-1)
-    mean = diagonal.mean(-1, keepdim=True)
-    level = torch.where(mean > 0, mean, torch.ones_like(mean))
-    diagonal += damping * level
-    diagonal.copy_(torch.where(diagonal > 0, diagonal, level))
+    result.diagonal(dim1=-2, dim2=-1).copy_(damped_diagonal(result, damping))
     return result
 
 
@@ -139,7 +144,7 @@ def damped_cholesky(moment: Tensor, damping: float = 0.01) -> Tensor:
     Where rounding makes a matrix indefinite its damping is raised tenfold, from 1e-10 up, until it factors; at 100 % of
     the mean every finite second moment does. Other matrices of the batch keep theirs.
 
-    Cost: K^3 / 3 flops a matrix.
+    Cost: K^3 / 3 flops a matrix; memory of one float64 matrix beside the moment.
 
     Args:
         moment: `[..., K, K]`, symmetric, non-negative definite.
@@ -151,16 +156,24 @@ def damped_cholesky(moment: Tensor, damping: float = 0.01) -> Tensor:
     Raises:
         InvalidRequest: the moment holds NaN or infinity, or isn't a second moment at all (strongly indefinite).
     """
-    factor, failed = torch.linalg.cholesky_ex(damped(moment, damping))
+    factor, failed = _factored(damped(moment, damping))
     level = max(damping, 1e-11)
     while bool(failed.any()):
         level *= 10
         if level > 100:
             raise InvalidRequest("the matrix is far from non-negative definite: it is no second moment; observe the layer again.")
-        again, still = torch.linalg.cholesky_ex(damped(moment, level))
+        again, still = _factored(damped(moment, level))
         factor = torch.where((failed > 0)[..., None, None], again, factor)
         failed = torch.where(failed > 0, still, failed)
     return factor
+
+
+def _factored(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Cholesky factor and failures of a symmetric matrix, in its own memory."""
+    columns = matrix.mT  # by columns, as LAPACK works
+    failed = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(columns, out=(columns, failed))
+    return columns, failed
 
 
 def spectra(weight: Tensor, view: str = "slices") -> list[Tensor]:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.linalg import damped, damped_cholesky, full_precision
+from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
 from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
 from dyncompress.quantization.mse import Mse, clipped_scale
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, Weight
 
 # Columns between two matrix products: inside a block errors spread by rank-one updates.
 _BLOCK = 64
-# Weights rounded together: bounds the memory to a few copies of 16 million numbers.
-_WEIGHTS_AT_ONCE = 1 << 24
+# Weights rounded together: bounds the memory to a few copies of 4 million numbers.
+_WEIGHTS_AT_ONCE = 1 << 22
 # Up to this width each row tries several multiples of its scale and keeps the one of least output error. With few codes
 # error feedback wants another scale than rounding to nearest does; above, the gain is below 1 %.
 _FEW_BITS = 4
@@ -62,6 +62,23 @@ def nearest_plane(target: Tensor, scale: Tensor, limits: tuple[int, int], factor
     return codes
 
 
+def upper_factor(moment: Tensor, order: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
+    """R, upper triangular, with R R^T the damped moment, its inputs taken in `order` `[groups, K]`; `[groups, K, K]`.
+
+    Factored in float64, whose matrix is gone before the result is reversed.
+    """
+    backwards = order.flip(-1)  # a lower factor of the reversed matrix is an upper factor of the matrix
+    return damped_cholesky(_reordered(moment, backwards), damping).to(dtype).flip(-1, -2)
+
+
+def _reordered(moment: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns of each group's matrix in its order."""
+    if len(moment) == 1:  # a large matrix: indexing both axes at once would spell out an index for every entry
+        return moment[0].index_select(0, order[0]).index_select(1, order[0])[None]
+    group = torch.arange(len(moment), device=moment.device)[:, None, None]
+    return moment[group, order[:, :, None], order[:, None, :]]
+
+
 def grouped(matrix: Tensor, moment: Tensor, layer: str) -> Tensor:
     """Rows by the group whose inputs they see: `[out, K]` -> `[groups, out / groups, K]`.
 
@@ -77,6 +94,37 @@ def grouped(matrix: Tensor, moment: Tensor, layer: str) -> Tensor:
     return matrix.unflatten(0, (moment.shape[0], -1))
 
 
+def _rounded(
+    matrix: Tensor, scales: Tensor, order: Tensor, factor: Tensor, choice: Choice, limits: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Round `[out, K]` with each of the scales `[c, r, b]`: codes `[c, out, K]`, int8, and output errors `[c, out]`."""
+    shape, groups, tried = (matrix.shape[0], matrix.shape[1]), len(order), len(scales)
+
+    def columns_first(rows: Tensor) -> Tensor:
+        """`[tried, out, K]` -> `[groups, K, tried * out / groups]`, columns in the order of rounding."""
+        return _taken(rows.unflatten(1, (groups, -1)).permute(1, 3, 0, 2).flatten(2), order)
+
+    target = columns_first(matrix.expand(tried, *shape))
+    steps = columns_first(torch.stack([spread(s, shape, choice.granularity) for s in scales]))
+    free = target != 0 if choice.sparsity > 0 or choice.pattern else None
+    found, losses = [], []
+    width = max(1, _WEIGHTS_AT_ONCE // (groups * shape[1]))
+    for start in range(0, target.shape[2], width):
+        part = slice(start, start + width)
+        q = nearest_plane(target[..., part], steps[..., part], limits, factor, None if free is None else free[..., part])
+        error = target[..., part] - q * steps[..., part]
+        losses.append((factor.mT @ error).square().sum(1))
+        found.append(q.to(torch.int8))
+    loss = torch.cat(losses, dim=-1).unflatten(-1, (tried, -1)).transpose(0, 1).flatten(1)
+    codes = _taken(torch.cat(found, dim=-1), order.argsort(dim=-1))
+    return codes.unflatten(-1, (tried, -1)).permute(2, 0, 3, 1).flatten(1, 2), loss
+
+
+def _taken(columns: Tensor, order: Tensor) -> Tensor:
+    """`[groups, K, n]` with each group's columns in its order `[groups, K]`."""
+    return columns[torch.arange(len(order), device=order.device)[:, None], order]
+
+
 @dataclass(frozen=True)
 class Gptq:
     """GPTQ in its nearest-plane form, columns of large inputs first, scales chosen by output error.
@@ -90,7 +138,7 @@ class Gptq:
     **Source**: Frantar et al., ICLR 2023, with act-order. The choice of scales by output error is ours: at 2 bits it takes
     a quarter of the output error away.
 
-    Cost: K^3 / 3 + 7 rows K^2 flops.
+    Cost: K^3 / 3 + 7 rows K^2 flops; memory of a float32 and a float64 matrix `[groups, K, K]` beside the moment.
 
     Attributes:
         damping: share of the mean of diag(H) added to the diagonal.
@@ -117,63 +165,41 @@ class Gptq:
         matrix = checked(weight)
         moment = observation[InputMoment()].to(matrix.device)
         grouped(matrix, moment, observation.layer.name)
-        hessian = damped(moment, self.damping)
         limits = self.grid.limits(choice.weight_bits)
-        importance = hessian.diagonal(dim1=-2, dim2=-1)
+        importance = damped_diagonal(moment, self.damping)
         importance = (importance / importance.max()).float().repeat_interleave(matrix.shape[0] // len(moment), dim=0)
         importance = blocked(importance, choice.granularity)
         start = clipped_scale(blocked(matrix, choice.granularity), limits, self.grid, importance)
         multiples = _MULTIPLES if choice.weight_bits <= _FEW_BITS else _MULTIPLES[:1]
         scales = self.grid.allowed(start * start.new_tensor(multiples)[:, None, None])
         with full_precision(matrix.device):
-            codes, scale = self._best(matrix, scales, hessian, choice, limits)
-            scale = self._least_squares(matrix, codes, scale, hessian, choice)
+            codes, scale = self._best(matrix, scales, moment, choice, limits)
+            scale = self._least_squares(matrix, codes, scale, moment, choice)
         return encoding(codes, scale, weight, choice)
 
     def _best(
-        self, matrix: Tensor, scales: Tensor, hessian: Tensor, choice: Choice, limits: tuple[int, int]
+        self, matrix: Tensor, scales: Tensor, moment: Tensor, choice: Choice, limits: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Round with each of the scales `[c, r, b]`; the codes `[out, K]` and scales `[r, b]` of least output error."""
-        shape = (matrix.shape[0], matrix.shape[1])
-        groups, tried = len(hessian), len(scales)
-        order = hessian.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
-        sorted_hessian = hessian.gather(1, order[:, :, None].expand_as(hessian))
-        sorted_hessian = sorted_hessian.gather(2, order[:, None, :].expand_as(hessian))
-        factor = damped_cholesky(sorted_hessian.flip(-1, -2), 0.0).flip(-1, -2)
-
-        def columns_first(rows: Tensor) -> Tensor:
-            """`[tried, out, K]` -> `[groups, K, tried * out / groups]`, columns in the order of rounding."""
-            first = rows.unflatten(1, (groups, -1)).permute(1, 3, 0, 2).flatten(2)
-            return first.gather(1, order[:, :, None].expand_as(first))
-
-        target = columns_first(matrix.expand(tried, *shape))
-        steps = columns_first(torch.stack([spread(s, shape, choice.granularity) for s in scales]))
-        free = target != 0 if choice.sparsity > 0 or choice.pattern else None
-        found, losses = [], []
-        width = max(1, _WEIGHTS_AT_ONCE // (groups * shape[1]))
-        for start in range(0, target.shape[2], width):
-            part = slice(start, start + width)
-            q = nearest_plane(target[..., part], steps[..., part], limits, factor, None if free is None else free[..., part])
-            error = target[..., part] - q * steps[..., part]
-            losses.append((factor.to(error.dtype).mT @ error).square().sum(1))
-            found.append(q.to(torch.int8))
-        loss = torch.cat(losses, dim=-1).unflatten(-1, (tried, -1)).transpose(0, 1).flatten(1)  # [tried, out]
+        order = damped_diagonal(moment, self.damping).argsort(dim=-1, descending=True)
+        factor = upper_factor(moment, order, self.damping, matrix.dtype)
+        at_once = scales.split(max(1, _WEIGHTS_AT_ONCE // matrix.numel()))
+        rounded = [_rounded(matrix, part, order, factor, choice, limits) for part in at_once]
+        codes, loss = (torch.cat(parts) for parts in zip(*rounded, strict=True))
         if choice.granularity == "tensor":
             loss = loss.sum(1, keepdim=True)
         best = loss.argmin(0)
-        codes = torch.cat(found, dim=-1)
-        codes = codes.scatter(1, order[:, :, None].expand_as(codes), codes)
-        codes = codes.unflatten(-1, (tried, -1)).permute(2, 0, 3, 1).flatten(1, 2)  # [tried, out, K]
-        rows = torch.arange(shape[0], device=matrix.device)
+        rows = torch.arange(matrix.shape[0], device=matrix.device)
         chosen = torch.arange(scales.shape[1], device=matrix.device)
-        return codes[best.expand(shape[0]), rows].float(), scales[best, chosen]
+        return codes[best.expand(matrix.shape[0]), rows].float(), scales[best, chosen]
 
-    def _least_squares(self, matrix: Tensor, codes: Tensor, scale: Tensor, hessian: Tensor, choice: Choice) -> Tensor:
+    def _least_squares(self, matrix: Tensor, codes: Tensor, scale: Tensor, moment: Tensor, choice: Choice) -> Tensor:
         """Multiply each row's scales by (w H w') / (w' H w'), w' the rounded weights, where the grid allows and it helps."""
         shape = (matrix.shape[0], matrix.shape[1])
-        rounded = (codes * spread(scale, shape, choice.granularity)).unflatten(0, (len(hessian), -1)).double()
-        image = rounded @ hessian
-        cross = (matrix.unflatten(0, (len(hessian), -1)) * image).sum(-1).flatten()
+        rounded = (codes * spread(scale, shape, choice.granularity)).unflatten(0, (len(moment), -1)).double()
+        added = damped_diagonal(moment, self.damping) - moment.diagonal(dim1=-2, dim2=-1)
+        image = rounded @ moment.double() + rounded * added[:, None]
+        cross = (matrix.unflatten(0, (len(moment), -1)) * image).sum(-1).flatten()
         norm = (rounded * image).sum(-1).flatten()
         if choice.granularity == "tensor":
             cross, norm = cross.sum(0, keepdim=True), norm.sum(0, keepdim=True)
