@@ -247,24 +247,24 @@ class Skeleton:
     forms: list[Form]
 
 
-def opened(skeleton: bytes) -> Skeleton:
-    """Read a skeleton.
+def opened(skeleton: bytes, limit: int) -> Skeleton:
+    """Read a skeleton whose file has at most `limit` bytes.
 
     Raises:
-        ValueError, IndexError: it isn't one.
+        ValueError, IndexError: it isn't one, or its file is longer.
     """
     source, model, forms = Source(skeleton), [], []
     while source.left():
         at = source.at
         if source.number() == _GRAPH:
-            model.append(_graph(source, forms))
+            model.append(_graph(source, forms, limit))
         else:
             source.at = at
             model.append(source.field())
     return Skeleton(model, forms)
 
 
-def _graph(source: Source, forms: list[Form]) -> list:
+def _graph(source: Source, forms: list[Form], limit: int) -> list:
     others = fields(source.block())
     names = _Names(others)
     tensors: list = []
@@ -292,6 +292,9 @@ def _graph(source: Source, forms: list[Form]) -> list:
             names.mentioned.extend([name] if name else [])
             node.append((_WRITES, name))
         nodes.append((_NODE, written([*node, *rest])))
+        limit -= len(nodes[-1][1])
+        if limit < 0:
+            raise ValueError("nodes longer than the file")
     return sorted([*nodes, *((_INITIALIZER, tensor) for tensor in tensors), *others], key=lambda field: field[0])
 
 

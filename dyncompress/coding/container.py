@@ -1,0 +1,170 @@
+"""The container: an ONNX file in as few bytes as it takes, given back to the very byte.
+
+    "DYNC" | version | sha256 of the file, its first 16 bytes | lengths and methods | skeleton | coded stream | raw bits
+
+Unpacking needs numpy alone. The digest finds accidents: 128 bits are plenty for that, while a seal inside the file, which is
+about what was certified, keeps its own 256. Whoever can change the file can change either; sign it where that matters.
+
+Nothing that a file declares is believed: a container is at most 1024 times smaller than its file (one that would be smaller is
+filled up with zeros), sizes are compared with that and with a limit before memory is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import zlib
+from math import prod
+
+from dyncompress.coding import tensors
+from dyncompress.coding.numbers import Bits
+from dyncompress.coding.rans import TAIL_BYTES, Reader, Writer
+from dyncompress.coding.skeleton import Source, cut, filled, opened, varint
+from dyncompress.errors import Altered, InvalidRequest
+
+MAGIC, VERSION = b"DYNC", 1
+LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
+_RATIO, _ALWAYS = 1024, 1 << 16
+_DIGEST = 16
+_STORED, _ZLIB, _LZMA = 0, 1, 2  # how the skeleton is compressed; lzma: 2 + lc
+_WHOLE = 16  # added where the skeleton is the whole file
+_READING = (ValueError, IndexError, KeyError, OverflowError, zlib.error, lzma.LZMAError, EOFError)
+
+
+def pack(content: bytes) -> bytes:
+    """The container of an ONNX file; a sealed file stays sealed.
+
+    Raises:
+        InvalidRequest: the file is empty, beyond protobuf's 2 GiB, or a container itself.
+    """
+    if is_packed(content):
+        raise InvalidRequest("the file is a container already; unpack it first.")
+    if not 0 < len(content) < LIMIT:
+        raise InvalidRequest(f"a file of {len(content):,} bytes is no ONNX file; give one below 2 GiB.")
+    try:
+        skeleton, forms, data = cut(content)
+        if filled(opened(skeleton, len(content)), data) != content or any(
+            tensors.size_of(form) != len(raw) for form, raw in zip(forms, data, strict=True)
+        ):
+            raise ValueError("another writer's protobuf")
+        whole = 0
+    except (ValueError, IndexError, Altered):  # no ONNX file, or written in another way: a general compressor takes it whole
+        skeleton, forms, data, whole = content, [], [], _WHOLE
+    method, small = _compressed(skeleton)
+    coder, memory, bits = Writer(), tensors.Memory(), Bits()
+    for form, raw in zip(forms, data, strict=True):
+        tensors.write(coder, memory, form, raw, bits)
+    rest = bits.bytes()
+    lanes = _lanes(sum(prod(form.shape) for form in forms), len(rest))
+    tail = rest[: TAIL_BYTES * lanes].ljust(TAIL_BYTES * lanes, b"\0")
+    stream = coder.finish(tail, lanes)
+    head = MAGIC + bytes([VERSION]) + hashlib.sha256(content).digest()[:_DIGEST]
+    head += varint(len(content)) + bytes([method | whole, lanes.bit_length() - 1])
+    head += varint(len(skeleton)) + varint(len(small)) + small + varint(len(stream)) + stream
+    packed = head + rest[len(tail) :]
+    packed += bytes(max(0, -(-(len(content) - _ALWAYS) // _RATIO) - len(packed)))
+    if unpack(packed) != content:
+        raise InvalidRequest("the file can't be read back from its container; nothing was written. Please report this file.")
+    return packed
+
+
+def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
+    """The file of a container, to the byte.
+
+    Args:
+        packed: what `pack` wrote.
+        limit: largest file to make, in bytes.
+
+    Raises:
+        InvalidRequest: it is no container, one of a newer version, or its file is above the limit.
+        Altered: it was cut or changed.
+    """
+    if not is_packed(packed):
+        raise InvalidRequest(f"the {len(packed):,} bytes given are no dyncompress container (they don't begin with DYNC).")
+    if len(packed) > len(MAGIC) and packed[len(MAGIC)] != VERSION:
+        raise InvalidRequest(
+            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by a "
+            "newer program: install that one."
+        )
+    try:
+        content = _content(packed, limit)
+    except _READING as error:
+        raise Altered(f"the container can't be read ({error}); it was cut or changed: fetch it again.") from error
+    if hashlib.sha256(content).digest()[:_DIGEST] != packed[len(MAGIC) + 1 :][:_DIGEST]:
+        raise Altered("the file in the container hasn't the digest that it was packed with; it was changed: fetch it again.")
+    return content
+
+
+def is_packed(content: bytes) -> bool:
+    """Whether the bytes begin as a container does."""
+    return content[: len(MAGIC)] == MAGIC
+
+
+def description_bits(content: bytes) -> int:
+    """Length of the container of an ONNX file in bits: a code that pays for all that was learned, graph and tables included."""
+    return 8 * len(pack(content))
+
+
+def _content(packed: bytes, limit: int) -> bytes:
+    source = Source(packed)
+    source.take(len(MAGIC) + 1 + _DIGEST)
+    length = source.number()
+    if length > _ALWAYS + _RATIO * len(packed):
+        raise ValueError(f"{len(packed):,} bytes can't hold the {length:,} that it declares")
+    if length > limit:
+        raise InvalidRequest(f"the container's file has {length:,} bytes, the limit is {limit:,}; raise the limit.")
+    method, lanes = source.take(2)
+    size = source.number()
+    if size > 2 * length or lanes > 16:
+        raise ValueError("its lengths contradict each other")
+    skeleton = _expanded(source.block(), method & ~_WHOLE, size)
+    reader, memory = Reader(source.block(), 1 << lanes), tensors.Memory()
+    rest = source.take(len(packed) - source.at)
+    frame = None if method & _WHOLE else opened(skeleton, length)
+    forms = [] if frame is None else frame.forms
+    if sum(tensors.size_of(form) for form in forms) > length:
+        raise ValueError("its initializers are larger than its file")
+    finish = [tensors.read(reader, memory, form) for form in forms]
+    bits = Bits(reader.finish() + rest)
+    data = [last(bits) for last in finish]
+    if bits.surplus(TAIL_BYTES << lanes) and (len(packed) - 1) * _RATIO >= length - _ALWAYS:
+        raise ValueError("something was appended")
+    return skeleton if frame is None else filled(frame, data)
+
+
+def _lanes(symbols: int, spare: int) -> int:
+    """A power of two: enough for numpy to be busy; no more than spare bytes fill, above 16."""
+    lanes = 16
+    while lanes < 4096 and lanes * 4096 < symbols and 2 * lanes * TAIL_BYTES <= spare:
+        lanes *= 2
+    return lanes
+
+
+def _compressed(content: bytes) -> tuple[int, bytes]:
+    """The smallest of: stored, deflate, lzma with 0 to 4 bits of the byte before."""
+    deflate = zlib.compressobj(9, wbits=-15)
+    found = [(content, _STORED), (deflate.compress(content) + deflate.flush(), _ZLIB)]
+    for context in range(5):
+        found.append((lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(context, len(content))), _LZMA + context))
+    small, method = min(found, key=lambda pair: len(pair[0]))
+    return method, small
+
+
+def _expanded(small: bytes, method: int, size: int) -> bytes:
+    if method == _STORED:
+        content = small
+    elif method == _ZLIB:
+        content = zlib.decompressobj(wbits=-15).decompress(small, size + 1)
+    elif method < _LZMA + 5:
+        filters = _filters(method - _LZMA, size)
+        content = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(small, max_length=size + 1)
+    else:
+        raise ValueError(f"unknown method {method}")
+    if len(content) != size:
+        raise ValueError(f"a skeleton of {len(content)} bytes where {size} were declared")
+    return content
+
+
+def _filters(context: int, size: int) -> list[dict[str, int]]:
+    dictionary = min(max(1 << size.bit_length(), 1 << 12), 1 << 26)
+    return [{"id": lzma.FILTER_LZMA1, "lc": context, "lp": 0, "pb": 0, "dict_size": dictionary, "nice_len": 273, "depth": 512}]

@@ -1,0 +1,211 @@
+"""The data of one initializer: the smallest of several exact models, and which one it was.
+
+| model | for |
+|---|---|
+| raw | whatever is smallest as it is |
+| weights | int8 and packed int4 codes: `coding.weights`; of wide codes the high bits, the low ones as they are |
+| numbers | biases, scales, zero points, indices: `coding.numbers` |
+| bytes | large arrays of anything: each byte of a number by a table of its own |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import numpy as np
+
+from dyncompress.coding import numbers, weights
+from dyncompress.coding.numbers import Bits, Kind
+from dyncompress.coding.skeleton import Form
+from dyncompress.coding.tables import Tables
+from dyncompress.errors import Altered
+
+# ONNX's numbers of types; half-byte types have size 0
+KINDS = {
+    1: Kind(4, floating=True),
+    2: Kind(1),
+    3: Kind(1, signed=True),
+    4: Kind(2),
+    5: Kind(2, signed=True),
+    6: Kind(4, signed=True),
+    7: Kind(8, signed=True),
+    9: Kind(1),
+    10: Kind(2, floating=True),
+    11: Kind(8),
+    12: Kind(4),
+    13: Kind(8),
+    16: Kind(2, floating=True),
+    17: Kind(1),
+    18: Kind(1),
+    19: Kind(1),
+    20: Kind(1),
+    21: Kind(0),
+    22: Kind(0, signed=True),
+}
+_INT8, _INT4, _UINT4 = 3, 22, 21
+_RAW, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
+_TAGS = 4 + 4
+_WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
+_FEW = 32  # codes below this number are numbers
+_FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
+
+Finish = Callable[[Bits], bytes]
+
+
+class Memory:
+    """What the tensors before leave to the next."""
+
+    def __init__(self) -> None:
+        """Before the first tensor."""
+        self.weights = weights.Memory()
+        self.numbers = numbers.Memory()
+        self.resolved = numbers.Memory()
+        self.tags = Tables(np.full((len(KINDS) + 1, _TAGS), 8))
+        self.bytes: dict[int, Tables] = {}
+
+
+def size_of(form: Form) -> int:
+    """Bytes of the data of a tensor.
+
+    Raises:
+        Altered: an unknown type.
+    """
+    if form.kind not in KINDS:
+        raise Altered(f"an initializer has the unknown type {form.kind}; the file was changed.")
+    size = KINDS[form.kind].size
+    return size * prod(form.shape) if size else (prod(form.shape) + 1) // 2
+
+
+def write(coder: weights.Coder, memory: Memory, form: Form, raw: bytes, bits: Bits) -> None:
+    """Write one tensor; what isn't coded goes to `bits`."""
+    if not raw:
+        return
+    tag = _smallest(form, raw)
+    _tag(coder, memory, form, np.array([tag]))
+    kind = KINDS[form.kind]
+    if tag == _NUMBERS:
+        given = numbers.relative(memory.numbers, kind, raw)
+        numbers.code(coder, memory.numbers, kind, len(raw) // kind.size, given)
+        numbers.low_bits(bits, given)
+    elif tag == _BYTES:
+        _bytes(coder, memory, kind.size or 1, len(raw), np.frombuffer(raw, np.uint8))
+    elif tag == _RAW:
+        bits.write(np.frombuffer(raw, np.uint8).astype(np.int64), np.full(len(raw), 8))
+    else:
+        shift = _shift(tag)
+        high, low = _split(_codes(form, raw), shift)
+        weights.code(coder, memory.weights, form.shape, high.reshape(form.shape))
+        bits.write(low, np.full(len(low), shift))
+
+
+def read(coder: weights.Coder, memory: Memory, form: Form) -> Finish:
+    """Read one tensor, but for its raw bits; the answer gives its bytes when they are there, called in the same order."""
+    kind, size = KINDS[form.kind], size_of(form)
+    if not size:
+        return lambda bits: b""
+    tag = int(_tag(coder, memory, form, None)[0])
+    if tag == _NUMBERS:
+        if not kind.size:
+            raise Altered("half bytes aren't numbers; the file was changed.")
+        found = numbers.code(coder, memory.numbers, kind, size // kind.size)
+        return lambda bits: numbers.values(bits, memory.resolved, kind, found)
+    if tag == _BYTES:
+        known = _bytes(coder, memory, kind.size or 1, size, None).tobytes()
+        return lambda bits: known
+    if tag == _RAW:
+        return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
+    if form.kind not in (_INT8, _INT4, _UINT4):
+        raise Altered("an initializer of another type is coded as weights; the file was changed.")
+    shift = _shift(tag)
+    high = weights.code(coder, memory.weights, form.shape).ravel()
+    return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
+
+
+def _tag(coder: weights.Coder, memory: Memory, form: Form, given: np.ndarray | None) -> np.ndarray:
+    here = np.array([list(KINDS).index(form.kind)])
+    found = coder.symbols(memory.tags, here, given)
+    memory.tags.add(here, found)
+    return found
+
+
+def _smallest(form: Form, raw: bytes) -> int:
+    """The tag of the model that is estimated smallest."""
+    kind, count = KINDS[form.kind], prod(form.shape)
+    codes = _codes(form, raw) if form.kind in (_INT8, _INT4, _UINT4) and count >= _FEW else None
+    if codes is not None and _data(form, codes) == raw:
+        mean, shift = int(np.abs(codes.astype(np.int64)).mean()), 0
+        while shift < 4 and mean >> shift > _WIDE:
+            shift += 1
+        coded = weights.code_length(codes.reshape(form.shape[0], -1))
+        return min(((coded, _WEIGHTS if not shift else _BYTES + shift), (_planes(raw, 1), _BYTES), (8.0 * len(raw), _RAW)))[1]
+    sizes = [(8.0 * len(raw), _RAW), (_planes(raw, kind.size or 1), _BYTES)]
+    if kind.size and _suits(kind, raw):
+        sizes.append((numbers.bits_of(kind, raw), _NUMBERS))
+    return min(sizes)[1]
+
+
+def _suits(kind: Kind, raw: bytes) -> bool:
+    """Whether numbers are within 32 bits."""
+    return kind.size <= 4 or (kind.signed and bool((np.abs(np.frombuffer(raw, "<i8") >> 1) < 1 << 30).all()))
+
+
+def _shift(tag: int) -> int:
+    return 0 if tag == _WEIGHTS else tag - _BYTES
+
+
+def _split(codes: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes as high parts, rounded to nearest, and low bits."""
+    moved = codes.astype(np.int64) + (1 << shift >> 1)
+    return (moved >> shift).astype(np.int8), moved & ((1 << shift) - 1)
+
+
+def _joined(high: np.ndarray, low: np.ndarray, shift: int) -> np.ndarray:
+    whole = (high.astype(np.int64) << shift) + low - (1 << shift >> 1)
+    if (whole < -128).any() or (whole > 127).any():
+        raise Altered("a weight code lies outside of a byte; the file was changed.")
+    return whole.astype(np.int8)
+
+
+def _codes(form: Form, raw: bytes) -> np.ndarray:
+    """int8 codes of a tensor, flat; unsigned half bytes minus 8."""
+    if form.kind == _INT8:
+        return np.frombuffer(raw, np.int8)
+    packed = np.frombuffer(raw, np.uint8)
+    halves = np.stack([packed & 15, packed >> 4], 1).ravel()[: prod(form.shape)].astype(np.int8)
+    return halves - 8 if form.kind == _UINT4 else (halves ^ 8) - 8
+
+
+def _data(form: Form, codes: np.ndarray) -> bytes:
+    """The inverse of `_codes`."""
+    if form.kind == _INT8:
+        return codes.tobytes()
+    halves = (codes + 8 if form.kind == _UINT4 else codes).astype(np.uint8) & 15
+    halves = np.append(halves, np.zeros(halves.size % 2, np.uint8)).reshape(-1, 2)
+    return (halves[:, 0] | halves[:, 1] << 4).tobytes()
+
+
+def _bytes(coder: weights.Coder, memory: Memory, planes: int, count: int, given: np.ndarray | None) -> np.ndarray:
+    """Bytes, each by the table of its place in a number."""
+    tables = memory.bytes.setdefault(planes, Tables(np.full((planes, 256), 1)))
+    out = np.empty(count, np.uint8)
+    first = 0
+    while first < count:
+        stop = min(count, first + max(_FIRST_BYTES * planes, first >> 2))
+        here = np.arange(first, stop) % planes
+        out[first:stop] = coder.symbols(tables, here, None if given is None else given[first:stop].astype(np.int64))
+        tables.add(here, out[first:stop].astype(np.int64))
+        first = stop
+    return out
+
+
+def _planes(raw: bytes, planes: int) -> float:
+    """Bits of `_bytes`, estimated: the entropy of each plane and what its table must learn."""
+    whole = np.frombuffer(raw, np.uint8)
+    total = 0.0
+    for plane in range(planes):
+        seen = np.bincount(whole[plane::planes])
+        seen = seen[seen > 0]
+        count = seen.sum()
+        total += float((seen * np.log2(count / seen)).sum()) + 6.0 * len(seen) + 8.0
+    return total
