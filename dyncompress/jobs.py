@@ -8,15 +8,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from dyncompress import opening
 from dyncompress.arguments import settings
 from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, as_held_out, digests
-from dyncompress.models.torch import open_model
+from dyncompress.opening import Opened, first_rows
 from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
@@ -35,14 +35,14 @@ class Request:
     """What the words of `compress` and `measure` name, opened and checked.
 
     Attributes:
-        model: a torch module.
+        model: opened once for all verbs: what one of them observed or exported serves the next.
         recipe, target: values.
         batches: calibration batches, or None.
         held_out: or None.
         trajectory: path, or None.
     """
 
-    model: Any
+    model: Opened
     recipe: Recipe
     target: Target
     batches: Sequence[Batch] | None
@@ -51,9 +51,8 @@ class Request:
 
     def key(self) -> str:
         """Digest of all that a profile depends on; budgets, allocators and certificates are free to change."""
-        first = self.batches or ([] if self.held_out is None else [self.held_out.inputs])
         free = replace(self.recipe, budget=Budget(), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
-        parts = [open_model(self.model, first[0]).digest(), repr(free), repr(self.target), *digests(self.batches or [])]
+        parts = [self.model.door.digest(), repr(free), repr(self.target), *digests(self.batches or [])]
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -99,7 +98,8 @@ def opened(args: argparse.Namespace, held_out: str | None) -> Request:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
-    return Request(model, recipe, target, batches, examples, args.trajectory)
+    start = opening.opened(model, recipe, batches, None if examples is None else first_rows(examples))
+    return Request(start, recipe, target, batches, examples, args.trajectory)
 
 
 def profiled(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:

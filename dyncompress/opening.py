@@ -38,6 +38,11 @@ class Opened:
     observed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def forward(self) -> Any:
+        """The module's own: its parameters name the inputs."""
+        return self.door.module.forward
+
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """Layer by layer; nothing is computed twice while it fits in memory."""
         wanted = [n for n in needs if self.calibrated or not isinstance(n, InputMoment | OutputFisher)]
@@ -60,11 +65,13 @@ class Opened:
 
 
 def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) -> Opened:
-    """Open a model on its calibration data, or on one example.
+    """Open a model on its calibration data, or on one example; one that is open stays as it is.
 
     Raises:
         InvalidRequest: there are neither, or the recipe observes calibration data and there are none.
     """
+    if isinstance(model, Opened):
+        return model
     calibrated = calibration is not None
     names, data = filled(model, calibration if calibrated else example)
     if not calibrated and observes_data(recipe):
@@ -84,7 +91,7 @@ def observes_data(recipe: Recipe) -> bool:
     """Whether a recipe can't do without calibration data: ranges of activations, removal of channels, or a tool that reads it."""
     tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
     reads = any(isinstance(need, InputMoment | OutputFisher | OutputMoments) for tool in tools for need in tool.needs)
-    return reads or bool(recipe.keeps) or recipe.activation_bits != FLOAT_BITS
+    return reads or bool(recipe.keeps) or recipe.blocks or recipe.activation_bits != FLOAT_BITS
 
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
