@@ -2,6 +2,7 @@
 
     DYNCOMPRESS_DATA=... python -m benchmarks.frontier [--rows 'edge-*' NNCF ...] [--nets resnet20 ...] [--seeds 0 1 2]
     DYNCOMPRESS_DATA=... python -m benchmarks.frontier --timings     # all kept files, interleaved, in one run
+    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --sizes       # bytes of all kept files again, after the container changed
     python -m benchmarks.frontier --render [--check]                 # tables and plots from the JSON files
 
 Each finished (row, network, seed) is written to `results/frontier_NET.json` at once; what is there already, made from the same
@@ -20,7 +21,7 @@ from benchmarks import frontier_plots, frontier_tables
 from benchmarks.frontier_data import KEEP, SEEDS, Case, NotHereError
 from benchmarks.frontier_results import RESULTS, key_of, put, read, write
 from benchmarks.frontier_rows import ROWS, Row
-from benchmarks.frontier_run import entry, fingerprint, original, sources, timed
+from benchmarks.frontier_run import entry, fingerprint, original, remeasured, sources, timed
 from dyncompress.errors import DyncompressError
 
 NETS = ("resnet20", "resnet44")
@@ -53,7 +54,8 @@ def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool = Fals
         put(net, key_of(row.name, seed), found, folder)
         print(
             f"{net} seed {seed} {row.name}: drop {found['drop']:+.2f} [{found['drop_low']:+.2f}, {found['drop_high']:+.2f}], "
-            f"shipped {found['shipped_ratio']:.2f}x smaller, payload {found['payload_ratio']:.2f}x, "
+            f"file {found['file_ratio']:.2f}x smaller, container {found['container_ratio']:.2f}x, "
+            f"its payload {found['coded_payload_ratio']:.2f}x, "
             f"MACs {found['macs_ratio']:.2f}x fewer, {found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of processor)",
             flush=True,
         )
@@ -84,6 +86,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=KEEP, help="folder of the files made; ignored by git")
     parser.add_argument("--again", action="store_true", help="make rows again that are there already")
     parser.add_argument("--timings", action="store_true", help="time the kept files")
+    parser.add_argument("--sizes", action="store_true", help="measure the bytes of the kept files again")
     parser.add_argument("--render", action="store_true", help="write tables and plots")
     parser.add_argument("--check", action="store_true", help="with --render: only compare the tables")
     parser.add_argument("--list", action="store_true", help="say what is done")
@@ -96,6 +99,11 @@ def main() -> int:
             return int(not frontier_tables.up_to_date())
         frontier_tables.write_all()
         frontier_plots.write_all()
+    elif args.sizes:
+        for net in args.nets:
+            write({**read(net), "float": original(net)})
+            for key in remeasured(net, args.keep):
+                print(f"{net} {key}: the kept file isn't the one that was judged; run the row again", flush=True)
     elif args.timings:
         for net in args.nets:
             for name in timed(net, rows, args.keep)["missing"]:

@@ -112,8 +112,6 @@ class Made:
         seconds: wall time of the tool's call.
         cpu_seconds: processor time of the same.
         phases: part of the work -> seconds.
-        payload: bytes of weights, scales and biases in what is shipped; 0: counted in the ONNX file.
-        container: bytes of the container that ships it; 0: the ONNX file is what ships.
         more: anything else to record.
     """
 
@@ -122,8 +120,6 @@ class Made:
     seconds: float
     cpu_seconds: float
     phases: dict[str, float]
-    payload: int = 0
-    container: int = 0
     more: dict[str, object] | None = None
 
 

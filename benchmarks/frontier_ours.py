@@ -103,7 +103,5 @@ class Ours:
             seconds=wall,
             cpu_seconds=cpu,
             phases=watch.seconds,
-            payload=file.sizes.payload,
-            container=getattr(file.sizes, "container", 0) or 0,
             more=more,
         )

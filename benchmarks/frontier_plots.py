@@ -1,4 +1,4 @@
-"""Accuracy against what ships, MACs and milliseconds, one SVG a network; the same results give the same bytes.
+"""Accuracy against bytes, MACs and milliseconds, one SVG a network; the same results give the same bytes.
 
 Needs matplotlib (the extra `plots`).
 """
@@ -41,7 +41,7 @@ def draw(net: str, found: Mapping[str, Any], path: Path) -> None:
     done: Drawn = [(row, result) for row, result in made if result is not None]
     first = found["float"]
     panels: list[tuple[str, Callable[[Summary], float | None], float | None, set[str]]] = [
-        ("kilobytes that ship", lambda s: (s.container or s.bytes) / 1e3, first["bytes"] / 1e3, set(FAMILIES) - {"channels"}),
+        ("kilobytes of the container", lambda s: s.container / 1e3, first["container"] / 1e3, set(FAMILIES) - {"channels"}),
         ("million multiply-accumulates", lambda s: s.macs / 1e6, first["macs"] / 1e6, {"channels"}),
         ("milliseconds, batch 1", lambda s: s.milliseconds.get(1), _float_milliseconds(found), {"channels", "int8"}),
     ]

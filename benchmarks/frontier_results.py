@@ -56,8 +56,8 @@ class Summary:
         drop: mean over seeds, points; `drop_best` and `drop_worst` the range.
         drop_high: upper end of the worst seed's paired 95 % interval.
         accuracy: mean, per cent; `accuracy_worst` of the worst seed.
-        bytes: of the ONNX file, mean; `container` of the container, 0 where there is none.
-        shipped_ratio, payload_ratio, macs_ratio: original over compressed, of the worst seed.
+        bytes: of the ONNX file, mean; `container` of the container.
+        file_ratio, container_ratio, coded_payload_ratio, macs_ratio: original over compressed, of the worst seed.
         macs: mean.
         seconds: wall time, mean; `cpu_seconds` processor time.
         phases: part of the call -> seconds, mean.
@@ -74,8 +74,9 @@ class Summary:
     accuracy_worst: float
     bytes: float
     container: float
-    shipped_ratio: float
-    payload_ratio: float
+    file_ratio: float
+    container_ratio: float
+    coded_payload_ratio: float
     macs_ratio: float
     macs: float
     seconds: float
@@ -108,8 +109,9 @@ def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summar
         accuracy_worst=worst["accuracy"],
         bytes=mean("bytes"),
         container=mean("container"),
-        shipped_ratio=min(entry["shipped_ratio"] for entry in entries),
-        payload_ratio=min(entry["payload_ratio"] for entry in entries),
+        file_ratio=min(entry["file_ratio"] for entry in entries),
+        container_ratio=min(entry["container_ratio"] for entry in entries),
+        coded_payload_ratio=min(entry["coded_payload_ratio"] for entry in entries),
         macs_ratio=min(entry["macs_ratio"] for entry in entries),
         macs=mean("macs"),
         seconds=mean("seconds"),

@@ -21,8 +21,8 @@ class Aim:
 
     Attributes:
         drop: of the accuracy, points, at most.
-        payload: times fewer bytes of weights, scales and biases, at least.
-        shipped: times fewer bytes of what ships, certificate included, at least.
+        payload: times fewer bytes of weights, scales and biases in the container, at least.
+        container: times fewer bytes of the whole container, certificate included, at least.
         macs: times fewer, at least.
         faster: times, batch 1 and batch 16, at least.
         seconds: of the call, at most.
@@ -30,7 +30,7 @@ class Aim:
 
     drop: float
     payload: float = 0.0
-    shipped: float = 0.0
+    container: float = 0.0
     macs: float = 0.0
     faster: tuple[float, float] = (0.0, 0.0)
     seconds: float = 0.0

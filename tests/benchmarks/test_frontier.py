@@ -19,14 +19,14 @@ from benchmarks.frontier_rows import FAMILIES, OURS, ROWS, TUNED, Aim, Row
 from benchmarks.resnets import judged
 from dyncompress.shipped import recipe_files
 
-FLOAT = {"bytes": 1000, "payload": 900, "macs": 100, "accuracy": 80.0}
+FLOAT = {"bytes": 1000, "container": 950, "payload": 900, "macs": 100, "accuracy": 80.0}
 
 
 def entry(drop: float, **other: Any) -> dict[str, Any]:
     """What is stored of one seed."""
-    made = {"bytes": 250, "container": 0, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "sha256": ""}
+    made = {"bytes": 250, "container": 200, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "sha256": ""}
     made["phases"] = {"observe": 1.5, "round": 0.3, "write": 0.2}
-    ratios = {"shipped_ratio": 4.0, "payload_ratio": 4.5, "macs_ratio": 2.0}
+    ratios = {"file_ratio": 4.0, "container_ratio": 5.0, "coded_payload_ratio": 6.0, "macs_ratio": 2.0}
     return {**made, **ratios, "drop": drop, "drop_low": drop - 0.2, "drop_high": drop + 0.2, "accuracy": 80 - drop, **other}
 
 
@@ -154,7 +154,7 @@ def test_rows_of_other_processes_stay(tmp_path: Path) -> None:
 
 
 def test_a_summary_has_mean_range_and_the_worst_ratios() -> None:
-    found = results(a0=entry(1.0), a1=entry(3.0, shipped_ratio=3.5), a2=entry(2.0))
+    found = results(a0=entry(1.0), a1=entry(3.0, container_ratio=3.5), a2=entry(2.0))
     found["timings"] = {
         "environment": {},
         "1": {"float32": {"median": 2e-3, "relative": 1.0}, "a": {"median": 1e-3, "relative": 0.5}},
@@ -162,7 +162,7 @@ def test_a_summary_has_mean_range_and_the_worst_ratios() -> None:
     made = summary("a", SEEDS, found)
     assert made is not None
     assert (made.drop, made.drop_best, made.drop_worst, made.drop_high) == (2.0, 1.0, 3.0, 3.2)
-    assert made.shipped_ratio == 3.5
+    assert made.container_ratio == 3.5
     assert (made.milliseconds, made.faster) == ({1: 1.0}, {1: 2.0})
     assert summary("b", SEEDS, found) is None
 
@@ -182,21 +182,21 @@ def test_a_phase_inside_another_counts_for_itself(monkeypatch: pytest.MonkeyPatc
 def test_an_aim_is_judged_by_the_worst_seed() -> None:
     made = summary("a", SEEDS, results(a0=entry(0.5), a1=entry(1.5)))
     assert made is not None
-    assert frontier_tables.shortfalls(Aim(1.5, payload=4.5, shipped=4, macs=2, seconds=2), made) == []
-    assert frontier_tables.shortfalls(Aim(1.0, payload=5), made) == ["drop 1.50", "payload 4.50x"]
+    assert frontier_tables.shortfalls(Aim(1.5, payload=6, container=5, macs=2, seconds=2), made) == []
+    assert frontier_tables.shortfalls(Aim(1.0, payload=7), made) == ["drop 1.50", "payload 6.00x"]
     assert frontier_tables.shortfalls(Aim(2.0, faster=(2.0, 3.0)), made) == ["batch 1 not timed", "batch 16 not timed"]
 
 
 def test_tables_hold_every_finished_row_and_only_those() -> None:
-    found = results(**{"edge-int80": entry(0.1), "NNCF0": entry(0.2, container=100, shipped_ratio=10.0)})
+    found = results(**{"edge-int80": entry(0.1), "NNCF0": entry(0.2, container=100, container_ratio=10.0)})
     text = "\n".join(frontier_tables.tables("resnet20", found))
-    assert "| **edge-int8** | - | +0.10 (one seed) | +0.30 | 250 (4.00x) | - | 4.50x | 2.00x | - | - | 2 (1) |" in text
-    assert "| NNCF | - | +0.20 (one seed) | +0.40 | 250 | 100 (10.0x) |" in text
+    assert "| **edge-int8** | - | +0.10 (one seed) | +0.30 | 250 (4.00x) | 200 (5.00x) | 6.00x | 2.00x | - | - | 2 (1) |" in text
+    assert "| NNCF | - | +0.20 (one seed) | +0.40 | 250 (4.00x) | 100 (10.00x) |" in text
     assert "- edge-int8: observe 1.5, the rest 0.5." in text
     assert "NNCF mixed" not in text
     assert "1,000 bytes" in text
     short = "\n".join(frontier_tables.tables("resnet20", found, short=True))
-    assert "| `edge-int8` | +0.10 (one seed) | 250 B, 4.0x smaller |" in short
+    assert "| `edge-int8` | +0.10 (one seed) | 4.0x smaller | 5.0x |" in short
 
 
 def test_only_the_block_between_the_markers_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

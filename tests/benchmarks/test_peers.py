@@ -15,8 +15,10 @@ from torch import nn
 from benchmarks import peers
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.frontier_data import Case, NotHereError
+from benchmarks.frontier_run import coded_payload
 from benchmarks.resnets import float_onnx
 from dyncompress import deployment, load_target
+from dyncompress.coding import pack
 
 
 def small(seed: int = 0) -> CifarResNet:
@@ -106,6 +108,21 @@ def test_onnxruntimes_quantizer_writes_an_integer_file_that_runs(per_channel: bo
     x = {"x": images(8, seed=1).numpy()}
     before, after = (deployment.Session(content, target).run(x)[0] for content in (exported(), made.content))
     assert np.abs(before - after).max() < 0.2 * np.abs(before).max()
+
+
+def test_the_coded_payload_doesnt_grow_with_the_graph() -> None:
+    model = onnx.load_from_string(exported())
+    model.producer_name = "a long name " * 40
+    plain, longer = (pack(content) for content in (exported(), model.SerializeToString()))
+    assert len(longer) > len(plain)
+    assert coded_payload(longer) == coded_payload(plain) < len(plain)
+    taken_whole = pack(_reordered(exported()))
+    assert coded_payload(taken_whole) == len(taken_whole)
+
+
+def _reordered(content: bytes) -> bytes:
+    """The same model with a first field that other writers put later and with a longer length than it needs."""
+    return b"\x12\x81\x00a" + content
 
 
 @pytest.mark.parametrize(("python", "reason"), [("", "set FRONTIER_NNCF_PYTHON"), ("/bin/false", "nncf failed")])
