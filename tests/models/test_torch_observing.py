@@ -12,7 +12,7 @@ from torch.nn import functional
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import torch_layers
 from dyncompress.models.torch import open_model
-from dyncompress.types import Bias, InputMoment, OutputFisher, OutputMoments, Spectrum, Weight
+from dyncompress.types import Bias, InputMoment, Layer, OutputFisher, OutputMoments, Spectrum, Weight
 
 
 def inputs(*shape: int) -> Tensor:
@@ -160,6 +160,47 @@ def test_layers_that_do_not_fit_together_take_several_passes(monkeypatch: pytest
     for name in whole:
         assert torch.allclose(whole[name][InputMoment()], parts[name][InputMoment()], rtol=1e-5)
         assert torch.allclose(whole[name][OutputFisher()], parts[name][OutputFisher()], rtol=1e-4)
+
+
+def test_moments_of_one_pass_take_no_more_than_the_largest_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dyncompress.models import torch_observing
+
+    monkeypatch.setattr(torch_observing, "_MOMENT_BYTES", 1)
+    layers = [Layer(str(i), "conv2d", (4, width, 3, 3), 1) for i, width in enumerate((1, 2, 8, 3, 5, 8, 2))]
+    passes = list(torch_observing._passes(layers, (InputMoment(),)))
+    assert [layer for block in passes for layer in block] == layers
+    largest = max(layer.fan_in**2 for layer in layers)
+    assert all(sum(layer.fan_in**2 for layer in block) <= largest for block in passes) and len(passes) == 5
+    assert list(torch_observing._passes(layers, (OutputFisher(),))) == [layers], "Fisher information alone takes one pass"
+
+
+def test_a_pass_ends_where_the_last_of_its_layers_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dyncompress.models import torch_observing
+
+    monkeypatch.setattr(torch_observing, "_MOMENT_BYTES", 1)
+    x = inputs(4, 2, 5, 5)
+    model = open_model(small(), {"x": x})
+    whole = [len(dict(model.observe((InputMoment(), OutputMoments()), [{"x": x}]))), 0]
+    model.module.act.register_forward_hook(lambda *_: whole.__setitem__(1, whole[1] + 1))
+    found = dict(model.observe((InputMoment(),), [{"x": x[:2]}, {"x": x[2:]}]))
+    assert set(found) == {"conv", "head"}
+    passes = len(list(torch_observing._passes(model.layers(), (InputMoment(),))))
+    assert passes == 2 and whole == [2, 2], "what follows the convolution ran for the linear layer's pass alone"
+
+
+def test_the_fisher_information_is_taken_on_the_first_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dyncompress.models import torch_observing
+
+    monkeypatch.setattr(torch_observing, "_FISHER_EXAMPLES", 3)
+    x = inputs(8, 2, 5, 5)
+    model = open_model(small(), {"x": x})
+    batches = [{"x": part} for part in x.split(2)]
+    few = dict(model.observe((OutputFisher(),), batches[:2], seed=1))
+    for needs in ((OutputFisher(),), (InputMoment(), OutputFisher())):
+        found = dict(model.observe(needs, batches, seed=1))
+        assert all(torch.equal(found[name][OutputFisher()], few[name][OutputFisher()]) for name in few)
+    every = dict(model.observe((InputMoment(),), batches))["head"][InputMoment()]
+    assert torch.allclose(found["head"][InputMoment()], every, rtol=1e-6), "moments are still of all examples"
 
 
 def test_missing_and_misfitting_data_are_named() -> None:
