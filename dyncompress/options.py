@@ -14,13 +14,11 @@ import torch
 
 from dyncompress.allocation import distortion
 from dyncompress.errors import InvalidRequest
-from dyncompress.pruning.channels import eliminate
 from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import LayerRule, Recipe
 from dyncompress.types import (
     FLOAT_BITS,
     Array,
-    ChannelGroup,
     Choice,
     InputMoment,
     Layer,
@@ -205,43 +203,3 @@ def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float],
         Option(choice=e.choice, bytes=file_bytes(layer, e.choice), macs=float(layer.macs), distortion=h)
         for e, h in zip(errors, harm, strict=True)
     )
-
-
-def channel_options(
-    group: ChannelGroup, observations: Mapping[str, Observation], recipe: Recipe, target: Target, file_bytes: Bytes
-) -> tuple[Option, ...]:
-    """The lines of one channel group: keep counts on the target's grid, with what they save in this group alone.
-
-    The harm is the consumers' output error after the least-squares refit, weighted by Fisher information.
-    """
-    wanted = keep_counts(group.size, recipe.keeps, target.channel_multiple)
-    harm = np.zeros(len(wanted))
-    for name, columns in group.consumers.items():
-        observation = observations[name]
-        weight = observation[Weight()].detach().float().reshape(observation.layer.out, -1)
-        moment = observation[InputMoment()][0]
-        _, error = eliminate(moment, weight, columns, min(wanted))
-        power = float(((weight.double() @ moment.double()) * weight.double()).sum(-1).mean())
-        fisher = float(observation[OutputFisher()].double().sum()) if OutputFisher() in observation else 1.0 / max(power, 1e-30)
-        removed = [0.0, *[float(e) for e in error]]
-        harm += np.array([0.5 * fisher * power * removed[group.size - keep] for keep in wanted])
-    involved = [observations[name].layer for name in (*group.producers, *group.consumers)]
-    nominal = Choice(weight_bits=max(recipe.weight_bits or (FLOAT_BITS,)))
-    weights = sum(file_bytes(layer, nominal) for layer in involved)
-    macs = sum(layer.macs for layer in involved)
-    return tuple(
-        Option(
-            choice=Choice(keep=keep if keep < group.size else None),
-            bytes=-weights * (1 - keep / group.size),
-            macs=-macs * (1 - keep / group.size),
-            distortion=float(h),
-        )
-        for keep, h in zip(wanted, harm, strict=True)
-    )
-
-
-def keep_counts(size: int, shares: Sequence[float], multiple: int) -> list[int]:
-    """Distinct channel counts, the whole first, each a multiple of the target's grid where the layer is wide enough."""
-    step = multiple if size > multiple else max(1, size // 4)
-    counts = {size} | {max(step, round(size * share / step) * step) for share in shares}
-    return sorted((c for c in counts if c <= size), reverse=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import Where, at, build, check_keys, nearest, read
-from dyncompress.types import CHANNELS, FLOAT_BITS, Choice, Layer, Plan
+from dyncompress.types import BLOCKS, CHANNELS, FLOAT_BITS, STRUCTURE, Choice, Layer, Plan
 
 SCHEMA = 1
 ALWAYS = ("weight_bits", "sparsity", "granularity", "activation_bits")  # written even where they are the default: to be edited
@@ -36,6 +36,7 @@ def plan_to_toml(plan: Plan) -> str:
     head = [
         "# What dyncompress does to each layer. Edit the [unit] tables and apply the file again; the rest checks an edit.",
         "# weight_bits: 2 to 8, 32 leaves the weights float. sparsity: share of zeros. keep: number of channels that stay.",
+        "# drop: whether a block goes, its layers' own tables with it.",
         *(f"# note: {' '.join(note.split())}" for note in plan.notes),
         *_lines({"schema": SCHEMA, "recipe": plan.recipe, "target": plan.target, "digest": plan.digest}),
         *_lines({"distortion": plan.distortion, "gap": plan.gap, "units": len(plan.asked), "layers": len(plan.shapes)}),
@@ -151,6 +152,9 @@ def _check_units(
 ) -> None:
     """Every choice against its unit; channel groups only where their sizes are known."""
     for unit, choice in asked.items():
+        if unit.startswith(BLOCKS):
+            _check_block(unit, shapes, _place(name, lines, ("unit", unit)))
+            continue
         known = groups if unit.startswith(CHANNELS) else shapes
         if unit not in known and (groups or not unit.startswith(CHANNELS)):
             place = _place(name, lines, ("unit", unit))
@@ -160,6 +164,13 @@ def _check_units(
         if wrong:
             key, message = wrong
             raise InvalidRequest(f"{_place(name, lines, ('unit', unit, key))}: unit '{unit}': {message}")
+
+
+def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
+    """A block holds layers; whether it can be dropped, the model says when it is."""
+    inside = unit.removeprefix(BLOCKS) + "."
+    if not any(layer.startswith(inside) for layer in shapes):
+        raise InvalidRequest(f"{place}: the model has no unit '{unit}'{nearest(unit, [BLOCKS + n.rpartition('.')[0] for n in shapes])}")
 
 
 def _wrong(choice: Choice, channels: int | None, weight_bits: Collection[int]) -> tuple[str, str] | None:
@@ -199,8 +210,8 @@ def _section(name: str, values: Mapping[str, Any]) -> list[str]:
 def _unit(kind: str, unit: str, choice: Choice, why: str) -> list[str]:
     default = Choice()
     fields = {f.name: getattr(choice, f.name) for f in dataclasses.fields(Choice)}
-    channel = unit.startswith(CHANNELS)
-    shown = {k: v for k, v in fields.items() if v != getattr(default, k) or (k in ALWAYS and not channel and kind == "unit")}
+    structure = unit.startswith(STRUCTURE)
+    shown = {k: v for k, v in fields.items() if v != getattr(default, k) or (k in ALWAYS and not structure and kind == "unit")}
     comment = [f"# {' '.join(why.split())}"] if why else []
     return ["", f"[{kind}.{_value(unit)}]", *comment, *_lines(shown)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,11 +12,14 @@ from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.options import Errors
 from dyncompress.progress import Step
-from dyncompress.realisation import channels_removed, pruned_weight, rounded_weight
+from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import Recipe
-from dyncompress.types import CHANNELS, InputMoment, Need, Option, SetWeight, Weight
+from dyncompress.restructuring import restructured, structural
+from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Option, SetWeight, Weight
 
 EXAMPLES = 256
+FEW = 128  # examples of a structural probe, mirrored ones apart
+REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
 
 
 def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], step: Step) -> dict[str, float]:
@@ -35,36 +39,50 @@ def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Err
     return found
 
 
-def channels_probed(model: Opened, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
-    """The channel units of a table with their harms corrected by two probes each: the smallest and the boldest removal.
+def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
+    """Channel and block units of a table with their harms corrected by probes.
 
+    A channel group is probed at its smallest and its boldest removal, a block by dropping it; the layers nearby are refitted.
     Predicted from the reader's output error, the harm is right in form but not in size: Fisher information takes the errors at
     different positions for independent, and in front of an average over positions they add up (a factor of 60 was seen).
     """
-    probe, found = Probe(model), {}
+    probe, found = Probe(model, FEW), {}
+    few = Opened(model.door, probe.batches, model.calibrated, model.seed, model.observed)
+
+    def harm(unit: str, choice: Choice) -> float:
+        small, _ = restructured(few, {unit: choice}, REACH)
+        return probe(small.door, same=True)
+
     for unit, lines in table.items():
-        if not unit.startswith(CHANNELS):
-            continue
         step.advance()
-        cuts = [i for i, line in enumerate(lines) if line.choice.keep is not None]
-        measured = {i: probe(channels_removed(model, {unit: lines[i].choice})[0].door) for i in {*cuts[:1], *cuts[-1:]}}
-        harm = corrected([line.distortion for line in lines], measured)
-        found[unit] = tuple(_with_harm(line, h) for line, h in zip(lines, harm, strict=True))
+        cuts = [i for i, line in enumerate(lines) if structural({unit: line.choice})]
+        measured = {i: harm(unit, lines[i].choice) for i in {*cuts[:1], *cuts[-1:]}}
+        harms = [measured.get(i, line.distortion) for i, line in enumerate(lines)]
+        if unit.startswith(CHANNELS):
+            harms = corrected([line.distortion for line in lines], measured)
+        found[unit] = tuple(replace(line, distortion=h) for line, h in zip(lines, harms, strict=True))
     return found
 
 
 class Probe:
     """Divergence of an edited model from the original on a few calibration examples, moments matched."""
 
-    def __init__(self, model: Opened) -> None:
+    def __init__(self, model: Opened, examples: int = EXAMPLES) -> None:
         """Run the original once."""
-        self.original, self.batches = model.door, first_examples(model.batches, EXAMPLES)
+        self.original, self.batches = model.door, first_examples(model.batches, examples)
         self.before = outputs(self.original, self.batches)[0]
 
-    def __call__(self, edited: TorchModel) -> float:
-        """The divergence, in nats for scores."""
-        matched, _ = edited.matched(self.original, self.batches)
+    def __call__(self, edited: TorchModel, same: bool = False) -> float:
+        """The divergence, in nats for scores; `same`: only layers with the original's weights are matched, not refitted ones."""
+        matched, _ = edited.matched(self.original, self.batches, _unchanged(edited, self.original) if same else None)
         return divergence(self.before, outputs(matched, self.batches)[0])
+
+
+def _unchanged(model: TorchModel, original: TorchModel) -> list[str]:
+    """Layers with the original's weights."""
+    weights = {name: o[Weight()] for name, o in original.observe((Weight(),))}
+    own = {name: o[Weight()] for name, o in model.observe((Weight(),))}
+    return [name for name, w in own.items() if w.shape == weights[name].shape and bool((w == weights[name]).all())]
 
 
 def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:
@@ -79,8 +97,3 @@ def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list
         return list(predicted)
     at, ratio = np.log([p for p, _ in known]), np.log([r for _, r in known])
     return [p * float(np.exp(np.interp(np.log(p), at, ratio))) if p > 0 else p for p in predicted]
-
-
-def _with_harm(line: Option, harm: float) -> Option:
-    """The same line with another expected harm."""
-    return Option(line.choice, line.bytes, line.macs, harm, line.stderr)

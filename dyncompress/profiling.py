@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, options, probing
+from dyncompress import deployment, options, probing, structure_options
 from dyncompress.allocation import distortion
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
@@ -19,8 +19,10 @@ from dyncompress.realisation import fitted
 from dyncompress.recipe import Recipe, rules_for
 from dyncompress.recording import load_trajectory
 from dyncompress.types import (
+    BLOCKS,
     CHANNELS,
     FLOAT_BITS,
+    STRUCTURE,
     Budget,
     ChannelGroup,
     Choice,
@@ -34,6 +36,7 @@ from dyncompress.types import (
     OutputFisher,
     Placement,
     Profile,
+    ResidualBlock,
     Target,
     Trajectory,
     Weight,
@@ -92,13 +95,19 @@ def profiled(
         float_file, places = door.to_onnx(first_examples(model.batches, 2)[0])
     reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
     groups = _groups(setting, reasons)
+    blocks = _blocks(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
     tried = {
         layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name)), file_bytes)
         for layer in layers
         if layer.name not in reasons
     }
-    decided = not groups and all(len(found) == 1 for found in tried.values())
+    by_name = {layer.name: layer for layer in layers}
+    with progress.phase("count what no choice changes"):
+        placed = {name: places[name] for name in tried}
+        float_bytes, fixed = len(float_file), _fixed_bytes(float_file, placed, by_name, target, recipe)
+        del float_file  # as large as the model
+    decided = not groups and not blocks and all(len(found) == 1 for found in tried.values())
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
     errors: dict[str, tuple[options.Errors, ...]] = {}
     kept: dict[str, Observation] = {}
@@ -126,24 +135,18 @@ def profiled(
         with progress.phase("probe the layers", len(errors)) as step:
             probed = probing.layer_rates(model, recipe, errors, step)
     harm = options.harms(errors, source, log_sensitivity, probed)
-    by_name = {layer.name: layer for layer in layers}
     table: dict[str, tuple[Option, ...]] = {
         name: options.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
     }
-    for group in groups:
-        table[CHANNELS + group.name] = options.channel_options(group, kept, recipe, target, file_bytes)
-    if groups:
-        with progress.phase("probe the channel groups", len(groups)) as step:
-            table |= probing.channels_probed(model, table, step)
-    placed = {name: places[name] for name in errors}
+    table |= _structure(setting, groups, blocks, kept, progress)
     return Profile(
         layers=layers,
         estimates={name: found for name, found in estimates.items() if found},
         table=table,
-        source={unit: "probe" if unit.startswith(CHANNELS) else source for unit in table},
+        source={unit: "probe" if unit.startswith(STRUCTURE) else source for unit in table},
         reasons=reasons,
-        float_bytes=len(float_file),
-        fixed_bytes=SEAL_BYTES + _fixed_bytes(float_file, placed, by_name, target, recipe),
+        float_bytes=float_bytes,
+        fixed_bytes=SEAL_BYTES + fixed,
         macs=door.macs,
         digest=door.digest(),
         recipe=recipe.name,
@@ -158,7 +161,7 @@ def profiled_for_budget(
     """What the recipe's own budgets are solved from; where none asks for less, every layer's most careful choice alone."""
     if recipe.path or recipe.budget != Budget():
         return profiled(model, recipe, target, trajectory, progress)
-    whole = replace(recipe, keeps=())
+    whole = replace(recipe, keeps=(), blocks=False)
     return profiled(model, whole, target, trajectory, progress, considered=options.most_careful)
 
 
@@ -203,6 +206,34 @@ def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup,
         if not any(name in reasons for name in (*group.producers, *group.consumers))
         and all(layers[name].groups == 1 for name in group.consumers)  # the refit sees one moment for all rows
     )
+
+
+def _blocks(setting: Setting, reasons: Mapping[str, str]) -> tuple[ResidualBlock, ...]:
+    """Residual blocks the recipe may drop."""
+    if not setting.recipe.blocks:
+        return ()
+    blocks = setting.model.door.residual_blocks()
+    return tuple(block for block in blocks if block.droppable and not any(name in reasons for name in block.layers))
+
+
+def _structure(
+    setting: Setting,
+    groups: Sequence[ChannelGroup],
+    blocks: Sequence[ResidualBlock],
+    kept: Mapping[str, Observation],
+    progress: Progress,
+) -> dict[str, tuple[Option, ...]]:
+    """The lines of channel groups and blocks, probed."""
+    recipe, layers = setting.recipe, {layer.name: layer for layer in setting.model.door.layers()}
+    table = {
+        CHANNELS + group.name: structure_options.channel_options(group, kept, recipe, setting.target, file_bytes)
+        for group in groups
+    }
+    table |= {BLOCKS + block.name: structure_options.block_options(block, layers, recipe, file_bytes) for block in blocks}
+    if not table:
+        return {}
+    with progress.phase("probe channels and blocks", len(table)) as step:
+        return probing.structure_probed(setting.model, table, step)
 
 
 def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:

@@ -1,11 +1,9 @@
-"""From a plan to weights: one layer's pruning and rounding, removal of channels with refit, and the encodings."""
+"""From a plan to weights: one layer's pruning and rounding, and the encodings; structure goes first (`restructuring`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-
-import numpy as np
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
@@ -14,19 +12,18 @@ from dyncompress.models.torch_tuning import tuned
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.planfile import check_plan
 from dyncompress.progress import Progress
-from dyncompress.pruning.channels import eliminate, refit_columns
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe import Recipe
+from dyncompress.restructuring import restructured
+from dyncompress.sequential import compressed_in_order, edits
 from dyncompress.types import (
-    CHANNELS,
     FLOAT_BITS,
+    STRUCTURE,
     Array,
-    ChannelGroup,
     Choice,
     Compressed,
     Encoding,
     InputMoment,
-    Keep,
     Observation,
     Plan,
     SetWeight,
@@ -75,7 +72,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         return 0.0 if door is original else divergence(before, outputs(door, shown)[0])
 
     with progress.phase("remove channels, prune and round"):
-        narrow, channels = channels_removed(model, plan.asked)
+        narrow, structure = restructured(model, plan.asked)
         pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
     free_scales = not target.power_of_two_scales and target.weight_granularity != "tensor"
@@ -84,14 +81,15 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         final = replace(final, notes=(*final.notes, f"moments aren't matched: target '{target.name}' wants {rule}."))
     elif recipe.match and model.calibrated:
         with progress.phase("match moments"):
-            final, encodings = _scaled(*final.matched(original, batches), encodings)
+            aim = narrow.door if structure else original  # the refit gave the layers new work: theirs is what rounding disturbs
+            final, encodings = _scaled(*final.matched(aim, batches), encodings)
         stages["match"] = after(final)
     if recipe.distill.epochs and model.calibrated:
         with progress.phase("distil"):
             found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
             final, encodings = _scaled(*found, encodings)
         stages["distil"] = after(final)
-    realised = {unit: with_method(choice, recipe) for unit, choice in {**channels, **layers}.items()}
+    realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **layers}.items()}
     return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
 
 
@@ -102,11 +100,12 @@ def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
         InvalidRequest: names the unit, what is missing, and what to write instead.
     """
     other = f"apply it with recipe '{plan.recipe}'" if plan.recipe != recipe.name else "choose another recipe"
-    widths = [choice.activation_bits for unit, choice in plan.asked.items() if not unit.startswith(CHANNELS)]
+    widths = [choice.activation_bits for unit, choice in plan.asked.items() if not unit.startswith(STRUCTURE)]
     for unit, choice in plan.asked.items():
-        if unit.startswith(CHANNELS):
-            if choice.keep is not None and not calibrated:
-                raise InvalidRequest(f"unit '{unit}': what reads removed channels is refitted on data; give calibration=batches.")
+        if unit.startswith(STRUCTURE):
+            if (choice.keep is not None or choice.drop) and not calibrated:
+                what = "what comes after a dropped block" if choice.drop else "what reads removed channels"
+                raise InvalidRequest(f"unit '{unit}': {what} is refitted on data; give calibration=batches.")
         elif choice.sparsity and recipe.pruner is None:
             raise InvalidRequest(
                 f"unit '{unit}': recipe '{recipe.name}' has no pruner for its zeros; {other}, or set sparsity = 0."
@@ -133,49 +132,6 @@ def with_method(choice: Choice, recipe: Recipe) -> Choice:
     return replace(choice, method=" + ".join(names))
 
 
-def channels_removed(model: Opened, choices: Mapping[str, Choice]) -> tuple[Opened, dict[str, Choice]]:
-    """Remove the channels that choices give up, and refit what read them by least squares on the calibration moments.
-
-    Returns:
-        the smaller model, and the realised choices (with indices) of the channel units.
-    """
-    asked = {unit[len(CHANNELS) :]: choice for unit, choice in choices.items() if unit.startswith(CHANNELS)}
-    asked = {name: choice for name, choice in asked.items() if choice.keep is not None}
-    if not asked:
-        return model, {}
-    groups = {group.name: group for group in model.door.channel_groups()}
-    readers = {consumer for name in asked for consumer in groups[name].consumers}
-    seen = {n: o for n, o in model.observe((Weight(), InputMoment())) if n in readers}
-    edits: list[SetWeight | Keep] = []
-    realised = {}
-    for name, choice in asked.items():
-        group = groups[name]
-        kept = choice.indices or _kept(group, seen, int(choice.keep or group.size))
-        realised[CHANNELS + name] = replace(choice, keep=len(kept), indices=tuple(kept), method="eliminate + refit")
-        edits += [_refitted(seen[consumer], columns, kept) for consumer, columns in group.consumers.items()]
-        edits.append(Keep(name, tuple(kept)))
-    return Opened(model.door.edited(edits), model.batches, model.calibrated, model.seed, model.observed), realised
-
-
-def _kept(group: ChannelGroup, seen: Mapping[str, Observation], keep: int) -> list[int]:
-    """The channels that stay: removed last by the first consumer's backward elimination."""
-    consumer, columns = next(iter(group.consumers.items()))
-    observation = seen[consumer]
-    order, _ = eliminate(observation[InputMoment()][0], observation[Weight()].flatten(1), columns, keep)
-    gone = {int(i) for i in order}
-    return [c for c in range(group.size) if c not in gone]
-
-
-def _refitted(observation: Observation, columns: int, kept: Sequence[int]) -> SetWeight:
-    """The consumer's weight with the kept columns refitted and the others zero (the removal then drops them)."""
-    weight = observation[Weight()].detach().float()
-    matrix = weight.flatten(1)
-    index = (np.asarray(kept)[:, None] * columns + np.arange(columns)).reshape(-1)
-    new = matrix.new_zeros(matrix.shape)
-    new[:, index] = refit_columns(matrix, observation[InputMoment()][0], index.tolist()).to(new.dtype)
-    return SetWeight(observation.layer.name, new.reshape(weight.shape))
-
-
 def layers_compressed(
     model: Opened, plan: Plan, recipe: Recipe
 ) -> tuple[TorchModel, TorchModel, dict[str, Encoding], dict[str, Choice], dict[str, tuple[float, float]]]:
@@ -186,23 +142,28 @@ def layers_compressed(
         output error after pruning and after rounding.
     """
     needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
-    door = model.door
-    pruned_edits, edits, encodings, realised, errors = [], [], {}, {}, {}
-    for name, observation in model.observe(tuple(needs)):
-        choice = plan.asked.get(name)
-        if choice is None or name in plan.reasons:
-            continue
-        pruned = pruned_weight(observation, choice, recipe)
-        new, encoding = rounded_weight(observation, pruned, choice, recipe)
-        if choice.sparsity:
-            pruned_edits.append(SetWeight(name, pruned))
-        edits.append(SetWeight(name, new))
-        errors[name] = relative_error(observation, pruned), relative_error(observation, new)
-        if encoding is not None:
-            encodings[name] = encoding
+    door, chosen = model.door, {name: choice for name, choice in plan.asked.items() if name not in plan.reasons}
+    pruned, encodings, realised, errors = {}, {}, {}, {}
+
+    def one(observation: Observation) -> Array:
+        name, choice = observation.layer.name, chosen[observation.layer.name]
+        pruned[name] = pruned_weight(observation, choice, recipe)
+        new, encoding = rounded_weight(observation, pruned[name], choice, recipe)
+        errors[name] = relative_error(observation, pruned[name]), relative_error(observation, new)
+        encodings.update({name: encoding} if encoding is not None else {})
         realised[name] = replace(choice, sparsity=float((new == 0).float().mean()) if choice.sparsity else 0.0)
-    after_pruning = door.edited(pruned_edits) if pruned_edits else door
-    return after_pruning, door.edited(edits) if edits else door, encodings, realised, errors
+        return new
+
+    layers = [layer.name for layer in door.layers() if layer.name in chosen]
+    found: dict[str, tuple[Array, Array | None]] = {}
+    if recipe.sequential and model.calibrated:
+        found.update(compressed_in_order(model, layers, one))
+    if len(found) < len(layers):
+        rest = ((name, o) for name, o in model.observe(tuple(needs)) if name in chosen and name not in found)
+        found.update((name, (one(o), None)) for name, o in rest)
+    sparse = [edit for name in layers if chosen[name].sparsity for edit in edits(name, pruned[name], found[name][1])]
+    final = [edit for name in layers for edit in edits(name, *found[name])]
+    return door.edited(sparse) if sparse else door, door.edited(final) if final else door, encodings, realised, errors
 
 
 def relative_error(observation: Observation, new: Array) -> float:

@@ -80,8 +80,10 @@ class Recipe:
         sparsities: candidate shares of zeros.
         pattern: of the zeros, e.g. `2:4`; empty: unstructured.
         keeps: candidate shares of channels; empty: channels are not pruned.
+        blocks: whether whole residual blocks may be dropped.
         granularity: of the scales.
         activation_bits: 8 or 32.
+        sequential: whether each layer is aimed at the original's output from the inputs that the layers before leave it.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
         calibration: at most this many examples are used.
@@ -107,8 +109,10 @@ class Recipe:
     sparsities: tuple[float, ...] = ()
     pattern: str = ""
     keeps: tuple[float, ...] = ()
+    blocks: bool = False
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
+    sequential: bool = False
     match: bool = True
     distill: Distillation = field(default_factory=Distillation)
     calibration: int = 1024
@@ -250,6 +254,12 @@ class _Quantize:
 @dataclass(frozen=True)
 class _Channels:
     keeps: tuple[float, ...] = ()
+    blocks: bool = False
+
+
+@dataclass(frozen=True)
+class _Targets:
+    sequential: bool = False
 
 
 @dataclass(frozen=True)
@@ -272,6 +282,7 @@ class _Path:
 HEAD = ("schema", "name", "summary", "sensitivity", "seed")
 SECTIONS = {
     "channels": _Channels,
+    "targets": _Targets,
     "match": _Match,
     "distill": Distillation,
     "calibration": _Calibration,
@@ -315,6 +326,8 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         **dataclasses.asdict(pruning),
         **dataclasses.asdict(rounding if quantizer else dataclasses.replace(rounding, weight_bits=())),
         keeps=sections["channels"].keeps,
+        blocks=sections["channels"].blocks,
+        sequential=sections["targets"].sequential,
         match=sections["match"].moments,
         distill=sections["distill"],
         calibration=sections["calibration"].limit,

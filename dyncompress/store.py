@@ -14,7 +14,7 @@ import numpy as np
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
-from dyncompress.types import CHANNELS, Compressed, Keep, Profile
+from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Keep, Profile
 
 SCHEMA = 1
 KIND = "dyncompress.profile"
@@ -147,8 +147,9 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
                 f"{directory}: layer '{layer.name}' has shape {tuple(layer.shape)}, saved was {was}; wrong network."
             )
     done = {unit.removeprefix(CHANNELS): choice for unit, choice in plan.realised.items() if unit.startswith(CHANNELS)}
-    keeps = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
-    module = (door.edited(keeps) if keeps else door).module
+    edits: list[Keep | Drop] = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
+    edits += [Drop(unit.removeprefix(BLOCKS)) for unit, choice in plan.realised.items() if choice.drop]
+    module = (door.edited(edits) if edits else door).module
     state = _tensors(directory / WEIGHTS)
     try:
         module.load_state_dict(state)

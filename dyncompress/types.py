@@ -370,6 +370,8 @@ class Profile:
         digest: of the model's weights.
         recipe, target: names.
         notes: warnings for the user.
+        seconds: one run of the original's float32 file on the target; 0: not measured.
+        whole_seconds: the same of the file in the shipped form with nothing removed.
     """
 
     layers: tuple[Layer, ...]
@@ -384,6 +386,8 @@ class Profile:
     recipe: str
     target: str
     notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    whole_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -520,14 +524,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Four honest sizes, in bytes: the file; the file under zlib; the weights as the runtime keeps them; and of the
-    payload alone (weights, scales, biases) for comparison with papers. `compute` names the arithmetic."""
+    """Honest sizes, in bytes: the file; the file under zlib; the weights as the runtime keeps them; of the payload alone
+    (weights, scales, biases) for comparison with papers; and of the container, where one was made. `compute` names the
+    arithmetic."""
 
     file: int
     compressed: int
     resident: int
     payload: int
     compute: str
+    container: int = 0
 
 
 @dataclass(frozen=True)
@@ -566,6 +572,7 @@ class OnnxFile:
         certificate: or None.
         seen: sha256 digests of the examples that compression saw.
         errors: layer -> relative error of its output after pruning and after rounding.
+        packed: the container of `content`, where one was made.
     """
 
     body: bytes
@@ -582,6 +589,7 @@ class OnnxFile:
     sealed: bytes = b""
     seen: frozenset[str] = frozenset()
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    packed: bytes = b""
 
     @property
     def content(self) -> bytes:
@@ -589,10 +597,17 @@ class OnnxFile:
         return self.sealed or self.body
 
     def save(self, path: str | Path) -> Path:
-        """Write the file whole or not at all."""
+        """Write the file whole or not at all; its container where the name ends in `.dync`.
+
+        Raises:
+            InvalidRequest: no container was made.
+        """
         path = Path(path)
+        container = path.suffix == ".dync"
+        if container and not self.packed:
+            raise InvalidRequest(f"{path}: this file has no container; save it as .onnx, and `dyncompress pack` that.")
         temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(self.content)
+        temporary.write_bytes(self.packed if container else self.content)
         return temporary.replace(path)
 
 

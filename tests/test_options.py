@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyncompress import options
+from dyncompress import options, structure_options
 from dyncompress.errors import InvalidRequest
 from dyncompress.profiling import file_bytes
 from dyncompress.pruning import PRUNERS
@@ -165,7 +165,7 @@ def test_layers_without_the_source_get_the_median_rate() -> None:
 # ---------------------------------------------------------------- channels
 @given(st.integers(1, 300), st.lists(st.floats(0.01, 1.0), max_size=6), st.sampled_from([1, 4, 8, 16, 32]))
 def test_kept_counts_lie_on_the_targets_grid(size: int, shares: list[float], multiple: int) -> None:
-    counts = options.keep_counts(size, shares, multiple)
+    counts = structure_options.keep_counts(size, shares, multiple)
     assert counts[0] == size and counts == sorted(set(counts), reverse=True) and counts[-1] >= 1
     step = multiple if size > multiple else max(1, size // 4)
     assert all(count % step == 0 for count in counts[1:])
@@ -183,7 +183,8 @@ def channel_table(twin: bool = False) -> tuple[tuple[Any, ...], torch.Tensor]:
         reads = Observation(consumer, {**reads.values, InputMoment(): x.mT @ x / x.shape[1]})
     group = ChannelGroup("g", 8, ("p",), {"c": 9})
     recipe = replace(RECIPE, keeps=(1.0, 0.875, 0.5, 0.25))
-    return options.channel_options(group, {"p": makes, "c": reads}, recipe, replace(TARGET, channel_multiple=1), file_bytes), x
+    target = replace(TARGET, channel_multiple=1)
+    return structure_options.channel_options(group, {"p": makes, "c": reads}, recipe, target, file_bytes), x
 
 
 def test_fewer_channels_save_more_and_harm_more() -> None:

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from dyncompress.allocation.exclusive import Whole, joined
 from dyncompress.allocation.lagrangian import check_feasible
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import FLOAT_BITS, Allocator, Option, Plan, Profile
 
-ROWS = ("bytes", "macs")
+ROWS = ("bytes", "macs", "seconds")
 UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
+MOOT = "its block is dropped"
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
-def arrays(table: Mapping[str, Sequence[Option]], rows: Sequence[str] = ROWS) -> tuple[np.ndarray, np.ndarray]:
+def arrays(table: Mapping[str, Sequence[Option | Whole]], rows: Sequence[str] = ROWS[:2]) -> tuple[np.ndarray, np.ndarray]:
     """The table as arrays, units in its order, padded with inf to the longest list of options.
 
     Args:
@@ -50,28 +52,39 @@ def solved(
         Infeasible: the smallest plan is above a limit.
     """
     names = [name for name, _ in limits]
+    if "seconds" in names and not profile.seconds:
+        raise InvalidRequest(
+            "budget.seconds needs times measured on the target, and this profile has none; measure with a recipe whose "
+            "[channels] say latency = true, or set budget.macs."
+        )
     budget = np.array([limit for _, limit in limits], dtype=np.float64)
-    spent = _fixed(profile)
+    spent, whole = _fixed(profile), joined(profile.table)
     if not profile.table:
         choice, gap, distortion = np.zeros(0, dtype=np.int64), 0.0, np.zeros((0, 1))
         _refuse_empty(names, budget, spent)
     else:
-        cost, distortion = arrays(profile.table, names)
+        cost, distortion = arrays(whole, names)
         check_feasible(cost, distortion, budget, names, [spent[name] for name in names], _hint(profile))
         choice, gap = allocator(cost, distortion, budget)
-    chosen = {unit: options[c] for (unit, options), c in zip(profile.table.items(), choice, strict=True)}
+    picked = [options[c] for options, c in zip(whole.values(), choice, strict=True)]
+    parts = {unit: option for one in picked for unit, option in one.parts.items()}
+    chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # moot units: as if left
     row = names[0] if names else "bytes"
     return Plan(
         asked={unit: option.choice for unit, option in chosen.items()},
-        why={unit: _why(profile.table[unit], option, profile.source[unit], row) for unit, option in chosen.items()},
+        why={
+            unit: _why(profile.table[unit], option, profile.source[unit], row) if unit in parts else MOOT
+            for unit, option in chosen.items()
+        },
         reasons=dict(profile.reasons),
         cost={
-            "bytes": spent["bytes"] + sum(option.bytes for option in chosen.values()),
-            "macs": spent["macs"] + sum(option.macs for option in chosen.values()),
+            "bytes": spent["bytes"] + sum(one.bytes for one in picked),
+            "macs": spent["macs"] + sum(one.macs for one in picked),
             "float_bytes": float(profile.float_bytes),
             "float_macs": float(profile.macs),
+            **_timed(profile, picked),
         },
-        distortion=float(sum(option.distortion for option in chosen.values())),
+        distortion=float(sum(one.distortion for one in picked)),
         gap=float(gap),
         recipe=profile.recipe,
         target=profile.target,
@@ -87,7 +100,16 @@ def _fixed(profile: Profile) -> dict[str, float]:
     return {
         "bytes": float(profile.fixed_bytes),
         "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
+        "seconds": profile.whole_seconds,
     }
+
+
+def _timed(profile: Profile, picked: Sequence[Whole]) -> dict[str, float]:
+    """Seconds, where they were measured."""
+    if not profile.seconds:
+        return {}
+    seconds = profile.whole_seconds + sum(one.seconds for one in picked)
+    return {"seconds": seconds, "float_seconds": profile.seconds}
 
 
 def _refuse_empty(names: Sequence[str], budget: np.ndarray, spent: Mapping[str, float]) -> None:
@@ -121,4 +143,5 @@ def _why(options: Sequence[Option], chosen: Option, source: str, row: str) -> st
         return f"{text}; nothing smaller is allowed"
     best = min(bolder, key=lambda o: (o.distortion - chosen.distortion) / (price - getattr(o, row)))
     saved, harm = price - getattr(best, row), best.distortion - chosen.distortion
-    return f"{text}; {best.choice} would save {saved:,.0f} {row} for {harm:.2g} more harm"
+    amount = f"{1e6 * saved:,.1f} microseconds" if row == "seconds" else f"{saved:,.0f} {row}"
+    return f"{text}; {best.choice} would save {amount} for {harm:.2g} more harm"

@@ -9,8 +9,9 @@ takes its place. Each drop is verified on a copy of the whole network.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,21 @@ def drop(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Dro
             raise InvalidRequest(f"there is no block '{edit.block}' that its shortcut can replace; this model offers {offered}.")
         parent, _, child = edit.block.rpartition(".")
         setattr(module.get_submodule(parent), child, Shortcut(known[edit.block].relu))
+
+
+@contextlib.contextmanager
+def bypassed(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> Iterator[None]:
+    """Inside this block, the second half of every batch takes the shortcut past the dropped blocks; the first doesn't."""
+    known = {block.name: Shortcut(block.relu) for block in blocks}
+
+    def bypass(name: str, args: tuple, output: Tensor) -> Tensor:
+        half = len(output) // 2
+        return torch.cat([output[:half], known[name](args[0][half:])])
+
+    parts = {edit.block: module.get_submodule(edit.block) for edit in edits}
+    handles = [part.register_forward_hook(lambda _m, a, y, name=name: bypass(name, a, y)) for name, part in parts.items()]
+    with hooked(handles):
+        yield
 
 
 def _calls(module: nn.Module, owners: Mapping[str, str], example: Batch, names: Sequence[str]) -> list[_Call]:

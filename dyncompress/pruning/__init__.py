@@ -1,10 +1,20 @@
 """Zeroes in weights and channels less, on the tensors' own device: one pruner a file."""
 
-from dyncompress.pruning.channels import eliminate, refit_columns
+from dyncompress.pruning.channels import Reader, eliminate, eliminate_together, refit_columns
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.magnitude import Magnitude, MagnitudeRefit
 from dyncompress.pruning.sparsegpt import SparseGpt
 
 PRUNERS = {"magnitude": Magnitude, "magnitude_refit": MagnitudeRefit, "sparsegpt": SparseGpt}
 
-__all__ = ["PRUNERS", "Magnitude", "MagnitudeRefit", "SparseGpt", "eliminate", "refit", "refit_columns"]
+__all__ = [
+    "PRUNERS",
+    "Magnitude",
+    "MagnitudeRefit",
+    "Reader",
+    "SparseGpt",
+    "eliminate",
+    "eliminate_together",
+    "refit",
+    "refit_columns",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,69 +28,115 @@ def _checked(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return square.to(weight.device), matrix
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Reader:
+    """One layer that reads a channel group.
+
+    Attributes:
+        moment: `[K, K]` (or `[1, K, K]`), second moment of its inputs.
+        weight: `[out, K]` or `[out, in, *kernel]`, the best weight on all inputs.
+        columns: consecutive columns that one channel owns.
+    """
+
+    moment: Tensor
+    weight: Tensor
+    columns: int
+
+
 def eliminate(
     moment: Tensor, weight: Tensor, columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
 ) -> tuple[Tensor, Tensor]:
-    """Remove input channels one by one, always the one whose loss the others make up for best.
-
-    Removing columns P from the best weights W on what is left costs tr(W_P ((H^-1)_PP)^-1 W_P^T); then
-    W -= W_P ((H^-1)_PP)^-1 (H^-1)_P: and H^-1 -= (H^-1)_:P ((H^-1)_PP)^-1 (H^-1)_P:. The costs add up to the output error of
-    the least-squares refit on the channels left, so the curve is exact for this order.
-
-    **Source**: optimal brain surgeon (Hassibi & Stork 1993) on groups of columns.
-
-    Cost: (K + out) K flops for each column removed, float64; K up to a few thousand.
+    """`eliminate_together` for a group with one reader.
 
     Example:
         >>> order, error = eliminate(torch.eye(3), torch.tensor([[2.0, 1.0, 2.0]]), 1, damping=0.0)
         >>> order.tolist(), [round(e, 4) for e in error.tolist()]
         ([1, 0], [0.1111, 0.5556])
+    """
+    return eliminate_together((Reader(moment, weight, columns_per_channel),), keep, damping=damping)
+
+
+@torch.no_grad()
+def eliminate_together(readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4) -> tuple[Tensor, Tensor]:
+    """Remove input channels one by one, always the one whose loss the others make up for best, in all readers together.
+
+    Removing columns P from the best weights W on what is left costs tr(W_P ((H^-1)_PP)^-1 W_P^T); then
+    W -= W_P ((H^-1)_PP)^-1 (H^-1)_P: and H^-1 -= (H^-1)_:P ((H^-1)_PP)^-1 (H^-1)_P:. The costs add up to the output error of
+    the least-squares refit on the channels left, so the curve is exact for this order. Every reader's cost counts relative to
+    its output's power.
+
+    **Source**: optimal brain surgeon (Hassibi & Stork 1993) on groups of columns.
+
+    Cost: (K + out) K flops for each column removed and reader, float64; K up to a few thousand.
 
     Args:
-        moment: `[K, K]` (or `[1, K, K]`), second moment of the consumer's inputs.
-        weight: the consumer's, `[out, K]` or `[out, in, *kernel]`.
-        columns_per_channel: consecutive columns that one channel owns.
+        readers: one at least, of the same channels.
         keep: channels at which to stop, 1 or more.
         damping: share of the mean of diag(H) added to the diagonal.
 
     Returns:
         Channels in the order of removal, `[channels - keep]`, and the relative output error
-        tr(E H E^T) / tr(W H W^T) after each, the consumer refitted, float64.
+        tr(E H E^T) / tr(W H W^T) after each, the readers refitted, their mean, float64.
 
     Raises:
         InvalidRequest: shapes that don't fit, or `keep` out of range.
     """
-    square, w = _checked(moment, weight)
-    out, columns = w.shape
-    size = columns_per_channel
-    if size < 1 or columns % size or not 1 <= keep <= columns // size:
-        limit = columns // max(size, 1)
-        raise InvalidRequest(f"channels: {columns} columns at {size} a channel, keep {keep}; keep 1 to {limit} channels.")
-    channels = columns // size
-    hessian = damped(square, damping)
-    total = float((w @ hessian * w).sum())
-    inverse = torch.cholesky_inverse(damped_cholesky(hessian, 0.0))
-    gone = torch.zeros(channels, dtype=torch.bool, device=w.device)
-    identity = torch.eye(size, dtype=w.dtype, device=w.device)
+    states = [_Elimination(reader, keep, damping) for reader in readers]
+    channels = {state.channels for state in states}
+    if len(channels) != 1:
+        raise InvalidRequest(f"channels: readers of {sorted(channels)} channels; those of one group read the same ones.")
     order, costs = [], []
-    for _ in range(channels - keep):
-        blocks = inverse.reshape(channels, size, channels, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        blocks = torch.where(gone[:, None, None], identity, (blocks + blocks.mT) / 2)
-        own = w.reshape(out, channels, size).permute(1, 2, 0)
-        factor = damped_cholesky(blocks, 0.0)
-        price = torch.linalg.solve_triangular(factor, own, upper=False).square().sum((1, 2)).masked_fill(gone, torch.inf)
+    for _ in range(channels.pop() - keep):
+        price = torch.stack([state.prices() for state in states]).mean(0)
         channel = int(price.argmin())
-        part = slice(channel * size, (channel + 1) * size)
-        share = torch.cholesky_solve(inverse[part].clone(), factor[channel])
-        w = w - w[:, part] @ share
-        inverse -= inverse[:, part].clone() @ share
-        w[:, part], inverse[part], inverse[:, part] = 0, 0, 0
-        gone[channel] = True
+        for state in states:
+            state.remove(channel)
         order.append(channel)
         costs.append(price[channel])
-    error = torch.stack(costs).cumsum(0) if costs else w.new_zeros(0)
-    return torch.tensor(order, dtype=torch.long, device=w.device), error / total if total > 0 else torch.zeros_like(error)
+    device = states[0].weight.device
+    error = torch.stack(costs).cumsum(0) if costs else torch.zeros(0, dtype=torch.float64, device=device)
+    return torch.tensor(order, dtype=torch.long, device=device), error
+
+
+class _Elimination:
+    """One reader's weight and inverse moment on the channels left."""
+
+    def __init__(self, reader: Reader, keep: int, damping: float) -> None:
+        """Invert the moment."""
+        square, self.weight = _checked(reader.moment, reader.weight)
+        columns = self.weight.shape[1]
+        self.size = reader.columns
+        if self.size < 1 or columns % self.size or not 1 <= keep <= columns // self.size:
+            limit = columns // max(self.size, 1)
+            raise InvalidRequest(
+                f"channels: {columns} columns at {self.size} a channel, keep {keep}; keep 1 to {limit} channels."
+            )
+        self.channels = columns // self.size
+        hessian = damped(square, damping)
+        self.power = float((self.weight @ hessian * self.weight).sum())
+        self.inverse = torch.cholesky_inverse(damped_cholesky(hessian, 0.0))
+        self.gone = torch.zeros(self.channels, dtype=torch.bool, device=self.weight.device)
+        self.factors = self.inverse
+
+    def prices(self) -> Tensor:
+        """What each channel's removal adds to the relative output error, `[channels]`; infinite for those gone."""
+        channels, size, weight = self.channels, self.size, self.weight
+        blocks = self.inverse.reshape(channels, size, channels, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
+        blocks = torch.where(self.gone[:, None, None], identity, (blocks + blocks.mT) / 2)
+        self.factors = damped_cholesky(blocks, 0.0)
+        own = weight.reshape(len(weight), channels, size).permute(1, 2, 0)
+        price = torch.linalg.solve_triangular(self.factors, own, upper=False).square().sum((1, 2))
+        return (price / self.power if self.power > 0 else torch.zeros_like(price)).masked_fill(self.gone, torch.inf)
+
+    def remove(self, channel: int) -> None:
+        """Let the other channels make up for one, priced just before."""
+        part = slice(channel * self.size, (channel + 1) * self.size)
+        share = torch.cholesky_solve(self.inverse[part].clone(), self.factors[channel])
+        self.weight = self.weight - self.weight[:, part] @ share
+        self.inverse -= self.inverse[:, part].clone() @ share
+        self.weight[:, part], self.inverse[part], self.inverse[:, part] = 0, 0, 0
+        self.gone[channel] = True
 
 
 @torch.no_grad()
