@@ -1,0 +1,66 @@
+"""Layers compressed in order, each aimed at what the original computes from the inputs that the layers before leave it.
+
+Rounding and pruning on the original's inputs lets errors pile up from layer to layer. Here each layer gets a new weight first,
+the ridge solution of min E|y - W x'|^2, y the original's output and x' the inputs it gets in the compressed network, and that
+weight is pruned and rounded under the moment of x'. Biases take up the means, so that moments are centred.
+
+**Source**: asymmetric calibration, Li et al., "GPTAQ", 2025, with the closed form in place of its approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from dyncompress import linalg
+from dyncompress.models.torch_sequence import Wanted, in_sequence
+from dyncompress.opening import Opened
+from dyncompress.types import Affine, Array, Edit, InputMoment, Observation, SetWeight, Weight
+
+# Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
+_DAMPING = 0.01
+
+
+def compressed_in_order(
+    model: Opened, names: Sequence[str], compress: Callable[[Observation], Array]
+) -> dict[str, tuple[Array, Array]]:
+    """Compress these layers one after the other.
+
+    Args:
+        model: opened, with calibration data.
+        names: layers; those that can't be taken in order (called twice, no batch axis in front) are passed over.
+        compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
+
+    Returns:
+        layer -> (new weight, shift of its output).
+    """
+    layers = {layer.name: layer for layer in model.door.layers()}
+    weights = {name: observation[Weight()] for name, observation in model.door.observe((Weight(),)) if name in names}
+
+    def solve(name: str, wanted: Wanted) -> Array:
+        moment, lack = centred(wanted)
+        aim = weights[name] + ridge(moment, lack).reshape(weights[name].shape).to(weights[name])
+        return compress(Observation(layers[name], {Weight(): aim, InputMoment(): moment.float()}))
+
+    return in_sequence(model.door, model.batches, [name for name in layers if name in weights], solve)
+
+
+def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
+    """What sets a new weight, and moves the output."""
+    found: list[Edit] = [SetWeight(layer, weight)]
+    return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
+
+
+def centred(wanted: Wanted) -> tuple[Array, Array]:
+    """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`."""
+    mean = wanted.mean
+    rows = mean.repeat_interleave(len(wanted.shift) // len(mean), dim=0)
+    return wanted.moment - mean[:, :, None] * mean[:, None, :], wanted.lack - wanted.shift[:, None] * rows
+
+
+def ridge(moment: Array, lack: Array) -> Array:
+    """lack (moment + damping)^-1, `[out, K]`, each row with its group's moment."""
+    factor = linalg.damped_cholesky(linalg.damped(moment, _DAMPING), 0.0)
+    right = lack.unflatten(0, (len(moment), -1)).mT
+    return torch.cholesky_solve(right, factor).mT.flatten(0, 1)
