@@ -99,7 +99,11 @@ OURS = (
     ours("edge-int3", "bits", Ours("edge-int3"), AFFINE, resnet20=Aim(0.8), resnet44=Aim(0.8)),
     ours("edge-int2", "bits", Ours("edge-int2"), AFFINE, resnet20=Aim(4.0), resnet44=Aim(4.0)),
     ours("smallest", "bytes", Ours("smallest", {"budget.bytes": 0.125})),
-    ours("fastest 0.6", "channels", Ours("fastest", {"budget.macs": 0.6})),
+    ours("sparse", "zeros", Ours("sparse"), AFFINE, resnet20=Aim(4.0), resnet44=Aim(2.5)),
+    ours("narrow 1.5x", "channels", Ours("narrow", {"budget.macs": 1 / 1.5}), AFFINE, resnet44=Aim(1.2, macs=1.5)),
+    ours("narrow 2.0x", "channels", Ours("narrow", {"budget.macs": 1 / 2.0}), AFFINE, resnet44=Aim(3.5, macs=2.0)),
+    ours("fastest", "channels", Ours("fastest"), resnet44=Aim(2.0, faster=(2.3, 2.9))),
+    ours("fastest 0.6", "channels", Ours("fastest", {"budget.macs": 0.6}), headline=False),
 )
 
 

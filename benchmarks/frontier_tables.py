@@ -64,6 +64,7 @@ def tables(net: str, found: Mapping[str, Any], short: bool = False) -> list[str]
         if chosen:
             lines += [f"{words}:", "", HEAD, rule(HEAD), *(line(row, made) for row, made in chosen), ""]
             lines += verdicts(net, chosen)
+    lines += busy(found)
     lines += seconds([(row, made) for row, made in done if row.tool == "dyncompress"])
     return [*lines, f"![accuracy against bytes, MACs and milliseconds](results/frontier_{net}.svg)", ""]
 
@@ -117,6 +118,15 @@ def short_line(row: Row, made: Summary) -> str:
         f"{made.seconds:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def busy(found: Mapping[str, Any]) -> list[str]:
+    """A sentence where entries were made beside other work, whose wall time then says little."""
+    entries = found["rows"].values()
+    count = sum(entry["load"] > entry["threads"] + 0.75 for entry in entries)
+    if not count:
+        return []
+    return [f"{count} of {len(entries)} entries were made on a busy machine: there read processor seconds, not seconds.", ""]
 
 
 def seconds(chosen: Iterable[tuple[Row, Summary]]) -> list[str]:

@@ -24,8 +24,9 @@ FLOAT = {"bytes": 1000, "container": 950, "payload": 900, "macs": 100, "accuracy
 
 def entry(drop: float, **other: Any) -> dict[str, Any]:
     """What is stored of one seed."""
-    made = {"bytes": 250, "container": 200, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "sha256": ""}
+    made = {"bytes": 250, "container": 200, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "load": 0.9}
     made["phases"] = {"observe": 1.5, "round": 0.3, "write": 0.2}
+    made["threads"] = 1
     ratios = {"file_ratio": 4.0, "container_ratio": 5.0, "coded_payload_ratio": 6.0, "macs_ratio": 2.0}
     return {**made, **ratios, "drop": drop, "drop_low": drop - 0.2, "drop_high": drop + 0.2, "accuracy": 80 - drop, **other}
 
@@ -197,6 +198,11 @@ def test_tables_hold_every_finished_row_and_only_those() -> None:
     assert "1,000 bytes" in text
     short = "\n".join(frontier_tables.tables("resnet20", found, short=True))
     assert "| `edge-int8` | +0.10 (one seed) | 4.0x smaller | 5.0x |" in short
+
+
+def test_rows_made_beside_other_work_are_counted() -> None:
+    assert frontier_tables.busy(results(a0=entry(0.1))) == []
+    assert "1 of 2 entries" in frontier_tables.busy(results(a0=entry(0.1), a1=entry(0.1, load=3.0)))[0]
 
 
 def test_only_the_block_between_the_markers_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
