@@ -97,8 +97,9 @@ def profiled(
     groups = _groups(setting, reasons)
     blocks = _blocks(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
+    weights = sum(layer.weights for layer in layers if layer.name not in reasons)
     tried = {
-        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name)), file_bytes)
+        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name), weights), file_bytes)
         for layer in layers
         if layer.name not in reasons
     }
@@ -318,4 +319,6 @@ def _fixed_bytes(
         return len(float_file) - int(sum(file_bytes(layers[name], Choice()) for name in places))
     if recipe.activation_bits == FLOAT_BITS:
         target = replace(target, activation_dtype="float32")
+    if recipe.steps:
+        return deployment.packed_overhead(float_file, places, target)
     return deployment.overhead(float_file, places, target)
