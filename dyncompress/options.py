@@ -7,12 +7,13 @@ sensitivity, from Fisher information, probes, the trajectory or theory, in the r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from dyncompress.allocation import distortion
+from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
 from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import LayerRule, Recipe
@@ -20,6 +21,7 @@ from dyncompress.types import (
     FLOAT_BITS,
     Array,
     Choice,
+    Encoding,
     InputMoment,
     Layer,
     Motion,
@@ -31,6 +33,7 @@ from dyncompress.types import (
 )
 
 Bytes = Callable[[Layer, Choice], float]
+CHANNEL_BYTES = 3.0  # of a coded scale and a coded bias, as seen
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Errors:
         pruning, rounding: squared Frobenius error of that step, relative to the squared norm of the weight.
         output: expected squared error of the layer's output in nats, weighted by Fisher information; nan without it.
         motion: squared error over the variance of the weights' late motion; nan without a trajectory.
+        bytes: what the codes take, where that hangs on the codes themselves; else nan.
     """
 
     choice: Choice
@@ -49,10 +53,17 @@ class Errors:
     rounding: float
     output: float
     motion: float
+    bytes: float = float("nan")
 
 
-def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None) -> tuple[Choice, ...]:
-    """All that recipe, rule and target allow for a layer, from the most careful to the boldest."""
+def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None, weights: int = 1) -> tuple[Choice, ...]:
+    """All that recipe, rule and target allow for a layer, from the most careful to the boldest.
+
+    Args:
+        layer: whose choices.
+        recipe, target, rule: what is allowed.
+        weights: of the whole model, which the unit of steps is counted in.
+    """
     bits = (rule.weight_bits if rule and rule.weight_bits else recipe.weight_bits) or (FLOAT_BITS,)
     allowed = [b for b in bits if b == FLOAT_BITS or b in target.weight_bits]
     if not allowed:
@@ -64,6 +75,12 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
     if layer.kind == "embedding" or recipe.pruner is None:
         sparsities = (0.0,)
     granularity = target.weight_granularity if target.weight_granularity == "tensor" else recipe.granularity
+    if recipe.steps:
+        if 8 not in target.weight_bits or granularity != "channel":
+            raise InvalidRequest(f"target '{target.name}' doesn't store 8 bits a channel, which entropy-coded weights unpack to.")
+        unit = (24 / max(weights, 1)) ** 0.5
+        coded = Choice(weight_bits=8, activation_bits=recipe.activation_bits)
+        return tuple(replace(coded, step=unit * step) for step in sorted(recipe.steps))
     return tuple(
         Choice(
             sparsity=sparsity,
@@ -86,7 +103,7 @@ def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tu
 
     def in_vain(choice: Choice) -> bool:
         milder = (c for c in found if c != choice and c.sparsity <= choice.sparsity and c.weight_bits >= choice.weight_bits)
-        return any(size[c] <= size[choice] for c in milder)
+        return not choice.step and any(size[c] <= size[choice] for c in milder)
 
     return tuple(c for c in found if not in_vain(c))
 
@@ -111,7 +128,7 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
         if key not in masked:
             masked[key] = pruned_weight(observation, choice, recipe)
         pruned = masked[key]
-        new, _ = rounded_weight(observation, pruned, choice, recipe)
+        new, encoding = rounded_weight(observation, pruned, choice, recipe)
         found.append(
             Errors(
                 choice=choice,
@@ -119,9 +136,16 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
                 rounding=float((pruned - new).double().square().sum()) / norm,
                 output=fisher_harm(observation, weight, new),
                 motion=motion_harm(observation, weight, new),
+                bytes=coded_bytes(encoding) if choice.step and encoding is not None else float("nan"),
             )
         )
     return tuple(found)
+
+
+def coded_bytes(encoding: Encoding) -> float:
+    """What an entropy-coded layer takes in a container: its codes, and scale and bias of its channels."""
+    codes = encoding.codes.flatten(1).cpu().numpy()
+    return code_length(codes) / 8 + CHANNEL_BYTES * len(codes)
 
 
 def fisher_harm(observation: Observation, weight: Array, new: Array) -> float:
@@ -200,6 +224,6 @@ def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]
 def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float], file_bytes: Bytes) -> tuple[Option, ...]:
     """The lines of one layer's table."""
     return tuple(
-        Option(choice=e.choice, bytes=file_bytes(layer, e.choice), macs=float(layer.macs), distortion=h)
+        Option(choice=e.choice, bytes=e.bytes if np.isfinite(e.bytes) else file_bytes(layer, e.choice), macs=float(layer.macs), distortion=h)
         for e, h in zip(errors, harm, strict=True)
     )

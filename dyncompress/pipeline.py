@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress import promises
-from dyncompress.allocation.cost import solved
+from dyncompress.allocation.cost import HARM, solved
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.examples import as_batches, digests
@@ -53,7 +53,7 @@ def measure(
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
-    """Choose one option for every unit: the least expected harm within the budget.
+    """Choose one option for every unit: the least expected harm within the budget; for budget.distortion, the fewest bytes.
 
     Raises:
         Infeasible: the smallest plan is above the budget.
@@ -61,8 +61,6 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     """
     recipe = load_recipe(recipe or profile.recipe)
     budget = parse_budget(budget or recipe.budget)
-    if budget.seconds is not None:
-        raise InvalidRequest("budget.seconds needs a latency table of the target, which none ships; set budget.macs instead.")
     limits = []
     if budget.bytes is not None:
         whole = budget.bytes if budget.bytes >= 1 else budget.bytes * profile.float_bytes
@@ -70,6 +68,11 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     if budget.macs is not None:
         whole = budget.macs if budget.macs >= 1 else budget.macs * profile.macs
         limits.append(("macs", whole - sum(layer.macs for layer in profile.layers if layer.name not in profile.table)))
+    if budget.seconds is not None:
+        whole = budget.seconds if budget.seconds >= 1 else budget.seconds * profile.seconds
+        limits.append(("seconds", whole - profile.whole_seconds))
+    if budget.distortion is not None:
+        limits.append((HARM, budget.distortion))
     return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
 
 

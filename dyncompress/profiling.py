@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, options, probing, structure_options
+from dyncompress import deployment, latency, options, probing, structure_options
 from dyncompress.allocation import distortion
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
@@ -140,6 +140,7 @@ def profiled(
         name: options.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
     }
     table |= _structure(setting, groups, blocks, kept, progress)
+    table, seconds, whole_seconds = _measured(setting, table, progress)
     return Profile(
         layers=layers,
         estimates={name: found for name, found in estimates.items() if found},
@@ -153,6 +154,8 @@ def profiled(
         recipe=recipe.name,
         target=target.name,
         notes=(*door.notes, *filter(None, [deployment.matches_target(target)])),
+        seconds=seconds,
+        whole_seconds=whole_seconds,
     )
 
 
@@ -235,6 +238,17 @@ def _structure(
         return {}
     with progress.phase("probe channels and blocks", len(table)) as step:
         return probing.structure_probed(setting.model, table, step)
+
+
+def _measured(
+    setting: Setting, table: Mapping[str, tuple[Option, ...]], progress: Progress
+) -> tuple[dict[str, tuple[Option, ...]], float, float]:
+    """The table with measured seconds, and those of the float32 file and of the shipped form; zeros where none are asked for."""
+    if not setting.recipe.latency_batch:
+        return dict(table), 0.0, 0.0
+    with progress.phase("time runs on this machine"):
+        found = latency.latency_table(setting.model, table, setting.recipe, setting.target)
+    return latency.with_seconds(table, found), found.original, found.whole
 
 
 def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:

@@ -16,6 +16,7 @@ from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, 
 from dyncompress.certificates.losses import check_delta
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
 from dyncompress.certificates.risks import losses_of, risk_name
+from dyncompress.coding import description_bits, pack
 from dyncompress.errors import InvalidRequest, NotCertified
 from dyncompress.examples import overlap
 from dyncompress.models.torch import TorchModel
@@ -140,7 +141,10 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
         "examples": certificate.digests["examples"][:16],
         "certificate": certificate_digest(certificate),
     }
-    return replace(file, certificate=certificate, sealed=deployment.seal(file.body, entry))
+    sealed = deployment.seal(file.body, entry)
+    container = pack(sealed) if file.packed else b""
+    sizes = replace(file.sizes, container=len(container))
+    return replace(file, certificate=certificate, sealed=sealed, packed=container, sizes=sizes)
 
 
 def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: TorchModel, held: Trial) -> OnnxFile:
@@ -201,7 +205,7 @@ def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndar
     if held.risk != "zero_one" or held.held_out.groups is not None:
         return {}
     n, delta = len(before), held.promise.delta / 2
-    bits = {"original": 8 * file.float_bytes, "file": 8 * len(file.body)}
+    bits = {"original": 8 * file.float_bytes, "file": description_bits(file.body) if file.packed else 8 * len(file.body)}
     errors = {"original": int(before.sum()), "file": int(after.sum())}
     bounds = {name: occam(errors[name], n, self_delimiting_bits(bits[name]), delta) for name in bits}
     return {

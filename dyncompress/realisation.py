@@ -89,6 +89,9 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
             found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
             final, encodings = _scaled(*found, encodings)
         stages["distil"] = after(final)
+    if any(choice.step for choice in layers.values()):
+        encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
+        final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
     realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **layers}.items()}
     return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
 
@@ -157,7 +160,7 @@ def layers_compressed(
     layers = [layer.name for layer in door.layers() if layer.name in chosen]
     found: dict[str, tuple[Array, Array | None]] = {}
     if recipe.sequential and model.calibrated:
-        found.update(compressed_in_order(model, layers, one))
+        found.update(compressed_in_order(model, layers, one, tuple(needs)))
     if len(found) < len(layers):
         rest = ((name, o) for name, o in model.observe(tuple(needs)) if name in chosen and name not in found)
         found.update((name, (one(o), None)) for name, o in rest)

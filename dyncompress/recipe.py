@@ -77,10 +77,12 @@ class Recipe:
         coefficients: `pruning` and `quantization` -> measure -> weight of its z-score in the theory's log sensitivity.
         allocator, pruner, quantizer: who chooses, zeroes, rounds.
         weight_bits: candidate widths; empty: weights stay float.
+        steps: candidate steps of entropy-coded weights, for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.
         sparsities: candidate shares of zeros.
         pattern: of the zeros, e.g. `2:4`; empty: unstructured.
         keeps: candidate shares of channels; empty: channels are not pruned.
         blocks: whether whole residual blocks may be dropped.
+        latency_batch: examples a run whose time is measured for every width and block; 0: no time is measured.
         granularity: of the scales.
         activation_bits: 8 or 32.
         sequential: whether each layer is aimed at the original's output from the inputs that the layers before leave it.
@@ -106,10 +108,12 @@ class Recipe:
     pruner: Pruner | None = None
     quantizer: Quantizer | None = None
     weight_bits: tuple[int, ...] = ()
+    steps: tuple[float, ...] = ()
     sparsities: tuple[float, ...] = ()
     pattern: str = ""
     keeps: tuple[float, ...] = ()
     blocks: bool = False
+    latency_batch: int = 0
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     sequential: bool = False
@@ -247,6 +251,7 @@ class _Prune:
 @dataclass(frozen=True)
 class _Quantize:
     weight_bits: tuple[int, ...] = (8,)
+    steps: tuple[float, ...] = ()
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
 
@@ -255,6 +260,7 @@ class _Quantize:
 class _Channels:
     keeps: tuple[float, ...] = ()
     blocks: bool = False
+    latency_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -327,6 +333,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         **dataclasses.asdict(rounding if quantizer else dataclasses.replace(rounding, weight_bits=())),
         keeps=sections["channels"].keeps,
         blocks=sections["channels"].blocks,
+        latency_batch=sections["channels"].latency_batch,
         sequential=sections["targets"].sequential,
         match=sections["match"].moments,
         distill=sections["distill"],

@@ -28,14 +28,14 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
         InvalidRequest: out of range, or a percentage where a share is meant.
     """
     budget = budget if isinstance(budget, Budget) else build(Budget, budget, at(where))
-    for name in ("bytes", "macs", "seconds"):
+    for name in ("bytes", "macs", "seconds", "distortion"):
         value = getattr(budget, name)
         if value is None:
             continue
         check_finite(value, f"{where}.{name}")
         if value <= 0:
-            raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (below 1: a share of the original).")
-        if name != "seconds" and 1 <= value < A_COUNT:
+            raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (bytes and macs below 1: a share of the original).")
+        if name in ("bytes", "macs") and 1 <= value < A_COUNT:
             raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
     if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
         raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; a share in (0, 1) is needed, e.g. 0.02.")
@@ -72,6 +72,7 @@ def check_recipe(recipe: Recipe) -> None:
     for share in recipe.keeps:
         if not 0 < share <= 1:
             raise InvalidRequest(f"{where}: channels.keeps holds {share:g}; shares in (0, 1] are needed.")
+    _check_steps(where, recipe)
     _check_pattern(where, recipe)
     if recipe.granularity not in ("tensor", "channel") and not re.fullmatch(r"group:[1-9]\d*", recipe.granularity):
         raise InvalidRequest(
@@ -94,6 +95,18 @@ def _check_distillation(where: str, spec: Distillation) -> None:
     for name, share, such in (("rate", spec.rate, 0.01), ("held_out", spec.held_out, 0.125)):
         if not 0 < share < 1:
             raise InvalidRequest(f"{where}.{name} is {share:g}; a number in (0, 1) is needed, e.g. {such}.")
+
+
+def _check_steps(where: str, recipe: Recipe) -> None:
+    """Steps belong to the quantizer that codes by entropy, and widths to the others."""
+    coded = type(recipe.quantizer).__name__ == "Entropy"
+    if coded and not recipe.steps:
+        raise InvalidRequest(f"{where}: quantize.name is 'entropy' and no steps are given; set quantize.steps, e.g. [0.1, 0.3, 1.0].")
+    if recipe.steps and not coded:
+        raise InvalidRequest(f"{where}: quantize.steps are for the quantizer 'entropy'; set quantize.name = 'entropy', or drop them.")
+    for step in recipe.steps:
+        if not (math.isfinite(step) and step > 0):
+            raise InvalidRequest(f"{where}: quantize.steps holds {step:g}; positive numbers are needed.")
 
 
 def _check_pattern(where: str, recipe: Recipe) -> None:

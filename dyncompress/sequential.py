@@ -16,34 +16,37 @@ import torch
 from dyncompress import linalg
 from dyncompress.models.torch_sequence import Wanted, in_sequence
 from dyncompress.opening import Opened
-from dyncompress.types import Affine, Array, Edit, InputMoment, Observation, SetWeight, Weight
+from dyncompress.types import Affine, Array, Edit, InputMoment, Need, Observation, SetWeight, Weight
 
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
 _DAMPING = 0.01
 
 
 def compressed_in_order(
-    model: Opened, names: Sequence[str], compress: Callable[[Observation], Array]
+    model: Opened, names: Sequence[str], compress: Callable[[Observation], Array], needs: Sequence[Need] = ()
 ) -> dict[str, tuple[Array, Array]]:
     """Compress these layers one after the other.
 
     Args:
         model: opened, with calibration data.
         names: layers; those that can't be taken in order (called twice, no batch axis in front) are passed over.
+        needs: what else `compress` reads.
         compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
 
     Returns:
         layer -> (new weight, shift of its output).
     """
     layers = {layer.name: layer for layer in model.door.layers()}
-    weights = {name: observation[Weight()] for name, observation in model.door.observe((Weight(),)) if name in names}
+    others = tuple(need for need in needs if not isinstance(need, InputMoment))
+    known = {name: observation for name, observation in model.observe((Weight(), *others)) if name in names}
 
     def solve(name: str, wanted: Wanted) -> Array:
         moment, lack = centred(wanted)
-        aim = weights[name] + ridge(moment, lack).reshape(weights[name].shape).to(weights[name])
-        return compress(Observation(layers[name], {Weight(): aim, InputMoment(): moment.float()}))
+        weight = known[name][Weight()]
+        aim = weight + ridge(moment, lack).reshape(weight.shape).to(weight)
+        return compress(Observation(layers[name], {**known[name].values, Weight(): aim, InputMoment(): moment.float()}))
 
-    return in_sequence(model.door, model.batches, [name for name in layers if name in weights], solve)
+    return in_sequence(model.door, model.batches, [name for name in layers if name in known], solve)
 
 
 def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:

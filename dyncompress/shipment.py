@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from dyncompress import deployment
+from dyncompress.coding import pack
 from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
@@ -32,6 +33,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     integer = any(choice.activation_bits != FLOAT_BITS for choice in plan.realised.values())
     if not integer:
         target = replace(target, activation_dtype="float32")
+    coded = any(choice.step for choice in plan.realised.values())
     if integer and not batches:
         raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32.")
     with progress.phase("export to ONNX"):
@@ -40,7 +42,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("write the integer graph"):
         encodings = placed(compressed.encodings, places)
         found = deployment.ranges(float_file, batches) if integer else {}
-        body = deployment.write(float_file, encodings, found, target)
+        body = deployment.write(float_file, encodings, found, deployment.dense(target) if coded else target)
         deployment.check(body)
     if target.max_model_bytes and len(body) > target.max_model_bytes:
         most = f"{target.max_model_bytes:,}"
@@ -52,11 +54,12 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         exported, ran = (deployment.Session(content, target).run(joined) for content in (float_file, body))
         parity = faithful(deployment.compared(reference, exported, ran))
     after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], ran[0])}
+    container = pack(body) if coded else b""
     warnings = [deployment.matches_target(target), _coarse(parity)]
     return OnnxFile(
         body=body,
         plan=plan,
-        sizes=deployment.sizes(body, encodings),
+        sizes=replace(deployment.sizes(body, encodings), container=len(container)),
         float_bytes=int(plan.cost["float_bytes"]),
         parity=parity,
         fused=deployment.audit(body, target),
@@ -66,6 +69,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
         seen=frozenset(digests(batches)),
         errors=compressed.errors,
+        packed=container,
     )
 
 
@@ -100,8 +104,8 @@ def within(budget: float | None, file: OnnxFile) -> OnnxFile:
         Infeasible: it didn't.
     """
     whole = None if budget is None else budget if budget >= 1 else budget * file.float_bytes
-    if whole is not None and len(file.content) > whole:
-        raise Infeasible(f"the file takes {len(file.content):,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
+    if whole is not None and len(file.shipped) > whole:
+        raise Infeasible(f"the file takes {len(file.shipped):,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
     return file
 
 

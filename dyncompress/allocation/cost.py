@@ -12,6 +12,7 @@ from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import FLOAT_BITS, Allocator, Option, Plan, Profile
 
 ROWS = ("bytes", "macs", "seconds")
+HARM = "distortion"  # the row of budget.distortion
 UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
 MOOT = "its block is dropped"
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
@@ -44,7 +45,8 @@ def solved(
 
     Args:
         profile: the table.
-        limits: (row, what all units together may cost), e.g. `[("bytes", 40_000.0)]`; nothing: the least harm at any cost.
+        limits: (row, what all units together may cost), e.g. `[("bytes", 40_000.0)]`; nothing: the least harm at any cost. With
+            the row `distortion`, the fewest bytes that do no more harm.
         allocator: who chooses.
         share_left_alone: goes into the plan.
 
@@ -65,11 +67,12 @@ def solved(
     else:
         cost, distortion = arrays(whole, names)
         check_feasible(cost, distortion, budget, names, [spent[name] for name in names], _hint(profile))
-        choice, gap = allocator(cost, distortion, budget)
+        least = arrays(whole, ["bytes"])[0][0] if HARM in names else distortion
+        choice, gap = allocator(cost, least, budget)
     picked = [options[c] for options, c in zip(whole.values(), choice, strict=True)]
     parts = {unit: option for one in picked for unit, option in one.parts.items()}
     chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # moot units: as if left
-    row = names[0] if names else "bytes"
+    row = next((name for name in names if name != HARM), "bytes")
     return Plan(
         asked={unit: option.choice for unit, option in chosen.items()},
         why={
@@ -101,6 +104,7 @@ def _fixed(profile: Profile) -> dict[str, float]:
         "bytes": float(profile.fixed_bytes),
         "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
         "seconds": profile.whole_seconds,
+        HARM: 0.0,
     }
 
 

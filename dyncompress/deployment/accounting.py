@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
+from dyncompress.coding import pack
 from dyncompress.deployment.activation_ranges import candidates
 from dyncompress.deployment.fusion import optimized
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
@@ -111,18 +112,41 @@ def overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], t
     Returns:
         Bytes, seal excluded.
     """
+    written, shapes = _written(float_file, placements, target, _dummy)
+    unpacking = {"x"} | ({"u"} if set(target.weight_bits) - {4, 8} else set())
+    travelling = sum(_function_bytes(name, target.opset) for name in unpacking)
+    return len(written) + travelling - sum(storage_bytes(shape, 8) for shape in shapes)
+
+
+def packed_overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target) -> int:
+    """Bytes of the container that no choice of steps changes, found by packing a file of zeros once.
+
+    Args:
+        float_file: the exported graph.
+        placements: layer -> where its weight lies.
+        target: of the file.
+    """
+    return len(pack(_written(float_file, placements, dense(target), _zeros)[0]))
+
+
+def dense(target: Target) -> Target:
+    """The target of a file that will be packed: codes lie in it as whole bytes, since the coder knows what is rare."""
+    return replace(target, weight_bits=(8,))
+
+
+def _written(
+    float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target, dummy: Callable[[tuple[int, ...], int], Encoding]
+) -> tuple[bytes, list[tuple[int, ...]]]:
+    """The file with dummy codes of 8 bits, and the shapes of the placed weights."""
     model = parse(float_file)
     layouts = {place.initializer: place.layout for places in placements.values() for place in places}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in layouts}
     groups = {name: _groups(model, name) for name in tensors}
     shapes = {name: _canonical(tuple(tensor.dims), layouts[name], groups[name]) for name, tensor in tensors.items()}
-    encodings = {name: (_dummy(shape, index), layouts[name]) for index, (name, shape) in enumerate(shapes.items())}
+    encodings = {name: (dummy(shape, index), layouts[name]) for index, (name, shape) in enumerate(shapes.items())}
     ranges = {name: (0.0, 1.0 + index / 1024) for index, name in enumerate(candidates(model))}
-    allowed = replace(target, weight_bits=(*target.weight_bits, 8))
-    written = len(write(float_file, encodings, ranges, allowed))
-    unpacking = {"x"} | ({"u"} if set(target.weight_bits) - {4, 8} else set())
-    travelling = sum(_function_bytes(name, target.opset) for name in unpacking)
-    return written + travelling - sum(storage_bytes(shape, 8) for shape in shapes.values())
+    allowed = target if 8 in target.weight_bits else replace(target, weight_bits=(*target.weight_bits, 8))
+    return write(float_file, encodings, ranges, allowed), list(shapes.values())
 
 
 def _function_bytes(name: str, opset: int) -> int:
@@ -144,6 +168,11 @@ def _canonical(shape: tuple[int, ...], layout: str, groups: int) -> tuple[int, .
     if layout == "conv_transpose":
         return (shape[1] * groups, shape[0] // groups, *shape[2:])
     return shape
+
+
+def _zeros(shape: tuple[int, ...], index: int) -> Encoding:
+    """Codes that cost a coder nothing, and scales that no other layer shares."""
+    return Encoding(np.zeros(shape, np.int8), np.full(shape[0], 2.0 + index / 1024, np.float32), 8)
 
 
 def _dummy(shape: tuple[int, ...], index: int) -> Encoding:
