@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _plan(commands)
     _verify(commands)
     _bench(commands)
+    _packing(commands)
     _lists(commands, "recipes", ("list", "show"), "the recipes that come with the library")
     _lists(commands, "targets", ("list", "show", "check"), "the hardware profiles that come with the library")
     return whole
@@ -131,7 +132,7 @@ def _plan(commands: Commands) -> None:
 
 def _verify(commands: Commands) -> None:
     command = _command(commands, "verify", "check a file's seal and recompute its certificate; needs neither torch nor onnx")
-    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
+    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, its container, or the directory that holds it")
     command.add_argument("--certificate", type=Path, metavar="FILE", help="default: certificate.json beside the file")
     command.add_argument("--held-out", metavar="DATA", help="recompute from these examples instead of the stored losses")
 
@@ -145,6 +146,15 @@ def _bench(commands: Commands) -> None:
     command.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each file; default: %(default)s")
     command.add_argument("--threads", type=int, default=1, metavar="N", help="of one run; default: %(default)s")
     command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
+
+
+def _packing(commands: Commands) -> None:
+    command = _command(commands, "pack", "put an ONNX file into a container: as few bytes as it takes to ship it")
+    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the ending .dync")
+    command = _command(commands, "unpack", "take the ONNX file out of a container, to the byte; needs neither torch nor onnx")
+    command.add_argument("file", type=Path, metavar="FILE", help="small.dync")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the ending .onnx")
 
 
 def _lists(commands: Commands, name: str, verbs: Sequence[str], summary: str) -> None:

@@ -171,6 +171,32 @@ def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(Table(header, rows, frozenset(header[1:])).plain(), {name: asdict(t) for name, t in timings.items()})
 
 
+def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.coding import pack
+
+    source = _inside(args.file, MODEL)
+    return _repacked(source, args.out or source.with_suffix(".dync"), pack)
+
+
+def _unpack(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.coding import unpack
+
+    source = _inside(args.file, MODEL)
+    return _repacked(source, args.out or source.with_suffix(".onnx"), unpack)
+
+
+def _repacked(source: Path, out: Path, turn: Callable[[bytes], bytes]) -> Answer:
+    """One file turned into another."""
+    check_writable(out.parent)
+    if out.is_dir() or (out.exists() and out.samefile(source)):
+        raise InvalidRequest(f"--out {out}: it is {'a directory' if out.is_dir() else 'the file itself'}; name another file.")
+    before = source.read_bytes()
+    after = turn(before)
+    path = deliver(out.parent, {out.name: after})[out.name]
+    text = f"{path}: {len(after):,} bytes, of {source}: {len(before):,} bytes"
+    return Answer(text, {"from": source, "from_bytes": len(before), "file": path, "bytes": len(after)})
+
+
 # ---------------------------------------------------------------- what is shipped
 def _recipes(args: argparse.Namespace, progress: Progress) -> Answer:
     return _listed(args, recipe_files())
@@ -229,6 +255,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "plan": _plan,
     "verify": _verify,
     "bench": _bench,
+    "pack": _pack,
+    "unpack": _unpack,
     "recipes": _recipes,
     "targets": _targets,
 }

@@ -15,6 +15,7 @@ from dyncompress import deployment
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, packed_losses, recompute
 from dyncompress.certificates.risks import RISKS, losses_of
 from dyncompress.certificates.stored import from_json
+from dyncompress.coding import is_packed, unpack
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
@@ -24,7 +25,7 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
     """Check the seal, recompute the certificate from its evidence and, with `held_out`, run the file on the examples again.
 
     Args:
-        file: a sealed file, or its path.
+        file: a sealed file, or the path of one or of its container.
         certificate: path of `certificate.json`; None: beside the file, or the one the value carries.
         held_out: the examples it was certified on, labels included; their digest must be the certificate's.
 
@@ -38,6 +39,7 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
         NotCertified: the promise isn't kept on this processor.
     """
     content = file.content if isinstance(file, OnnxFile) else _read(Path(file))
+    content = unpack(content) if is_packed(content) else content
     body, entry = deployment.unseal(content)
     found = file.certificate if isinstance(file, OnnxFile) and certificate is None else None
     if found is None:

@@ -1,9 +1,10 @@
 """The container: an ONNX file in as few bytes as it takes, given back to the very byte.
 
-    "DYNC" | version | sha256 of the file, its first 16 bytes | lengths and methods | skeleton | coded stream | raw bits
+    "DYNC" | version | digest | lengths and methods | skeleton | coded stream | raw bits
 
-Unpacking needs numpy alone. The digest finds accidents: 128 bits are plenty for that, while a seal inside the file, which is
-about what was certified, keeps its own 256. Whoever can change the file can change either; sign it where that matters.
+Unpacking needs numpy alone. The digest is the first 16 bytes of the sha256 of all that follows it and of the file itself. It
+finds accidents: 128 bits are plenty for that, while a seal inside the file, which is about what was certified, keeps its own
+256. Whoever can change the container can change either; sign it where that matters.
 
 Nothing that a file declares is believed: a container is at most 1024 times smaller than its file (one that would be smaller is
 filled up with zeros), sizes are compared with that and with a limit before memory is taken.
@@ -16,16 +17,17 @@ import lzma
 import zlib
 from math import prod
 
-from dyncompress.coding import tensors
 from dyncompress.coding.numbers import Bits
 from dyncompress.coding.rans import TAIL_BYTES, Reader, Writer
-from dyncompress.coding.skeleton import Source, cut, filled, opened, varint
+from dyncompress.coding.skeleton import Source, cut, filled, is_model, opened, varint
+from dyncompress.coding.tensors import TensorMemory, read_tensor, size_of, write_tensor
 from dyncompress.errors import Altered, InvalidRequest
 
 MAGIC, VERSION = b"DYNC", 1
 LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
 _RATIO, _ALWAYS = 1024, 1 << 16
 _DIGEST = 16
+_HEAD = len(MAGIC) + 1 + _DIGEST
 _STORED, _ZLIB, _LZMA = 0, 1, 2  # how the skeleton is compressed; lzma: 2 + lc
 _WHOLE = 16  # added where the skeleton is the whole file
 _READING = (ValueError, IndexError, KeyError, OverflowError, zlib.error, lzma.LZMAError, EOFError)
@@ -35,34 +37,33 @@ def pack(content: bytes) -> bytes:
     """The container of an ONNX file; a sealed file stays sealed.
 
     Raises:
-        InvalidRequest: the file is empty, beyond protobuf's 2 GiB, or a container itself.
+        InvalidRequest: it is no ONNX file, beyond protobuf's 2 GiB, or a container itself.
     """
     if is_packed(content):
         raise InvalidRequest("the file is a container already; unpack it first.")
-    if not 0 < len(content) < LIMIT:
-        raise InvalidRequest(f"a file of {len(content):,} bytes is no ONNX file; give one below 2 GiB.")
+    if len(content) >= LIMIT or not is_model(content):
+        raise InvalidRequest(f"the {len(content):,} bytes given are no ONNX file (one is a message with a graph, below 2 GiB).")
     try:
         skeleton, forms, data = cut(content)
         if filled(opened(skeleton, len(content)), data) != content or any(
-            tensors.size_of(form) != len(raw) for form, raw in zip(forms, data, strict=True)
+            size_of(form) != len(raw) for form, raw in zip(forms, data, strict=True)
         ):
             raise ValueError("another writer's protobuf")
         whole = 0
-    except (ValueError, IndexError, Altered):  # no ONNX file, or written in another way: a general compressor takes it whole
+    except (ValueError, IndexError, Altered):  # written in another way: a general compressor takes it whole
         skeleton, forms, data, whole = content, [], [], _WHOLE
     method, small = _compressed(skeleton)
-    coder, memory, bits = Writer(), tensors.Memory(), Bits()
+    coder, memory, bits = Writer(), TensorMemory(), Bits()
     for form, raw in zip(forms, data, strict=True):
-        tensors.write(coder, memory, form, raw, bits)
+        write_tensor(coder, memory, form, raw, bits)
     rest = bits.bytes()
     lanes = _lanes(sum(prod(form.shape) for form in forms), len(rest))
     tail = rest[: TAIL_BYTES * lanes].ljust(TAIL_BYTES * lanes, b"\0")
     stream = coder.finish(tail, lanes)
-    head = MAGIC + bytes([VERSION]) + hashlib.sha256(content).digest()[:_DIGEST]
-    head += varint(len(content)) + bytes([method | whole, lanes.bit_length() - 1])
-    head += varint(len(skeleton)) + varint(len(small)) + small + varint(len(stream)) + stream
-    packed = head + rest[len(tail) :]
-    packed += bytes(max(0, -(-(len(content) - _ALWAYS) // _RATIO) - len(packed)))
+    body = varint(len(content)) + bytes([method | whole, lanes.bit_length() - 1])
+    body += varint(len(skeleton)) + varint(len(small)) + small + varint(len(stream)) + stream + rest[len(tail) :]
+    body += bytes(max(0, -(-(len(content) - _ALWAYS) // _RATIO) - _HEAD - len(body)))
+    packed = MAGIC + bytes([VERSION]) + _digest(body, content) + body
     if unpack(packed) != content:
         raise InvalidRequest("the file can't be read back from its container; nothing was written. Please report this file.")
     return packed
@@ -90,9 +91,15 @@ def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
         content = _content(packed, limit)
     except _READING as error:
         raise Altered(f"the container can't be read ({error}); it was cut or changed: fetch it again.") from error
-    if hashlib.sha256(content).digest()[:_DIGEST] != packed[len(MAGIC) + 1 :][:_DIGEST]:
-        raise Altered("the file in the container hasn't the digest that it was packed with; it was changed: fetch it again.")
+    if _digest(packed[_HEAD:], content) != packed[_HEAD - _DIGEST : _HEAD]:
+        raise Altered("the container hasn't the digest that it was written with; it was changed: fetch it again.")
     return content
+
+
+def _digest(body: bytes, content: bytes) -> bytes:
+    both = hashlib.sha256(body)
+    both.update(content)
+    return both.digest()[:_DIGEST]
 
 
 def is_packed(content: bytes) -> bool:
@@ -107,7 +114,7 @@ def description_bits(content: bytes) -> int:
 
 def _content(packed: bytes, limit: int) -> bytes:
     source = Source(packed)
-    source.take(len(MAGIC) + 1 + _DIGEST)
+    source.take(_HEAD)
     length = source.number()
     if length > _ALWAYS + _RATIO * len(packed):
         raise ValueError(f"{len(packed):,} bytes can't hold the {length:,} that it declares")
@@ -118,24 +125,22 @@ def _content(packed: bytes, limit: int) -> bytes:
     if size > 2 * length or lanes > 16:
         raise ValueError("its lengths contradict each other")
     skeleton = _expanded(source.block(), method & ~_WHOLE, size)
-    reader, memory = Reader(source.block(), 1 << lanes), tensors.Memory()
+    reader, memory = Reader(source.block(), 1 << lanes), TensorMemory()
     rest = source.take(len(packed) - source.at)
     frame = None if method & _WHOLE else opened(skeleton, length)
     forms = [] if frame is None else frame.forms
-    if sum(tensors.size_of(form) for form in forms) > length:
+    if sum(size_of(form) for form in forms) > length:
         raise ValueError("its initializers are larger than its file")
-    finish = [tensors.read(reader, memory, form) for form in forms]
+    finish = [read_tensor(reader, memory, form) for form in forms]
     bits = Bits(reader.finish() + rest)
     data = [last(bits) for last in finish]
-    if bits.surplus(TAIL_BYTES << lanes) and (len(packed) - 1) * _RATIO >= length - _ALWAYS:
-        raise ValueError("something was appended")
     return skeleton if frame is None else filled(frame, data)
 
 
 def _lanes(symbols: int, spare: int) -> int:
-    """A power of two: enough for numpy to be busy; no more than spare bytes fill, above 16."""
+    """A power of two: enough for numpy to be busy; what spare bytes don't fill of them costs at most 0.4 bits in a thousand."""
     lanes = 16
-    while lanes < 4096 and lanes * 4096 < symbols and 2 * lanes * TAIL_BYTES <= spare:
+    while lanes < 4096 and lanes * 4096 < symbols and 2 * lanes * TAIL_BYTES <= spare + (symbols >> 11):
         lanes *= 2
     return lanes
 
@@ -144,8 +149,10 @@ def _compressed(content: bytes) -> tuple[int, bytes]:
     """The smallest of: stored, deflate, lzma with 0 to 4 bits of the byte before."""
     deflate = zlib.compressobj(9, wbits=-15)
     found = [(content, _STORED), (deflate.compress(content) + deflate.flush(), _ZLIB)]
-    for context in range(5):
-        found.append((lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(context, len(content))), _LZMA + context))
+    found += [
+        (lzma.compress(content, lzma.FORMAT_RAW, filters=_filters(context, len(content))), _LZMA + context)
+        for context in range(5)
+    ]
     small, method = min(found, key=lambda pair: len(pair[0]))
     return method, small
 

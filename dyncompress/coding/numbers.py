@@ -68,10 +68,6 @@ class Bits:
         np.add.at(values, which, bits.astype(np.int64) << place)
         return values
 
-    def surplus(self, least: int) -> bool:
-        """Whether more bytes are there than were read, or than `least`."""
-        return len(self._content) > max(-(-self._at // 8), least)
-
     def bytes(self) -> bytes:
         """All that was written, filled up with zeros to whole bytes."""
         return np.packbits(np.concatenate([np.zeros(0, np.uint8), *self._written])).tobytes()
@@ -83,7 +79,7 @@ def _places(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return which, (np.cumsum(widths)[which] - 1) - np.arange(len(which))
 
 
-class Memory:
+class NumberMemory:
     """What one array leaves to the next: tables of lengths and shifts, and the last number of each kind."""
 
     def __init__(self) -> None:
@@ -93,7 +89,7 @@ class Memory:
         self.last: dict[int, int] = {}
 
 
-def code(coder: Coder, memory: Memory, kind: Kind, count: int, given: np.ndarray | None = None) -> np.ndarray:
+def code_numbers(coder: Coder, memory: NumberMemory, kind: Kind, count: int, given: np.ndarray | None = None) -> np.ndarray:
     """Write or read the lengths of an array's numbers, its shift first.
 
     Args:
@@ -104,7 +100,7 @@ def code(coder: Coder, memory: Memory, kind: Kind, count: int, given: np.ndarray
         given: what `relative` made of them; None for reading.
 
     Returns:
-        shift and lengths: `[shift, length (+ 35 where negative), ...]`, what `values` and `low_bits` need.
+        shift and lengths: `[shift, length (+ 35 where negative), ...]`, what `resolved` and `low_bits` need.
     """
     group = _group(kind, count)
     shift = np.zeros(1, np.int64)
@@ -123,11 +119,11 @@ def code(coder: Coder, memory: Memory, kind: Kind, count: int, given: np.ndarray
     return np.concatenate([shift, *found])
 
 
-def relative(memory: Memory, kind: Kind, raw: bytes) -> np.ndarray:
+def relative(memory: NumberMemory, kind: Kind, raw: bytes) -> np.ndarray:
     """The shift, the median where there is one, and the numbers relative to it, `[1 + (0 or 1) + count]` int64.
 
     Example:
-        >>> relative(Memory(), Kind(4, floating=True), np.float32([0.5, 1, 2, 1, 1]).tobytes()).tolist()
+        >>> relative(NumberMemory(), Kind(4, floating=True), np.float32([0.5, 1, 2, 1, 1]).tobytes()).tolist()
         [23, 127, -1, 0, 1, 0, 0]
     """
     whole = np.frombuffer(raw, kind.dtype).astype(np.int64)
@@ -157,7 +153,7 @@ def low_bits(bits: Bits, given: np.ndarray) -> None:
     bits.write(magnitude & (np.left_shift(1, widths) - 1), widths)
 
 
-def values(bits: Bits, memory: Memory, kind: Kind, found: np.ndarray) -> bytes:
+def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) -> bytes:
     """The bytes of an array whose shift and lengths were read; arrays in the order of reading.
 
     Raises:
@@ -193,7 +189,7 @@ def values(bits: Bits, memory: Memory, kind: Kind, found: np.ndarray) -> bytes:
 
 def bits_of(kind: Kind, raw: bytes) -> float:
     """What an array takes, estimated: the entropy of its lengths, and its low bits."""
-    given = relative(Memory(), kind, raw)
+    given = relative(NumberMemory(), kind, raw)
     tokens = _tokens(given[1:])
     seen = np.bincount(tokens)
     seen = seen[seen > 0]

@@ -87,16 +87,16 @@ class Reader:
     def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
         """Read one symbol for each of `contexts` `[n]`."""
         lanes, out = len(self._state), np.empty(len(contexts), np.int64)
-        frequency, start, width = tables.frequency.ravel(), tables.start.ravel(), tables.width
+        frequency, start = tables.frequency.ravel(), tables.start.ravel()
         for first in range(0, len(contexts), lanes):
             row = contexts[first : first + lanes]
             x = self._state[: len(row)]
             slot = x & _MASK
-            symbol = (slot[:, None] >= tables.inner[row]).sum(1)
+            symbol = tables.find(row, slot)
             out[first : first + lanes] = symbol
             x >>= BITS
-            x *= frequency[row * width + symbol]
-            x += slot - start[row * (width + 1) + symbol]
+            x *= frequency[row * tables.width + symbol]
+            x += slot - start[row * tables.span + symbol]
             self._refill(x)
         return out
 

@@ -176,6 +176,14 @@ def _name(message: bytes) -> bytes:
     return value
 
 
+def is_model(content: bytes) -> bool:
+    """Whether the bytes are a protobuf message with a graph."""
+    try:
+        return any(key == _GRAPH for key, _ in fields(content))
+    except (ValueError, IndexError):
+        return False
+
+
 def cut(content: bytes) -> tuple[bytes, list[Form], list[bytes]]:
     """An ONNX file as (skeleton, forms of its initializers with raw data, their data).
 

@@ -15,10 +15,11 @@ from math import prod
 
 import numpy as np
 
-from dyncompress.coding import numbers, weights
-from dyncompress.coding.numbers import Bits, Kind
+from dyncompress.coding.estimate import code_length
+from dyncompress.coding.numbers import Bits, Kind, NumberMemory, bits_of, code_numbers, low_bits, relative, resolved
 from dyncompress.coding.skeleton import Form
 from dyncompress.coding.tables import Tables
+from dyncompress.coding.weights import LARGEST_KERNEL, Coder, WeightMemory, code_weights
 from dyncompress.errors import Altered
 
 # ONNX's numbers of types; half-byte types have size 0
@@ -44,7 +45,7 @@ KINDS = {
     22: Kind(0, signed=True),
 }
 _INT8, _INT4, _UINT4 = 3, 22, 21
-_RAW, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
+_AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
 _TAGS = 4 + 4
 _WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
 _FEW = 32  # codes below this number are numbers
@@ -53,14 +54,14 @@ _FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of w
 Finish = Callable[[Bits], bytes]
 
 
-class Memory:
+class TensorMemory:
     """What the tensors before leave to the next."""
 
     def __init__(self) -> None:
         """Before the first tensor."""
-        self.weights = weights.Memory()
-        self.numbers = numbers.Memory()
-        self.resolved = numbers.Memory()
+        self.weights = WeightMemory()
+        self.numbers = NumberMemory()
+        self.resolved = NumberMemory()
         self.tags = Tables(np.full((len(KINDS) + 1, _TAGS), 8))
         self.bytes: dict[int, Tables] = {}
 
@@ -77,7 +78,7 @@ def size_of(form: Form) -> int:
     return size * prod(form.shape) if size else (prod(form.shape) + 1) // 2
 
 
-def write(coder: weights.Coder, memory: Memory, form: Form, raw: bytes, bits: Bits) -> None:
+def write_tensor(coder: Coder, memory: TensorMemory, form: Form, raw: bytes, bits: Bits) -> None:
     """Write one tensor; what isn't coded goes to `bits`."""
     if not raw:
         return
@@ -85,21 +86,21 @@ def write(coder: weights.Coder, memory: Memory, form: Form, raw: bytes, bits: Bi
     _tag(coder, memory, form, np.array([tag]))
     kind = KINDS[form.kind]
     if tag == _NUMBERS:
-        given = numbers.relative(memory.numbers, kind, raw)
-        numbers.code(coder, memory.numbers, kind, len(raw) // kind.size, given)
-        numbers.low_bits(bits, given)
+        given = relative(memory.numbers, kind, raw)
+        code_numbers(coder, memory.numbers, kind, len(raw) // kind.size, given)
+        low_bits(bits, given)
     elif tag == _BYTES:
         _bytes(coder, memory, kind.size or 1, len(raw), np.frombuffer(raw, np.uint8))
-    elif tag == _RAW:
+    elif tag == _AS_IS:
         bits.write(np.frombuffer(raw, np.uint8).astype(np.int64), np.full(len(raw), 8))
     else:
         shift = _shift(tag)
         high, low = _split(_codes(form, raw), shift)
-        weights.code(coder, memory.weights, form.shape, high.reshape(form.shape))
+        code_weights(coder, memory.weights, form.shape, high.reshape(form.shape))
         bits.write(low, np.full(len(low), shift))
 
 
-def read(coder: weights.Coder, memory: Memory, form: Form) -> Finish:
+def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
     """Read one tensor, but for its raw bits; the answer gives its bytes when they are there, called in the same order."""
     kind, size = KINDS[form.kind], size_of(form)
     if not size:
@@ -108,21 +109,21 @@ def read(coder: weights.Coder, memory: Memory, form: Form) -> Finish:
     if tag == _NUMBERS:
         if not kind.size:
             raise Altered("half bytes aren't numbers; the file was changed.")
-        found = numbers.code(coder, memory.numbers, kind, size // kind.size)
-        return lambda bits: numbers.values(bits, memory.resolved, kind, found)
+        found = code_numbers(coder, memory.numbers, kind, size // kind.size)
+        return lambda bits: resolved(bits, memory.resolved, kind, found)
     if tag == _BYTES:
         known = _bytes(coder, memory, kind.size or 1, size, None).tobytes()
         return lambda bits: known
-    if tag == _RAW:
+    if tag == _AS_IS:
         return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
     if form.kind not in (_INT8, _INT4, _UINT4):
         raise Altered("an initializer of another type is coded as weights; the file was changed.")
     shift = _shift(tag)
-    high = weights.code(coder, memory.weights, form.shape).ravel()
+    high = code_weights(coder, memory.weights, form.shape).ravel()
     return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
 
 
-def _tag(coder: weights.Coder, memory: Memory, form: Form, given: np.ndarray | None) -> np.ndarray:
+def _tag(coder: Coder, memory: TensorMemory, form: Form, given: np.ndarray | None) -> np.ndarray:
     here = np.array([list(KINDS).index(form.kind)])
     found = coder.symbols(memory.tags, here, given)
     memory.tags.add(here, found)
@@ -137,11 +138,13 @@ def _smallest(form: Form, raw: bytes) -> int:
         mean, shift = int(np.abs(codes.astype(np.int64)).mean()), 0
         while shift < 4 and mean >> shift > _WIDE:
             shift += 1
-        coded = weights.code_length(codes.reshape(form.shape[0], -1))
-        return min(((coded, _WEIGHTS if not shift else _BYTES + shift), (_planes(raw, 1), _BYTES), (8.0 * len(raw), _RAW)))[1]
-    sizes = [(8.0 * len(raw), _RAW), (_planes(raw, kind.size or 1), _BYTES)]
+        kernel = form.shape[2:] if prod(form.shape[2:]) <= LARGEST_KERNEL else ()
+        high = _split(codes, shift)[0].reshape(form.shape[0], -1, *kernel)
+        coded = code_length(high) + shift * count
+        return min(((coded, _WEIGHTS if not shift else _BYTES + shift), (_planes(raw, 1), _BYTES), (8.0 * len(raw), _AS_IS)))[1]
+    sizes = [(8.0 * len(raw), _AS_IS), (_planes(raw, kind.size or 1), _BYTES)]
     if kind.size and _suits(kind, raw):
-        sizes.append((numbers.bits_of(kind, raw), _NUMBERS))
+        sizes.append((bits_of(kind, raw), _NUMBERS))
     return min(sizes)[1]
 
 
@@ -185,7 +188,7 @@ def _data(form: Form, codes: np.ndarray) -> bytes:
     return (halves[:, 0] | halves[:, 1] << 4).tobytes()
 
 
-def _bytes(coder: weights.Coder, memory: Memory, planes: int, count: int, given: np.ndarray | None) -> np.ndarray:
+def _bytes(coder: Coder, memory: TensorMemory, planes: int, count: int, given: np.ndarray | None) -> np.ndarray:
     """Bytes, each by the table of its place in a number."""
     tables = memory.bytes.setdefault(planes, Tables(np.full((planes, 256), 1)))
     out = np.empty(count, np.uint8)
@@ -200,12 +203,13 @@ def _bytes(coder: weights.Coder, memory: Memory, planes: int, count: int, given:
 
 
 def _planes(raw: bytes, planes: int) -> float:
-    """Bits of `_bytes`, estimated: the entropy of each plane and what its table must learn."""
+    """Bits of `_bytes`, estimated: the entropy of each plane, what its table must learn, and its first part, coded blindly."""
     whole = np.frombuffer(raw, np.uint8)
     total = 0.0
     for plane in range(planes):
         seen = np.bincount(whole[plane::planes])
         seen = seen[seen > 0]
-        count = seen.sum()
-        total += float((seen * np.log2(count / seen)).sum()) + 6.0 * len(seen) + 8.0
+        count = int(seen.sum())
+        entropy = float((seen * np.log2(count / seen)).sum())
+        total += entropy + 8.0 * len(seen) + min(count, 2 * _FIRST_BYTES) * max(8 - entropy / max(count, 1), 0)
     return total

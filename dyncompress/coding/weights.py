@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from math import isqrt, prod
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from dyncompress.coding.tables import Tables
 from dyncompress.errors import Altered
 
 _ONE = 256  # fixed point of magnitudes and of logarithms
+_LARGEST = (1 << 16) - 1  # whose logarithm is tabulated
 _LIMIT = 12  # magnitudes from here on are escapes
 _WIDTH = 2 * _LIMIT + 1
 _SCALES, _UNIT_SCALE, _PER_OCTAVE = 38, 16, 3
@@ -39,7 +41,7 @@ _RATIOS = (15, 51, 102, 166, 256, 384)  # classes of |mean| / (scale + 0.15), in
 _ESCAPES = 10
 _PRIOR = 80 * 32
 _BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
-_NEIGHBOURS, _LARGEST_KERNEL = 8, 256
+_NEIGHBOURS, LARGEST_KERNEL = 8, 256
 _RIDGE, _CARRIED = 30, 400  # in samples of unit spread
 _ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # samples that the mean of all counts for in each
 _FIRST = 179  # mean magnitude before anything is known
@@ -81,7 +83,7 @@ def _power(y: int) -> int:
 @cache
 def _prior() -> np.ndarray:
     """Counts of every class: a logistic density of the class's mean and scale, integrated over the codes; then the escapes'."""
-    centres = [0, *((a + b) // 2 for a, b in zip(_RATIOS, _RATIOS[1:], strict=False)), _RATIOS[-1] * 13 // 10]
+    centres = [0, *((a + b) // 2 for a, b in pairwise(_RATIOS)), _RATIOS[-1] * 13 // 10]
     rows = []
     for index in range(_SCALES):
         scale = _power(-64 * (index - _UNIT_SCALE) // _PER_OCTAVE) >> 14  # 65536ths
@@ -93,7 +95,7 @@ def _prior() -> np.ndarray:
                 far = ((k << 16) + 32768 - mean) * 92 // width  # 64 log2(e) = 92.3
                 below.append((_PRIOR << 30) // ((1 << 30) + _power(min(max(far, -1800), 1800))))
             below.append(_PRIOR)
-            rows.append([max(b - a, 0) + 1 for a, b in zip(below, below[1:], strict=False)])
+            rows.append([max(b - a, 0) + 1 for a, b in pairwise(below)])
     escapes = [[64 >> min(k, 5) if k < 8 else 0 for k in range(_WIDTH)]] * _ESCAPES
     return np.array(rows + escapes, np.int64)
 
@@ -144,7 +146,7 @@ def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
     return [(512 * row[n] + before) // (2 * before) for row in rows]
 
 
-class Memory:
+class WeightMemory:
     """What one tensor leaves to the next: tables, the mean magnitude, and normal equations by kernel and position."""
 
     def __init__(self) -> None:
@@ -154,7 +156,7 @@ class Memory:
         self.equations: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
 
-def code(coder: Coder, memory: Memory, shape: Sequence[int], given: np.ndarray | None = None) -> np.ndarray:
+def code_weights(coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None) -> np.ndarray:
     """Write or read the codes of one tensor.
 
     Args:
@@ -171,7 +173,7 @@ def code(coder: Coder, memory: Memory, shape: Sequence[int], given: np.ndarray |
     """
     out, *rest = (*shape, 1) if len(shape) == 1 else shape
     columns, kernel = rest[0], rest[1:] or (1,)
-    if prod(kernel) > _LARGEST_KERNEL:
+    if prod(kernel) > LARGEST_KERNEL:
         columns, kernel = prod(rest), (1,)
     size = prod(kernel)
     known = None if given is None else np.ascontiguousarray(given.reshape(out, columns, size).transpose(2, 0, 1))
@@ -196,9 +198,9 @@ def code(coder: Coder, memory: Memory, shape: Sequence[int], given: np.ndarray |
 class _Tensor:
     """One tensor on its way: what is known of its spread, and its codes so far, `[position, out, in]`."""
 
-    def __init__(self, memory: Memory, codes: np.ndarray) -> None:
+    def __init__(self, memory: WeightMemory, codes: np.ndarray) -> None:
         self.memory, self.codes = memory, codes
-        size, out, columns = codes.shape
+        out, columns = codes.shape[1:]
         self.row, self.row_n = np.zeros(out, np.int64), np.zeros(out, np.int64)
         self.column, self.column_n = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
         self.kernel = np.zeros((out, columns), np.int64)
@@ -233,6 +235,7 @@ class _Tensor:
         column = (_ONE * self.column[self.part] + _COLUMN * level) // (self.column_n[self.part] + _COLUMN)
         position = (_ONE * self.position + _POSITION * level) // (self.position_n + _POSITION)
         both = (_ONE * self.both + _BOTH * (column * position // level)) // (self.both_n + _BOTH)
+        both = np.minimum(both, _LARGEST)
         unit = lg[level]
         by_row, by_column, by_position = lg[row], lg[column] - unit, lg[position] - unit
         along = _W_COLUMN * by_column + _W_POSITION * by_position
@@ -243,11 +246,11 @@ class _Tensor:
         if self.near:
             base = row[:, None] * ((column << 8) // level) >> 8
             kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.turn + _KERNEL)
-            scale += _W_KERNEL * (lg[np.minimum(kernel, 65535)] - spread)
+            scale += _W_KERNEL * (lg[np.minimum(kernel, _LARGEST)] - spread)
             inputs = self.codes[self.near, rows].reshape(len(self.near), -1).astype(np.float64)
             mean = (self._weights() @ inputs).astype(np.int64)
         index = np.clip((_PER_OCTAVE * (scale.ravel() >> 4) + 128 >> 8) - 8 * _PER_OCTAVE + _UNIT_SCALE, 0, _SCALES - 1)
-        found = self._coded(coder, index, mean, None if given is None else given.ravel())
+        found = self._coded(coder, index, mean, None if given is None else given.ravel().astype(np.int64))
         self.codes[at, rows, self.part] = found.reshape(scale.shape)
         if inputs is not None:
             self._learn(inputs, found, spread.ravel())
@@ -257,7 +260,7 @@ class _Tensor:
         tables, context, sign = self.memory.tables, index * (len(_RATIOS) + 1), None
         if mean is not None:
             sign = np.where(mean < 0, -1, 1)
-            context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), 65535)] >> 5]
+            context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), _LARGEST)] >> 5]
         known = None if given is None else given * (1 if sign is None else sign)
         token = coder.symbols(tables, context, None if known is None else np.clip(known, -_LIMIT, _LIMIT) + _LIMIT)
         tables.add(context, token)
@@ -323,16 +326,3 @@ def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, 
 @cache
 def _lengths() -> np.ndarray:
     return np.array([value.bit_length() for value in range(256)])
-
-
-def code_length(codes: np.ndarray) -> float:
-    """Bits that `code` takes for a layer, estimated without coding: below a millisecond for small layers.
-
-    The order-0 entropy of the codes, given the spread of their row and column, less what neighbours in a kernel tell.
-
-    Args:
-        codes: int8, `[out, in * kernel]`.
-    """
-    counts = np.bincount(codes.ravel().view(np.uint8), minlength=256)
-    counts = counts[counts > 0]
-    return float((counts * np.log2(codes.size / counts)).sum())

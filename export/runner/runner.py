@@ -3,15 +3,17 @@
     python runner.py small.onnx                      certificate, seal, latency on random inputs
     python runner.py small.onnx --inputs x.npz       the same on given inputs; with --outputs FILE, they are compared
     python runner.py small.onnx --json               for machines
+    python runner.py small.dync [--unpack FILE]      a container: unpacked in memory (and to a file), then the same
 
 Exit codes (the same table as the command line's): 0 done, 2 usage or unreadable input, 5 file altered, 6 outputs differ.
-One file, nothing of dyncompress: copy it beside the model.
+One file, nothing of dyncompress: copy it beside the model, for containers with `unpack.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import platform
 import sys
@@ -23,6 +25,7 @@ import numpy as np
 import onnxruntime
 
 DONE, UNREADABLE, ALTERED, DIFFERS = 0, 2, 5, 6
+CONTAINER = b"DYNC"  # how a container begins
 KEY = b"dyncompress.seal"
 MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # key and tag of the value in a StringStringEntryProto
 TYPES = {
@@ -86,6 +89,39 @@ def read_seal(content: bytes) -> dict | None:
     if hashlib.sha256(canonical).hexdigest() != entry.get("entry_sha256"):
         raise Stop(ALTERED, "the statement in the seal isn't the one that was sealed.")
     return {key: value for key, value in rest.items() if key not in ("length", "sha256")}
+
+
+def unpacked(packed: bytes, path: str) -> bytes:
+    """The ONNX file of a container, to the byte, by `unpack.py` beside this file.
+
+    Raises:
+        Stop: with code 5 where the container was cut or changed, 2 where it can't be read here.
+    """
+    spec = importlib.util.spec_from_file_location("dyncompress_unpack", Path(__file__).with_name("unpack.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except OSError as error:
+        raise Stop(UNREADABLE, f"{path} is a container: copy unpack.py beside {Path(__file__).name}.") from error
+    try:
+        return module.unpack(packed)
+    except module.Altered as error:
+        raise Stop(ALTERED, str(error)) from error
+    except module.InvalidRequest as error:
+        raise Stop(UNREADABLE, str(error)) from error
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = Path(path + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Stop(UNREADABLE, f"{path} can't be written: {error.strerror}.") from error
 
 
 def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -193,19 +229,23 @@ def memory_bytes() -> int:
 def report(options: argparse.Namespace) -> dict:
     """Everything that is shown, in one dictionary."""
     try:
-        content = Path(options.model).read_bytes()
+        shipped = Path(options.model).read_bytes()
     except OSError as error:
         raise Stop(UNREADABLE, f"{options.model} can't be read: {error.strerror}.") from error
+    content = unpacked(shipped, options.model) if shipped.startswith(CONTAINER) else shipped
     entry = read_seal(content)
     if options.require_seal and entry is None:
         raise Stop(ALTERED, f"{options.model} carries no seal.")
+    if options.unpack:
+        write_whole(options.unpack, content)
     session = load(content, options.threads)
     inputs = given_inputs(session, options.inputs) if options.inputs else random_inputs(session, options.batch)
     outputs = run(session, inputs)
     names = [value.name for value in session.get_outputs()]
     found: dict = {
         "model": options.model,
-        "bytes": len(content),
+        "bytes": len(shipped),
+        "unpacked_bytes": len(content),
         "sealed": entry is not None,
         "certificate": entry or {},
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -225,7 +265,8 @@ def report(options: argparse.Namespace) -> dict:
 def show(found: dict) -> None:
     """The report for people."""
     seal = "seal intact" if found["sealed"] else "no seal: this file was never certified"
-    print(f"{found['model']}: {found['bytes']:,} bytes, {seal}")
+    packed = f" ({found['unpacked_bytes']:,} unpacked)" if found["unpacked_bytes"] != found["bytes"] else ""
+    print(f"{found['model']}: {found['bytes']:,} bytes{packed}, {seal}")
     for key, value in found["certificate"].items():
         print(f"  {key}: {value}")
     seconds = found["seconds"]
@@ -249,7 +290,7 @@ def positive(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="the .onnx file")
+    parser.add_argument("model", help="the .onnx file, or a container (.dync)")
     parser.add_argument("--inputs", help=".npz with one array an input (or `x`)")
     parser.add_argument("--outputs", help=".npz with one array an output, to compare with (needs --inputs)")
     parser.add_argument("--tolerance", type=float, default=0.05, help="largest difference, as a share of an output's range")
@@ -257,6 +298,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--runs", type=positive, default=50)
     parser.add_argument("--require-seal", action="store_true", help="exit with 5 where there is no seal")
+    parser.add_argument("--unpack", metavar="FILE", help="write the checked .onnx file, e.g. from a container")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.outputs and not options.inputs:

@@ -1,0 +1,1088 @@
+"""Unpacks a dyncompress container (small.dync) into its ONNX file, to the byte, on numpy alone.
+
+    python unpack.py small.dync small.onnx
+
+Beside `runner.py`, which imports it. Assembled from `dyncompress/coding` by `python -m tests.export.assembling`; the same
+code, function by function, so that both read the same. Change it there. It is one file, and therefore long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import lzma
+import string
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from math import isqrt, prod
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class InvalidRequest(Exception):  # noqa: N818
+    """It is no container, or a newer one."""
+
+
+class Altered(Exception):  # noqa: N818
+    """It was cut or changed."""
+
+
+# ---------------------------------------------------------------- tables
+BITS = 16
+WHOLE = 1 << BITS
+_STEP = 32  # what one symbol adds to its count
+_MANY, _NARROW = 1024, 64  # where halving finds symbols faster than comparing with all
+_FRESH = 96  # symbols that may wait before the frequencies follow the counts
+
+
+class Tables:
+    """Rows of frequencies `[contexts, width]` that follow what was coded.
+
+    A frequency is 1 + counts * (2^16 - width) // total; the row's rest goes to its largest count. Counts are taken in when at
+    least 96 symbols wait, or 1/64 of all so far: a deterministic rule, the same for writer and reader.
+    """
+
+    def __init__(self, prior: np.ndarray) -> None:
+        """Start from integer counts `[contexts, width]`, in 32nds of a symbol, each row with a positive sum."""
+        self.counts = np.array(prior, np.int64)
+        self.width = self.counts.shape[1]
+        self.frequency = np.empty(self.counts.shape, np.int32)
+        self.span = 1 << (self.width - 1).bit_length()
+        self.start = np.full((len(self.counts), self.span), 2 * WHOLE, np.int32)  # of each symbol; beyond them above all slots
+        self.start[:, 0] = 0
+        self._waiting: list[np.ndarray] = []
+        self._pending = self._seen = 0
+        self._follow(np.arange(len(self.counts)))
+
+    def add(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
+        """Count symbols `[n]` seen in `contexts` `[n]`."""
+        self._waiting.append(contexts * self.width + symbols)
+        self._pending += len(symbols)
+        if self._pending >= max(_FRESH, self._seen >> 6):
+            seen = np.bincount(np.concatenate(self._waiting), minlength=self.counts.size).reshape(self.counts.shape)
+            self.counts += _STEP * seen
+            self._seen += self._pending
+            self._waiting, self._pending = [], 0
+            self._follow(np.flatnonzero(seen.any(1)))
+
+    def find(self, contexts: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """The symbols `[n]` in whose part of the rows `contexts` `[n]` the slots `[n]` lie.
+
+        Few are compared with all starts at once; for many, halving is faster, twice so from a thousand on.
+        """
+        wanted = slots.astype(np.int32)
+        if len(wanted) < _MANY and self.span <= _NARROW:
+            below = self.start.take(contexts, 0) <= wanted[:, None]
+            return (below.view(np.uint8) @ np.ones(self.span, np.uint8)).astype(np.int64) - 1
+        start, first = self.start.ravel(), contexts * self.span
+        at, step = first, self.span >> 1
+        while step:
+            at = at + step * (start[at + step] <= wanted)
+            step >>= 1
+        return at - first
+
+    def _follow(self, rows: np.ndarray) -> None:
+        counts = self.counts[rows]
+        frequency = 1 + counts * (WHOLE - self.width) // counts.sum(1, keepdims=True)
+        frequency[np.arange(len(rows)), counts.argmax(1)] += WHOLE - frequency.sum(1)
+        self.frequency[rows] = frequency
+        self.start[rows, 1 : self.width] = np.cumsum(frequency[:, :-1], 1)
+
+
+# ---------------------------------------------------------------- rans
+LOW = 1 << 24  # the smallest state; 24 bits of a lane carry the tail
+LANE_BYTES, TAIL_BYTES = 5, 3
+_WORD = 16
+_MASK = (1 << BITS) - 1
+
+
+class Reader:
+    """Reads what `Writer` wrote: the same calls in the same order, `given` left out."""
+
+    def __init__(self, stream: bytes, lanes: int) -> None:
+        """Start at the first word.
+
+        Raises:
+            Altered: the stream is too short for its lanes, or has half a word.
+        """
+        head = LANE_BYTES * lanes
+        if len(stream) < head or (len(stream) - head) % 2:
+            raise Altered(f"the coded stream has {len(stream)} bytes, which no {lanes} lanes make; the file was cut or changed.")
+        spread = np.frombuffer(stream, np.uint8, head).reshape(lanes, LANE_BYTES).astype(np.int64)
+        self._state = (spread << np.arange(0, 8 * LANE_BYTES, 8)).sum(1)
+        self._words = np.frombuffer(stream, "<u2", offset=head).astype(np.int64)
+        self._at = 0
+
+    def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        """Read one symbol for each of `contexts` `[n]`."""
+        lanes, out = len(self._state), np.empty(len(contexts), np.int64)
+        frequency, start = tables.frequency.ravel(), tables.start.ravel()
+        for first in range(0, len(contexts), lanes):
+            row = contexts[first : first + lanes]
+            x = self._state[: len(row)]
+            slot = x & _MASK
+            symbol = tables.find(row, slot)
+            out[first : first + lanes] = symbol
+            x >>= BITS
+            x *= frequency[row * tables.width + symbol]
+            x += slot - start[row * tables.span + symbol]
+            self._refill(x)
+        return out
+
+    def uniform(self, bits: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
+        """Read numbers below `2^bits`."""
+        lanes, out = len(self._state), np.empty(len(bits), np.int64)
+        for first in range(0, len(bits), lanes):
+            shift = BITS - bits[first : first + lanes]
+            x = self._state[: len(shift)]
+            slot = x & _MASK
+            out[first : first + lanes] = slot >> shift
+            x[:] = ((x >> BITS) << shift) + (slot & ((1 << shift) - 1))
+            self._refill(x)
+        return out
+
+    def _refill(self, x: np.ndarray) -> None:
+        low = np.flatnonzero(x < LOW)
+        taken = self._words[self._at : self._at + len(low)]
+        self._at += len(low)
+        if len(taken) < len(low):
+            raise Altered("the coded stream ends before its last symbol; the file was cut or changed.")
+        x[low] = (x[low] << _WORD) | taken
+
+    def finish(self) -> bytes:
+        """The tail that the writer's lanes began with.
+
+        Raises:
+            Altered: words are left over, or a lane ended where none begins.
+        """
+        rest = self._state - LOW
+        if self._at != len(self._words) or (rest < 0).any() or (rest >= LOW).any():
+            raise Altered("the coded stream doesn't end where it was begun; the file was changed.")
+        return ((rest[:, None] >> np.array([0, 8, 16])) & 0xFF).astype(np.uint8).tobytes()
+
+
+# ---------------------------------------------------------------- weights
+_ONE = 256  # fixed point of magnitudes and of logarithms
+_LARGEST = (1 << 16) - 1  # whose logarithm is tabulated
+_LIMIT = 12  # magnitudes from here on are escapes
+_WIDTH = 2 * _LIMIT + 1
+_SCALES, _UNIT_SCALE, _PER_OCTAVE = 38, 16, 3
+_RATIOS = (15, 51, 102, 166, 256, 384)  # classes of |mean| / (scale + 0.15), in 256ths
+_ESCAPES = 10
+_PRIOR = 80 * 32
+_BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
+_NEIGHBOURS, LARGEST_KERNEL = 8, 256
+_RIDGE, _CARRIED = 30, 400  # in samples of unit spread
+_ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # samples that the mean of all counts for in each
+_FIRST = 179  # mean magnitude before anything is known
+_W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # 16ths; the row's weight is 16
+
+
+class Coder(Protocol):
+    """`rans.Writer` or `rans.Reader`."""
+
+    def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """Symbols as written or read."""
+        ...
+
+    def uniform(self, bits: np.ndarray, given: np.ndarray) -> np.ndarray:
+        """Numbers as written or read."""
+        ...
+
+
+@cache
+def _logarithms() -> np.ndarray:
+    """Base 2, 256ths, linear between powers of two, of 0 (as 1) to 2^16 - 1."""
+    table = np.zeros(1 << 16, np.int64)
+    for k in range(16):
+        table[1 << k : 2 << k] = (k << 8) + ((np.arange(1 << k) << 8) >> k)
+    return table
+
+
+def _power(y: int) -> int:
+    """2^(-y / 64) in units of 2^-30, by square roots."""
+    value = 1 << 30
+    root = 1 << 30 >> 1
+    for bit in (32, 16, 8, 4, 2, 1):
+        root = isqrt(root << 30)
+        if y & bit:
+            value = value * root >> 30
+    return value >> min(y >> 6, 60) if y >= 0 else value << min(-(y >> 6), 60)
+
+
+@cache
+def _prior() -> np.ndarray:
+    """Counts of every class: a logistic density of the class's mean and scale, integrated over the codes; then the escapes'."""
+    centres = [0, *((a + b) // 2 for a, b in pairwise(_RATIOS)), _RATIOS[-1] * 13 // 10]
+    rows = []
+    for index in range(_SCALES):
+        scale = _power(-64 * (index - _UNIT_SCALE) // _PER_OCTAVE) >> 14  # 65536ths
+        width = max(scale * 62 // 100, 7864)
+        for ratio in centres:
+            mean = ratio * (scale + 9830) >> 8
+            below = [0]
+            for k in range(-_LIMIT, _LIMIT):
+                far = ((k << 16) + 32768 - mean) * 92 // width  # 64 log2(e) = 92.3
+                below.append((_PRIOR << 30) // ((1 << 30) + _power(min(max(far, -1800), 1800))))
+            below.append(_PRIOR)
+            rows.append([max(b - a, 0) + 1 for a, b in pairwise(below)])
+    escapes = [[64 >> min(k, 5) if k < 8 else 0 for k in range(_WIDTH)]] * _ESCAPES
+    return np.array(rows + escapes, np.int64)
+
+
+@cache
+def _ratio_classes() -> np.ndarray:
+    """Class of |mean| / scale `[scales, 129]`, by scale and the logarithm of the mean (256ths) in eighths."""
+    scale = np.array([_power(-64 * (i - _UNIT_SCALE) // _PER_OCTAVE) >> 22 for i in range(_SCALES)]) + 38
+    mean = np.array([_power(-8 * k) >> 22 for k in range(129)])
+    return (mean[None, :, None] > scale[:, None, None] * np.array(_RATIOS)).sum(-1)
+
+
+def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Positions of a kernel in the order of coding, the centre first, with up to 8 coded neighbours, the nearest first.
+
+    Example:
+        >>> positions((3,))
+        [(1, []), (0, [1]), (2, [1, 0])]
+    """
+    points = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), 1)
+    far = (np.abs(2 * points - (np.array(kernel) - 1)) ** 2).sum(1)
+    order = [int(i) for i in np.argsort(far, kind="stable")]
+    found = []
+    for at, here in enumerate(order):
+        before = np.array(order[:at], np.int64)
+        near = np.argsort(((points[before] - points[here]) ** 2).sum(1), kind="stable")[:_NEIGHBOURS] if at else before
+        found.append((here, [int(i) for i in before[near]]))
+    return found
+
+
+def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
+    """`matrix^-1 right` in 256ths, rounded, by fraction-free elimination (Bareiss): exact for any integers.
+
+    Example:
+        >>> solve([[2, 1], [1, 3]], [3, 5])
+        [205, 358]
+    """
+    n = len(right)
+    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    before = 1
+    for k in range(n):
+        pivot = rows[k][k]
+        for i in range(n):
+            if i != k:
+                factor = rows[i][k]
+                rows[i] = [(pivot * a - factor * b) // before for a, b in zip(rows[i], rows[k], strict=True)]
+        before = pivot
+    return [(512 * row[n] + before) // (2 * before) for row in rows]
+
+
+class WeightMemory:
+    """What one tensor leaves to the next: tables, the mean magnitude, and normal equations by kernel and position."""
+
+    def __init__(self) -> None:
+        """Before the first tensor."""
+        self.tables = Tables(_prior())
+        self.level = _FIRST
+        self.equations: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
+
+
+def code_weights(coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None) -> np.ndarray:
+    """Write or read the codes of one tensor.
+
+    Args:
+        coder: where they go, or come from.
+        memory: of the tensors before; changed.
+        shape: `(out, in, *kernel)`; one axis counts as one column.
+        given: int8, that shape; None for reading.
+
+    Returns:
+        The codes, int8, that shape.
+
+    Raises:
+        Altered: what was read aren't int8 codes.
+    """
+    out, *rest = (*shape, 1) if len(shape) == 1 else shape
+    columns, kernel = rest[0], rest[1:] or (1,)
+    if prod(kernel) > LARGEST_KERNEL:
+        columns, kernel = prod(rest), (1,)
+    size = prod(kernel)
+    known = None if given is None else np.ascontiguousarray(given.reshape(out, columns, size).transpose(2, 0, 1))
+    tensor = _Tensor(memory, np.zeros((size, out, columns), np.int8))
+    if size > 1:
+        phases = [(at, slice(0, columns), near) for at, near in positions(kernel)]
+    else:
+        wide = max(1, -(-columns // 8))
+        phases = [(0, slice(first, min(first + wide, columns)), []) for first in range(0, columns, wide)]
+    for turn, (at, part, near) in enumerate(phases):
+        width = part.stop - part.start
+        rows = max(-(-_BLOCK // max(width, 1)), -(-out // max(2, _BLOCKS // len(phases))))
+        tensor.phase(turn, near, part)
+        for first in range(0, out, rows):
+            block = slice(first, min(first + rows, out))
+            tensor.block(coder, None if known is None else known[at, block, part], at, block)
+        tensor.leave()
+    memory.level = tensor.level()
+    return np.ascontiguousarray(tensor.codes.transpose(1, 2, 0)).reshape(shape)
+
+
+class _Tensor:
+    """One tensor on its way: what is known of its spread, and its codes so far, `[position, out, in]`."""
+
+    def __init__(self, memory: WeightMemory, codes: np.ndarray) -> None:
+        self.memory, self.codes = memory, codes
+        out, columns = codes.shape[1:]
+        self.row, self.row_n = np.zeros(out, np.int64), np.zeros(out, np.int64)
+        self.column, self.column_n = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+        self.kernel = np.zeros((out, columns), np.int64)
+        self.whole, self.whole_n = 2 * memory.level, 2
+
+    def level(self) -> int:
+        """Mean magnitude so far, 256ths, at least 1."""
+        return max(self.whole // self.whole_n, 1)
+
+    def phase(self, turn: int, near: list[int], part: slice) -> None:
+        """Begin a position (or a range of columns)."""
+        self.turn, self.near, self.part = turn, near, part
+        width = part.stop - part.start
+        self.position, self.position_n = 0, 0
+        self.both, self.both_n = np.zeros(width, np.int64), 0
+        self.sums, self.n, self.solved = np.zeros((len(near), len(near) + 1)), 0, 0
+        self.mean = np.zeros(len(near))
+        if near:
+            kept, n = self.memory.equations.get((len(self.codes), turn), (self.sums, 0))
+            keep = min(n, _CARRIED)
+            self.sums, self.n = _scaled(kept, keep, n), keep
+
+    def leave(self) -> None:
+        """End a position: its normal equations stay for the next tensor of this kernel."""
+        if self.near:
+            self.memory.equations[len(self.codes), self.turn] = (self.sums, self.n)
+
+    def block(self, coder: Coder, given: np.ndarray | None, at: int, rows: slice) -> None:
+        """Write or read a block of rows of the position `at`, and learn from it."""
+        lg, level = _logarithms(), self.level()
+        row = (_ONE * self.row[rows] + _ROW * level) // (self.row_n[rows] + _ROW)
+        column = (_ONE * self.column[self.part] + _COLUMN * level) // (self.column_n[self.part] + _COLUMN)
+        position = (_ONE * self.position + _POSITION * level) // (self.position_n + _POSITION)
+        both = (_ONE * self.both + _BOTH * (column * position // level)) // (self.both_n + _BOTH)
+        both = np.minimum(both, _LARGEST)
+        unit = lg[level]
+        by_row, by_column, by_position = lg[row], lg[column] - unit, lg[position] - unit
+        along = _W_COLUMN * by_column + _W_POSITION * by_position
+        along += _W_BOTH * (lg[both] - unit - by_column - by_position)
+        scale = 16 * by_row[:, None] + along
+        spread = by_row[:, None] + by_column
+        mean, inputs = None, None
+        if self.near:
+            base = row[:, None] * ((column << 8) // level) >> 8
+            kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.turn + _KERNEL)
+            scale += _W_KERNEL * (lg[np.minimum(kernel, _LARGEST)] - spread)
+            inputs = self.codes[self.near, rows].reshape(len(self.near), -1).astype(np.float64)
+            mean = (self._weights() @ inputs).astype(np.int64)
+        index = np.clip((_PER_OCTAVE * (scale.ravel() >> 4) + 128 >> 8) - 8 * _PER_OCTAVE + _UNIT_SCALE, 0, _SCALES - 1)
+        found = self._coded(coder, index, mean, None if given is None else given.ravel().astype(np.int64))
+        self.codes[at, rows, self.part] = found.reshape(scale.shape)
+        if inputs is not None:
+            self._learn(inputs, found, spread.ravel())
+        self._count(np.abs(found).reshape(scale.shape), rows)
+
+    def _coded(self, coder: Coder, index: np.ndarray, mean: np.ndarray | None, given: np.ndarray | None) -> np.ndarray:
+        tables, context, sign = self.memory.tables, index * (len(_RATIOS) + 1), None
+        if mean is not None:
+            sign = np.where(mean < 0, -1, 1)
+            context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), _LARGEST)] >> 5]
+        known = None if given is None else given * (1 if sign is None else sign)
+        token = coder.symbols(tables, context, None if known is None else np.clip(known, -_LIMIT, _LIMIT) + _LIMIT)
+        tables.add(context, token)
+        value = token - _LIMIT
+        far = np.flatnonzero(np.abs(value) == _LIMIT)
+        if len(far):
+            value[far] = _escaped(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
+        return value if sign is None else value * sign
+
+    def _weights(self) -> np.ndarray:
+        """Least-squares weights of the neighbours, 256ths; solved again when there is a seventh more to learn from."""
+        if 8 * self.n > 9 * self.solved or not self.solved:
+            sums = self.sums.astype(np.int64).tolist()
+            for i, line in enumerate(sums):
+                line[i] += _RIDGE << 8
+            self.mean = np.array(solve([line[:-1] for line in sums], [line[-1] for line in sums]), np.float64)
+            self.solved = max(self.n, 1)
+        return self.mean
+
+    def _learn(self, inputs: np.ndarray, found: np.ndarray, spread: np.ndarray) -> None:
+        weight = np.left_shift(1, 2 * np.clip(12 - (spread >> 8), 0, 6))
+        self.sums += (inputs * weight) @ np.vstack([inputs, found]).T
+        self.n += len(found)
+
+    def _count(self, magnitude: np.ndarray, rows: slice) -> None:
+        by_row, by_column = magnitude.sum(1), magnitude.sum(0)
+        high, wide = magnitude.shape
+        self.row[rows] += by_row
+        self.row_n[rows] += wide
+        self.column[self.part] += by_column
+        self.column_n[self.part] += high
+        self.kernel[rows, self.part] += magnitude
+        self.both += by_column
+        self.both_n += high
+        whole = int(by_row.sum())
+        self.position += whole
+        self.position_n += high * wide
+        self.whole += _ONE * whole
+        self.whole_n += high * wide
+
+
+def _scaled(sums: np.ndarray, keep: int, n: int) -> np.ndarray:
+    return (sums.astype(np.int64) // max(n, 1) * keep).astype(np.float64)
+
+
+def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    """Values whose magnitude is 12 or more: the bit length of what is above, then its lower bits."""
+    context = _SCALES * (len(_RATIOS) + 1) + np.minimum(index >> 2, _ESCAPES - 1)
+    above = None if given is None else np.abs(given) - _LIMIT
+    length = coder.symbols(tables, context, None if above is None else _lengths()[above])
+    tables.add(context, length)
+    if (length > 7).any():
+        raise Altered("a weight code lies outside of a byte; the file was changed.")
+    bits = np.maximum(length - 1, 0)
+    top = np.left_shift(1, bits) * (length > 0)
+    low = coder.uniform(bits, None if above is None else above - top)
+    value = (top + low + _LIMIT) * sign
+    if (value < -128).any() or (value > 127).any():
+        raise Altered("a weight code lies outside of a byte; the file was changed.")
+    return value
+
+
+@cache
+def _lengths() -> np.ndarray:
+    return np.array([value.bit_length() for value in range(256)])
+
+
+# ---------------------------------------------------------------- numbers
+_LENGTHS = 35  # of a magnitude: 0 to 34 bits
+_SMALL = 4  # arrays below this size have no median of their own, and are read relative to the number before
+_MEDIAN, _VALUE = 0, 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of numbers: what an integer view of it needs to know."""
+
+    size: int
+    floating: bool = False
+    signed: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """Of numpy's view: floats as unsigned integers."""
+        return f"<{'i' if self.signed else 'u'}{self.size}"
+
+
+class Bits:
+    """A string of bits: numbers of given widths, most significant bit first."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        """Read from `content`, or write to `bytes`."""
+        self._content = content
+        self._at = 0
+        self._written: list[np.ndarray] = []
+
+    def write(self, values: np.ndarray, widths: np.ndarray) -> None:
+        """Append numbers `[n]` of `widths` `[n]` bits."""
+        which, place = _places(widths)
+        self._written.append((values[which] >> place & 1).astype(np.uint8))
+
+    def read(self, widths: np.ndarray) -> np.ndarray:
+        """The next numbers.
+
+        Raises:
+            Altered: there are fewer bits.
+        """
+        which, place = _places(widths)
+        end = self._at + len(which)
+        if end > 8 * len(self._content):
+            raise Altered("the file ends before its last number; it was cut or changed.")
+        window = np.frombuffer(self._content, np.uint8)[self._at >> 3 : (end + 7) >> 3]
+        bits = np.unpackbits(window)[self._at & 7 :][: len(which)]
+        self._at = end
+        values = np.zeros(len(widths), np.int64)
+        np.add.at(values, which, bits.astype(np.int64) << place)
+        return values
+
+    def bytes(self) -> bytes:
+        """All that was written, filled up with zeros to whole bytes."""
+        return np.packbits(np.concatenate([np.zeros(0, np.uint8), *self._written])).tobytes()
+
+
+def _places(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every bit, which number it belongs to and what place it has there."""
+    which = np.repeat(np.arange(len(widths)), widths)
+    return which, (np.cumsum(widths)[which] - 1) - np.arange(len(which))
+
+
+class NumberMemory:
+    """What one array leaves to the next: tables of lengths and shifts, and the last number of each kind."""
+
+    def __init__(self) -> None:
+        """Before the first array."""
+        self.lengths = Tables(np.full((8, 2 * _LENGTHS), 2))
+        self.shifts = Tables(np.full((2, 24), 4))
+        self.last: dict[int, int] = {}
+
+
+def code_numbers(coder: Coder, memory: NumberMemory, kind: Kind, count: int, given: np.ndarray | None = None) -> np.ndarray:
+    """Write or read the lengths of an array's numbers, its shift first.
+
+    Args:
+        coder: where they go, or come from.
+        memory: of the arrays before; changed.
+        kind: of the numbers.
+        count: how many.
+        given: what `relative` made of them; None for reading.
+
+    Returns:
+        shift and lengths: `[shift, length (+ 35 where negative), ...]`, what `resolved` and `low_bits` need.
+    """
+    group = _group(kind, count)
+    shift = np.zeros(1, np.int64)
+    if kind.floating:
+        here = np.array([group & 1])
+        shift = coder.symbols(memory.shifts, here, None if given is None else given[:1])
+        memory.shifts.add(here, shift)
+    contexts = np.full(count + _leads(kind, count), 2 * group + _VALUE)
+    contexts[: _leads(kind, count)] = 2 * group + _MEDIAN
+    tokens = None if given is None else _tokens(given[1:])
+    found = []
+    for first in range(0, len(contexts), 64):
+        part = contexts[first : first + 64]
+        found.append(coder.symbols(memory.lengths, part, None if tokens is None else tokens[first : first + 64]))
+        memory.lengths.add(part, found[-1])
+    return np.concatenate([shift, *found])
+
+
+def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) -> bytes:
+    """The bytes of an array whose shift and lengths were read; arrays in the order of reading.
+
+    Raises:
+        Altered: the bits end, or a number is beyond its type.
+    """
+    shift, tokens = int(found[0]), found[1:]
+    length = tokens % _LENGTHS
+    widths = np.maximum(length - 1, 0)
+    whole = np.where(length > 0, np.left_shift(1, widths) + bits.read(widths), 0)
+    whole = np.where(tokens >= _LENGTHS, -whole, whole)
+    leads = 1 if kind.floating and len(whole) > _SMALL else 0
+    count = len(whole) - leads
+    group = _group(kind, count)
+    before = memory.last.get(group, 0) >> shift
+    if leads:
+        lead = before + int(whole[0])
+        memory.last[group] = lead << shift
+        whole = whole[1:] + lead
+    elif count < _SMALL:
+        whole = whole + before
+        memory.last[group] = int(whole[-1]) << shift if count else before << shift
+    top = 1 << (8 * kind.size - 1)
+    if kind.floating:
+        negative = whole < 0
+        magnitude = np.where(negative, -1 - whole, whole) << shift
+        if (magnitude >= top).any():
+            raise Altered("a number is beyond its type; the file was changed.")
+        whole = magnitude + np.where(negative, top, 0)
+    elif kind.size < 8 and ((whole < (-top if kind.signed else 0)).any() or (whole >= (top if kind.signed else 2 * top)).any()):
+        raise Altered("a number is beyond its type; the file was changed.")
+    return whole.astype(kind.dtype).tobytes()
+
+
+def _group(kind: Kind, count: int) -> int:
+    return (0 if kind.floating else 2) + (count < _SMALL)
+
+
+def _leads(kind: Kind, count: int) -> int:
+    return int(kind.floating and count >= _SMALL)
+
+
+def _tokens(signed: np.ndarray) -> np.ndarray:
+    return _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0)
+
+
+def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:
+    return np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)  # exact: below 2^53
+
+
+# ---------------------------------------------------------------- skeleton
+Field = tuple[int, int | bytes]  # key (number << 3 | wire type), value
+_GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7 << 3 | 2, 1 << 3 | 2, 5 << 3 | 2, 11 << 3 | 2, 12 << 3 | 2
+_DIMS, _TYPE, _NAME, _RAW = 1 << 3, 2 << 3, 8 << 3 | 2, 9 << 3 | 2
+_READS, _WRITES, _VALUE_NAME = 1 << 3 | 2, 2 << 3 | 2, 1 << 3 | 2
+_NEXT, _NONE, _RECENT = 0, 1, 2  # how a value that is read is named: the next initializer, the empty name, 2 + recency
+_FIXED = {1: 8, 5: 4}
+
+
+@dataclass(frozen=True)
+class Form:
+    """Type (ONNX's number) and shape of an initializer whose data were cut out."""
+
+    kind: int
+    shape: tuple[int, ...]
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's variable-length integer."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+class Source:
+    """Bytes that are read from the front; ValueError where they end too soon."""
+
+    def __init__(self, content: bytes) -> None:
+        """Start at the first byte."""
+        self.content, self.at = content, 0
+
+    def number(self) -> int:
+        """A varint of at most 64 bits."""
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        part = self.content[self.at : self.at + size]
+        if size < 0 or len(part) < size:
+            raise ValueError("it ends too soon")
+        self.at += size
+        return part
+
+    def block(self) -> bytes:
+        """A length and as many bytes."""
+        return self.take(self.number())
+
+    def field(self) -> Field:
+        """A protobuf field."""
+        key = self.number()
+        if key & 7 == 0:
+            return key, self.number()
+        if key & 7 == 2:
+            return key, self.block()
+        if key & 7 in _FIXED:
+            return key, self.take(_FIXED[key & 7])
+        raise ValueError(f"wire type {key & 7}")
+
+    def left(self) -> bool:
+        """Whether there is more."""
+        return self.at < len(self.content)
+
+
+def fields(message: bytes) -> list[Field]:
+    """The fields of a protobuf message."""
+    source, found = Source(message), []
+    while source.left():
+        found.append(source.field())
+    return found
+
+
+def written(some: Iterable[Field]) -> bytes:
+    """A protobuf message of these fields."""
+    out = bytearray()
+    for key, value in some:
+        out += varint(key)
+        out += varint(value) if isinstance(value, int) else (varint(len(value)) if key & 7 == 2 else b"") + value
+    return bytes(out)
+
+
+class _Names:
+    """Values in the order of their last mention, initializers that no node has read yet, and the sequence of new names."""
+
+    def __init__(self, others: Sequence[Field]) -> None:
+        """Start with the graph's inputs, which are known; its outputs' names are taken."""
+        named = [(key, _name(value)) for key, value in others if key in (_INPUT, _OUTPUT) and isinstance(value, bytes)]
+        self.mentioned = [name for key, name in named if key == _INPUT]  # the latest last
+        self.unread: list[bytes] = []  # the next last
+        self._sequence = _sequence(frozenset(name for _, name in named))
+        self._next = next(self._sequence)
+
+    def define(self, name: bytes) -> bytes:
+        """How a new name is written: 0 for the next of the sequence, else its length + 1 and itself."""
+        if name == self._next:
+            self._next = next(self._sequence)
+            return varint(0)
+        return varint(1 + len(name)) + name
+
+    def defined(self, source: Source) -> bytes:
+        """The new name that `define` wrote."""
+        size = source.number()
+        if size:
+            return source.take(size - 1)
+        name, self._next = self._next, next(self._sequence)
+        return name
+
+    def read(self, name: bytes) -> bytes:
+        """How the name of a value that a node reads is written."""
+        if not name:
+            return varint(_NONE)
+        if self.unread and name == self.unread[-1]:
+            self.mentioned.append(self.unread.pop())
+            return varint(_NEXT)
+        for back, known in enumerate(itertools.chain(reversed(self.mentioned), reversed(self.unread))):
+            if known == name:
+                return varint(_RECENT + back) + self._again(back)
+        raise ValueError("a value from nowhere")
+
+    def was_read(self, source: Source) -> bytes:
+        """The name that `read` wrote."""
+        token = source.number()
+        if token == _NONE:
+            return b""
+        if token == _NEXT:
+            self.mentioned.append(self.unread.pop())
+        else:
+            self._again(token - _RECENT)
+        return self.mentioned[-1]
+
+    def _again(self, back: int) -> bytes:
+        """Bring a value to the front; IndexError where there is none."""
+        known = len(self.mentioned)
+        self.mentioned.append(self.mentioned.pop(known - 1 - back) if back < known else self.unread.pop(known - 1 - back))
+        return b""
+
+
+def _sequence(taken: frozenset[bytes]) -> Iterator[bytes]:
+    """a, b, ..., Z, aa, ab, ... without those that are taken."""
+    for length in itertools.count(1):
+        for letters in itertools.product(string.ascii_letters, repeat=length):
+            if (name := "".join(letters).encode()) not in taken:
+                yield name
+
+
+def _name(message: bytes) -> bytes:
+    """The first field of a ValueInfoProto."""
+    key, value = Source(message).field()
+    if key != _VALUE_NAME or not isinstance(value, bytes):
+        raise ValueError("a value without a name")
+    return value
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """What `cut` wrote, read: protobuf fields, None where the data of the next initializer belong."""
+
+    model: list[Field | list[Field | list[Field | None]]]
+    forms: list[Form]
+
+
+def opened(skeleton: bytes, limit: int) -> Skeleton:
+    """Read a skeleton whose file has at most `limit` bytes.
+
+    Raises:
+        ValueError, IndexError: it isn't one, or its file is longer.
+    """
+    source, model, forms = Source(skeleton), [], []
+    while source.left():
+        at = source.at
+        if source.number() == _GRAPH:
+            model.append(_graph(source, forms, limit))
+        else:
+            source.at = at
+            model.append(source.field())
+    return Skeleton(model, forms)
+
+
+def _graph(source: Source, forms: list[Form], limit: int) -> list:
+    others = fields(source.block())
+    names = _Names(others)
+    tensors: list = []
+    for _ in range(source.number()):
+        form = source.number()
+        if form:
+            kind, dims = source.number(), [source.number() for _ in range((form >> 1) - 1)]
+            forms.append(Form(kind, tuple(dims)))
+            names.unread.append(names.defined(source))
+            rest = fields(source.block()) if form & 1 else []
+            tensors.append([*((_DIMS, size) for size in dims), (_TYPE, kind), (_NAME, names.unread[-1]), None, *rest])
+        else:
+            tensors.append(fields(source.block()))
+            names.unread.append(next((value for key, value in tensors[-1] if key == _NAME), b""))
+    names.unread.reverse()
+    nodes, kinds = [], []
+    for _ in range(source.number()):
+        known = source.number()
+        if not known:
+            kinds.append((source.number(), source.number(), fields(source.block())))
+        reads, writes, rest = kinds[known - 1]
+        node = [(_READS, names.was_read(source)) for _ in range(reads)]
+        for _ in range(writes):
+            name = names.defined(source)
+            names.mentioned.extend([name] if name else [])
+            node.append((_WRITES, name))
+        nodes.append((_NODE, written([*node, *rest])))
+        limit -= len(nodes[-1][1])
+        if limit < 0:
+            raise ValueError("nodes longer than the file")
+    return sorted([*nodes, *((_INITIALIZER, tensor) for tensor in tensors), *others], key=lambda field: field[0])
+
+
+def filled(skeleton: Skeleton, data: Iterable[bytes]) -> bytes:
+    """The ONNX file of a skeleton and its initializers' data, in the order of its forms."""
+    left = iter(data)
+    out = []
+    for field in skeleton.model:
+        if isinstance(field, list):
+            graph = []
+            for key, value in field:
+                if isinstance(value, list):
+                    value = written((_RAW, next(left)) if inner is None else inner for inner in value)
+                graph.append((key, value))
+            out.append((_GRAPH, written(graph)))
+        else:
+            out.append(field)
+    return written(out)
+
+
+# ---------------------------------------------------------------- tensors
+# ONNX's numbers of types; half-byte types have size 0
+KINDS = {
+    1: Kind(4, floating=True),
+    2: Kind(1),
+    3: Kind(1, signed=True),
+    4: Kind(2),
+    5: Kind(2, signed=True),
+    6: Kind(4, signed=True),
+    7: Kind(8, signed=True),
+    9: Kind(1),
+    10: Kind(2, floating=True),
+    11: Kind(8),
+    12: Kind(4),
+    13: Kind(8),
+    16: Kind(2, floating=True),
+    17: Kind(1),
+    18: Kind(1),
+    19: Kind(1),
+    20: Kind(1),
+    21: Kind(0),
+    22: Kind(0, signed=True),
+}
+_INT8, _INT4, _UINT4 = 3, 22, 21
+_AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
+_TAGS = 4 + 4
+_WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
+_FEW = 32  # codes below this number are numbers
+_FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
+Finish = Callable[[Bits], bytes]
+
+
+class TensorMemory:
+    """What the tensors before leave to the next."""
+
+    def __init__(self) -> None:
+        """Before the first tensor."""
+        self.weights = WeightMemory()
+        self.numbers = NumberMemory()
+        self.resolved = NumberMemory()
+        self.tags = Tables(np.full((len(KINDS) + 1, _TAGS), 8))
+        self.bytes: dict[int, Tables] = {}
+
+
+def size_of(form: Form) -> int:
+    """Bytes of the data of a tensor.
+
+    Raises:
+        Altered: an unknown type.
+    """
+    if form.kind not in KINDS:
+        raise Altered(f"an initializer has the unknown type {form.kind}; the file was changed.")
+    size = KINDS[form.kind].size
+    return size * prod(form.shape) if size else (prod(form.shape) + 1) // 2
+
+
+def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
+    """Read one tensor, but for its raw bits; the answer gives its bytes when they are there, called in the same order."""
+    kind, size = KINDS[form.kind], size_of(form)
+    if not size:
+        return lambda bits: b""
+    tag = int(_tag(coder, memory, form, None)[0])
+    if tag == _NUMBERS:
+        if not kind.size:
+            raise Altered("half bytes aren't numbers; the file was changed.")
+        found = code_numbers(coder, memory.numbers, kind, size // kind.size)
+        return lambda bits: resolved(bits, memory.resolved, kind, found)
+    if tag == _BYTES:
+        known = _bytes(coder, memory, kind.size or 1, size, None).tobytes()
+        return lambda bits: known
+    if tag == _AS_IS:
+        return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
+    if form.kind not in (_INT8, _INT4, _UINT4):
+        raise Altered("an initializer of another type is coded as weights; the file was changed.")
+    shift = _shift(tag)
+    high = code_weights(coder, memory.weights, form.shape).ravel()
+    return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
+
+
+def _tag(coder: Coder, memory: TensorMemory, form: Form, given: np.ndarray | None) -> np.ndarray:
+    here = np.array([list(KINDS).index(form.kind)])
+    found = coder.symbols(memory.tags, here, given)
+    memory.tags.add(here, found)
+    return found
+
+
+def _shift(tag: int) -> int:
+    return 0 if tag == _WEIGHTS else tag - _BYTES
+
+
+def _joined(high: np.ndarray, low: np.ndarray, shift: int) -> np.ndarray:
+    whole = (high.astype(np.int64) << shift) + low - (1 << shift >> 1)
+    if (whole < -128).any() or (whole > 127).any():
+        raise Altered("a weight code lies outside of a byte; the file was changed.")
+    return whole.astype(np.int8)
+
+
+def _data(form: Form, codes: np.ndarray) -> bytes:
+    """The inverse of `_codes`."""
+    if form.kind == _INT8:
+        return codes.tobytes()
+    halves = (codes + 8 if form.kind == _UINT4 else codes).astype(np.uint8) & 15
+    halves = np.append(halves, np.zeros(halves.size % 2, np.uint8)).reshape(-1, 2)
+    return (halves[:, 0] | halves[:, 1] << 4).tobytes()
+
+
+def _bytes(coder: Coder, memory: TensorMemory, planes: int, count: int, given: np.ndarray | None) -> np.ndarray:
+    """Bytes, each by the table of its place in a number."""
+    tables = memory.bytes.setdefault(planes, Tables(np.full((planes, 256), 1)))
+    out = np.empty(count, np.uint8)
+    first = 0
+    while first < count:
+        stop = min(count, first + max(_FIRST_BYTES * planes, first >> 2))
+        here = np.arange(first, stop) % planes
+        out[first:stop] = coder.symbols(tables, here, None if given is None else given[first:stop].astype(np.int64))
+        tables.add(here, out[first:stop].astype(np.int64))
+        first = stop
+    return out
+
+
+# ---------------------------------------------------------------- container
+MAGIC, VERSION = b"DYNC", 1
+LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
+_RATIO, _ALWAYS = 1024, 1 << 16
+_DIGEST = 16
+_HEAD = len(MAGIC) + 1 + _DIGEST
+_STORED, _ZLIB, _LZMA = 0, 1, 2  # how the skeleton is compressed; lzma: 2 + lc
+_WHOLE = 16  # added where the skeleton is the whole file
+_READING = (ValueError, IndexError, KeyError, OverflowError, zlib.error, lzma.LZMAError, EOFError)
+
+
+def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
+    """The file of a container, to the byte.
+
+    Args:
+        packed: what `pack` wrote.
+        limit: largest file to make, in bytes.
+
+    Raises:
+        InvalidRequest: it is no container, one of a newer version, or its file is above the limit.
+        Altered: it was cut or changed.
+    """
+    if not is_packed(packed):
+        raise InvalidRequest(f"the {len(packed):,} bytes given are no dyncompress container (they don't begin with DYNC).")
+    if len(packed) > len(MAGIC) and packed[len(MAGIC)] != VERSION:
+        raise InvalidRequest(
+            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by a "
+            "newer program: install that one."
+        )
+    try:
+        content = _content(packed, limit)
+    except _READING as error:
+        raise Altered(f"the container can't be read ({error}); it was cut or changed: fetch it again.") from error
+    if _digest(packed[_HEAD:], content) != packed[_HEAD - _DIGEST : _HEAD]:
+        raise Altered("the container hasn't the digest that it was written with; it was changed: fetch it again.")
+    return content
+
+
+def _digest(body: bytes, content: bytes) -> bytes:
+    both = hashlib.sha256(body)
+    both.update(content)
+    return both.digest()[:_DIGEST]
+
+
+def is_packed(content: bytes) -> bool:
+    """Whether the bytes begin as a container does."""
+    return content[: len(MAGIC)] == MAGIC
+
+
+def _content(packed: bytes, limit: int) -> bytes:
+    source = Source(packed)
+    source.take(_HEAD)
+    length = source.number()
+    if length > _ALWAYS + _RATIO * len(packed):
+        raise ValueError(f"{len(packed):,} bytes can't hold the {length:,} that it declares")
+    if length > limit:
+        raise InvalidRequest(f"the container's file has {length:,} bytes, the limit is {limit:,}; raise the limit.")
+    method, lanes = source.take(2)
+    size = source.number()
+    if size > 2 * length or lanes > 16:
+        raise ValueError("its lengths contradict each other")
+    skeleton = _expanded(source.block(), method & ~_WHOLE, size)
+    reader, memory = Reader(source.block(), 1 << lanes), TensorMemory()
+    rest = source.take(len(packed) - source.at)
+    frame = None if method & _WHOLE else opened(skeleton, length)
+    forms = [] if frame is None else frame.forms
+    if sum(size_of(form) for form in forms) > length:
+        raise ValueError("its initializers are larger than its file")
+    finish = [read_tensor(reader, memory, form) for form in forms]
+    bits = Bits(reader.finish() + rest)
+    data = [last(bits) for last in finish]
+    return skeleton if frame is None else filled(frame, data)
+
+
+def _expanded(small: bytes, method: int, size: int) -> bytes:
+    if method == _STORED:
+        content = small
+    elif method == _ZLIB:
+        content = zlib.decompressobj(wbits=-15).decompress(small, size + 1)
+    elif method < _LZMA + 5:
+        filters = _filters(method - _LZMA, size)
+        content = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters).decompress(small, max_length=size + 1)
+    else:
+        raise ValueError(f"unknown method {method}")
+    if len(content) != size:
+        raise ValueError(f"a skeleton of {len(content)} bytes where {size} were declared")
+    return content
+
+
+def _filters(context: int, size: int) -> list[dict[str, int]]:
+    dictionary = min(max(1 << size.bit_length(), 1 << 12), 1 << 26)
+    return [{"id": lzma.FILTER_LZMA1, "lc": context, "lp": 0, "pb": 0, "dict_size": dictionary, "nice_len": 273, "depth": 512}]
+
+
+def main(arguments: list[str]) -> int:
+    """Unpack one file; the exit codes are the runner's."""
+    if len(arguments) != 2:
+        print("usage: python unpack.py CONTAINER FILE", file=sys.stderr)
+        return 2
+    try:
+        content = unpack(Path(arguments[0]).read_bytes())
+        part = Path(arguments[1] + ".part")
+        part.write_bytes(content)
+        part.replace(arguments[1])
+    except (OSError, InvalidRequest, Altered) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 5 if isinstance(error, Altered) else 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
