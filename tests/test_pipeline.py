@@ -31,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "trajectory": {"budget.bytes": 0.40},
     "edge-int4": {},
     "smallest": {"budget.bytes": 0.35},
-    "fastest": {},
+    "narrow": {},
     "certified": {"budget.risk_increase": 0.05, "path.bytes": [0.45, 0.40, 0.31]},
 }
 
@@ -178,7 +178,7 @@ def _mixed(file: dc.OnnxFile) -> None:
 ITS_OWN = {
     "heavy-tail": _weights_only,
     "edge-int4": _four_bits,
-    "fastest": _narrower,
+    "narrow": _narrower,
     "certified": _chosen,
     "smallest": _mixed,
     "trajectory": _mixed,
@@ -192,8 +192,8 @@ def test_the_callers_model_is_never_changed() -> None:
     model.conv3.weight.grad = torch.ones_like(model.conv3.weight)
     model.conv1.register_forward_hook(lambda *_: None)
     before = state(model)
-    plan = dc.allocate(dc.measure(model, "fastest", target=TARGET, calibration=CALIBRATION))
-    file = dc.compress(model, "fastest", calibration=CALIBRATION, held_out=HELD_OUT, plan=plan)
+    plan = dc.allocate(dc.measure(model, "narrow", target=TARGET, calibration=CALIBRATION))
+    file = dc.compress(model, "narrow", calibration=CALIBRATION, held_out=HELD_OUT, plan=plan)
     assert_unchanged(before, state(model))
     assert file.macs[1] < file.macs[0]
     assert "training mode" in file.notes[0]
@@ -234,7 +234,7 @@ def test_probes_rank_layers_without_gradients() -> None:
 
 
 def test_removing_channels_is_probed_at_both_ends() -> None:
-    profile = tiny.profile("fastest")
+    profile = tiny.profile("narrow")
     units = [unit for unit in profile.table if unit.startswith("channels:")]
     assert len(units) == 3 and {profile.source[unit] for unit in units} == {"probe"}
     lines = profile.table[units[0]]

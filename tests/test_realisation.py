@@ -97,7 +97,7 @@ def test_channels_go_and_what_reads_them_is_refitted() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 5)).eval()
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(1))
-    profile = dc.measure(model, "fastest", target=tiny.TARGET, calibration=x)
+    profile = dc.measure(model, "narrow", target=tiny.TARGET, calibration=x)
     unit = next(name for name in profile.table if name.startswith("channels:"))
     plan = replace(dc.allocate(profile), asked={unit: Choice(keep=7)})
     small = dc.apply(model, plan, recipe=BARE, calibration=x)
@@ -119,8 +119,8 @@ def test_channels_go_and_what_reads_them_is_refitted() -> None:
 @pytest.fixture(scope="module")
 def narrow() -> dc.Compressed:
     """Half of the residual block's channels gone, 8 bits."""
-    plan = asked("fastest", channels__stem=Choice(keep=4), channels__conv2=Choice(keep=12), **tiny.plan().asked)
-    return dc.apply(network(), plan, recipe="fastest", calibration=CALIBRATION)
+    plan = asked("narrow", channels__stem=Choice(keep=4), channels__conv2=Choice(keep=12), **tiny.plan().asked)
+    return dc.apply(network(), plan, recipe="narrow", calibration=CALIBRATION)
 
 
 def test_channels_of_a_residual_block_go_together(narrow: dc.Compressed) -> None:

@@ -67,8 +67,9 @@ def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[Whole, ...]
             if option.choice.drop:
                 wholes.append(Whole({unit: option}, 0.0, 0.0, option.seconds, option.distortion))
                 continue
-            for combination in product(*(lines for _, lines in others)):
-                wholes.append(_whole({unit: option, **dict(zip((name for name, _ in others), combination, strict=True))}))
+            names = [name for name, _ in others]
+            combinations = product(*(lines for _, lines in others))
+            wholes.extend(_whole({unit: option, **dict(zip(names, combination, strict=True))}) for combination in combinations)
         found[unit] = tuple(wholes if len(wholes) <= MOST else _efficient(wholes))
     return found
 

@@ -11,7 +11,7 @@ from dyncompress.recipe import Recipe, load_recipe, load_target, rules_for
 from dyncompress.shipped import recipe_files, runner_file, target_files
 from dyncompress.types import FLOAT_BITS, Allocator, Measure, Pruner, Quantizer
 
-EXPECTED = {"heavy-tail", "trajectory", "edge-int8", "edge-int4", "smallest", "fastest", "certified", "demo"}
+EXPECTED = {"heavy-tail", "trajectory", "edge-int8", "edge-int4", "smallest", "fastest", "narrow", "certified", "demo"}
 RECIPES, TARGETS = recipe_files(), target_files()
 README = next(iter(RECIPES.values())).with_name("README.md").read_text(encoding="utf-8")
 
@@ -54,7 +54,7 @@ def test_recipes_keep_their_promises() -> None:
     needs = [need for tool in (*free.measures.values(), free.pruner, free.quantizer) for need in tool.needs]  # type: ignore[union-attr]
     assert not any(type(need).__name__ in ("InputMoment", "OutputFisher", "OutputMoments", "Motion") for need in needs)
     assert load_recipe("trajectory").sensitivity[0] == "trajectory"
-    assert load_recipe("smallest").budget.bytes and load_recipe("fastest").budget.macs and load_recipe("fastest").keeps
+    assert load_recipe("smallest").budget.bytes and load_recipe("narrow").budget.macs and load_recipe("fastest").budget.seconds
     for name in ("certified", "demo"):
         recipe = load_recipe(name)
         assert recipe.budget.risk_increase and len(recipe.path) >= 5 and recipe.certificate.delta == 0.05
