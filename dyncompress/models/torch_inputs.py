@@ -19,7 +19,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_layers import Weighted, groups_of, kind_of
 
 # Numbers of one block of unfolded inputs, and of the products of its rows.
-_BLOCK_NUMBERS = 16_000_000
+_BLOCK_NUMBERS = 8_000_000
 
 Blocks = dict[tuple[int, int], Tensor]  # a pair of kernel rows (a, b), a <= b -> the sum of products of what they see
 

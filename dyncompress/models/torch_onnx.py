@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch_calling import CALL_ERRORS, placed, takes_names
 from dyncompress.models.torch_layers import parameter_of
+from dyncompress.models.torch_tracing import traced
 from dyncompress.types import Batch, Layer, Placement
 
 _OPSET = 20
-_EXPORT_ERRORS = (*CALL_ERRORS, torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException)
 
 
 def exported(
@@ -51,13 +51,16 @@ def _two_examples(example: Batch) -> Batch:
 
 
 def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The first of three ways that works: dynamic batch, fixed batch, and the older tracing exporter."""
+    """The first way that works: a trace where it is sure, dynamic batch, fixed batch, and any trace."""
+    plain = _plain(module, inputs, names)
+    if plain is not None:
+        return plain, ()
     failures = []
     for dynamic, dynamo in ((True, True), (False, True), (True, False), (False, False)):
         try:
             model = _export(module, inputs, names, dynamic, dynamo)
             onnx.checker.check_model(model)
-        except (*_EXPORT_ERRORS, onnx.checker.ValidationError) as error:
+        except _export_errors() as error:
             failures.append(f"{type(error).__name__}: {_first_line(error)}")
             continue
         notes = []
@@ -68,6 +71,23 @@ def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str
             notes.append(f"exported by tracing, which keeps no data-dependent branches: {failures[-1]}.")
         return model, tuple(notes)
     raise Unsupported(f"torch.onnx can't export this model ({failures[0]}); make its forward free of data-dependent Python.")
+
+
+def _plain(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> onnx.ModelProto | None:
+    """The graph of a plain convolutional network, None for any other."""
+    try:
+        with _silenced():
+            model = traced(module, inputs, names, takes_names(module, names), _OPSET)
+        onnx.checker.check_model(model)
+    except (*CALL_ERRORS, Unsupported, torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError):
+        return None
+    return model if _batch_is_free(model) else None
+
+
+def _export_errors() -> tuple[type[BaseException], ...]:
+    """What exporters raise. torch._dynamo takes a second to load and isn't, where a trace will do."""
+    own = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, onnx.checker.ValidationError)
+    return (*CALL_ERRORS, *own)
 
 
 def _batch_is_free(model: onnx.ModelProto) -> bool:
