@@ -18,7 +18,7 @@ from dyncompress.restructuring import restructured, structural
 from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Option, SetWeight, Weight
 
 EXAMPLES = 256
-FEW = 128  # examples of a structural probe, mirrored ones apart
+FEW = 128  # examples of a structural probe
 REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
 
 
@@ -51,7 +51,7 @@ def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step:
 
     def harm(unit: str, choice: Choice) -> float:
         small, _ = restructured(few, {unit: choice}, REACH)
-        return probe(small.door, same=True)
+        return divergence(probe.before, outputs(small.door, probe.batches)[0])  # refitted outputs have their moments
 
     for unit, lines in table.items():
         step.advance()
@@ -72,17 +72,10 @@ class Probe:
         self.original, self.batches = model.door, first_examples(model.batches, examples)
         self.before = outputs(self.original, self.batches)[0]
 
-    def __call__(self, edited: TorchModel, same: bool = False) -> float:
-        """The divergence, in nats for scores; `same`: only layers with the original's weights are matched, not refitted ones."""
-        matched, _ = edited.matched(self.original, self.batches, _unchanged(edited, self.original) if same else None)
+    def __call__(self, edited: TorchModel) -> float:
+        """The divergence, in nats for scores."""
+        matched, _ = edited.matched(self.original, self.batches)
         return divergence(self.before, outputs(matched, self.batches)[0])
-
-
-def _unchanged(model: TorchModel, original: TorchModel) -> list[str]:
-    """Layers with the original's weights."""
-    weights = {name: o[Weight()] for name, o in original.observe((Weight(),))}
-    own = {name: o[Weight()] for name, o in model.observe((Weight(),))}
-    return [name for name, w in own.items() if w.shape == weights[name].shape and bool((w == weights[name]).all())]
 
 
 def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:

@@ -69,8 +69,8 @@ def restructured(model: Opened, choices: Mapping[str, Choice], reach: int | None
         return model, {}
     door = model.door
     drops = [Drop(unit.removeprefix(BLOCKS)) for unit in asked if unit.startswith(BLOCKS)]
-    gone = door.edited(drops).layers() if drops else door.layers()
-    there = {layer.name for layer in gone}
+    gone = {name for block in door.residual_blocks() if Drop(block.name) in drops for name in block.layers} if drops else set()
+    there = {layer.name for layer in door.layers()} - gone
     cut = {
         group.name: (group, asked[CHANNELS + group.name])
         for group in door.channel_groups()
@@ -78,8 +78,9 @@ def restructured(model: Opened, choices: Mapping[str, Choice], reach: int | None
     }
     affected = _affected(door, there, [group for group, _ in cut.values()], reach)
     fit = _Fit({name: o for name, o in door.observe((Weight(), Bias())) if name in affected}, cut, _together(model, cut))
-    with bypassed(door.module, door.residual_blocks(), drops):
-        found = in_sequence(door, with_mirrored(model.batches), affected, fit)
+    with bypassed(door.module, door.residual_blocks() if drops else (), drops):
+        data = with_mirrored(model.batches) if reach is None else model.batches  # a probe is quick
+        found = in_sequence(door, data, affected, fit)
     _refuse_unfitted(cut, found)
     edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
     keeps = [Keep(name, fit.kept[name]) for name in cut]

@@ -81,19 +81,26 @@ def drop(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Dro
     Raises:
         InvalidRequest: there is no such block, or it can't be dropped.
     """
+    known = _known(blocks, edits)
+    for edit in edits:
+        parent, _, child = edit.block.rpartition(".")
+        setattr(module.get_submodule(parent), child, Shortcut(known[edit.block].relu))
+
+
+def _known(blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> dict[str, ResidualBlock]:
+    """Name -> block that can be dropped; all edits name one."""
     known = {block.name: block for block in blocks if block.droppable}
     for edit in edits:
         if edit.block not in known:
             offered = ", ".join(known) or "none"
             raise InvalidRequest(f"there is no block '{edit.block}' that its shortcut can replace; this model offers {offered}.")
-        parent, _, child = edit.block.rpartition(".")
-        setattr(module.get_submodule(parent), child, Shortcut(known[edit.block].relu))
+    return known
 
 
 @contextlib.contextmanager
 def bypassed(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> Iterator[None]:
     """Inside this block, the second half of every batch takes the shortcut past the dropped blocks; the first doesn't."""
-    known = {block.name: Shortcut(block.relu) for block in blocks}
+    known = {name: Shortcut(block.relu) for name, block in _known(blocks, edits).items()}
 
     def bypass(name: str, args: tuple, output: Tensor) -> Tensor:
         half = len(output) // 2
