@@ -1,8 +1,9 @@
 """Numbers of any type: how many bits each has from an adaptive table, the bits themselves as they are.
 
 Biases, scales, zero points and indices are few and wide, so that nothing can be learned about their low bits. An array is
-read as integers: floats by the order of their bit patterns (sign and magnitude), without trailing bits that are zero in all
-of them (a scale rounded to bfloat16 has 16), and relative to their median, that to the one of the array before.
+read as integers: floats by the order of their bit patterns (sign and magnitude), without trailing bits that are zero in nearly
+all of them (a scale rounded to bfloat16 has 16; those few that have other bits there are written out), and relative to their
+median, that to the one of the array before.
 
 The low bits of all arrays form one string of bits, which a reader gets after everything else (it is what the lanes of the
 coder begin with): a reader knows the lengths at once, and the values from `Bits` when that string is there.
@@ -19,6 +20,8 @@ from dyncompress.coding.weights import Coder
 from dyncompress.errors import Altered
 
 _LENGTHS = 35  # of a magnitude: 0 to 34 bits
+_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that goes as it is
+_MARK = 1 << 40  # added to such a number
 _SMALL = 4  # arrays below this size have no median of their own, and are read relative to the number before
 _MEDIAN, _VALUE = 0, 1
 
@@ -84,7 +87,7 @@ class NumberMemory:
 
     def __init__(self) -> None:
         """Before the first array."""
-        self.lengths = Tables(np.full((8, 2 * _LENGTHS), 2))
+        self.lengths = Tables(np.full((8, 2 * _LENGTHS + 1), 2))
         self.shifts = Tables(np.full((2, 24), 4))
         self.last: dict[int, int] = {}
 
@@ -127,11 +130,13 @@ def relative(memory: NumberMemory, kind: Kind, raw: bytes) -> np.ndarray:
         [23, 127, -1, 0, 1, 0, 0]
     """
     whole = np.frombuffer(raw, kind.dtype).astype(np.int64)
-    top = 1 << (8 * kind.size - 1)
-    shift, count = 0, len(whole)
+    count, shift = len(whole), 0
+    rest = np.zeros(count, np.int64)
     if kind.floating:
+        top = 1 << (8 * kind.size - 1)
         magnitude = whole & (top - 1)
-        shift = _trailing_zeros(int(np.bitwise_or.reduce(magnitude, initial=0)))
+        shift = _common_shift(magnitude)
+        rest = np.where(magnitude & ((1 << shift) - 1) > 0, whole + _MARK, 0)
         magnitude >>= shift
         whole = np.where(whole >= top, -1 - magnitude, magnitude)
     group = _group(kind, count)
@@ -139,17 +144,16 @@ def relative(memory: NumberMemory, kind: Kind, raw: bytes) -> np.ndarray:
     if _leads(kind, count):
         lead = int(np.sort(whole)[count // 2])
         memory.last[group] = lead << shift
-        return np.concatenate([[shift, lead - (before >> shift)], whole - lead])
+        return np.concatenate([[shift, lead - (before >> shift)], np.where(rest > 0, rest, whole - lead)])
     if count >= _SMALL:
         return np.concatenate([[shift], whole])
     memory.last[group] = int(whole[-1]) << shift if count else before
     return np.concatenate([[shift], whole - (before >> shift)])
 
 
-def low_bits(bits: Bits, given: np.ndarray) -> None:
+def low_bits(bits: Bits, kind: Kind, given: np.ndarray) -> None:
     """Append what the lengths of `relative`'s answer leave open."""
-    magnitude = np.abs(given[1:])
-    widths = np.maximum(_bit_lengths(magnitude) - 1, 0)
+    magnitude, widths = np.abs(given[1:]), _widths(kind, _tokens(given[1:]))
     bits.write(magnitude & (np.left_shift(1, widths) - 1), widths)
 
 
@@ -160,9 +164,9 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
         Altered: the bits end, or a number is beyond its type.
     """
     shift, tokens = int(found[0]), found[1:]
-    length = tokens % _LENGTHS
-    widths = np.maximum(length - 1, 0)
-    whole = np.where(length > 0, np.left_shift(1, widths) + bits.read(widths), 0)
+    widths = _widths(kind, tokens)
+    low, out = bits.read(widths), tokens == _WRITTEN_OUT
+    whole = np.where(tokens % _LENGTHS > 0, np.left_shift(1, widths) + low, 0)
     whole = np.where(tokens >= _LENGTHS, -whole, whole)
     leads = 1 if kind.floating and len(whole) > _SMALL else 0
     count = len(whole) - leads
@@ -179,9 +183,10 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
     if kind.floating:
         negative = whole < 0
         magnitude = np.where(negative, -1 - whole, whole) << shift
-        if (magnitude >= top).any():
+        out = out[leads:]
+        if (magnitude[~out] >= top).any():
             raise Altered("a number is beyond its type; the file was changed.")
-        whole = magnitude + np.where(negative, top, 0)
+        whole = np.where(out, low[leads:], magnitude + np.where(negative, top, 0))
     elif kind.size < 8 and ((whole < (-top if kind.signed else 0)).any() or (whole >= (top if kind.signed else 2 * top)).any()):
         raise Altered("a number is beyond its type; the file was changed.")
     return whole.astype(kind.dtype).tobytes()
@@ -194,7 +199,7 @@ def bits_of(kind: Kind, raw: bytes) -> float:
     seen = np.bincount(tokens)
     seen = seen[seen > 0]
     learned = 5 * len(seen) - float((seen * np.log2(seen / len(tokens))).sum())
-    return learned + float(np.maximum(_bit_lengths(np.abs(given[1:])) - 1, 0).sum())
+    return learned + float(_widths(kind, tokens).sum())
 
 
 def _group(kind: Kind, count: int) -> int:
@@ -206,12 +211,22 @@ def _leads(kind: Kind, count: int) -> int:
 
 
 def _tokens(signed: np.ndarray) -> np.ndarray:
-    return _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0)
+    return np.where(signed >= _MARK, _WRITTEN_OUT, _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0))
+
+
+def _widths(kind: Kind, tokens: np.ndarray) -> np.ndarray:
+    """How many low bits a token leaves open."""
+    return np.where(tokens == _WRITTEN_OUT, 8 * kind.size, np.maximum(tokens % _LENGTHS - 1, 0))
 
 
 def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:
     return np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)  # exact: below 2^53
 
 
-def _trailing_zeros(value: int) -> int:
-    return min((value & -value).bit_length() - 1, 23) if value else 0
+def _common_shift(magnitude: np.ndarray) -> int:
+    """The number of trailing bits that is cheapest to leave out: one bit a number each, a whole number where they aren't 0."""
+    lowest = magnitude & -magnitude
+    zeros = np.where(magnitude > 0, np.minimum(_bit_lengths(lowest) - 1, 23), 23)
+    if len(zeros) < _SMALL:
+        return int(zeros.min(initial=23)) if len(zeros) else 0
+    return max(range(24), key=lambda shift: shift * len(zeros) - 24 * int((zeros < shift).sum()))

@@ -88,7 +88,7 @@ def write_tensor(coder: Coder, memory: TensorMemory, form: Form, raw: bytes, bit
     if tag == _NUMBERS:
         given = relative(memory.numbers, kind, raw)
         code_numbers(coder, memory.numbers, kind, len(raw) // kind.size, given)
-        low_bits(bits, given)
+        low_bits(bits, kind, given)
     elif tag == _BYTES:
         _bytes(coder, memory, kind.size or 1, len(raw), np.frombuffer(raw, np.uint8))
     elif tag == _AS_IS:

@@ -466,6 +466,8 @@ def _lengths() -> np.ndarray:
 
 # ---------------------------------------------------------------- numbers
 _LENGTHS = 35  # of a magnitude: 0 to 34 bits
+_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that goes as it is
+_MARK = 1 << 40  # added to such a number
 _SMALL = 4  # arrays below this size have no median of their own, and are read relative to the number before
 _MEDIAN, _VALUE = 0, 1
 
@@ -531,7 +533,7 @@ class NumberMemory:
 
     def __init__(self) -> None:
         """Before the first array."""
-        self.lengths = Tables(np.full((8, 2 * _LENGTHS), 2))
+        self.lengths = Tables(np.full((8, 2 * _LENGTHS + 1), 2))
         self.shifts = Tables(np.full((2, 24), 4))
         self.last: dict[int, int] = {}
 
@@ -573,9 +575,9 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
         Altered: the bits end, or a number is beyond its type.
     """
     shift, tokens = int(found[0]), found[1:]
-    length = tokens % _LENGTHS
-    widths = np.maximum(length - 1, 0)
-    whole = np.where(length > 0, np.left_shift(1, widths) + bits.read(widths), 0)
+    widths = _widths(kind, tokens)
+    low, out = bits.read(widths), tokens == _WRITTEN_OUT
+    whole = np.where(tokens % _LENGTHS > 0, np.left_shift(1, widths) + low, 0)
     whole = np.where(tokens >= _LENGTHS, -whole, whole)
     leads = 1 if kind.floating and len(whole) > _SMALL else 0
     count = len(whole) - leads
@@ -592,9 +594,10 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
     if kind.floating:
         negative = whole < 0
         magnitude = np.where(negative, -1 - whole, whole) << shift
-        if (magnitude >= top).any():
+        out = out[leads:]
+        if (magnitude[~out] >= top).any():
             raise Altered("a number is beyond its type; the file was changed.")
-        whole = magnitude + np.where(negative, top, 0)
+        whole = np.where(out, low[leads:], magnitude + np.where(negative, top, 0))
     elif kind.size < 8 and ((whole < (-top if kind.signed else 0)).any() or (whole >= (top if kind.signed else 2 * top)).any()):
         raise Altered("a number is beyond its type; the file was changed.")
     return whole.astype(kind.dtype).tobytes()
@@ -609,7 +612,12 @@ def _leads(kind: Kind, count: int) -> int:
 
 
 def _tokens(signed: np.ndarray) -> np.ndarray:
-    return _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0)
+    return np.where(signed >= _MARK, _WRITTEN_OUT, _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0))
+
+
+def _widths(kind: Kind, tokens: np.ndarray) -> np.ndarray:
+    """How many low bits a token leaves open."""
+    return np.where(tokens == _WRITTEN_OUT, 8 * kind.size, np.maximum(tokens % _LENGTHS - 1, 0))
 
 
 def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:

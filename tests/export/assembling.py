@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "export" / "runner" / "unpack.py"
 WRITING = {
-    "Writer", "code_length", "is_model", "relative", "low_bits", "bits_of", "_trailing_zeros", "write_tensor",
+    "Writer", "code_length", "is_model", "relative", "low_bits", "bits_of", "_common_shift", "write_tensor",
     "_smallest", "_suits", "_split", "_codes", "_planes", "cut", "_cut_graph", "_cut_tensor", "pack",
     "description_bits", "_lanes", "_compressed",
 }  # fmt: skip
