@@ -71,8 +71,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     if budget.seconds is not None:
         whole = budget.seconds if budget.seconds >= 1 else budget.seconds * profile.seconds
         limits.append(("seconds", whole - profile.whole_seconds))
-    if budget.distortion is not None:
-        limits.append((HARM, budget.distortion))
+    limits += [] if budget.distortion is None else [(HARM, budget.distortion)]
     return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
 
 
@@ -170,9 +169,8 @@ def compress(
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
-    if plan is None:
-        plan = profiled_for_budget(start, recipe, target, trajectory, progress)
-    plans = [plan] if isinstance(plan, Plan) else path(plan, recipe)
+    found = plan or profiled_for_budget(start, recipe, target, trajectory, progress)
+    plans = [found] if isinstance(found, Plan) else path(found, recipe)
 
     def file(plan: Plan) -> OnnxFile:
         return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))

@@ -80,16 +80,14 @@ class Recipe:
         steps: candidate steps of entropy-coded weights, for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.
         sparsities: candidate shares of zeros.
         pattern: of the zeros, e.g. `2:4`; empty: unstructured.
-        keeps: candidate shares of channels; empty: channels are not pruned.
-        blocks: whether whole residual blocks may be dropped.
+        keeps, blocks: candidate shares of channels (empty: none is removed); whether whole residual blocks may be dropped.
         latency_batch: examples a run whose time is measured for every width and block; 0: no time is measured.
         granularity: of the scales.
         activation_bits: 8 or 32.
         sequential: whether each layer is aimed at the original's output from the inputs that the layers before leave it.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
-        calibration: at most this many examples are used.
-        observed: of these, so many are enough for input moments and Fisher information; 0: all.
+        calibration, observed: at most this many examples are used; so many of them for moments and Fisher information (0: all).
         certificate: what is certified.
         path: budgets from cautious to bold, tried where `budget.risk_increase` is given.
         path_row: which budget `path` holds: `bytes` or `macs`.
