@@ -265,13 +265,15 @@ class Distillation:
         rate: of Adam, at its height: in log gains, and in standard deviations of the outputs.
         batch: examples a step.
         shift: pixels by which images are moved at random, and flipped where it isn't 0; 0: inputs are taken as they are.
+        mix: images become (1 - a) image + a another, a drawn from [0, mix]; 0: they stay.
         held_out: share of the examples kept aside to choose among the epochs.
     """
 
     epochs: int = 0
-    rate: float = 0.01
+    rate: float = 0.004
     batch: int = 128
     shift: int = 2
+    mix: float = 1.0
     held_out: float = 0.125
 
 
@@ -497,7 +499,8 @@ class Target:
         opset, ir_version: of the ONNX file.
         activation_dtype: `uint8`, `int8`, or `float32`.
         activation_symmetric: whether the zero point must be the middle of the range.
-        weight_bits: widths that may be stored.
+        weight_bits: widths that may be stored; with 8 alone, every code is a whole byte.
+        folds_constants: whether the runtime computes once, at load, what depends on constants alone; else it is written out.
         weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits.
         weight_granularity: finest scales the kernels take: `channel` or `tensor`.
         reduce_range: 7-bit weights at 8 bits (instruction sets whose 16-bit sums saturate).
@@ -518,6 +521,7 @@ class Target:
     activation_dtype: str = "uint8"
     activation_symmetric: bool = False
     weight_bits: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    folds_constants: bool = True
     weight_symmetric_range: bool = True
     weight_granularity: str = "channel"
     reduce_range: bool = False

@@ -18,12 +18,13 @@ class Constants:
     Attributes:
         graph: under surgery.
         plain: whether the reader of the file can't be trusted to fold constants: everything is then written out.
+        dense: whether codes are to lie in the file as whole bytes, however rare they are.
     """
 
-    def __init__(self, graph: ir.Graph, plain: bool = False) -> None:
+    def __init__(self, graph: ir.Graph, plain: bool = False, dense: bool = False) -> None:
         """Start with what the graph holds."""
         self.graph = graph
-        self.plain = plain
+        self.plain, self.dense = plain, dense or plain
         self._count = 0
         self._known: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 

@@ -112,7 +112,7 @@ def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) 
     Returns:
         The int8 value.
     """
-    if constants.plain or not is_sparse(codes.size, int(np.count_nonzero(codes)), bits):
+    if constants.dense or not is_sparse(codes.size, int(np.count_nonzero(codes)), bits):
         return _dense(constants, codes, bits, before)
     flat = codes.reshape(-1)
     mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
@@ -121,7 +121,7 @@ def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) 
 
 
 def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
-    if bits == 8 or constants.plain:
+    if bits == 8 or constants.dense:
         return constants.tensor(codes.astype(np.int8))
     if bits == 4:
         packed = constants.tensor(codes.astype(ml_dtypes.int4), ir.DataType.INT4)

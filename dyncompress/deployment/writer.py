@@ -49,7 +49,7 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     model = ir.serde.deserialize_model(at_opset(parse(strip(float_file)), target))
     graph = model.graph
     weights = _stored_weights(graph, encodings, target)
-    constants = Constants(graph, plain=set(target.weight_bits) == {8})  # whole bytes only: an importer, no folding runtime
+    constants = Constants(graph, plain=not target.folds_constants, dense=set(target.weight_bits) == {8})
     grids = _Grids(ranges if target.activation_dtype != "float32" else {}, target)
     domain = _integer_domain(graph, weights, grids)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]

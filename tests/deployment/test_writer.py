@@ -275,8 +275,27 @@ def test_a_float_reader_of_a_copied_value_reads_the_float_value() -> None:
     np.testing.assert_allclose(Session(body, TARGET).run(x)[0], np.tanh(x["x"]), rtol=1e-6)
 
 
+def test_a_file_to_be_packed_holds_rare_codes_as_bytes_and_each_scale_once() -> None:
+    float_file, weights = residual()
+    weights = {name: np.where(np.abs(w) < np.quantile(np.abs(w), 0.9), 0, w).astype(np.float32) for name, w in weights.items()}
+    small = onnx.load_from_string(integer_file(float_file, weights, images(8), TARGET))
+    whole = onnx.load_from_string(integer_file(float_file, weights, images(8), replace(TARGET, weight_bits=(8,))))
+    assert {node.op_type for node in small.graph.node} - {node.op_type for node in whole.graph.node} == {"x"}
+    assert sum(node.op_type == "Mul" for node in whole.graph.node) == len(weights)  # scales of biases are computed at load
+    stored = [tensor for tensor in whole.graph.initializer if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1]
+    assert sorted(list(tensor.dims) for tensor in stored) == sorted(list(w.shape) for w in weights.values())
+
+
+def test_initializers_lie_in_the_order_of_their_readers() -> None:
+    float_file, weights = residual()
+    graph = onnx.load_from_string(integer_file(float_file, weights, images(8), TARGET)).graph
+    read = list(dict.fromkeys(name for node in graph.node for name in node.input))
+    names = [tensor.name for tensor in graph.initializer]
+    assert names == [name for name in read if name in names]
+
+
 def test_an_importers_target_gets_plain_bytes_and_a_fixed_batch() -> None:
-    generic = replace(SYMMETRIC, weight_bits=(8,), static_shapes=True)
+    generic = replace(SYMMETRIC, weight_bits=(8,), folds_constants=False, static_shapes=True)
     float_file, weights = residual()
     weights = {name: np.where(np.abs(w) < np.quantile(np.abs(w), 0.9), 0, w).astype(np.float32) for name, w in weights.items()}
     model = onnx.load_from_string(integer_file(float_file, weights, images(8), generic))
