@@ -160,7 +160,7 @@ def layers_compressed(
     layers = [layer.name for layer in door.layers() if layer.name in chosen]
     found: dict[str, tuple[Array, Array | None]] = {}
     if recipe.sequential and model.calibrated:
-        found.update(compressed_in_order(model, layers, one, tuple(needs)))
+        found.update(compressed_in_order(model, layers, one, tuple(needs), mirrored=recipe.mirrored))
     if len(found) < len(layers):
         rest = ((name, o) for name, o in model.observe(tuple(needs)) if name in chosen and name not in found)
         found.update((name, (one(o), None)) for name, o in rest)

@@ -84,7 +84,8 @@ class Recipe:
         latency_batch: examples a run whose time is measured for every width and block; 0: no time is measured.
         granularity: of the scales.
         activation_bits: 8 or 32.
-        sequential: whether each layer is aimed at the original's output from the inputs that the layers before leave it.
+        sequential, mirrored: whether each layer is aimed at the original's output from the inputs that the layers before leave
+            it, and whether on mirror images as well.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
         calibration, observed: at most this many examples are used; so many of them for moments and Fisher information (0: all).
@@ -115,6 +116,7 @@ class Recipe:
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     sequential: bool = False
+    mirrored: bool = False
     match: bool = True
     distill: Distillation = field(default_factory=Distillation)
     calibration: int = 1024
@@ -264,6 +266,7 @@ class _Channels:
 @dataclass(frozen=True)
 class _Targets:
     sequential: bool = False
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -332,7 +335,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         keeps=sections["channels"].keeps,
         blocks=sections["channels"].blocks,
         latency_batch=sections["channels"].latency_batch,
-        sequential=sections["targets"].sequential,
+        **dataclasses.asdict(sections["targets"]),
         match=sections["match"].moments,
         distill=sections["distill"],
         calibration=sections["calibration"].limit,

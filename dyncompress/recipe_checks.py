@@ -92,6 +92,8 @@ def _check_distillation(where: str, spec: Distillation) -> None:
     for name, least in {"epochs": 0, "batch": 1, "shift": 0}.items():
         if getattr(spec, name) < least:
             raise InvalidRequest(f"{where}.{name} is {getattr(spec, name)}; it takes {least} or more.")
+    if not 0 <= spec.mix <= 1:
+        raise InvalidRequest(f"{where}.mix is {spec.mix:g}; a number in [0, 1] is needed.")
     for name, share, such in (("rate", spec.rate, 0.01), ("held_out", spec.held_out, 0.125)):
         if not 0 < share < 1:
             raise InvalidRequest(f"{where}.{name} is {share:g}; a number in (0, 1) is needed, e.g. {such}.")

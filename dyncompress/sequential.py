@@ -15,15 +15,21 @@ import torch
 
 from dyncompress import linalg
 from dyncompress.models.torch_sequence import Wanted, in_sequence
+from dyncompress.models.torch_tuning import is_image
 from dyncompress.opening import Opened
-from dyncompress.types import Affine, Array, Edit, InputMoment, Need, Observation, SetWeight, Weight
+from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
 
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
 _DAMPING = 0.01
 
 
 def compressed_in_order(
-    model: Opened, names: Sequence[str], compress: Callable[[Observation], Array], needs: Sequence[Need] = ()
+    model: Opened,
+    names: Sequence[str],
+    compress: Callable[[Observation], Array],
+    needs: Sequence[Need] = (),
+    *,
+    mirrored: bool = False,
 ) -> dict[str, tuple[Array, Array]]:
     """Compress these layers one after the other.
 
@@ -32,6 +38,7 @@ def compressed_in_order(
         names: layers; those that can't be taken in order (called twice, no batch axis in front) are passed over.
         needs: what else `compress` reads.
         compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
+        mirrored: whether images are observed a second time, flipped left to right.
 
     Returns:
         layer -> (new weight, shift of its output).
@@ -46,7 +53,14 @@ def compressed_in_order(
         aim = weight + ridge(moment, lack).reshape(weight.shape).to(weight)
         return compress(Observation(layers[name], {**known[name].values, Weight(): aim, InputMoment(): moment.float()}))
 
-    return in_sequence(model.door, model.batches, [name for name in layers if name in known], solve)
+    flipped = [_flipped(batch) for batch in model.batches] if mirrored else []
+    return in_sequence(model.door, [*model.batches, *flipped], [name for name in layers if name in known], solve)
+
+
+def _flipped(batch: Batch) -> Batch:
+    """Images flipped left to right, other inputs as they are."""
+    tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+    return {name: value.flip(3) if is_image(value) else value for name, value in tensors.items()}
 
 
 def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:

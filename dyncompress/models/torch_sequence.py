@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from dyncompress.types import Batch
 
 # Numbers in the largest activation of the pass, both halves.
 _LARGEST_ACTIVATION = 100_000_000
+_ADDITIONS = ("add", "add_", "__add__", "__iadd__")
 # Numbers of the inputs that are looked at together.
 _BLOCK_NUMBERS = 16_000_000
 
@@ -77,7 +78,9 @@ def in_sequence(
     plain = [name for name in names if _alone(model, name)]
     plan = _looked_ahead(model, {name: value[:4] for name, value in batch.items()}, plain)
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    calls = _Calls(frozenset(plan.values()) if shortcuts else frozenset())
+    kept: dict[int, Tensor] = {}
+    keep = frozenset(plan.values()) if shortcuts else frozenset()
+    calls = _Calls(lambda number, _func, _args, result: kept.update({number: result} if number in keep else {}))
 
     def replace(name: str, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         """Compress one layer; the second half goes on with its new weight."""
@@ -86,7 +89,8 @@ def in_sequence(
         with calls.paused():
             half = len(output) // 2
             x, y, own = args[0][half:], output[:half], output[half:]
-            other = calls.kept.get(plan[name], None)
+            number = plan[name]
+            other = None if number is None else kept.get(number)
             lack = y - own if other is None or other.shape != output.shape else y - own + other[:half] - other[half:]
             wanted = _wanted(layer, x, lack)
             weight = solve(name, wanted).to(layer.weight)
@@ -143,36 +147,21 @@ def _correlated(layer: nn.Module, x: Tensor, lack: Tensor) -> Tensor:
 
 
 # ---------------------------------------------------------------- what is added to what
-@dataclass
 class _Calls(TorchFunctionMode):
-    """Counts the calls of torch functions, and keeps the results of some.
+    """Counts the calls of torch functions that return a tensor, and shows each: number, function, arguments, result."""
 
-    Attributes:
-        keep: numbers of the calls whose results are wanted.
-        kept: number -> result.
-    """
-
-    keep: frozenset[int | None]
-    kept: dict[int | None, Tensor] = field(default_factory=dict)
-    count: int = 0
-    off: bool = False
-
-    def __post_init__(self) -> None:
-        """Set up the mode."""
+    def __init__(self, notice: Callable[[int, Callable, tuple, Tensor], None]) -> None:
+        """Start at 0."""
         super().__init__()
+        self.notice, self.count, self.off = notice, 0, False
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Run and count."""
+        """Run, show and count."""
         result = func(*args, **(kwargs or {}))
         if not self.off and isinstance(result, Tensor):
-            self.seen(func, args, result)
+            self.notice(self.count, func, args, result)
             self.count += 1
         return result
-
-    def seen(self, func: Callable, args: tuple, result: Tensor) -> None:
-        """Keep what is wanted."""
-        if self.count in self.keep:
-            self.kept[self.count] = result
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -184,19 +173,18 @@ class _Calls(TorchFunctionMode):
             self.off = False
 
 
-class _Additions(_Calls):
-    """Also notes which layer's output is added to the result of which call."""
+class _Additions:
+    """Which layer's output is added to the result of which call."""
 
     def __init__(self) -> None:
         """Start with nothing seen."""
-        super().__init__(frozenset())
         self.results: list[Tensor] = []
         self.layers: dict[str, tuple[int, Tensor]] = {}
         self.partner: dict[str, int] = {}
 
-    def seen(self, func: Callable, args: tuple, result: Tensor) -> None:
+    def notice(self, _number: int, func: Callable, args: tuple, result: Tensor) -> None:
         """Look for a layer's output among the summands; a partner that comes later isn't known in time."""
-        if getattr(func, "__name__", "") in ("add", "add_", "__add__", "__iadd__") and len(args) > 1:
+        if getattr(func, "__name__", "") in _ADDITIONS and len(args) > 1:
             for name, (at, output) in reversed(self.layers.items()):
                 other = args[1] if args[0] is output else args[0] if args[1] is output else None
                 if isinstance(other, Tensor):
@@ -214,7 +202,7 @@ def _looked_ahead(model: TorchModel, few: Batch, names: Sequence[str]) -> dict[s
     notes = _Additions()
     first, second = _halves_swapped(few)
     before = _inputs(model, first, names, notes)
-    after = _inputs(model, second, names, _Calls(frozenset()))
+    after = _inputs(model, second, names, _Additions())
     half = {name: len(x) // 2 for name, x in before.items()}
     fit = [
         name
@@ -233,15 +221,15 @@ def _halves_swapped(few: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _inputs(model: TorchModel, batch: Batch, names: Sequence[str], calls: _Calls) -> dict[str, Tensor]:
+def _inputs(model: TorchModel, batch: Batch, names: Sequence[str], notes: _Additions) -> dict[str, Tensor]:
     """The layers' inputs."""
     found: dict[str, Tensor] = {}
+    calls = _Calls(notes.notice)
 
     def look(name: str, args: tuple, output: Tensor) -> None:
         with calls.paused():
             found[name] = args[0].clone()
-        if isinstance(calls, _Additions):
-            calls.layers[name] = calls.count, output
+        notes.layers[name] = calls.count, output
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in names}
     handles = [m.register_forward_hook(lambda _m, a, y, name=name: look(name, a, y)) for name, m in layers.items()]

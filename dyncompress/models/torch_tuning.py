@@ -67,18 +67,22 @@ def tuned(
     generator = torch.Generator().manual_seed(seed)
     size = max(1, min(spec.batch, _LIVE_NUMBERS // max(model.trace.activations, 1)))
     judge, learn = (_rows(inputs, rows) for rows in torch.randperm(n, generator=generator).split([aside, n - aside]))
+    judge = augmented(judge, spec, generator)  # weights may have been fitted to these very images: others than them judge
     wanted = _answers(original, judge, size)
     best, kept = student.divergence(judge, wanted, size), student.state()
     steps = spec.epochs * math.ceil((n - aside) / size)
+    device = next(iter(student.gain.values())).device
     optimizer = torch.optim.Adam(student.parameters(), lr=spec.rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     for _ in range(spec.epochs):
         for rows in torch.randperm(n - aside, generator=generator).split(size):
-            batch = augmented(_rows(learn, rows), spec.shift, generator)
-            with torch.no_grad():
-                target = original(batch)
+            batch = augmented(_rows(learn, rows), spec, generator)
+            with _reduced_precision(device):
+                with torch.no_grad():
+                    target = original(batch)
+                answer = student(batch)
             optimizer.zero_grad()
-            loss(target, student(batch)).backward()
+            loss(target, answer).backward()
             nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)
             optimizer.step()
             schedule.step()
@@ -114,16 +118,30 @@ def loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def augmented(batch: Mapping[str, Tensor], shift: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Images flipped left to right by chance and shifted by up to `shift` pixels, their edges mirrored; other inputs as they are.
+def augmented(batch: Batch, spec: Distillation, generator: torch.Generator) -> dict[str, Tensor]:
+    """Images flipped left to right by chance, shifted, and mixed with one another; other inputs as they are.
 
-    An input is an image where it is float `[n, c, h, w]` of at least 8 rows and columns.
+    Answers to mixtures tell more of the teacher than answers to images do (Zhang et al. 2018 mix labels too; here none are
+    needed). The edges of shifted images are mirrored.
     """
-    found = {}
-    for name, value in batch.items():
-        image = value.ndim == 4 and value.is_floating_point() and min(value.shape[2:]) >= _SMALLEST_IMAGE
-        found[name] = _moved(value, shift, generator) if image and shift else value
+    found = {name: torch.as_tensor(value) for name, value in batch.items()}
+    for name, value in found.items():
+        if is_image(value):
+            moved = _moved(value, spec.shift, generator) if spec.shift else value
+            found[name] = _mixed(moved, spec.mix, generator) if spec.mix else moved
     return found
+
+
+def is_image(value: Tensor) -> bool:
+    """Whether an input is float `[n, c, h, w]` of at least 8 rows and columns."""
+    return value.ndim == 4 and value.is_floating_point() and min(value.shape[2:]) >= _SMALLEST_IMAGE
+
+
+def _mixed(images: Tensor, mix: float, generator: torch.Generator) -> Tensor:
+    """Every image with a share of another."""
+    share = mix * torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
+    other = torch.randperm(len(images), generator=generator).to(images.device)
+    return torch.lerp(images, images[other], share)
 
 
 def _moved(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
@@ -248,6 +266,16 @@ def _free(model: TorchModel, name: str) -> bool:
 def _answers(teacher: _Network, batch: Batch, size: int) -> list[tuple[Tensor, ...]]:
     """The teacher's outputs on examples kept aside."""
     return [teacher(part) for part in _parts(batch, size)]
+
+
+def _reduced_precision(device: torch.device) -> torch.autocast:
+    """Gradients in bfloat16 where the hardware multiplies it: a state is judged in full precision all the same."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        read = getattr(torch.cpu, "get_capabilities", dict)  # newer than the oldest torch that is supported
+        able = device.type == "cpu" and bool(read().get("avx512_bf16") or read().get("amx_bf16"))
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:

@@ -162,7 +162,7 @@ def test_the_loss_of_scores_is_the_divergence_and_of_others_the_relative_error()
 
 def test_augmented_images_are_flips_and_shifts_of_their_own() -> None:
     x = torch.randn(40, 2, 9, 11, generator=torch.Generator().manual_seed(0))
-    moved = augmented({"x": x}, 2, torch.Generator().manual_seed(0))["x"]
+    moved = augmented({"x": x}, Distillation(shift=2, mix=0.0), torch.Generator().manual_seed(0))["x"]
     padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
     seen = set()
     for image, wide in zip(moved, padded, strict=True):
@@ -177,10 +177,23 @@ def test_augmented_images_are_flips_and_shifts_of_their_own() -> None:
         seen.update(found)
     assert len(seen) > 20
     vectors = {"ids": torch.arange(6).view(2, 3), "x": torch.randn(2, 3), "small": torch.randn(2, 3, 4, 4)}
-    assert all(augmented(vectors, 2, torch.Generator())[name] is value for name, value in vectors.items())
+    assert all(augmented(vectors, Distillation(), torch.Generator())[name] is value for name, value in vectors.items())
 
 
-@pytest.mark.parametrize(("key", "value"), [("epochs", -1), ("rate", 0.0), ("batch", 0), ("shift", -1), ("held_out", 1.0)])
+def test_mixed_images_lie_between_two_images() -> None:
+    x = torch.randn(12, 2, 9, 11, generator=torch.Generator().manual_seed(0))
+    mixed = augmented({"x": x}, Distillation(shift=0, mix=1.0), torch.Generator().manual_seed(0))["x"]
+    rows = x.flatten(1)
+    for image in mixed.flatten(1):
+        shares = torch.linalg.lstsq(rows.mT, image[:, None]).solution[:, 0]
+        assert torch.allclose(rows.mT @ shares, image, atol=1e-4)
+        assert float(shares.sum()) == pytest.approx(1, abs=1e-3)
+        assert int((shares.abs() > 1e-4).sum()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("epochs", -1), ("rate", 0.0), ("batch", 0), ("shift", -1), ("mix", 1.5), ("held_out", 1.0)]
+)
 def test_values_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=f"distill.{key} is"):
         Recipe("any", distill=Distillation(**{key: value}))
