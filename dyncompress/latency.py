@@ -15,6 +15,7 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, integer_file, narrowed
+from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples
 from dyncompress.recipe import Recipe
 from dyncompress.shipment import as_numpy
@@ -74,6 +75,15 @@ def latency_table(model: Opened, table: Mapping[str, Sequence[Option]], recipe: 
         for unit, (form, n, count) in shares.items()
     }
     return LatencyTable(ratio["original"] * whole, whole, units, size)
+
+
+def seconds_of(model: Opened, small: TorchModel, recipe: Recipe, target: Target) -> float:
+    """The time of a smaller network over that of the whole one, both in the shipped form."""
+    batch = as_numpy(first_examples(model.batches, RANGED)[0])
+    writer, size = _Writer(batch, recipe, target), max(1, recipe.latency_batch)
+    files = {name: writer(*door.to_onnx(batch)) for name, door in (("whole", model.door), ("small", small))}
+    inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
+    return _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))[0]["small"]
 
 
 def with_seconds(table: Mapping[str, Sequence[Option]], measured: LatencyTable) -> dict[str, tuple[Option, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 from dyncompress import promises
 from dyncompress.allocation.cost import HARM, solved
 from dyncompress.certificates.promise import Promise
-from dyncompress.errors import Infeasible, InvalidRequest
+from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
 from dyncompress.opening import first_rows, held_out_of, opened
@@ -17,6 +17,7 @@ from dyncompress.profiling import profiled, profiled_for_budget, share_left_alon
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
 from dyncompress.recipe import Recipe, load_recipe, load_target, parse_budget
+from dyncompress.settling import along
 from dyncompress.shipment import shipped_file, within
 from dyncompress.signature import filled, same_form
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
@@ -170,7 +171,7 @@ def compress(
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
     found = plan or profiled_for_budget(start, recipe, target, trajectory, progress)
-    plans = [found] if isinstance(found, Plan) else path(found, recipe)
+    plans = [found] if isinstance(found, Plan) else along(start, found, recipe, target, allocate)
 
     def file(plan: Plan) -> OnnxFile:
         return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
@@ -182,18 +183,3 @@ def compress(
     finished = file(plans[0])
     with progress.phase("certify"):
         return within(budgeted, promises.certified(finished, start.door, trial))
-
-
-def path(profile: Profile, recipe: Recipe) -> list[Plan]:
-    """The plans of a recipe's budgets, from cautious to bold; budgets that can't be met are left out unless all are."""
-    plans: list[Plan] = []
-    for budget in recipe.budgets():
-        try:
-            plan = allocate(profile, budget, recipe=recipe)
-        except Infeasible:
-            if not plans:
-                raise
-            break
-        if not plans or plan.asked != plans[-1].asked:
-            plans.append(plan)
-    return plans

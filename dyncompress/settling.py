@@ -1,0 +1,139 @@
+"""What a plan really costs, and the plan solved again where the additive table was wrong; and the plans of several budgets.
+
+The table adds up what each unit saves alone. Widths of neighbouring layers multiply, and latencies don't add, so a plan's cost is
+measured on the structure it asks for. Where that is above what was allocated, the difference is taken off the budget and the
+table solved again, twice at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dyncompress.errors import Infeasible
+from dyncompress.latency import seconds_of
+from dyncompress.models.torch import TorchModel
+from dyncompress.opening import Opened
+from dyncompress.recipe import Recipe
+from dyncompress.restructuring import structural
+from dyncompress.types import BLOCKS, CHANNELS, Budget, Choice, Drop, Keep, Plan, Profile, Target
+
+Solve = Callable[..., Plan]  # (profile, budget, recipe=) -> plan: `pipeline.allocate`
+AGAIN = 2
+TOLERANCE = {"macs": 1e-3, "seconds": 0.02}  # shares: a time is measured, and varies
+
+
+@dataclass(frozen=True)
+class Costed:
+    """One line of a Pareto list.
+
+    Attributes:
+        budget: that was asked.
+        bytes, macs, seconds: as the table predicts; seconds are nan where none were measured.
+        distortion: predicted harm, in nats where the profile's source is one.
+        plan: the plan.
+    """
+
+    budget: Budget
+    bytes: float
+    macs: float
+    seconds: float
+    distortion: float
+    plan: Plan
+
+
+def pareto(profile: Profile, budgets: Sequence[Budget], recipe: Recipe, solve: Solve) -> list[Costed]:
+    """The plans of several budgets, those left out that can't be met or that another beats or equals in everything.
+
+    Args:
+        profile: measured once for all of them.
+        budgets: in any order.
+        recipe: its allocator solves them.
+        solve: `pipeline.allocate`.
+    """
+    found: list[Costed] = []
+    for budget in budgets:
+        try:
+            plan = solve(profile, budget, recipe=recipe)
+        except Infeasible:
+            continue
+        cost = plan.cost
+        found.append(
+            Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", float("nan")), plan.distortion, plan)
+        )
+    points = [_point(one) for one in found]
+    beaten = [any(_beats(q, p) or (q == p and j < i) for j, q in enumerate(points)) for i, p in enumerate(points)]
+    return [one for one, worse in zip(found, beaten, strict=True) if not worse]
+
+
+def _point(one: Costed) -> tuple[float, ...]:
+    return (one.bytes, one.macs, one.seconds if one.seconds == one.seconds else 0.0, one.distortion)
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def along(model: Opened, profile: Profile, recipe: Recipe, target: Target, solve: Solve) -> list[Plan]:
+    """The plans of a recipe's budgets, from cautious to bold; budgets that can't be met are left out unless all are."""
+    plans: list[Plan] = []
+    for budget in recipe.budgets():
+        try:
+            plan = settled(model, profile, budget, recipe, target, solve)
+        except Infeasible:
+            if not plans:
+                raise
+            break
+        if not plans or plan.asked != plans[-1].asked:
+            plans.append(plan)
+    return plans
+
+
+def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, target: Target, solve: Solve) -> Plan:
+    """The plan of a budget, with what it really costs beside what was predicted, solved again where that is more.
+
+    Returns:
+        the plan; `cost` tells `realised_macs` and `realised_seconds` where its structure changes.
+
+    Raises:
+        Infeasible: no plan fits, or none is left once the difference is taken off.
+    """
+    plan = solve(profile, budget, recipe=recipe)
+    limits = {row: plan.cost[row] for row in TOLERANCE if getattr(budget, row) is not None}
+    wanted = dict(limits)
+    for again in range(AGAIN + 1):
+        if not structural(plan.asked):
+            return plan
+        real = _realised(model, profile, plan, recipe, target)
+        plan = replace(plan, cost={**plan.cost, **{f"realised_{row}": value for row, value in real.items()}})
+        over = {row: real[row] - limit for row, limit in wanted.items() if real[row] > limit * (1 + TOLERANCE[row])}
+        if not over or again == AGAIN:
+            return plan
+        limits = {row: limit - over.get(row, 0.0) for row, limit in limits.items()}
+        plan = solve(profile, _budget(budget, limits, profile), recipe=recipe)
+    return plan
+
+
+def _budget(budget: Budget, limits: Mapping[str, float], profile: Profile) -> Budget:
+    """The recipe's budget with these limits; seconds below one are written as the share of the original's that they are."""
+    found = replace(budget, macs=limits.get("macs", budget.macs))
+    return replace(found, seconds=limits["seconds"] / profile.seconds) if "seconds" in limits else found
+
+
+def _realised(model: Opened, profile: Profile, plan: Plan, recipe: Recipe, target: Target) -> dict[str, float]:
+    """MACs of the plan's structure, and seconds where the profile has them."""
+    small = without(model.door, structural(plan.asked))
+    real = {"macs": float(small.macs)}
+    if profile.seconds:
+        real["seconds"] = profile.whole_seconds * seconds_of(model, small, recipe, target)
+    return real
+
+
+def without(door: TorchModel, choices: Mapping[str, Choice]) -> TorchModel:
+    """The model without the dropped blocks, and with the first channels alone of the groups that lose some."""
+    drops = [Drop(unit.removeprefix(BLOCKS)) for unit in choices if unit.startswith(BLOCKS)]
+    left = door.edited(drops) if drops else door
+    there = {layer.name for layer in left.trace.layers}
+    cut = {unit.removeprefix(CHANNELS): choice for unit, choice in choices.items() if unit.startswith(CHANNELS)}
+    keeps = [Keep(name, choice.indices or tuple(range(choice.keep or 1))) for name, choice in cut.items() if name in there]
+    return left.edited(keeps) if keeps else left

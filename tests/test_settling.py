@@ -1,0 +1,56 @@
+"""What a plan really costs: widths of neighbours multiply, so the plan is solved again; and Pareto lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import dyncompress as dc
+from dyncompress.opening import opened
+from dyncompress.recipe import load_recipe, load_target
+from dyncompress.settling import along, pareto, settled, without
+from dyncompress.types import Choice
+from tests import tiny
+
+
+def chain() -> nn.Module:
+    """Layers that lose rows to one group and columns to the one before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers: list[nn.Module] = [nn.Linear(8, 32), nn.ReLU()]
+        for _ in range(3):
+            layers += [nn.Linear(32, 32), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(32, 4)).eval()
+
+
+X = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_costs_of_neighbours_multiply_and_the_plan_is_solved_again() -> None:
+    recipe = replace(load_recipe("narrow"), distill=replace(load_recipe("narrow").distill, epochs=0))
+    target = load_target(tiny.TARGET)
+    start = opened(chain(), recipe, X)
+    profile = dc.measure(start, recipe, target=target, calibration=X)
+    budget = dc.Budget(macs=0.5)
+    first = dc.allocate(profile, budget, recipe=recipe)
+    plan = settled(start, profile, budget, recipe, target, dc.allocate)
+    real = without(start.door, plan.asked).macs
+    assert plan.cost["realised_macs"] == real
+    kept = {unit: choice.keep for unit, choice in first.asked.items() if unit.startswith("channels:") and choice.keep}
+    assert len(kept) > 1
+    added = without(start.door, {unit: Choice(keep=keep) for unit, keep in kept.items()}).macs
+    assert added > first.cost["macs"]  # two halves leave a quarter, the sum of both savings nothing
+    assert real <= first.cost["macs"] * 1.001 or real < added
+    assert along(start, profile, replace(recipe, budget=budget), target, dc.allocate)[0].asked == plan.asked
+
+
+def test_pareto_lists_what_nothing_else_beats() -> None:
+    profile, recipe = tiny.profile("narrow"), load_recipe("narrow")
+    budgets = [*(dc.Budget(macs=share) for share in (0.9, 0.8, 0.8, 0.6)), dc.Budget(bytes=300.0)]
+    found = pareto(profile, budgets, recipe, dc.allocate)
+    assert 2 <= len(found) <= 3  # the twin and the impossible are gone
+    for one in found:
+        assert one.macs <= (one.budget.macs or 0) * profile.macs * (1 + 1e-9)
+        assert not any(o.macs < one.macs and o.distortion < one.distortion for o in found)
