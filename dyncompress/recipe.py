@@ -84,8 +84,7 @@ class Recipe:
         latency_batch: examples a run whose time is measured for every width and block; 0: no time is measured.
         granularity: of the scales.
         activation_bits: 8 or 32.
-        sequential, mirrored: whether each layer is aimed at the original's output from the inputs that the layers before leave
-            it, and whether on mirror images as well.
+        sequential, mirrored: whether layers aim at the original from the inputs that others leave them; on mirror images too.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
         calibration, observed: at most this many examples are used; so many of them for moments and Fisher information (0: all).
