@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from dyncompress import linalg
 from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch_blocks import silenced
 from dyncompress.models.torch_calling import call, hooked, placed
 from dyncompress.models.torch_inputs import InputSums, patches
 from dyncompress.models.torch_layers import canonical, channel_axis, kind_of, stored
@@ -81,6 +82,13 @@ def in_sequence(
     kept: dict[int, Tensor] = {}
     keep = frozenset(plan.values()) if shortcuts else frozenset()
     calls = _Calls(lambda number, _func, _args, result: kept.update({number: result} if number in keep else {}))
+    late = {b.closing: b.name for b in model.residual_blocks() if plan.get(b.closing, 0) is None} if shortcuts else {}
+    given: dict[str, Tensor] = {}
+
+    def enter(block: str, args: tuple) -> None:
+        """Keep what enters a block whose shortcut is computed behind its last layer."""
+        if not calls.off:
+            given[block] = args[0]
 
     def replace(name: str, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         """Compress one layer; the second half goes on with its new weight."""
@@ -91,6 +99,8 @@ def in_sequence(
             x, y, own = args[0][half:], output[:half], output[half:]
             number = plan[name]
             other = None if number is None else kept.get(number)
+            if name in late:
+                other, _ = silenced(model.module.get_submodule(late[name]), layer, given.pop(late[name]))
             lack = y - own if other is None or other.shape != output.shape else y - own + other[:half] - other[half:]
             wanted = _wanted(layer, x, lack)
             weight = solve(name, wanted).to(layer.weight)
@@ -103,6 +113,9 @@ def in_sequence(
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in plan}
     handles = [m.register_forward_hook(lambda m, a, y, name=name: replace(name, m, a, y)) for name, m in layers.items()]
+    for block in late.values():
+        part = model.module.get_submodule(block)
+        handles.append(part.register_forward_pre_hook(lambda _m, a, block=block: enter(block, a)))
     twice = {name: torch.cat([value, value]) for name, value in batch.items()}
     inputs = placed(twice, model.module, model.input_names)
     with hooked(handles), calls, linalg.full_precision(next(iter(inputs.values())).device):
