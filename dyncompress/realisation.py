@@ -150,9 +150,10 @@ def layers_compressed(
 
     def one(observation: Observation) -> Array:
         name, choice = observation.layer.name, chosen[observation.layer.name]
-        pruned[name] = pruned_weight(observation, choice, recipe)
-        new, encoding = rounded_weight(observation, pruned[name], choice, recipe)
-        errors[name] = relative_error(observation, pruned[name]), relative_error(observation, new)
+        less = pruned_weight(observation, choice, recipe)
+        new, encoding = rounded_weight(observation, less, choice, recipe)
+        pruned.update({name: less} if choice.sparsity else {})
+        errors[name] = relative_error(observation, less), relative_error(observation, new)
         encodings.update({name: encoding} if encoding is not None else {})
         realised[name] = replace(choice, sparsity=float((new == 0).float().mean()) if choice.sparsity else 0.0)
         return new

@@ -97,7 +97,7 @@ def rename(graph: onnx.GraphProto) -> None:
     fixed = {value.name for value in (*graph.input, *graph.initializer)}
     names: dict[str, str] = {}
     for i, node in enumerate(graph.node):
-        node.ClearField("name")
+        node.name = f"node_{node.op_type.lower()}_{i}"
         for j, name in enumerate(node.output):
             names[name] = f"{node.op_type.lower()}_{i}" + (f"_{j}" if j else "")
     assert not fixed & set(names.values())
