@@ -61,12 +61,12 @@ def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool = Fals
         )
 
 
-def listed(rows: Sequence[Row], nets: Sequence[str]) -> None:
+def listed(rows: Sequence[Row], nets: Sequence[str], seeds: Sequence[int]) -> None:
     """Print which entries are there, which are of another recipe, and which of other code."""
     for net in nets:
         stored = read(net)["rows"]
         for row in rows:
-            for seed in row.seeds:
+            for seed in (seed for seed in row.seeds if seed in seeds):
                 found, state = stored.get(key_of(row.name, seed)), "missing"
                 if found is not None:
                     same_code = found.get("sources", sources()) == sources()
@@ -93,7 +93,7 @@ def main() -> int:
     args = parser.parse_args()
     rows = chosen_rows(args.rows)
     if args.list:
-        listed(rows, args.nets)
+        listed(rows, args.nets, args.seeds)
     elif args.render:
         if args.check:
             return int(not frontier_tables.up_to_date())
