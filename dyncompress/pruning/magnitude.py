@@ -32,7 +32,7 @@ class Magnitude:
         return torch.where(mask(weight.detach().abs(), choice), weight.detach(), 0)
 
 
-def _milestones(choice: Choice, steps: int) -> list[Choice]:
+def milestones(choice: Choice, steps: int) -> list[Choice]:
     """Ever sparser requests that end in `choice`: the share kept falls geometrically, the n of n:m linearly."""
     if not choice.pattern:
         return [replace(choice, sparsity=1 - (1 - choice.sparsity) ** (i / steps)) for i in range(1, steps)] + [choice]
@@ -81,7 +81,7 @@ class MagnitudeRefit:
         if InputMoment() not in observation or bool(keep.all()):
             return torch.where(keep, original, 0)
         result = original
-        for milestone in _milestones(choice, self.steps):
+        for milestone in milestones(choice, self.steps):
             keep = mask(result.abs(), milestone)
             result = refit(original, observation[InputMoment()], keep, self.damping)
         return result

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.pruning import PRUNERS, Magnitude, MagnitudeRefit, SparseGpt, refit
+from dyncompress.pruning import PRUNERS, GradualRefit, Magnitude, MagnitudeRefit, SparseGpt, refit
 from dyncompress.pruning.masks import mask
 from dyncompress.types import Choice, InputMoment, Layer, Observation, Pruner
 
@@ -95,6 +95,20 @@ def test_making_up_for_losses_pays(name, choice):
         assert several < one < feedback < plain
 
 
+def test_small_steps_by_what_weights_add_to_the_output_beat_few_by_magnitude():
+    """Inputs of unlike sizes: a weight's own size says little about what it adds."""
+    generator = torch.Generator().manual_seed(3)
+    x = normal(600, 60, seed=4) @ normal(60, 60, seed=5) * torch.rand(60, generator=generator).mul(3).exp()
+    moment = (x.mT @ x / 600).double()[None]
+    weight = normal(12, 60)
+    observation = Observation(Layer("a", "linear", (12, 60), 0), {InputMoment(): moment})
+    errors = [
+        output_error(weight, p(weight, observation, Choice(sparsity=0.8)), moment)
+        for p in (GradualRefit(), GradualRefit(steps=1), MagnitudeRefit())
+    ]
+    assert errors[0] < 0.9 * min(errors[1:])
+
+
 @pytest.mark.parametrize("method", PRUNERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_dtype_stays(method, dtype):
@@ -136,13 +150,15 @@ def test_bad_requests_are_refused(method, weight, choice, message):
         PRUNERS[method]()(weight, observation, choice)
 
 
-@pytest.mark.parametrize("method", ["magnitude_refit", "sparsegpt"])
+@pytest.mark.parametrize("method", ["magnitude_refit", "gradual_refit", "sparsegpt"])
 def test_a_moment_of_another_layer_is_refused(method):
     weight, _ = case("linear")
     with pytest.raises(InvalidRequest, match="moment"):
         PRUNERS[method]()(weight, case("conv2d")[1], Choice(sparsity=0.5))
     with pytest.raises(InvalidRequest, match="steps"):
         MagnitudeRefit(steps=0)
+    with pytest.raises(InvalidRequest, match="steps"):
+        GradualRefit(steps=0)
 
 
 def test_without_a_moment():
