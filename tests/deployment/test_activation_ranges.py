@@ -38,3 +38,15 @@ def test_nothing_and_nan_are_refused() -> None:
         ranges(file, [])
     with pytest.raises(InvalidRequest, match="activation 'x' isn't finite"):
         ranges(file, [{"x": np.full((2, 3, 16, 16), np.nan, np.float32)}])
+
+
+def test_one_example_in_a_hundred_does_not_widen_the_range() -> None:
+    file, _ = residual()
+    plain = images(100)
+    spiked = {"x": plain["x"].copy()}
+    spiked["x"][17, 0, 3, 3] = 1e4
+    low, high = ranges(file, [spiked])["x"]
+    assert high < 100 and low == ranges(file, [plain])["x"][0]
+    many = {"x": plain["x"].copy()}
+    many["x"][:5, 0, 3, 3] = 1e4
+    assert ranges(file, [many])["x"][1] == pytest.approx(1e4), "what one in twenty shows is no accident"
