@@ -64,8 +64,8 @@ class GradualRefit:
         size = (size / size.max()).to(original.dtype).repeat_interleave(max(1, len(original) // len(size)), dim=0)
         if size.shape != original.flatten(1).shape:
             raise InvalidRequest(
-                f"layer '{observation.layer.name}': inputs' moment {tuple(moment.shape)} for a weight {tuple(original.shape)}; it "
-                "takes [groups, K, K] with K inputs to a row."
+                f"layer '{observation.layer.name}': inputs' moment {tuple(moment.shape)} for a weight {tuple(original.shape)}; "
+                "it takes [groups, K, K] with K inputs to a row."
             )
         result = original
         for milestone in milestones(choice, self.steps):
