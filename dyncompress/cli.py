@@ -35,6 +35,7 @@ from dyncompress.sources import load_data
 MODEL = "model.onnx"
 CERTIFICATE = "certificate.json"
 PROFILE = "profile.json"
+PACKED = "model.dync"
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,12 @@ def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> A
     files["report.html"] = page(file, profile)
     if file.certificate is not None:
         files[CERTIFICATE] = to_json(file.certificate)
+    if file.packed:
+        files[PACKED] = file.packed
     files[MODEL] = file.content
     paths = deliver(out, files)
-    if file.certificate is None:  # one from an earlier run would stand beside a file that it doesn't speak of
-        (out / CERTIFICATE).unlink(missing_ok=True)
+    for name in {CERTIFICATE, PACKED} - files.keys():  # one from an earlier run would stand beside a file that it isn't of
+        (out / name).unlink(missing_ok=True)
     layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
     text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))

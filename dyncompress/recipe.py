@@ -77,7 +77,7 @@ class Recipe:
         coefficients: `pruning` and `quantization` -> measure -> weight of its z-score in the theory's log sensitivity.
         allocator, pruner, quantizer: who chooses, zeroes, rounds.
         weight_bits: candidate widths; empty: weights stay float.
-        steps: candidate steps of entropy-coded weights, for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.
+        steps: candidates for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.
         sparsities: candidate shares of zeros.
         pattern: of the zeros, e.g. `2:4`; empty: unstructured.
         keeps, blocks: candidate shares of channels (empty: none is removed); whether whole residual blocks may be dropped.
@@ -89,8 +89,7 @@ class Recipe:
         distill: how gains and biases learn from the original afterwards (needs calibration data).
         calibration, observed: at most this many examples are used; so many of them for moments and Fisher information (0: all).
         certificate: what is certified.
-        path: budgets from cautious to bold, tried where `budget.risk_increase` is given.
-        path_row: which budget `path` holds: `bytes` or `macs`.
+        path, path_row: budgets (`bytes` or `macs`) from cautious to bold, tried where `budget.risk_increase` is given.
         layers: exceptions.
         seed: of everything drawn at random.
     """

@@ -30,8 +30,8 @@ class Entropy:
 
     With H = R R^T the inputs' second moment, column after column, an error of one weight that those to come make up for costs
     F_c R_jj^2 / 2 nats a square: F_c is the Fisher information of the output channel. Its geometric mean over columns is g,
-    and the channel's step is `choice.step` / sqrt(F g), F = F_c^rows mean(F)^(1 - rows): an error spread evenly over one step
-    costs step^2 / 24 nats a weight. Without Fisher information an error is counted relative to the layer's output.
+    and the channel's step is `choice.step` / sqrt(F g), F = F_c^rows mean(F)^(1 - rows): where inputs count alike, an error spread
+    evenly over one step costs step^2 / 24 nats a weight. Without Fisher information an error is counted relative to the layer's output.
 
     Codes lie in [-127, 127]; the step is widened where a channel needs more. Least squares sets the channel's gain at last.
 

@@ -11,7 +11,7 @@ from dyncompress.recipe import Recipe, load_recipe, load_target, rules_for
 from dyncompress.shipped import recipe_files, runner_file, target_files
 from dyncompress.types import FLOAT_BITS, Allocator, Measure, Pruner, Quantizer
 
-EXPECTED = {"heavy-tail", "trajectory", "edge-int8", "edge-int4", "smallest", "fastest", "narrow", "certified", "demo"}
+EXPECTED = {"heavy-tail", "trajectory", "edge-int8", "edge-int4", "smallest", "fastest", "narrow", "certified", "demo", "packed"}
 RECIPES, TARGETS = recipe_files(), target_files()
 README = next(iter(RECIPES.values())).with_name("README.md").read_text(encoding="utf-8")
 
