@@ -90,8 +90,7 @@ class Recipe:
         calibration, observed: at most this many examples are used; so many of them for moments and Fisher information (0: all).
         certificate: what is certified.
         path, path_row: budgets (`bytes` or `macs`) from cautious to bold, tried where `budget.risk_increase` is given.
-        layers: exceptions.
-        seed: of everything drawn at random.
+        layers, seed: exceptions; of everything drawn at random.
     """
 
     name: str
