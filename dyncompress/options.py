@@ -224,6 +224,11 @@ def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]
 def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float], file_bytes: Bytes) -> tuple[Option, ...]:
     """The lines of one layer's table."""
     return tuple(
-        Option(choice=e.choice, bytes=e.bytes if np.isfinite(e.bytes) else file_bytes(layer, e.choice), macs=float(layer.macs), distortion=h)
+        Option(
+            choice=e.choice,
+            bytes=e.bytes if np.isfinite(e.bytes) else file_bytes(layer, e.choice),
+            macs=float(layer.macs),
+            distortion=h,
+        )
         for e, h in zip(errors, harm, strict=True)
     )

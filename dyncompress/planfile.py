@@ -170,7 +170,8 @@ def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], place: str) -
     """A block holds layers; whether it can be dropped, the model says when it is."""
     inside = unit.removeprefix(BLOCKS) + "."
     if not any(layer.startswith(inside) for layer in shapes):
-        raise InvalidRequest(f"{place}: the model has no unit '{unit}'{nearest(unit, [BLOCKS + n.rpartition('.')[0] for n in shapes])}")
+        blocks = [BLOCKS + name.rpartition(".")[0] for name in shapes]
+        raise InvalidRequest(f"{place}: the model has no unit '{unit}'{nearest(unit, blocks)}")
 
 
 def _wrong(choice: Choice, channels: int | None, weight_bits: Collection[int]) -> tuple[str, str] | None:

@@ -34,7 +34,7 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
             continue
         check_finite(value, f"{where}.{name}")
         if value <= 0:
-            raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (bytes and macs below 1: a share of the original).")
+            raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (below 1: a share of the original).")
         if name in ("bytes", "macs") and 1 <= value < A_COUNT:
             raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
     if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
@@ -103,9 +103,9 @@ def _check_steps(where: str, recipe: Recipe) -> None:
     """Steps belong to the quantizer that codes by entropy, and widths to the others."""
     coded = type(recipe.quantizer).__name__ == "Entropy"
     if coded and not recipe.steps:
-        raise InvalidRequest(f"{where}: quantize.name is 'entropy' and no steps are given; set quantize.steps, e.g. [0.1, 0.3, 1.0].")
+        raise InvalidRequest(f"{where}: the quantizer 'entropy' has no steps; set quantize.steps, e.g. [0.1, 0.3, 1.0].")
     if recipe.steps and not coded:
-        raise InvalidRequest(f"{where}: quantize.steps are for the quantizer 'entropy'; set quantize.name = 'entropy', or drop them.")
+        raise InvalidRequest(f"{where}: steps are for the quantizer 'entropy'; set quantize.name = 'entropy', or drop them.")
     for step in recipe.steps:
         if not (math.isfinite(step) and step > 0):
             raise InvalidRequest(f"{where}: quantize.steps holds {step:g}; positive numbers are needed.")

@@ -135,7 +135,10 @@ def dense(target: Target) -> Target:
 
 
 def _written(
-    float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target, dummy: Callable[[tuple[int, ...], int], Encoding]
+    float_file: bytes,
+    placements: Mapping[str, Sequence[Placement]],
+    target: Target,
+    dummy: Callable[[tuple[int, ...], int], Encoding],
 ) -> tuple[bytes, list[tuple[int, ...]]]:
     """The file with dummy codes of 8 bits, and the shapes of the placed weights."""
     model = parse(float_file)

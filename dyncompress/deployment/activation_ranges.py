@@ -24,8 +24,7 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     """The range of every activation that `write` may quantize: what all but a few examples stay within, whole.
 
     One example's rare peak would make the grid coarser for all others. The range ends where `SHARE` of the examples have their
-    smallest and their largest value: on the CIFAR ResNets that takes a fifth to a third off the divergence which 8-bit activations
-    cause. onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the
+    smallest and their largest value: on the CIFAR ResNets that takes a fifth of the divergence off that 8-bit activations cause. onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the
     graph, so that memory is that of one batch.
 
     Args:

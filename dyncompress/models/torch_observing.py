@@ -269,7 +269,7 @@ def _log_likelihood(output: Tensor, generator: torch.Generator) -> Tensor | None
 
     Scores `[n, classes]`: with p the softmax, F = diag(p) - p p^T = B B^T for B = diag(sqrt p) - p sqrt(p)^T, and the scalar is
     output . B z, z random signs. A label drawn from p gives the same on average, but of a sure answer nearly always nothing
-    and rarely much: from one thousand examples the whole came out 12 % apart. Anything else is read as the mean of a Gaussian with
+    and rarely much: a thousand examples left the whole uncertain by 12 %. Anything else is read as the mean of a Gaussian with
     the output's own standard deviation: sum of output * z / std.
     """
     if not output.requires_grad or not output.is_floating_point():

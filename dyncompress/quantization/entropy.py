@@ -30,8 +30,9 @@ class Entropy:
 
     With H = R R^T the inputs' second moment, column after column, an error of one weight that those to come make up for costs
     F_c R_jj^2 / 2 nats a square: F_c is the Fisher information of the output channel. Its geometric mean over columns is g,
-    and the channel's step is `choice.step` / sqrt(F g), F = F_c^rows mean(F)^(1 - rows): where inputs count alike, an error spread
-    evenly over one step costs step^2 / 24 nats a weight. Without Fisher information an error is counted relative to the layer's output.
+    and the channel's step is `choice.step` / sqrt(F g), F = F_c^rows mean(F)^(1 - rows): where inputs count alike, an error
+    spread evenly over one step costs step^2 / 24 nats a weight. Without Fisher information an error is counted relative to the
+    layer's output.
 
     Codes lie in [-127, 127]; the step is widened where a channel needs more. Least squares sets the channel's gain at last.
 
@@ -67,7 +68,7 @@ class Entropy:
             InvalidRequest: weight or moment isn't finite or they don't fit, or the step isn't positive.
         """
         if not choice.step > 0:
-            raise InvalidRequest(f"layer '{observation.layer.name}': step is {choice.step}; entropy-coded weights need one above 0.")
+            raise InvalidRequest(f"layer '{observation.layer.name}': step is {choice.step}; entropy coding needs one above 0.")
         matrix = checked(weight)
         rows = grouped(matrix, self._moment(matrix, observation), observation.layer.name)
         moment = self._moment(matrix, observation).double()
