@@ -309,7 +309,8 @@ def test_order_of_rows_does_not_matter_and_order_of_inputs_hardly():
     assert torch.equal(Gptq()(weight[rows], observation, choice).codes, Gptq()(weight, observation, choice).codes[rows])
     columns = torch.randperm(150, generator=torch.Generator().manual_seed(5))
     moved = Observation(observation.layer, {InputMoment(): observation[InputMoment()][:, columns][:, :, columns]})
-    same = Gptq()(weight[:, columns], moved, choice).codes == Gptq()(weight, observation, choice).codes[:, columns]
+    plain = Gptq(sweeps=0)  # descent goes through the inputs as they come
+    same = plain(weight[:, columns], moved, choice).codes == plain(weight, observation, choice).codes[:, columns]
     assert float(same.float().mean()) > 0.99
 
 
