@@ -23,6 +23,7 @@ from dyncompress.types import BLOCKS, CHANNELS, FLOAT_BITS, ChannelGroup, Drop, 
 
 ROUNDS = {1: 120}  # of batches of one; larger ones are steadier
 FEW_ROUNDS = 25
+NOISE = 0.005  # share of a run: a smaller difference between medians on a machine with other work says nothing
 RANGED = 8  # examples for activation ranges: their values don't change the time
 
 
@@ -70,9 +71,9 @@ def latency_table(model: Opened, table: Mapping[str, Sequence[Option]], recipe: 
     size = recipe.latency_batch
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
     ratio, whole = _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))
+    change = {name: value - 1.0 if abs(value - 1.0) > NOISE else 0.0 for name, value in ratio.items()}
     units = {
-        unit: tuple((ratio.get(f"{form}:{i}", 1.0) - 1.0) * whole / n for i in range(count))
-        for unit, (form, n, count) in shares.items()
+        unit: tuple(change.get(f"{form}:{i}", 0.0) * whole / n for i in range(count)) for unit, (form, n, count) in shares.items()
     }
     return LatencyTable(ratio["original"] * whole, whole, units, size)
 
