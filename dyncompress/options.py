@@ -33,7 +33,8 @@ from dyncompress.types import (
 )
 
 Bytes = Callable[[Layer, Choice], float]
-CHANNEL_BYTES = 3.0  # of a coded scale and a coded bias, as seen
+CHANNEL_BYTES = 1.0  # of a coded scale, as seen; biases belong to the graph
+MARGIN = 1.02  # layers in sequence get other codes than those that are tabulated
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
 
 
 def coded_bytes(encoding: Encoding) -> float:
-    """What an entropy-coded layer takes in a container: its codes, and scale and bias of its channels."""
-    codes = encoding.codes.flatten(1).cpu().numpy()
-    return code_length(codes) / 8 + CHANNEL_BYTES * len(codes)
+    """What an entropy-coded layer takes in a container: its codes, a little more for what is uncertain, and its scales."""
+    codes = encoding.codes.cpu().numpy()
+    return MARGIN * code_length(codes) / 8 + CHANNEL_BYTES * len(codes)
 
 
 def fisher_harm(observation: Observation, weight: Array, new: Array) -> float:

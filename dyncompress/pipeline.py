@@ -72,7 +72,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     if budget.seconds is not None:
         whole = budget.seconds if budget.seconds >= 1 else budget.seconds * profile.seconds
         limits.append(("seconds", whole - profile.whole_seconds))
-    limits += [] if budget.distortion is None else [(HARM, budget.distortion)]
+    limits += [] if budget.distortion is None or budget.bytes is not None else [(HARM, budget.distortion)]
     return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
 
 

@@ -24,8 +24,9 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     """The range of every activation that `write` may quantize: what all but a few examples stay within, whole.
 
     One example's rare peak would make the grid coarser for all others. The range ends where `SHARE` of the examples have their
-    smallest and their largest value: on the CIFAR ResNets that takes a fifth of the divergence off that 8-bit activations cause. onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the
-    graph, so that memory is that of one batch.
+    smallest and their largest value: on ResNet-20 that takes a fifth of the divergence off that 8-bit activations cause.
+    onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the graph, so
+    that memory is that of one batch.
 
     Args:
         float_file: float32 ONNX.
@@ -51,12 +52,12 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     for batch in batches:
         found = session.run(outputs, dict(batch)) if outputs else []
         for index, column in enumerate(found):
-            if not np.isfinite(column).all():
+            if not np.isfinite(np.asarray(column)).all():
                 worst = values[index // 2]
                 raise InvalidRequest(
                     f"calibration batch {seen}: activation '{worst}' isn't finite; check the inputs' normalisation."
                 )
-            extremes[index].append(np.atleast_1d(column))
+            extremes[index].append(np.asarray(column).reshape(-1))
         seen += 1
     if not seen:
         raise InvalidRequest("no calibration batch; activation ranges need at least one.")
