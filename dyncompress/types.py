@@ -270,7 +270,7 @@ class Distillation:
     """
 
     epochs: int = 0
-    rate: float = 0.004
+    rate: float = 0.01
     batch: int = 128
     shift: int = 2
     mix: float = 1.0
@@ -352,7 +352,7 @@ class Budget:
         macs: multiply-accumulates of one example.
         seconds: of one run on the target.
         distortion: expected harm in all, as the profile counts it (nats of KL divergence, from Fisher information or probes); the
-            smallest file that does no more is made. An indicator: what is lost is certified on held-out examples.
+            smallest file that does no more is made; not looked at where bytes are given. An indicator: what is lost is certified.
         risk_increase: largest certified increase of the risk.
     """
 

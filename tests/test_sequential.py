@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import dyncompress as dc
 from dyncompress.divergence import divergence
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.models.torch_sequence import Wanted, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.quantization import Gptq, decode
+from dyncompress.recipe import load_recipe
 from dyncompress.sequential import compressed_in_order, edits, ridge
-from dyncompress.types import Batch, Choice, InputMoment, Observation, Weight
+from dyncompress.types import FLOAT_BITS, Batch, Budget, Choice, Distillation, InputMoment, Observation, Weight
+from tests import tiny
 
 
 class Residual(nn.Module):
@@ -177,3 +181,48 @@ def test_layers_called_twice_and_networks_with_time_in_front_are_passed_over() -
         model = opened(module, [{"x": x}]).door
         found = in_sequence(model, [{"x": x}], names(model), lambda name, _, model=model: weight_of(model, name))
         assert list(found) == expected
+
+
+# ---------------------------------------------------------------- through the verbs
+@pytest.mark.parametrize(("bits", "sparsity"), [(2, 0.0), (FLOAT_BITS, 0.7), (4, 0.5)])
+def test_a_recipe_compresses_in_order_and_distils(bits: int, sparsity: float) -> None:
+    """Integers stand for exactly the weights that are left, zeros stay, and each stage is nearer to the original."""
+    base = load_recipe("smallest")
+    recipe = replace(
+        base, sequential=True, match=False, distill=Distillation(epochs=12, batch=32, shift=0, mix=0.0), budget=Budget()
+    )
+    choice = Choice(weight_bits=bits, sparsity=sparsity, activation_bits=8)
+    plan = replace(tiny.plan(), asked=dict.fromkeys(tiny.LAYERS, choice), recipe="smallest")
+    plain, small = (
+        dc.apply(tiny.network(), plan, recipe=replace(recipe, sequential=aim), calibration=tiny.CALIBRATION)
+        for aim in (False, True)
+    )
+    assert small.stages["weights"] < plain.stages["weights"]
+    assert small.stages["distil"] < 1.1 * small.stages["weights"], "it is judged on other images than these"
+    for name in tiny.LAYERS:
+        weight = small.module.get_submodule(name).weight.detach()
+        assert float((weight == 0).float().mean()) >= sparsity - 1e-2
+        if bits != FLOAT_BITS:
+            assert torch.equal(decode(small.encodings[name]), weight)
+
+
+def test_mirrored_images_are_observed_too() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, (1, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).flatten(1)
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 1, 8, 8)
+    seen = {}
+    for mirrored in (False, True):
+        compressed_in_order(
+            opened(Flat(), [{"x": x}]), ["conv"], lambda o, key=mirrored: seen.update({key: o}) or o[Weight()], mirrored=mirrored
+        )
+    rows = torch.cat([x, x.flip(3)]).reshape(-1, 8).double()
+    expected = torch.cov(rows.T, correction=0)
+    torch.testing.assert_close(seen[True][InputMoment()][0].double(), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(seen[False][InputMoment()][0].double(), expected, atol=1e-2)
