@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false
+# (one model writes and reads: a reader is given nothing)
 """Numbers of any type: how many bits each has from an adaptive table, the bits themselves as they are.
 
 Biases, scales, zero points and indices are few and wide, so that nothing can be learned about their low bits. An array is

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false
+# (one model writes and reads: a reader is given nothing)
 """An ONNX file without the data of its initializers, written so that a general compressor sees what repeats.
 
 An ONNX file is a protobuf message; this reads the few fields it needs, without the onnx package. `cut` takes the bytes of

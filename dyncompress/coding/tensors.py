@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false
+# (one model writes and reads: a reader is given nothing)
 """The data of one initializer: the smallest of several exact models, and which one it was.
 
 | model | for |

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false
+# (one model writes and reads: a reader is given nothing)
 """Small integers of a weight: each coded by a table that its row, its column and its neighbours in the kernel choose.
 
 Codes of one layer share a step, so that their spread follows the output row, the input column and the position in the

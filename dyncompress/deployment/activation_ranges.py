@@ -25,8 +25,8 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
 
     One example's rare peak would make the grid coarser for all others. The range ends where `SHARE` of the examples have their
     smallest and their largest value: on ResNet-20 that takes a fifth of the divergence off that 8-bit activations cause.
-    onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the graph, so
-    that memory is that of one batch.
+    onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the graph,
+    so that memory is that of one batch.
 
     Args:
         float_file: float32 ONNX.

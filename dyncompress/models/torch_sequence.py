@@ -1,4 +1,4 @@
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Layers compressed one after the other, each to give the original's output from the inputs that the layers before leave it.
 

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false
+# (torch exports TracerWarning without saying so; onnx stubs are partial)
 """The float graph of a plain convolutional network, written by tracing: a tenth of the time of torch.export and its exporter.
 
 A trace keeps what one example did. Where Python looked at a value (a branch, a conversion, a shape written down) torch warns, and

@@ -1,4 +1,4 @@
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Label-free distillation of the cheap parameters: a gain and a shift for every output channel of every layer.
 
