@@ -49,6 +49,7 @@ def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[Whole, ...]
         unit -> its options; a block's unit stands for all inside it.
 
     Example:
+        >>> from dyncompress.types import Choice
         >>> stays, layer = Option(Choice(), 0, 0, 0.0), Option(Choice(), 9, 9, 0.0)
         >>> table = {"block:b": (stays, Option(Choice(drop=True), -9, -9, 1.0)), "b.layer": (layer,)}
         >>> table["channels:b.layer"] = (stays, Option(Choice(keep=4), -5, -5, 0.5))
