@@ -53,7 +53,7 @@ def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[Whole, ...]
         >>> stays, layer = Option(Choice(), 0, 0, 0.0), Option(Choice(), 9, 9, 0.0)
         >>> table = {"block:b": (stays, Option(Choice(drop=True), -9, -9, 1.0)), "b.layer": (layer,)}
         >>> table["channels:b.layer"] = (stays, Option(Choice(keep=4), -5, -5, 0.5))
-        >>> [whole.macs for whole in joined(table)["block:b"]]
+        >>> [int(whole.macs) for whole in joined(table)["block:b"]]
         [9, 4, 0]
     """
     within = inside(table)
