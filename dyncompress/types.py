@@ -163,11 +163,35 @@ class OutputMoments:
 
 
 @dataclass(frozen=True)
+class NoiseGain:
+    """`(cushion, gain)`, each `[examples]`, float64, of an example's way through the layer and on to the output.
+
+    cushion: ||W X||_F / (||W||_F ||X||_F), X the example's inputs of all positions as columns.
+    gain: relative size at the network's output of white noise of relative size 1 at the layer's output y, to first order:
+    ||J||_F ||y|| / (sqrt(size of y) ||f||), J the derivative of the outputs f by y.
+    """
+
+
+@dataclass(frozen=True)
+class HessianSpectrum:
+    """`(values, counts)`, each `[batches, nodes]`, float64: eigenvalues of the layer's own block of the loss's Hessian, batch by
+    batch, and how many directions each stands for (counts add up to the layer's weights, or are zero where nodes are missing).
+
+    The loss is the cross-entropy with the model's own answers as labels (mean over examples); where outputs aren't scores, half
+    the squared distance to the outputs themselves. Eigenvalues are exact where the layer has at most `nodes` weights, else
+    nodes of stochastic Lanczos quadrature.
+    """
+
+    nodes: int = 20
+    batches: int = 4
+
+
+@dataclass(frozen=True)
 class Motion:
     """Per-weight statistics of the late training trajectory: a `WeightMotion`."""
 
 
-Need = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | Motion
+Need = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum | Motion
 
 
 @dataclass(frozen=True)
