@@ -265,8 +265,12 @@ class Trajectory:
         motion: by layer.
         sketches: by layer, `[T, d]` seeded sign-block sketches of the iterates.
         seed: of the sketches.
-        digest: sha256 of the last recorded weights; a trajectory that isn't the model's is refused.
-        learning_rate, batch_size: as told by the user; nan and 0 where not.
+        digest: sha256 of the weights it belongs to, the last recorded ones where nothing else was told; a trajectory that isn't
+            the model's is refused.
+        learning_rate, batch_size: of the recorded phase; nan and 0 where not told.
+        gradients: by layer, `[T, d]` sketches, with the same signs, of the minibatch gradients of these steps; a row is nan where
+            none was known; empty where none was asked for.
+        notes: sentences about how it was made.
     """
 
     steps: np.ndarray
@@ -277,6 +281,8 @@ class Trajectory:
     digest: str
     learning_rate: float = float("nan")
     batch_size: int = 0
+    gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- choices, budgets, plans
