@@ -191,7 +191,24 @@ class Motion:
     """Per-weight statistics of the late training trajectory: a `WeightMotion`."""
 
 
-Need = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum | Motion
+@dataclass(frozen=True)
+class Iterates:
+    """`[T, d]` late iterates of the weights, in order and at equal distances in time, or linear sketches of them."""
+
+
+@dataclass(frozen=True)
+class ExampleLosses:
+    """`[T, n]` losses of the same n examples under each of T late iterates."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """`[T, d]` minibatch gradients along the late iterates, or linear sketches of them; rows of nan where none is known."""
+
+
+OfModels = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum
+OfTrajectories = Motion | Iterates | ExampleLosses | Gradients  # what a recorded run gives, and no model
+Need = OfModels | OfTrajectories
 
 
 @dataclass(frozen=True)
@@ -270,7 +287,9 @@ class Trajectory:
         learning_rate, batch_size: of the recorded phase; nan and 0 where not told.
         gradients: by layer, `[T, d]` sketches, with the same signs, of the minibatch gradients of these steps; a row is nan where
             none was known; empty where none was asked for.
+        losses_per_example: `[T, n]` losses of the same n examples at every record, or None.
         notes: sentences about how it was made.
+        example_losses: `[T, n]` losses of the same n examples at every record; None where they weren't computed.
     """
 
     steps: np.ndarray
@@ -282,7 +301,9 @@ class Trajectory:
     learning_rate: float = float("nan")
     batch_size: int = 0
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
+    losses_per_example: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    example_losses: np.ndarray | None = None
 
 
 # ---------------------------------------------------------------- choices, budgets, plans
