@@ -210,7 +210,7 @@ def test_trajectories_that_arent_the_models(tmp_path: Path) -> None:
     with pytest.raises(dc.InvalidRequest, match=r"ends at other weights than the model's .* last step recorded"):
         dc.measure(tiny.Tiny().eval(), trajectory=trajectory, **asked)
     writer = TrajectoryWriter()
-    recorder = record(network(), writer)
+    recorder = record(network(), writer, every=1)
     recorder.step()
     path = writer.save(tmp_path / "run.npz")
     whole = path.read_bytes()

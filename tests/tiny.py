@@ -59,7 +59,7 @@ def trained() -> tuple[nn.Module, Trajectory]:
         model = Tiny().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     writer = dc.TrajectoryWriter(seed=0, learning_rate=0.05, batch_size=32)
-    recorder = record(model, writer)
+    recorder = record(model, writer, every=1)
     for epoch in range(6):
         for rows in torch.arange(256).split(32):
             optimizer.zero_grad()

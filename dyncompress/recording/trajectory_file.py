@@ -31,12 +31,17 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         "digest": np.array(trajectory.digest),
         "learning_rate": np.array(trajectory.learning_rate),
         "batch_size": np.array(trajectory.batch_size),
+        "notes": np.array(trajectory.notes, dtype=np.str_),
     }
+    if trajectory.losses_per_example is not None:
+        arrays["losses_per_example"] = trajectory.losses_per_example
     for index, (name, motion) in enumerate(trajectory.motion.items()):
         arrays[f"{index}.mean"] = motion.mean
         arrays[f"{index}.variance"] = motion.variance
         arrays[f"{index}.increment_variance"] = motion.increment_variance
         arrays[f"{index}.sketch"] = trajectory.sketches[name]
+        if name in trajectory.gradients:
+            arrays[f"{index}.gradient"] = trajectory.gradients[name]
     try:
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -69,11 +74,13 @@ def load_trajectory(path: str | Path) -> Trajectory:
 def _read(file: np.lib.npyio.NpzFile) -> Trajectory:
     """The noun from the arrays."""
     names, steps = [str(name) for name in file["names"]], file["steps"]
-    motion, sketches = {}, {}
+    motion, sketches, gradients = {}, {}, {}
     for index, name in enumerate(names):
         parts = (file[f"{index}.{part}"] for part in ("mean", "variance", "increment_variance"))
         motion[name] = WeightMotion(*parts, count=len(steps))
         sketches[name] = file[f"{index}.sketch"]
+        if f"{index}.gradient" in file:
+            gradients[name] = file[f"{index}.gradient"]
     return Trajectory(
         steps=steps,
         losses=file["losses"],
@@ -83,6 +90,9 @@ def _read(file: np.lib.npyio.NpzFile) -> Trajectory:
         digest=str(file["digest"]),
         learning_rate=float(file["learning_rate"]),
         batch_size=int(file["batch_size"]),
+        gradients=gradients,
+        losses_per_example=file.get("losses_per_example"),
+        notes=tuple(str(note) for note in file["notes"]) if "notes" in file else (),  # files of version 0.1.0 have none
     )
 
 
@@ -93,6 +103,8 @@ def _checked(trajectory: Trajectory, path: Path) -> Trajectory:
     for name, motion in trajectory.motion.items():
         fits &= len(trajectory.sketches[name]) == count
         fits &= motion.mean.shape == motion.variance.shape == motion.increment_variance.shape
+        fits &= name not in trajectory.gradients or trajectory.gradients[name].shape == trajectory.sketches[name].shape
+    fits &= trajectory.losses_per_example is None or len(trajectory.losses_per_example) == count
     if not fits:
         raise InvalidRequest(f"trajectory '{path}': its arrays have lengths that don't belong together; record it again.")
     return trajectory

@@ -13,7 +13,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.measures import FluctuationScale
 from dyncompress.models.torch import open_model
 from dyncompress.recording import TrajectoryWriter, load_trajectory, weights_digest
-from dyncompress.recording.torch_callback import layer_weights, record
+from dyncompress.recording.torch_callback import Recorder, layer_weights, record
 from dyncompress.types import Layer, Motion, Observation
 
 
@@ -34,7 +34,7 @@ def trained(steps: int, **options: int) -> tuple[nn.Module, TrajectoryWriter]:
     """A few steps of noisy training with the recorder attached to the optimizer."""
     model, generator = network(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    recorder = record(model, TrajectoryWriter(), **options)
+    recorder = record(model, TrajectoryWriter(), **{"every": 1, **options})
     handle = recorder.attach(optimizer)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -82,10 +82,29 @@ def test_a_recorded_run_feeds_the_measures(tmp_path: Path) -> None:
 
 def test_digest_is_that_of_the_module_at_the_last_record() -> None:
     model = network()
-    recorder = record(model, TrajectoryWriter())
+    recorder = record(model, TrajectoryWriter(), every=1)
     recorder.step(loss=torch.tensor(0.25, requires_grad=True))
     assert recorder.writer.trajectory().digest == weights_digest(layer_weights(model))
     assert recorder.writer.trajectory().losses.tolist() == [0.25]
+
+
+def test_the_last_step_need_not_be_recorded() -> None:
+    model, writer = trained(11, every=4)
+    assert writer.trajectory().steps.tolist() == [4, 8]
+    Recorder(model, writer).finish()
+    assert writer.trajectory().digest == weights_digest(layer_weights(model))
+
+
+def test_gradients_and_the_rate_are_read_off_the_optimizer() -> None:
+    _, writer = trained(6, every=2, gradients=True)
+    trajectory = writer.trajectory()
+    assert trajectory.learning_rate == 0.05
+    # plain gradient descent: an iterate is the last one less the rate times the gradient, and so are their sketches
+    _, again = trained(6, every=1, gradients=True)
+    full = again.trajectory()
+    for name, sketch in full.sketches.items():
+        np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * full.gradients[name][1:], atol=1e-6)
+        assert np.array_equal(full.gradients[name][1::2], trajectory.gradients[name])
 
 
 def test_two_runs_record_the_same() -> None:
@@ -119,6 +138,6 @@ class Tied(nn.Module):
     ids=["folded", "tied", "one layer"],
 )
 def test_a_record_belongs_to_the_model_as_the_door_opens_it(model: nn.Module, example: torch.Tensor) -> None:
-    recorder = record(model.eval(), TrajectoryWriter())
+    recorder = record(model.eval(), TrajectoryWriter(), every=1)
     recorder.step()
     assert open_model(model, {"x": example}).digest() == recorder.writer.trajectory().digest

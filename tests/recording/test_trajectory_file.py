@@ -18,9 +18,10 @@ def writer() -> TrajectoryWriter:
     generator = np.random.default_rng(0)
     writer = TrajectoryWriter(seed=3, sketch=8, learning_rate=0.01, batch_size=32)
     for step in range(5):
-        writer.append(
-            step, {"layer/1.conv ö": generator.standard_normal((4, 2, 3, 3)), "fc": generator.standard_normal((3, 4))}, step
-        )
+        conv, fc, slope = (generator.standard_normal(shape) for shape in ((4, 2, 3, 3), (3, 4), (3, 4)))
+        weights = {"layer/1.conv ö": conv, "fc": fc}
+        writer.append(step, weights, step, gradients={"fc": slope}, losses_per_example=generator.random(6))
+    writer.notes.append("a note ö")
     return writer
 
 
@@ -28,11 +29,12 @@ def test_comes_back_as_it_was(writer: TrajectoryWriter, tmp_path: Path) -> None:
     saved = writer.save(tmp_path / "run.npz")
     old, new = writer.trajectory(), load_trajectory(saved)
     for field in fields(old):
-        if field.name not in ("motion", "sketches"):
+        if field.name not in ("motion", "sketches", "gradients"):
             assert np.array_equal(getattr(old, field.name), getattr(new, field.name)), field.name
     assert list(old.motion) == list(new.motion) == list(new.sketches)
     for name, motion in old.motion.items():
         assert np.array_equal(old.sketches[name], new.sketches[name])
+        assert np.array_equal(old.gradients[name], new.gradients[name], equal_nan=True)
         for part in ("mean", "variance", "increment_variance", "count"):
             assert np.array_equal(getattr(motion, part), getattr(new.motion[name], part))
     assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
@@ -81,9 +83,21 @@ def test_arrays_that_do_not_belong_together_are_refused(writer: TrajectoryWriter
     path = writer.save(tmp_path / "run.npz")
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
-    np.savez(path, **{**arrays, "losses": arrays["losses"][:-1]})
-    with pytest.raises(InvalidRequest, match="don't belong together"):
-        load_trajectory(path)
+    for key in ("losses", "losses_per_example", "1.gradient"):
+        np.savez(path, **{**arrays, key: arrays[key][:-1]})
+        with pytest.raises(InvalidRequest, match="don't belong together"):
+            load_trajectory(path)
+
+
+def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
+    writer = TrajectoryWriter()
+    writer.append(0, {"fc": np.ones((2, 3))})
+    path = writer.save(tmp_path / "run.npz")
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files if key != "notes"}
+    np.savez(path, **arrays)
+    found = load_trajectory(path)
+    assert (found.gradients, found.losses_per_example, found.notes) == ({}, None, ())
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(

@@ -181,3 +181,75 @@ def test_layers_longer_than_a_chunk_and_transposed_ones_are_recorded_right() -> 
     np.testing.assert_allclose(motion["long"].increment_variance, wanted, rtol=1e-5)
     np.testing.assert_allclose(motion["transposed"].increment_variance, wanted.T, rtol=1e-5)
     np.testing.assert_allclose(motion["transposed"].variance, values.numpy().var(0, ddof=1).T, rtol=1e-5)
+
+
+def test_gradients_are_sketched_with_the_signs_of_the_iterates() -> None:
+    data, slopes = iterates(4), iterates(4, seed=9)
+    writer = TrajectoryWriter(seed=7, sketch=16)
+    for step in range(4):
+        weights, gradients = ({name: values[step] for name, values in part.items()} for part in (data, slopes))
+        writer.append(step, weights, gradients={"fc": gradients["fc"], "conv": gradients["conv"] if step else None})
+    found = writer.trajectory().gradients
+    wanted = block_sketch(torch.from_numpy(slopes["fc"][2]), entry_signs(7, "fc", 30), 16).numpy()
+    np.testing.assert_allclose(found["fc"][2], wanted, rtol=1e-6)
+    assert np.isnan(found["conv"][0]).all() and np.isfinite(found["conv"][1:]).all()
+    assert recorded(data).trajectory().gradients == {}
+
+
+def test_a_gradient_that_overflowed_counts_as_not_known() -> None:
+    writer = TrajectoryWriter()
+    for step, slope in enumerate((np.ones((2, 2)), np.full((2, 2), np.inf), np.full((2, 2), np.nan))):
+        writer.append(step, {"fc": np.ones((2, 2))}, gradients={"fc": slope})
+    assert np.isfinite(writer.trajectory().gradients["fc"]).all(axis=1).tolist() == [True, False, False]
+
+
+def test_losses_of_the_same_examples_are_kept_as_they_are() -> None:
+    writer, losses = TrajectoryWriter(), np.random.default_rng(0).random((3, 5)).astype(np.float32)
+    for step in range(3):
+        writer.append(step, {"fc": np.ones((2, 2))}, losses_per_example=losses[step])
+    assert np.array_equal(writer.trajectory().losses_per_example, losses)
+    assert recorded(iterates()).trajectory().losses_per_example is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"losses_per_example": np.ones(3)}, "of the same n examples at every record"),
+        ({}, "of the same n examples at every record"),
+        ({"losses_per_example": np.ones((2, 2))}, "of the same n examples at every record"),
+        ({"losses_per_example": np.ones(2), "gradients": {"fc": np.ones((2, 3))}}, r"gradient of 'fc' has shape \(2, 3\)"),
+        ({"losses_per_example": np.ones(2), "gradients": {"b": np.ones(2)}}, "no such layer is recorded"),
+    ],
+)
+def test_parts_that_do_not_belong_to_the_record_are_refused(parts: dict[str, object], message: str) -> None:
+    writer = TrajectoryWriter()
+    writer.append(0, {"fc": np.ones((2, 2))}, losses_per_example=np.ones(2))
+    with pytest.raises(InvalidRequest, match=message):
+        writer.append(1, {"fc": np.ones((2, 2))}, **parts)
+    assert len(writer.trajectory().steps) == 1
+
+
+def test_a_record_is_tied_to_the_weights_it_is_finished_with() -> None:
+    writer, last = recorded(iterates()), {"conv": np.ones((4, 3, 3, 3)), "fc": np.ones((5, 6))}
+    before = writer.trajectory()
+    writer.finish(last)
+    assert writer.trajectory().digest == weights_digest(last) != before.digest
+    assert np.array_equal(writer.trajectory().sketches["fc"], before.sketches["fc"])
+    with pytest.raises(InvalidRequest, match="layers changed since the first record: conv"):
+        writer.finish({"fc": last["fc"]})
+    with pytest.raises(InvalidRequest, match="nothing was recorded"):
+        TrajectoryWriter().finish(last)
+
+
+def test_what_the_measures_assume_and_the_record_lacks_is_said() -> None:
+    def notes(steps: tuple[int, ...], rates: tuple[float, ...]) -> tuple[str, ...]:
+        writer = TrajectoryWriter()
+        for step, rate in zip(steps, rates, strict=True):
+            writer.learning_rate = rate
+            writer.append(step, {"fc": np.ones((2, 2))})
+        assert writer.trajectory().learning_rate == pytest.approx(rates[-1], nan_ok=True)
+        return writer.trajectory().notes
+
+    assert notes((5, 10, 15), (0.1, 0.1, 0.1)) == notes((5, 10), (math.nan, math.nan)) == ()
+    assert "equal distances" in notes((5, 10, 20), (0.1, 0.1, 0.1))[0]
+    assert "0.1 to 0.05" in notes((5, 10, 15), (0.1, 0.1, 0.05))[0]
