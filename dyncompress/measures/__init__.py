@@ -2,45 +2,91 @@
 
 from dyncompress.measures.block_sum import BlockSum
 from dyncompress.measures.compressibility import Compressibility
+from dyncompress.measures.det_rank import DetRank
+from dyncompress.measures.effective_width import EffectiveWidth
 from dyncompress.measures.esd_alpha import EsdMid, EsdPeak, EsdPowerLaw
 from dyncompress.measures.farms import Farms
 from dyncompress.measures.fluctuation import FluctuationScale, fluctuation_variance, free_bits
+from dyncompress.measures.hessian_trace import HessianTrace
 from dyncompress.measures.hill import Hill
 from dyncompress.measures.kurtosis import Kurtosis
+from dyncompress.measures.log_norms import AlphaWeighted, LogAlphaNorm
+from dyncompress.measures.noise_attenuation import LayerCushion, NoiseAttenuation
 from dyncompress.measures.power_law import PowerLaw
+from dyncompress.measures.pq_index import PqIndex
+from dyncompress.measures.row_block_sum import RowBlockSum
+from dyncompress.measures.sharpness_dimension import SharpnessDimension
 from dyncompress.measures.snr import SignalToNoise
+from dyncompress.measures.soft_rank import SoftRank
+from dyncompress.measures.spectral_entropy import EffectiveRank, SpectralEntropy
 from dyncompress.measures.spikes import Spikes
+from dyncompress.measures.spread import RowSpread, SpectralSpread
 from dyncompress.measures.stable_rank import StableRank
+from dyncompress.measures.structured_compressibility import RowCompressibility, SpectralCompressibility
 
 MEASURES = {
     "block_sum": BlockSum,
+    "row_block_sum": RowBlockSum,
     "hill": Hill,
     "power_law": PowerLaw,
     "esd_mid": EsdMid,
     "esd_power_law": EsdPowerLaw,
     "esd_peak": EsdPeak,
     "farms": Farms,
+    "alpha_weighted": AlphaWeighted,
+    "log_alpha_norm": LogAlphaNorm,
     "stable_rank": StableRank,
+    "effective_rank": EffectiveRank,
+    "spectral_entropy": SpectralEntropy,
+    "det_rank": DetRank,
+    "soft_rank": SoftRank,
     "spikes": Spikes,
     "kurtosis": Kurtosis,
+    "pq_index": PqIndex,
     "compressibility": Compressibility,
+    "row_compressibility": RowCompressibility,
+    "spectral_compressibility": SpectralCompressibility,
+    "row_spread": RowSpread,
+    "spectral_spread": SpectralSpread,
+    "effective_width": EffectiveWidth,
+    "layer_cushion": LayerCushion,
+    "noise_attenuation": NoiseAttenuation,
+    "sharpness_dimension": SharpnessDimension,
+    "hessian_trace": HessianTrace,
     "fluctuation_scale": FluctuationScale,
     "signal_to_noise": SignalToNoise,
 }
 
 __all__ = [
     "MEASURES",
+    "AlphaWeighted",
     "BlockSum",
     "Compressibility",
+    "DetRank",
+    "EffectiveRank",
+    "EffectiveWidth",
     "EsdMid",
     "EsdPeak",
     "EsdPowerLaw",
     "Farms",
     "FluctuationScale",
+    "HessianTrace",
     "Hill",
     "Kurtosis",
+    "LayerCushion",
+    "LogAlphaNorm",
+    "NoiseAttenuation",
     "PowerLaw",
+    "PqIndex",
+    "RowBlockSum",
+    "RowCompressibility",
+    "RowSpread",
+    "SharpnessDimension",
     "SignalToNoise",
+    "SoftRank",
+    "SpectralCompressibility",
+    "SpectralEntropy",
+    "SpectralSpread",
     "Spikes",
     "StableRank",
     "fluctuation_variance",

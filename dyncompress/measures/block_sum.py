@@ -57,7 +57,7 @@ class BlockSum:
 
 
 def block_sum_index(values: np.ndarray, seed: int = 0, permutations: int = 1) -> Estimate:
-    """Estimate alpha of `values` `[n]`, zeros left out.
+    """Estimate alpha of `values` `[n]`, or of vectors `[n, d]` by their Euclidean norms; zeros are left out.
 
     Example:
         >>> import numpy as np
@@ -65,38 +65,39 @@ def block_sum_index(values: np.ndarray, seed: int = 0, permutations: int = 1) ->
         >>> abs(estimate.value - 1) < 0.1
         True
     """
-    nonzero = values[values != 0]
-    if nonzero.size < FEWEST:
-        return unusable(nonzero.size, f"{nonzero.size} non-zero weights; the block-sum index needs {FEWEST}")
-    centred = nonzero - np.median(nonzero)
-    ties = int(np.count_nonzero(centred == 0))
-    centred = centred[centred != 0]
-    if centred.size < FEWEST:
-        return unusable(nonzero.size, "nearly every weight equals the median")
+    what = "weights" if values.ndim == 1 else "vectors"
+    nonzero = values[_sizes(values) != 0]
+    if len(nonzero) < FEWEST:
+        return unusable(len(nonzero), f"{len(nonzero)} non-zero {what}; the block-sum index needs {FEWEST}")
+    centred = nonzero - np.median(nonzero, axis=0)
+    whole = _sizes(centred) != 0
+    ties, centred = len(nonzero) - int(np.count_nonzero(whole)), centred[whole]
+    if len(centred) < FEWEST:
+        return unusable(len(nonzero), f"nearly all {what} equal the median")
     centred = centred / np.abs(centred).max()  # no overflow in the sums; the index is free of scale
     draws = [_slopes(centred, np.random.default_rng([seed, draw])) for draw in range(permutations)]
     slopes, errors = np.concatenate(draws, axis=1)
     if slopes.size == 0:
-        return unusable(centred.size, "all block sums are zero: the weights cancel in pairs")
+        return unusable(len(centred), f"all block sums are zero: the {what} cancel in pairs")
     slope = float(np.median(slopes))
     if slope <= 0:
-        return unusable(centred.size, "block sums don't grow with the block length: the weights aren't independent")
+        return unusable(len(centred), f"block sums don't grow with the block length: the {what} aren't independent")
     alpha, stderr = 1 / slope, float(np.median(errors)) / slope**2
-    notes = _notes(values.size - nonzero.size, ties, centred.size)
+    notes = _notes(what, len(values) - len(nonzero), ties, len(centred))
     if alpha > 2 + 2 * stderr:
         notes.append("above 2: the law is flatter at its centre than any stable law")
-    valid = ties <= MOST_TIES * nonzero.size + 1 and centred.size >= ADVISED
-    return Estimate(alpha, stderr, centred.size, valid=valid, notes=tuple(notes))
+    valid = ties <= MOST_TIES * len(nonzero) + 1 and len(centred) >= ADVISED
+    return Estimate(alpha, stderr, len(centred), valid=valid, notes=tuple(notes))
 
 
 def _slopes(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """1 / alpha and its standard error for every block length, `[2, lengths]`."""
     shuffled = generator.permutation(values)
-    logs = np.log(np.abs(shuffled))
+    logs, n = np.log(_sizes(shuffled)), len(values)
     found = []
-    for length in sorted({m for m in LENGTHS if m <= values.size // 2} | {math.isqrt(values.size)}):
-        kept = values.size - values.size % length
-        sums = np.abs(shuffled[:kept].reshape(-1, length).sum(axis=1))
+    for length in sorted({m for m in LENGTHS if m <= n // 2} | {math.isqrt(n)}):
+        kept = n - n % length
+        sums = _sizes(shuffled[:kept].reshape(-1, length, *values.shape[1:]).sum(axis=1))
         whole = sums > 0
         if np.count_nonzero(whole) < 2:
             continue
@@ -106,13 +107,18 @@ def _slopes(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     return np.array(found).reshape(-1, 2).T
 
 
-def _notes(zeros: int, ties: int, n: int) -> list[str]:
-    """What a reader must know about these weights."""
+def _sizes(values: np.ndarray) -> np.ndarray:
+    """Absolute values `[n]`, or Euclidean norms of rows."""
+    return np.abs(values) if values.ndim == 1 else np.linalg.norm(values, axis=1)
+
+
+def _notes(what: str, zeros: int, ties: int, n: int) -> list[str]:
+    """What a reader must know about these values."""
     notes = []
     if zeros:
         notes.append(f"{zeros} exact zeros left out")
     if ties > 1:
-        notes.append(f"{ties} weights equal the median and were left out")
+        notes.append(f"{ties} {what} equal the median and were left out")
     if n < ADVISED:
-        notes.append(f"only {n} weights; {ADVISED} are advised")
+        notes.append(f"only {n} {what}; {ADVISED} are advised")
     return notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dyncompress.types import Layer, Motion, Observation, Spectrum, Weight, WeightMotion
+from dyncompress.types import HessianSpectrum, InputMoment, Layer, Motion, NoiseGain, Observation, Spectrum, Weight, WeightMotion
 
 
 def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: int = 1) -> Observation:
@@ -17,6 +17,9 @@ def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: 
         Weight(): weight,
         Spectrum("slices"): [eigenvalues(matrix) for matrix in slices],
         Spectrum("flat"): [eigenvalues(flat)],
+        InputMoment(): moment(flat.shape[1], groups),
+        NoiseGain(): noise_gain(),
+        HessianSpectrum(): hessian_spectrum(weight.size),
     }
     if motion is not None:
         values[Motion()] = motion
@@ -27,6 +30,22 @@ def eigenvalues(matrix: np.ndarray) -> np.ndarray:
     """Of W W^T, on its smaller side."""
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return np.linalg.eigvalsh(gram).clip(min=0)
+
+
+def moment(fan_in: int, groups: int = 1) -> np.ndarray:
+    """Of inputs with decaying energy, `[groups, fan_in, fan_in]`."""
+    inputs = np.random.default_rng(11).standard_normal((groups, 2 * fan_in, fan_in)) / np.sqrt(np.arange(1, fan_in + 1))
+    return np.swapaxes(inputs, 1, 2) @ inputs / (2 * fan_in)
+
+
+def noise_gain(examples: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(12)
+    return generator.uniform(0.1, 0.3, examples), generator.uniform(0.5, 1.5, examples)
+
+
+def hessian_spectrum(weights: int, nodes: int = 20, batches: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    values = np.random.default_rng(13).exponential(1.0, (batches, nodes)) - 0.1
+    return values, np.full((batches, nodes), weights / nodes)
 
 
 def moved(weight: np.ndarray, count: int = 40, noise: float = 0.1, drift: float = 0.0, seed: int = 0) -> WeightMotion:
