@@ -44,6 +44,10 @@ RULES = {
     "quantization": rule("torch", "types errors linalg"),
     "models": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg"),
     "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
+    "recording.lightning_callback": rule("lightning pytorch_lightning", "types errors"),
+    "recording.transformers_callback": rule("transformers torch", "types errors"),
+    "recording.keras_callback": rule("keras numpy", "types errors"),
+    "recording.optax_transform": rule("jax optax numpy", "types errors"),
     "recording": rule("torch numpy safetensors", "types errors recording.sketch"),
     "reports": rule("torch numpy matplotlib", "* !cli"),
     "training": rule("torch numpy matplotlib", "* !cli"),
@@ -182,4 +186,5 @@ def test_only_protocols_are_inherited() -> None:
             if isinstance(node, ast.ClassDef):
                 bases = {ast.unparse(b).rpartition(".")[2].partition("[")[0] for b in node.bases}
                 own = {b for b in bases if b.endswith("Error")} | {"Module", "Function", "HTMLParser", "TorchFunctionMode"}
+                own |= {"Callback", "TrainerCallback"}  # what other frameworks' trainers call
                 assert bases <= known | own, f"{module}.{node.name} inherits {sorted(bases)}; only Protocols are inherited"

@@ -47,8 +47,9 @@ class Recorder:
         self.writer.append(self.steps, layer_weights(self.module), loss, gradients=slopes)
 
     def finish(self) -> None:
-        """Tie the record to the module as it is now: to be called once, when training has ended."""
-        self.writer.finish(layer_weights(self.module))
+        """Tie the record to the module as it is now: to be called when training has ended; nothing where nothing is recorded."""
+        if self.steps >= self.every:
+            self.writer.finish(layer_weights(self.module))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Any:
         """Call `step` by itself after every `optimizer.step()`; the returned handle's `remove()` ends that."""

@@ -91,7 +91,15 @@ def test_digest_is_that_of_the_module_at_the_last_record() -> None:
 def test_the_last_step_need_not_be_recorded() -> None:
     model, writer = trained(11, every=4)
     assert writer.trajectory().steps.tolist() == [4, 8]
-    Recorder(model, writer).finish()
+    Recorder(model, writer).finish()  # it has recorded nothing yet
+    assert writer.trajectory().digest != weights_digest(layer_weights(model))
+    recorder = record(model, TrajectoryWriter(), every=2)
+    for _ in range(3):
+        recorder.step()
+    recorder.module[0].weight.data.mul_(2)
+    recorder.finish()
+    assert recorder.writer.trajectory().steps.tolist() == [2]
+    writer = recorder.writer
     assert writer.trajectory().digest == weights_digest(layer_weights(model))
 
 

@@ -1,0 +1,67 @@
+"""Keras 3, the real one, on each backend that is installed; a backend is chosen once a process, so each has its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dyncompress.recording import load_trajectory
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("keras") is None, reason='needs Keras: pip install "dyncompress[recording]"'
+)
+RUN = '''
+import json, sys
+import numpy as np, keras
+from keras import layers
+from dyncompress.recording import TrajectoryWriter, weights_digest
+from dyncompress.recording.keras_callback import keras_callback, layer_weights
+
+keras.utils.set_random_seed(0)
+inner = keras.Sequential([layers.DepthwiseConv2D(3, depth_multiplier=2), layers.Conv2DTranspose(3, (2, 3))], name="inner")
+model = keras.Sequential([keras.Input((8, 7, 4)), layers.Conv2D(6, (3, 2), groups=2), inner, layers.Flatten(), layers.Dense(2)])
+model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
+x, y = np.random.default_rng(0).standard_normal((56, 8, 7, 4)), np.random.default_rng(1).standard_normal((56, 2))
+seen = []
+
+class Exact(keras.callbacks.Callback):
+    """The loss that the next batch is going to have, computed apart."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rows = slice(8 * batch, 8 * batch + 8)
+        seen.append(float(np.square(np.asarray(keras.ops.convert_to_numpy(self.model(x[rows]))) - y[rows]).mean()))
+
+writer = TrajectoryWriter(batch_size=8)
+model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[Exact(), keras_callback(writer, every=3)])
+writer.save(sys.argv[1])
+shapes = {name: list(weight.shape) for name, weight in layer_weights(model).items()}
+dense = keras.ops.convert_to_numpy(model.layers[-1].kernel).T.tolist()
+print(json.dumps({"losses": seen, "shapes": shapes, "digest": weights_digest(layer_weights(model)), "dense": dense,
+                  "backend": keras.backend.backend(), "last": layer_weights(model)[model.layers[-1].path].tolist()}))
+'''
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_every_few_batches_are_recorded_and_the_end_is_the_models(backend: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f'needs {backend}: pip install "dyncompress[recording]"')
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, "-c", RUN, str(tmp_path / "run.npz")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told, trajectory = json.loads(done.stdout), load_trajectory(tmp_path / "run.npz")
+    assert told["backend"] == backend
+    assert trajectory.steps.tolist() == [3, 6, 9, 12]  # two epochs of seven batches
+    np.testing.assert_allclose(trajectory.losses, np.array(told["losses"])[2::3], rtol=1e-4)
+    assert trajectory.learning_rate == pytest.approx(0.05)
+    assert trajectory.digest == told["digest"] and told["last"] == told["dense"]
+    assert sorted(map(tuple, told["shapes"].values())) == sorted([(6, 2, 3, 2), (12, 1, 3, 3), (3, 12, 2, 3), (2, 90)])
+    assert {name: list(motion.mean.shape) for name, motion in trajectory.motion.items()} == told["shapes"]
+    assert all((motion.increment_variance > 0).any() for motion in trajectory.motion.values())
