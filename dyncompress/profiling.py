@@ -27,11 +27,14 @@ from dyncompress.types import (
     ChannelGroup,
     Choice,
     Estimate,
+    Gradients,
     InputMoment,
+    Iterates,
     Layer,
     Motion,
     Need,
     Observation,
+    OfTrajectories,
     Option,
     OutputFisher,
     Placement,
@@ -258,16 +261,18 @@ def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
     needs: set[Need] = {Weight(), *(need for tool in (*recipe.measures.values(), *rounding) for need in tool.needs)}
     if setting.calibrated and not decided and ("fisher" in recipe.sensitivity or channels):
         needs |= {InputMoment(), OutputFisher()}
-    needs.discard(Motion())
-    return tuple(needs)
+    return tuple(need for need in needs if not isinstance(need, OfTrajectories))
 
 
 def _observed(setting: Setting, needs: Sequence[Need]):
-    """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights."""
+    """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights, its sketches as recorded."""
     for name, observation in setting.model.observe(needs):
         motion = setting.trajectory.motion.get(name) if setting.trajectory is not None else None
         if motion is not None:
             values = {**observation.values, Motion(): folded_motion(motion, observation[Weight()])}
+            values[Iterates()] = setting.trajectory.sketches[name]
+            if name in setting.trajectory.gradients:
+                values[Gradients()] = setting.trajectory.gradients[name]
             observation = Observation(observation.layer, values)
         yield name, observation
 

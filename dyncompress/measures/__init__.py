@@ -2,16 +2,23 @@
 
 from dyncompress.measures.block_sum import BlockSum
 from dyncompress.measures.compressibility import Compressibility
+from dyncompress.measures.data_ph_dimension import DataPhDimension
 from dyncompress.measures.det_rank import DetRank
 from dyncompress.measures.effective_width import EffectiveWidth
 from dyncompress.measures.esd_alpha import EsdMid, EsdPeak, EsdPowerLaw
 from dyncompress.measures.farms import Farms
 from dyncompress.measures.fluctuation import FluctuationScale, fluctuation_variance, free_bits
+from dyncompress.measures.gradient_noise_tail import GradientNoiseTail
 from dyncompress.measures.hessian_trace import HessianTrace
 from dyncompress.measures.hill import Hill
+from dyncompress.measures.increment_tail import IncrementTail
 from dyncompress.measures.kurtosis import Kurtosis
+from dyncompress.measures.lifetime_sum import LifetimeSum
 from dyncompress.measures.log_norms import AlphaWeighted, LogAlphaNorm
+from dyncompress.measures.magnitude import Magnitude, PositiveMagnitude
 from dyncompress.measures.noise_attenuation import LayerCushion, NoiseAttenuation
+from dyncompress.measures.participation_ratio import ParticipationRatio
+from dyncompress.measures.ph_dimension import PhDimension
 from dyncompress.measures.power_law import PowerLaw
 from dyncompress.measures.pq_index import PqIndex
 from dyncompress.measures.row_block_sum import RowBlockSum
@@ -23,6 +30,8 @@ from dyncompress.measures.spikes import Spikes
 from dyncompress.measures.spread import RowSpread, SpectralSpread
 from dyncompress.measures.stable_rank import StableRank
 from dyncompress.measures.structured_compressibility import RowCompressibility, SpectralCompressibility
+from dyncompress.measures.two_nn import TwoNN
+from dyncompress.measures.whole_run import whole_run
 
 MEASURES = {
     "block_sum": BlockSum,
@@ -55,6 +64,15 @@ MEASURES = {
     "hessian_trace": HessianTrace,
     "fluctuation_scale": FluctuationScale,
     "signal_to_noise": SignalToNoise,
+    "participation_ratio": ParticipationRatio,
+    "two_nn": TwoNN,
+    "ph_dimension": PhDimension,
+    "data_ph_dimension": DataPhDimension,
+    "lifetime_sum": LifetimeSum,
+    "magnitude": Magnitude,
+    "positive_magnitude": PositiveMagnitude,
+    "increment_tail": IncrementTail,
+    "gradient_noise_tail": GradientNoiseTail,
 }
 
 __all__ = [
@@ -62,6 +80,7 @@ __all__ = [
     "AlphaWeighted",
     "BlockSum",
     "Compressibility",
+    "DataPhDimension",
     "DetRank",
     "EffectiveRank",
     "EffectiveWidth",
@@ -70,12 +89,19 @@ __all__ = [
     "EsdPowerLaw",
     "Farms",
     "FluctuationScale",
+    "GradientNoiseTail",
     "HessianTrace",
     "Hill",
+    "IncrementTail",
     "Kurtosis",
     "LayerCushion",
+    "LifetimeSum",
     "LogAlphaNorm",
+    "Magnitude",
     "NoiseAttenuation",
+    "ParticipationRatio",
+    "PhDimension",
+    "PositiveMagnitude",
     "PowerLaw",
     "PqIndex",
     "RowBlockSum",
@@ -89,6 +115,8 @@ __all__ = [
     "SpectralSpread",
     "Spikes",
     "StableRank",
+    "TwoNN",
     "fluctuation_variance",
     "free_bits",
+    "whole_run",
 ]

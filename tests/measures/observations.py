@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from dyncompress.types import HessianSpectrum, InputMoment, Layer, Motion, NoiseGain, Observation, Spectrum, Weight, WeightMotion
+from dyncompress.types import (
+    ExampleLosses,
+    Gradients,
+    HessianSpectrum,
+    InputMoment,
+    Iterates,
+    Layer,
+    Motion,
+    Need,
+    NoiseGain,
+    Observation,
+    Spectrum,
+    Weight,
+    WeightMotion,
+)
 
 
 def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: int = 1) -> Observation:
@@ -23,6 +37,7 @@ def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: 
     }
     if motion is not None:
         values[Motion()] = motion
+        values |= run(wide)
     return Observation(layer, values)
 
 
@@ -46,6 +61,14 @@ def noise_gain(examples: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def hessian_spectrum(weights: int, nodes: int = 20, batches: int = 4) -> tuple[np.ndarray, np.ndarray]:
     values = np.random.default_rng(13).exponential(1.0, (batches, nodes)) - 0.1
     return values, np.full((batches, nodes), weights / nodes)
+
+
+def run(weight: np.ndarray, count: int = 40) -> dict[Need, np.ndarray]:
+    """Iterates of noise around the first weights, losses of examples and gradients of the noise, each in proportion to them."""
+    generator, start = np.random.default_rng(14), weight.reshape(-1)[:50]
+    noise = 0.1 * np.abs(weight).max(initial=0.0) * generator.standard_normal((count, start.size))
+    gradients = noise[generator.permutation(count)]
+    return {Iterates(): start + noise, ExampleLosses(): np.abs(noise), Gradients(): gradients}
 
 
 def moved(weight: np.ndarray, count: int = 40, noise: float = 0.1, drift: float = 0.0, seed: int = 0) -> WeightMotion:

@@ -17,7 +17,8 @@ from dyncompress.types import Estimate, Measure, Motion, Observation, Spectrum, 
 from tests.measures.observations import moved, observation
 
 EVERY = pytest.mark.parametrize("name", MEASURES)
-IN_UNITS_OF_THE_WEIGHTS = {"fluctuation_scale"}
+IN_UNITS_OF_THE_WEIGHTS = {"fluctuation_scale", "lifetime_sum"}
+IN_UNITS_OF_A_FIELD = {"magnitude", "positive_magnitude"}  # distances times `scale`
 SHIFTED_BY_SCALE = {"alpha_weighted", "log_alpha_norm"}  # logarithms of powers of the weights: factors add to them
 READS_NO_WEIGHT = {"effective_width", "layer_cushion", "noise_attenuation", "sharpness_dimension", "hessian_trace"}
 ORDER_MATTERS = {"block_sum", "row_block_sum", "farms"}  # a seeded shuffle, contiguous windows: invariant in law only
@@ -65,6 +66,8 @@ def test_is_deterministic_and_leaves_its_input_alone(name: str) -> None:
 @pytest.mark.parametrize("factor", [-1.0, 2.0**-20, 1e6, 1e-12])
 def test_scale(name: str, factor: float) -> None:
     plain, scaled = (MEASURES[name]()(with_motion(ordinary() * c)) for c in (1.0, factor))
+    if name in IN_UNITS_OF_A_FIELD:
+        scaled = MEASURES[name](scale=MEASURES[name]().scale / abs(factor))(with_motion(ordinary() * factor))
     expected = plain.value * (abs(factor) if name in IN_UNITS_OF_THE_WEIGHTS else 1)
     if name in SHIFTED_BY_SCALE:
         expected += 2 * MEASURES["esd_power_law"]()(with_motion(ordinary())).value * math.log10(abs(factor))
@@ -187,6 +190,18 @@ def test_all_zero_weights_are_invalid(name: str) -> None:
         ("compressibility", "keep", 0.0),
         ("compressibility", "power", -2.0),
         ("signal_to_noise", "threshold", 0.0),
+        ("participation_ratio", "window", 0),
+        ("two_nn", "window", 0),
+        ("two_nn", "discard", 1.0),
+        ("ph_dimension", "alpha", 0.0),
+        ("ph_dimension", "repeats", 1),
+        ("data_ph_dimension", "alpha", -1.0),
+        ("data_ph_dimension", "repeats", 1),
+        ("lifetime_sum", "alpha", 0.0),
+        ("magnitude", "scale", 0.0),
+        ("positive_magnitude", "scale", math.inf),
+        ("increment_tail", "permutations", 0),
+        ("gradient_noise_tail", "permutations", 0),
     ],
 )
 def test_senseless_fields_are_refused_by_name(name: str, field: str, value: object) -> None:

@@ -1,0 +1,101 @@
+"""One float64 distance matrix of a trajectory, from which every measure of its shape is read."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial.distance import pdist, squareform
+
+from dyncompress.measures.border import as_float64
+from dyncompress.types import Array
+
+BLOCK_NUMBERS = 1 << 22  # float64 numbers of one block of columns: 32 MB
+CLOSE = 1e-9  # squared distance over squared distances from the centre, below which the Gram matrix has lost half its digits
+
+
+def centred_gram(points: Array) -> np.ndarray:
+    """Inner products of the points around their mean, a block of columns at a time.
+
+    Late in training points lie a thousand times closer to each other than to the origin: without the centring, float32 distances
+    are wrong by their whole size, and with it all of float64 serves the differences.
+
+    Args:
+        points: `[T, d]`, any float dtype.
+
+    Returns:
+        `[T, T]` float64, symmetric.
+    """
+    count, width = points.shape
+    gram = np.zeros((count, count))
+    step = max(1, BLOCK_NUMBERS // max(count, 1))
+    for start in range(0, width, step):
+        block = as_float64(points[:, start : start + step])
+        block = block - block.mean(axis=0)
+        gram += block @ block.T
+    return gram
+
+
+def euclidean_distances(points: Array) -> np.ndarray:
+    """Euclidean distances between all pairs of points.
+
+    From one Gram matrix of the centred points; pairs so close that it has too few digits for them are taken from their
+    coordinates, so that points are at distance zero exactly where they are equal.
+
+    Cost: T^2 d / 2 multiply-adds; memory two `[T, T]` matrices and a block of columns.
+
+    Args:
+        points: `[T, d]`, any float dtype.
+
+    Returns:
+        `[T, T]` float64, symmetric, zeros on the diagonal.
+
+    Example:
+        >>> import numpy as np
+        >>> euclidean_distances(np.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
+        [[0.0, 5.0], [5.0, 0.0]]
+    """
+    squares = centred_gram(points)
+    sizes = np.diagonal(squares).copy()
+    for i, row in enumerate(squares):
+        row *= -2
+        row += sizes + sizes[i]
+        near = i + 1 + np.flatnonzero(row[i + 1 :] <= CLOSE * (sizes[i + 1 :] + sizes[i]))
+        row[i] = 0
+        if near.size:
+            row[near] = [np.sum((as_float64(points[j]) - as_float64(points[i])) ** 2) for j in near]
+    upper = np.triu(squares, 1)  # pairs put right stand above the diagonal only
+    return np.sqrt(upper + upper.T, out=squares)
+
+
+def loss_distances(losses: Array) -> np.ndarray:
+    """The pseudo-metric rho(w, w') = mean over examples of |loss(w, z) - loss(w', z)|.
+
+    Cost: T^2 n / 2; memory `[T, T]` twice.
+
+    Args:
+        losses: `[T, n]` of the same n examples under every iterate.
+
+    Returns:
+        `[T, T]` float64.
+
+    Example:
+        >>> import numpy as np
+        >>> loss_distances(np.array([[0.0, 1.0], [1.0, 3.0]])).tolist()
+        [[0.0, 1.5], [1.5, 0.0]]
+    """
+    wide = as_float64(losses)
+    return squareform(pdist(wide, "cityblock")) / wide.shape[1]
+
+
+def distinct(distances: np.ndarray) -> np.ndarray:
+    """Indices of the first of every set of points at distance zero, ascending.
+
+    A pseudo-metric can't tell them apart, and their similarity matrix would be singular.
+    """
+    zero = distances == 0
+    return np.flatnonzero(zero.argmax(axis=1) == np.arange(len(distances)))
+
+
+def finite(points: Array) -> bool:
+    """Whether every number is finite: a sum over each row shows NaN and infinity."""
+    rows = as_float64(points).sum(axis=1) if len(points) else np.zeros(0)
+    return bool(np.isfinite(rows).all())
