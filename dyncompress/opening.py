@@ -13,8 +13,21 @@ from dyncompress.examples import as_batches, as_held_out
 from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe import Recipe
 from dyncompress.signature import filled
-from dyncompress.types import FLOAT_BITS, Batch, HeldOut, InputMoment, Model, Need, Observation, OutputFisher, OutputMoments
+from dyncompress.types import (
+    FLOAT_BITS,
+    Batch,
+    HeldOut,
+    HessianSpectrum,
+    InputMoment,
+    Model,
+    Need,
+    NoiseGain,
+    Observation,
+    OutputFisher,
+    OutputMoments,
+)
 
+FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
 KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
 
 
@@ -45,8 +58,8 @@ class Opened:
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """Layer by layer; nothing is computed twice while it fits in memory."""
-        wanted = [n for n in needs if self.calibrated or not isinstance(n, InputMoment | OutputFisher)]
-        data_needs = {n for n in wanted if isinstance(n, InputMoment | OutputFisher)}
+        wanted = [n for n in needs if self.calibrated or not isinstance(n, FROM_DATA)]
+        data_needs = {n for n in wanted if isinstance(n, FROM_DATA)}
         known = set().union(*(o.values.keys() for o in self.kept.values()))
         if self.kept and data_needs <= known and all(n in known for n in wanted):
             yield from self.kept.items()
@@ -90,7 +103,7 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
 def observes_data(recipe: Recipe) -> bool:
     """Whether a recipe can't do without calibration data: ranges of activations, removal of channels, or a tool that reads it."""
     tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
-    reads = any(isinstance(need, InputMoment | OutputFisher | OutputMoments) for tool in tools for need in tool.needs)
+    reads = any(isinstance(need, (*FROM_DATA, OutputMoments)) for tool in tools for need in tool.needs)
     return reads or bool(recipe.keeps) or recipe.blocks or recipe.activation_bits != FLOAT_BITS
 
 

@@ -41,7 +41,7 @@ class SharpnessDimension:
     """
 
     rate: float = 0.1
-    flat: float = 1e-6
+    flat: float = 1e-5
     nodes: int = 20
     batches: int = 4
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Batch
 
@@ -81,6 +82,22 @@ def call(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]) 
     return module(*[inputs[name] for name in names])
 
 
+def called(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Any:
+    """`call` on a calibration batch.
+
+    Raises:
+        InvalidRequest: the batch doesn't fit the model.
+    """
+    try:
+        return call(module, inputs, names)
+    except CALL_ERRORS as error:
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise InvalidRequest(
+            f"the model can't run on a calibration batch ({shapes}): {reason}; every batch must fit the model."
+        ) from error
+
+
 def flattened(output: Any) -> tuple[Tensor, ...]:
     """Every tensor of a nested output (tuples, lists, mappings and their kin), in order; None and caches are skipped."""
     if isinstance(output, Tensor):
@@ -117,6 +134,30 @@ def hooked(hooks: Sequence[Any]) -> Iterator[None]:
     finally:
         for handle in hooks:
             handle.remove()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No parameter asks for a gradient inside this block: only activations carry them. Restored on the way out."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    # cuDNN has no backward pass of recurrent layers in eval mode.
+    recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
+    with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent, allow_tf32=False):
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+
+@contextmanager
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Gradients of activations alone, in true float32."""
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with frozen(module), linalg.full_precision(device), torch.enable_grad():
+        yield
 
 
 def checked_outputs(

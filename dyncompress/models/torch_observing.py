@@ -20,16 +20,20 @@ from torch.nn import functional
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, call, flattened, hooked, placed, split
+from dyncompress.models.torch_calling import EnoughError, called, flattened, frozen, hooked, placed, split
+from dyncompress.models.torch_curvature import hessian_spectra
 from dyncompress.models.torch_inputs import InputSums
 from dyncompress.models.torch_layers import Trace, channel_axis, parameter_of
+from dyncompress.models.torch_noise import noise_gains
 from dyncompress.types import (
     Batch,
     Bias,
+    HessianSpectrum,
     InputMoment,
     Layer,
     Motion,
     Need,
+    NoiseGain,
     Observation,
     OutputFisher,
     OutputMoments,
@@ -47,6 +51,7 @@ _LIVE_NUMBERS = 200_000_000
 # over positions, and real ones do: rounding the last convolution costs ten times what independence predicts.
 _SHARED = 0.05
 _STREAMED = (InputMoment, OutputFisher, OutputMoments)
+_DERIVED = (NoiseGain, HessianSpectrum)
 
 
 @dataclass
@@ -83,17 +88,38 @@ def observations(
         InvalidRequest: data are asked for and there are none, or a batch doesn't fit the model.
     """
     wanted = tuple(need for need in needs if isinstance(need, _STREAMED))
-    if wanted and not data:
-        raise InvalidRequest(f"observing {', '.join(repr(need) for need in wanted)} needs calibration data, and none was given.")
+    derived = tuple(need for need in needs if isinstance(need, _DERIVED))
+    if (wanted or derived) and not data:
+        raise InvalidRequest(
+            f"observing {', '.join(repr(need) for need in (*wanted, *derived))} needs calibration data, and none was given."
+        )
     for chosen in _passes(layers, wanted):
         found: dict[str, Collected] = {}
+        streams = [layer for layer in chosen if _streams(layer)] if wanted or derived else []
+        targets = {layer.name: module.get_submodule(trace.modules[layer.name]) for layer in streams}
         if wanted:
-            targets = {layer.name: module.get_submodule(trace.modules[layer.name]) for layer in chosen if _streams(layer)}
             pieces = (piece for batch in data for piece in split(batch, names, _LIVE_NUMBERS // max(trace.activations, 1)))
             once = all(trace.calls.get(name) == 1 for name in targets)
             found = _streamed(module, targets, wanted, pieces, names, seed, stops=once and set(wanted) == {InputMoment()})
+        further = {need: _derived(module, targets, need, data, names, seed) for need in derived}
         for layer in chosen:
-            yield layer.name, Observation(layer, _values(module, layer, needs, found.pop(layer.name, None)))
+            values = _values(module, layer, needs, found.pop(layer.name, None))
+            values |= {need: found_of[layer.name] for need, found_of in further.items() if layer.name in found_of}
+            yield layer.name, Observation(layer, values)
+
+
+def _derived(
+    module: nn.Module,
+    targets: Mapping[str, nn.Module],
+    need: NoiseGain | HessianSpectrum,
+    data: Sequence[Batch],
+    names: Sequence[str],
+    seed: int,
+) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Layer -> what needs derivatives of the whole network."""
+    if isinstance(need, NoiseGain):
+        return noise_gains(module, targets, data, names, seed)
+    return hessian_spectra(module, targets, need=need, data=data, names=names, seed=seed)
 
 
 def _streams(layer: Layer) -> bool:
@@ -129,7 +155,7 @@ def _values(module: nn.Module, layer: Layer, needs: Sequence[Need], found: Colle
     for need in needs:
         if isinstance(need, Weight):
             values[need] = weight.clone(memory_format=torch.contiguous_format)
-        elif plain or isinstance(need, Motion):
+        elif plain or isinstance(need, (Motion, *_DERIVED)):
             continue
         elif isinstance(need, Bias):
             bias = module.get_submodule(layer.name).bias
@@ -204,7 +230,7 @@ def _streamed(
             handles.append(layer.register_forward_hook(lambda m, _a, o, name=name: after(name, m, o)))
     with ExitStack() as stack:
         stack.enter_context(hooked(handles))
-        stack.enter_context(_frozen(module))
+        stack.enter_context(frozen(module))
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         stack.enter_context(linalg.full_precision(device))
         generator = torch.Generator().manual_seed(seed)
@@ -221,26 +247,6 @@ def _streamed(
     return found
 
 
-class _frozen:  # noqa: N801  (a context manager, read as a word)
-    """No parameter asks for a gradient inside this block: only activations carry them. Restored on the way out."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        # cuDNN has no backward pass of recurrent layers in eval mode.
-        recurrent = any(isinstance(m, nn.RNNBase) for m in module.modules())
-        self.flags = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent, allow_tf32=False)
-
-    def __enter__(self) -> None:
-        self.flags.__enter__()
-        for parameter in self.parameters:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *error: object) -> None:
-        for parameter in self.parameters:
-            parameter.requires_grad_(True)
-        self.flags.__exit__(*error)
-
-
 def _visited(
     module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], fisher: bool, generator: torch.Generator
 ) -> None:
@@ -249,15 +255,8 @@ def _visited(
     Raises:
         InvalidRequest: the batch doesn't fit the model.
     """
-    try:
-        with torch.set_grad_enabled(fisher):
-            output = call(module, inputs, names)
-    except CALL_ERRORS as error:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise InvalidRequest(
-            f"the model can't run on a calibration batch ({shapes}): {reason}; every batch must fit the model."
-        ) from error
+    with torch.set_grad_enabled(fisher):
+        output = called(module, inputs, names)
     if fisher:
         scores = [score for score in (_log_likelihood(t, generator) for t in flattened(output)) if score is not None]
         if scores:
