@@ -156,7 +156,7 @@ def profiled(
         digest=door.digest(),
         recipe=recipe.name,
         target=target.name,
-        notes=(*door.notes, *filter(None, [deployment.matches_target(target)])),
+        notes=(*door.notes, *(recorded.notes if recorded else ()), *filter(None, [deployment.matches_target(target)])),
         seconds=seconds,
         whole_seconds=whole_seconds,
     )
