@@ -6,8 +6,10 @@ Everything is batched over leading axes and answers in float64, whatever came in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ _ROWS_A_PRODUCT = 16_384
 _COLUMNS_A_BLOCK = 16_384
 # FARMS cuts windows of at most this side; larger matrices are tiled.
 _LARGEST_WINDOW = 2_048
+# Weights whose eigenvalues one task of a thread computes, or one matrix if that is more.
+_NUMBERS_A_TASK = 1 << 16
 
 
 @contextmanager
@@ -199,34 +203,91 @@ def spectra(weight: Tensor, view: str = "slices") -> list[Tensor]:
     Raises:
         InvalidRequest: an unknown view, fewer than two axes, or a weight that isn't finite.
     """
+    return next(streamed_spectra([(weight, view)]))
+
+
+def streamed_spectra(jobs: Iterable[tuple[Tensor, str]]) -> Iterator[list[Tensor]]:
+    """`spectra` of every (weight, view), in order.
+
+    On a processor the matrices of all jobs are spread over as many threads as torch may use, one matrix a thread: an eigenvalue
+    problem of a few hundred rows is too small to be shared, and threads that wait for each other cost more than they help.
+
+    Raises:
+        InvalidRequest: as `spectra`, before anything is computed.
+    """
+    stacks = [_matrices(weight, view) for weight, view in jobs]
+    blocks = [[block for part in parts for block in part.split(_matrices_a_block(part))] for parts in stacks]
+    threads = torch.get_num_threads() if all(parts[0].device.type == "cpu" for parts in stacks) else 1
+    with _single_threads(threads if sum(map(len, blocks)) > 1 else 1) as spread:
+        found = spread(_gram_eigenvalues, [block for of_job in blocks for block in of_job])
+        for of_job in blocks:
+            yield [values for _ in of_job for values in next(found).unbind(0)]
+
+
+def _matrices(weight: Tensor, view: str) -> list[Tensor]:
+    """The matrices of a view in stacks `[b, m, n]` that share the weight's memory; checked."""
     if weight.ndim < 2 or weight.numel() == 0:
         raise InvalidRequest(f"spectra: a weight of shape {tuple(weight.shape)} is no matrix; give (out, in, *kernel).")
     if not bool(torch.isfinite(weight).all()):
         raise InvalidRequest("spectra: the weight holds NaN or infinite values; repair the model.")
+    weight = weight.detach()
     if view == "flat":
-        matrices = weight.flatten(1)[None]
-    elif view == "slices":
-        matrices = weight.flatten(2).permute(2, 0, 1) if weight.ndim > 2 else weight[None]
-    elif view == "windows":
-        matrices = _windows(weight.flatten(2).permute(2, 0, 1) if weight.ndim > 2 else weight[None])
-    else:
-        raise InvalidRequest(f"spectra: unknown view '{view}'; use slices, flat or windows.")
-    return [values for block in matrices.split(256) for values in _gram_eigenvalues(block).unbind(0)]
+        return [weight.flatten(1)[None]]
+    slices = weight.flatten(2).permute(2, 0, 1) if weight.ndim > 2 else weight[None]
+    if view == "slices":
+        return [slices]
+    if view == "windows":
+        return _windows(slices)
+    raise InvalidRequest(f"spectra: unknown view '{view}'; use slices, flat or windows.")
+
+
+def _matrices_a_block(stack: Tensor) -> int:
+    """How many matrices one task takes: large ones alone, small ones together."""
+    if stack.device.type != "cpu":
+        return 256
+    return max(1, min(256, _NUMBERS_A_TASK // stack[0].numel()))
+
+
+@contextmanager
+def _single_threads(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], list[Tensor]], Iterator[Tensor]]]:
+    """A `map` over `count` threads, each of which computes alone; a plain one for a count of 1.
+
+    torch keeps the number of threads for each calling thread and a default for those to come: workers set theirs to one, and
+    the default is put back as soon as all of them have.
+    """
+    if count <= 1:
+        yield map
+        return
+    before, ready = torch.get_num_threads(), Barrier(count + 1)
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, initializer=alone)
+    try:
+        for _ in range(count):
+            pool.submit(int)
+        ready.wait()
+        torch.set_num_threads(before)
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _gram_eigenvalues(matrices: Tensor) -> Tensor:
     """`[b, m, n]` -> `[b, min(m, n)]`, float64, ascending."""
-    m = matrices.detach().to(torch.float64)
+    m = matrices.to(torch.float64)
     with torch.autocast(m.device.type, enabled=False):
         gram = m @ m.mT if m.shape[1] <= m.shape[2] else m.mT @ m
         return torch.linalg.eigvalsh(gram).clamp_min(0)
 
 
-def _windows(matrices: Tensor) -> Tensor:
-    """Square windows of `[b, m, n]`, `[b * windows, side, side]`."""
+def _windows(matrices: Tensor) -> list[Tensor]:
+    """Square windows of `[b, m, n]`, each `[b, side, side]`."""
     side = min(matrices.shape[1], matrices.shape[2], _LARGEST_WINDOW)
     rows, columns = (_starts(length, side) for length in matrices.shape[1:])
-    return torch.stack([matrices[:, r : r + side, c : c + side] for r in rows for c in columns], dim=1).flatten(0, 1)
+    return [matrices[:, r : r + side, c : c + side] for r in rows for c in columns]
 
 
 def _starts(length: int, side: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.linalg import SecondMoment, damped, damped_cholesky, full_precision, pairwise_distances, spectra
+from dyncompress.linalg import SecondMoment, damped, damped_cholesky, full_precision, pairwise_distances, spectra, streamed_spectra
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -169,3 +169,32 @@ def test_distances_over_many_columns_and_few_points():
     assert pairwise_distances(normal(1, 5)).tolist() == [[0.0]]
     with pytest.raises(InvalidRequest):
         pairwise_distances(torch.tensor([[0.0], [torch.inf]]))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_streamed_spectra_are_those_of_each_weight_and_leave_the_threads_alone(threads):
+    jobs = [(normal(8, 5, 3, 3, seed=s), view) for s, view in enumerate(["slices", "flat", "windows", "slices"])]
+    jobs += [(normal(600, 300), "flat"), (normal(40, 30), "slices")]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = list(streamed_spectra(jobs))
+        assert torch.get_num_threads() == threads
+        unfinished = streamed_spectra(jobs)
+        next(unfinished)
+        assert torch.get_num_threads() == threads
+        unfinished.close()
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == len(jobs)
+    for (weight, view), values in zip(jobs, found, strict=True):
+        alone = spectra(weight, view)
+        assert len(values) == len(alone)
+        for one, other in zip(values, alone, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_no_jobs_give_no_spectra_and_a_bad_one_is_refused_before_any_is_computed():
+    assert list(streamed_spectra([])) == []
+    with pytest.raises(InvalidRequest):
+        next(streamed_spectra([(torch.eye(2), "flat"), (torch.ones(3), "flat")]))

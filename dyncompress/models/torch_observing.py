@@ -101,9 +101,13 @@ def observations(
             pieces = (piece for batch in data for piece in split(batch, names, _LIVE_NUMBERS // max(trace.activations, 1)))
             once = all(trace.calls.get(name) == 1 for name in targets)
             found = _streamed(module, targets, wanted, pieces, names, seed, stops=once and set(wanted) == {InputMoment()})
+        spectra = linalg.streamed_spectra(
+            (parameter_of(module, layer).detach(), need.view) for layer in chosen for need in needs if _spectral(layer, need)
+        )
         further = {need: _derived(module, targets, need, data, names, seed) for need in derived}
         for layer in chosen:
             values = _values(module, layer, needs, found.pop(layer.name, None))
+            values |= {need: next(spectra) for need in needs if _spectral(layer, need)}
             values |= {need: found_of[layer.name] for need, found_of in further.items() if layer.name in found_of}
             yield layer.name, Observation(layer, values)
 
@@ -125,6 +129,11 @@ def _derived(
 def _streams(layer: Layer) -> bool:
     """Whether its inputs and outputs can be observed."""
     return not layer.left_alone and layer.kind != "embedding"
+
+
+def _spectral(layer: Layer, need: Need) -> bool:
+    """Whether the need is a spectrum that the layer has."""
+    return isinstance(need, Spectrum) and _streams(layer)
 
 
 def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[Layer]]:
@@ -155,13 +164,11 @@ def _values(module: nn.Module, layer: Layer, needs: Sequence[Need], found: Colle
     for need in needs:
         if isinstance(need, Weight):
             values[need] = weight.clone(memory_format=torch.contiguous_format)
-        elif plain or isinstance(need, (Motion, *_DERIVED)):
+        elif plain or isinstance(need, (Motion, Spectrum, *_DERIVED)):
             continue
         elif isinstance(need, Bias):
             bias = module.get_submodule(layer.name).bias
             values[need] = None if bias is None else bias.detach().clone()
-        elif isinstance(need, Spectrum):
-            values[need] = linalg.spectra(weight, need.view)
         elif found is not None:
             values[need] = _reading(need, found)
     return values
