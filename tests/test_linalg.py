@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.linalg import SecondMoment, damped, damped_cholesky, full_precision, pairwise_distances, spectra, streamed_spectra
+from dyncompress.linalg import (
+    SecondMoment,
+    damped,
+    damped_cholesky,
+    full_precision,
+    pairwise_distances,
+    spectra,
+    streamed_spectra,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
