@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         NotCertified,
         Unsupported,
     )
+    from dyncompress.local_noise import probe
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
     from dyncompress.recipe import Recipe, load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
@@ -35,6 +36,7 @@ _HOME = {
     "export": "pipeline",
     "certify": "pipeline",
     "verify": "verification",
+    "probe": "local_noise",
     "load": "store",
     "save_compressed": "store",
     "Recipe": "recipe",
@@ -67,6 +69,7 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "export",
     "certify",
     "verify",
+    "probe",
     "load",
     "save_compressed",
     "load_recipe",

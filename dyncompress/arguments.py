@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     _demo(commands)
     _compress(commands)
     _measure(commands)
+    _probe(commands)
     _plan(commands)
     _verify(commands)
     _bench(commands)
@@ -120,6 +121,18 @@ def _measure(commands: Commands) -> None:
     command = _command(commands, "measure", "measure every layer, and save the profile that budgets are allocated from")
     _asking(command)
     command.add_argument("--out", type=Path, metavar="DIR", help="where profile.json goes; without it only the table is printed")
+
+
+def _probe(commands: Commands) -> None:
+    command = _command(commands, "probe", "no training was recorded: record a few hundred steps from the final weights instead")
+    command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
+    command.add_argument("--calibration", required=True, metavar="DATA", help="examples to take the steps on")
+    command.add_argument("--labels", action="store_true", help="use the data's y; else labels are drawn from the model's answers")
+    command.add_argument("--steps", type=int, default=500, metavar="N", help="200 to 1000; default: %(default)s")
+    command.add_argument("--batch", type=int, default=64, metavar="N", help="examples a step; default: %(default)s")
+    command.add_argument("--rate", type=float, metavar="R", help="of the steps; default: one at which the loss barely rises")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trajectory, e.g. run.npz, for --trajectory")
 
 
 def _plan(commands: Commands) -> None:

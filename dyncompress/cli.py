@@ -128,6 +128,21 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
 
 
+def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
+    check_writable(args.out.parent)
+    if args.out.is_dir():
+        raise InvalidRequest(f"--out {args.out}: it is a directory; name a file, e.g. {args.out / 'run.npz'}.")
+    from dyncompress.jobs import probed
+    from dyncompress.recording import save_trajectory
+
+    found = probed(args, progress)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    path = save_trajectory(found, args.out)
+    text = "\n".join((f"{path}: {len(found.steps)} records of {len(found.motion)} layers", *(f"note: {n}" for n in found.notes)))
+    data = {"path": path, "records": len(found.steps), "learning_rate": found.learning_rate, "notes": found.notes}
+    return Answer(text, {**data, "digest": found.digest})
+
+
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.pipeline import allocate
     from dyncompress.planfile import plan_to_toml
@@ -255,6 +270,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "demo": _demo,
     "compress": _compress,
     "measure": _measure,
+    "probe": _probe,
     "plan": _plan,
     "verify": _verify,
     "bench": _bench,

@@ -16,6 +16,7 @@ from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, as_held_out, digests
+from dyncompress.local_noise import probe
 from dyncompress.opening import Opened, first_rows
 from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
@@ -25,7 +26,7 @@ from dyncompress.recipe import Recipe, load_recipe, load_target
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
-from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Profile, Target
+from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Profile, Target, Trajectory
 
 PROFILE = "profile.json"
 
@@ -79,6 +80,27 @@ def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, 
 def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
     """`dyncompress measure`: the profile and its text."""
     return profiled(opened(args, None), args.out, progress)
+
+
+def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
+    """`dyncompress probe`: the record of a short run from the final weights."""
+    data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
+    if args.labels:
+        names, data = filled(model, data)
+        data = as_held_out(data, names)
+        labels = data.labels
+        if labels is None:
+            raise InvalidRequest(f"--labels: calibration data '{args.calibration}' hold no y; add it, or leave --labels out.")
+    return probe(
+        model,
+        data,
+        labels=labels,
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        progress=progress,
+    )
 
 
 def opened(args: argparse.Namespace, held_out: str | None) -> Request:

@@ -1,0 +1,164 @@
+"""The probe: the rate from the noise alone, on a problem with a closed form and on networks; what it leaves behind."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncompress as dc
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.measures import FluctuationScale
+from dyncompress.recording import weights_digest
+from dyncompress.recording.probe import Probe, Problem
+from dyncompress.recording.torch_callback import layer_weights
+from dyncompress.types import Layer, Motion, Observation
+from tests import tiny
+
+RISE = 0.01
+
+
+class Valley:
+    """Half of w H w, H diagonal from 0.1 to 10, with gradient noise of covariance H / batch: what drawn labels make."""
+
+    curvature = torch.logspace(-1, 1, 40)
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(40, 1, bias=False)
+        nn.init.zeros_(self.module.weight)
+
+    def loss(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        weight, batch = self.module.weight[0], len(rows)
+        noise = torch.randn(40, generator=generator) * (self.curvature / batch).sqrt()
+        return 0.5 * (self.curvature * weight.square()).sum() + (noise * weight).sum()
+
+    def harm(self) -> float:
+        return float(0.5 * (self.curvature * self.module.weight[0].detach().square()).sum())
+
+    def problem(self) -> Problem:
+        return Problem(self.module, self.loss, self.harm, examples=64, labels="noise")
+
+
+def test_the_rate_lets_the_loss_rise_by_what_was_asked_whatever_the_curvature() -> None:
+    harms = []
+    for seed in range(20):
+        valley, seen = Valley(), []
+        problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.harm()) or 0.0, 64, "noise")
+        Probe(steps=150, batch=16, rise=RISE, seed=seed)(problem)
+        harms += seen
+    # at rest the rise is `rise` (1 + eta h / 2 to first order); before, and where the curvature is small, it is less
+    error = np.std(harms) / np.sqrt(len(harms))
+    assert 0.5 * RISE < np.mean(harms) < 1.2 * RISE + 3 * error
+
+
+def test_the_rate_is_four_times_the_rise_over_the_trace_of_the_noise() -> None:
+    rates = [Probe(steps=20, batch=16, rise=RISE, seed=seed)(Valley().problem()).learning_rate for seed in range(25)]
+    trace = float(Valley.curvature.sum()) / 16
+    assert np.mean(4 * RISE / np.array(rates)) == pytest.approx(trace, rel=0.15)  # 25 times 16 gradients of 40 unequal entries
+
+
+def test_a_rate_at_which_answers_change_too_much_is_halved() -> None:
+    valley, calls = Valley(), []
+
+    def harm() -> float:
+        calls.append(1)
+        return float("inf") if len(calls) < 3 else 0.0
+
+    found = Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, harm, 64, "noise"))
+    first = Probe(steps=50, batch=16)(Valley().problem()).learning_rate
+    assert found.learning_rate == pytest.approx(first / 4)
+    with pytest.raises(Unsupported, match="after 8 halvings"):
+        Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, lambda: 1.0, 64, "noise"))
+
+
+@pytest.fixture(scope="module")
+def found() -> dc.types.Trajectory:
+    return dc.probe(tiny.network(), tiny.CALIBRATION, steps=200, batch=32)
+
+
+def test_the_model_is_untouched_and_the_record_is_its_own(found: dc.types.Trajectory) -> None:
+    network = tiny.network()
+    grads = [p.grad for p in network.parameters()]
+    before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
+    again = dc.probe(network, tiny.CALIBRATION, steps=200, batch=32)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(p.grad is g for p, g in zip(network.parameters(), grads, strict=True))
+    assert again.digest == found.digest == weights_digest(layer_weights(network))
+    assert all(np.array_equal(again.sketches[name], found.sketches[name]) for name in found.sketches)
+    assert not np.array_equal(
+        dc.probe(network, tiny.CALIBRATION, steps=200, batch=32, seed=1).sketches["stem"], found.sketches["stem"]
+    )
+
+
+def test_it_says_that_it_is_no_training_run(found: dc.types.Trajectory) -> None:
+    assert "not the original training" in found.notes[0] and "drawn from the model's own answers" in found.notes[0]
+    assert found.steps.tolist() == list(range(45, 201, 5)) and found.batch_size == 32
+    assert np.isfinite(found.losses).all()
+    assert all(np.isfinite(sketch).all() for sketch in found.gradients.values())
+
+
+def test_the_measures_and_the_verbs_take_it(found: dc.types.Trajectory) -> None:
+    motion = found.motion["conv3"]
+    estimate = FluctuationScale()(Observation(Layer("conv3", "conv2d", motion.mean.shape, 1), {Motion(): motion}))
+    assert estimate.valid and estimate.value > 0
+    options = {"target": tiny.TARGET, "calibration": tiny.CALIBRATION}
+    profile = dc.measure(tiny.network(), "trajectory", trajectory=found, **options)
+    assert set(profile.source.values()) == {"trajectory"}
+    assert any("not the original training" in note for note in profile.notes)
+
+
+def test_weights_move_as_far_as_the_answers_bear(found: dc.types.Trajectory) -> None:
+    """A network whose weights are at a mean iterate plus the recorded spread answers much the same."""
+    network, generator = tiny.network(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, motion in found.motion.items():
+            weight = network.get_submodule(name).weight
+            weight += torch.randn(weight.shape, generator=generator) * torch.from_numpy(motion.variance).sqrt()
+        moved = network(torch.from_numpy(tiny.HELD_OUT[0])).numpy()
+    assert np.mean(moved.argmax(1) == tiny.original_scores().argmax(1)) > 0.97
+
+
+def test_labels_lead_it_downhill() -> None:
+    x, y = tiny.images(256, seed=5)
+    found = dc.probe(tiny.network(), x, labels=(y + 1) % tiny.CLASSES, rate=0.005, steps=200, batch=32)
+    assert "rate 0.005 on the labels given" in found.notes[0]
+    assert found.losses[-8:].mean() < 0.8 * found.losses[:8].mean()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5)])
+def test_outputs_that_are_no_scores_are_probed_too(shape: tuple[int, ...]) -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, int(np.prod(shape))), nn.Unflatten(1, shape)).eval()
+    x = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+    found = dc.probe(network, x, labels=None if shape == (2, 5) else np.zeros((128, 3), np.float32), steps=100, batch=16)
+    assert found.digest == weights_digest(layer_weights(network))
+
+
+class Detached(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x).detach()
+
+
+def test_senseless_requests_are_refused() -> None:
+    network, x = nn.Sequential(nn.Linear(4, 3)).eval(), torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    refused = [
+        ({"steps": 5}, "steps is 5; 200 to 1000 are advised"),
+        ({"batch": 64}, "batch is 64 of 40 examples"),
+        ({"rate": -1.0}, "rate is -1.0"),
+        ({"rate": 1e39}, r"the run diverged, at rate 1e\+39"),
+        ({"labels": np.zeros(7, int)}, r"labels have shape \(7,\) for 40 examples"),
+        ({"labels": np.full(40, 3)}, "labels go from 3 to 3 for 3 scores"),
+        ({"labels": np.zeros((40, 2))}, r"labels are float64\[40, 2\] for outputs of \[3\] an example"),
+    ]
+    for options, message in refused:
+        with pytest.raises(InvalidRequest, match=message):
+            dc.probe(network, x, **{"batch": 8, "steps": 100, **options})
+    with pytest.raises(Unsupported, match="no gradient"):
+        dc.probe(Detached().eval(), x, batch=8, steps=100)
