@@ -12,7 +12,7 @@ from dyncompress.measures.distances import centred_gram, finite
 from dyncompress.types import Array, Estimate, Iterates, Need, Observation
 
 FEWEST, ADVISED = 3, 30
-CEILING = 0.5  # of the number of rows: a ratio above it is mostly the number of records
+CEILING = 0.25  # of the number of rows: a ratio above it reads a quarter low or worse
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class ParticipationRatio:
 
     Source: the effective number of components; random walks after Antognini, Sohl-Dickstein, NeurIPS 2018.
     Cost: T^2 d / 2 for the Gram matrix; the covariance itself is never formed. Memory: a float64 copy of the iterates.
-    Fails when: there are few records: T independent movements in d equal directions read about T d / (T + d), so a ratio above
-    half of T is mostly T (invalid). `stderr` is the jackknife over records, taken as independent.
+    Fails when: there are few records: T independent movements in d equal directions read about T d / (T + d), so a ratio of a
+    quarter of T reads a quarter low (invalid above it). `stderr` is the jackknife over records, taken as independent.
 
     Attributes:
         window: records whose mean is the trend.
@@ -88,7 +88,7 @@ def participation_ratio(rows: np.ndarray) -> Estimate:
     stderr = math.sqrt((n - 1) / n * float(np.sum((without - without.mean()) ** 2)))
     notes = []
     if value > CEILING * n:
-        notes.append(f"above half of the {n} movements: the number of records bounds it, not the layer")
+        notes.append(f"above a quarter of the {n} movements: their number bounds it, record more")
     if n < ADVISED:
         notes.append(f"only {n} movements; {ADVISED} are advised")
     return Estimate(value, stderr, n, valid=n >= ADVISED and value <= CEILING * n, notes=tuple(notes))
