@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from threading import Barrier
 from typing import Any
 
+import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
@@ -252,8 +254,8 @@ def _matrices_a_block(stack: Tensor) -> int:
 def _single_threads(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], list[Tensor]], Iterator[Tensor]]]:
     """A `map` over `count` threads, each of which computes alone; a plain one for a count of 1.
 
-    torch keeps the number of threads for each calling thread and a default for those to come: workers set theirs to one, and
-    the default is put back as soon as all of them have.
+    numpy's BLAS is held to one thread as long as the block lasts. torch keeps the number of threads for each calling thread and a
+    default for those to come: workers set theirs to one, and the default is put back as soon as all of them have.
     """
     if count <= 1:
         yield map
@@ -265,22 +267,30 @@ def _single_threads(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor]
         ready.wait()
 
     pool = ThreadPoolExecutor(count, initializer=alone)
-    try:
-        for _ in range(count):
-            pool.submit(int)
-        ready.wait()
-        torch.set_num_threads(before)
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with threadpool_limits(1, user_api="blas"):
+        try:
+            for _ in range(count):
+                pool.submit(int)
+            ready.wait()
+            torch.set_num_threads(before)
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _gram_eigenvalues(matrices: Tensor) -> Tensor:
-    """`[b, m, n]` -> `[b, min(m, n)]`, float64, ascending."""
-    m = matrices.to(torch.float64)
-    with torch.autocast(m.device.type, enabled=False):
-        gram = m @ m.mT if m.shape[1] <= m.shape[2] else m.mT @ m
-        return torch.linalg.eigvalsh(gram).clamp_min(0)
+    """`[b, m, n]` -> `[b, min(m, n)]`, float64, ascending.
+
+    On a processor by numpy: its product of a matrix with its own transpose takes half the work, and its LAPACK is the faster one
+    where torch's isn't made for the chip.
+    """
+    m = matrices.to(torch.float64, memory_format=torch.contiguous_format)
+    m = m if m.shape[1] <= m.shape[2] else m.mT
+    if m.device.type != "cpu":
+        with torch.autocast(m.device.type, enabled=False):
+            return torch.linalg.eigvalsh(m @ m.mT).clamp_min(0)
+    array = m.numpy()
+    return torch.from_numpy(np.linalg.eigvalsh(array @ array.swapaxes(-1, -2)).clip(min=0))
 
 
 def _windows(matrices: Tensor) -> list[Tensor]:

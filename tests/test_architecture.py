@@ -34,7 +34,7 @@ def rule(outside: str, inside: str) -> Rule:
 RULES = {
     "types": rule("numpy", "errors"),
     "errors": rule("", ""),
-    "linalg": rule("torch", "errors"),
+    "linalg": rule("torch numpy threadpoolctl", "errors"),
     "recording.sketch": rule("torch", ""),
     "coding": rule("numpy constriction", "errors"),
     "measures": rule("numpy scipy", "types errors coding"),
