@@ -27,6 +27,8 @@ _COLUMNS_A_BLOCK = 16_384
 _LARGEST_WINDOW = 2_048
 # Weights whose eigenvalues one task of a thread computes, or one matrix if that is more.
 _NUMBERS_A_TASK = 1 << 16
+# Rows from which on one eigenvalue problem is worth the threads of a BLAS.
+_WORTH_SHARING = 1_024
 
 
 @contextmanager
@@ -219,9 +221,9 @@ def streamed_spectra(jobs: Iterable[tuple[Tensor, str]]) -> Iterator[list[Tensor
     """
     stacks = [_matrices(weight, view) for weight, view in jobs]
     blocks = [[block for part in parts for block in part.split(_matrices_a_block(part))] for parts in stacks]
-    threads = torch.get_num_threads() if all(parts[0].device.type == "cpu" for parts in stacks) else 1
-    with _single_threads(threads if sum(map(len, blocks)) > 1 else 1) as spread:
-        found = spread(_gram_eigenvalues, [block for of_job in blocks for block in of_job])
+    tasks = [block for of_job in blocks for block in of_job]
+    with _spread_over(_threads_for(tasks)) as spread:
+        found = spread(_gram_eigenvalues, tasks)
         for of_job in blocks:
             yield [values for _ in of_job for values in next(found).unbind(0)]
 
@@ -250,24 +252,34 @@ def _matrices_a_block(stack: Tensor) -> int:
     return max(1, min(256, _NUMBERS_A_TASK // stack[0].numel()))
 
 
+def _threads_for(tasks: list[Tensor]) -> int:
+    """How many threads take the tasks; 0: the one that asks, with all the threads of its libraries."""
+    if any(task.device.type != "cpu" for task in tasks) or (len(tasks) == 1 and min(tasks[0].shape[1:]) >= _WORTH_SHARING):
+        return 0
+    return min(torch.get_num_threads(), len(tasks))
+
+
 @contextmanager
-def _single_threads(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], list[Tensor]], Iterator[Tensor]]]:
-    """A `map` over `count` threads, each of which computes alone; a plain one for a count of 1.
+def _spread_over(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], list[Tensor]], Iterator[Tensor]]]:
+    """A `map` over `count` threads, each of which computes alone, or over none.
 
     numpy's BLAS is held to one thread as long as the block lasts. torch keeps the number of threads for each calling thread and a
     default for those to come: workers set theirs to one, and the default is put back as soon as all of them have.
     """
-    if count <= 1:
+    if count == 0:
         yield map
         return
-    before, ready = torch.get_num_threads(), Barrier(count + 1)
-
-    def alone() -> None:
-        torch.set_num_threads(1)
-        ready.wait()
-
-    pool = ThreadPoolExecutor(count, initializer=alone)
     with threadpool_limits(1, user_api="blas"):
+        if count == 1:
+            yield map
+            return
+        before, ready = torch.get_num_threads(), Barrier(count + 1)
+
+        def alone() -> None:
+            torch.set_num_threads(1)
+            ready.wait()
+
+        pool = ThreadPoolExecutor(count, initializer=alone)
         try:
             for _ in range(count):
                 pool.submit(int)
