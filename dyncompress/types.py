@@ -289,7 +289,6 @@ class Trajectory:
             none was known; empty where none was asked for.
         losses_per_example: `[T, n]` losses of the same n examples at every record, or None.
         notes: sentences about how it was made.
-        example_losses: `[T, n]` losses of the same n examples at every record; None where they weren't computed.
     """
 
     steps: np.ndarray
@@ -303,7 +302,6 @@ class Trajectory:
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
     losses_per_example: np.ndarray | None = None
     notes: tuple[str, ...] = ()
-    example_losses: np.ndarray | None = None
 
 
 # ---------------------------------------------------------------- choices, budgets, plans
