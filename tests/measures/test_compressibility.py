@@ -9,6 +9,7 @@ from scipy.special import erf, erfinv
 from dyncompress.measures import Compressibility
 from dyncompress.measures.compressibility import relative_pruning_error
 from tests.measures.observations import observation
+from tests.measures.test_block_sum import stable
 
 KEPT = (0.5, 0.3, 0.1, 0.05)
 GAUSSIAN, LAPLACE = (0.2671, 0.4655, 0.7488, 0.8491), (0.1825, 0.3484, 0.6361, 0.7588)
@@ -62,3 +63,40 @@ def test_heavy_tails_vanish_with_size_and_light_ones_do_not() -> None:
 def test_whole_shares_are_not_rounded_up() -> None:
     weights = np.arange(1.0, 101.0)  # 0.07 * 100 is 7.000000000000001 in floats
     assert relative_pruning_error(weights, 0.07).value == pytest.approx(np.sqrt((weights[:93] ** 2).sum() / (weights**2).sum()))
+
+
+# Errors of single samples of symmetric stable laws, computed elsewhere: keeping 0.5, 0.3, 0.1, 0.05 of n weights.
+STABLE = [
+    (1.1, 10**4, (0.0061, 0.0119, 0.0247, 0.0347)),
+    (1.5, 10**4, (0.0735, 0.1317, 0.2291, 0.2766)),
+    (1.8, 10**4, (0.183, 0.321, 0.527, 0.608)),
+    (1.5, 10**6, (0.0319, 0.0572, 0.100, 0.1215)),
+    (1.8, 10**6, (0.115, 0.202, 0.332, 0.383)),
+]
+
+
+@pytest.mark.parametrize(("alpha", "n", "golden"), STABLE)
+def test_golden_errors_of_stable_laws(alpha: float, n: int, golden: tuple[float, ...]) -> None:
+    """The largest weight of a sample is random, so the error is: the golden sample lies within the spread of others."""
+    draws = 40 if n < 10**5 else 4
+    errors = np.array([[relative_pruning_error(stable(alpha, n, seed), k).value for k in KEPT] for seed in range(draws)])
+    spread = 0.1 if n < 10**5 else 0.5
+    assert (errors.min(0) * (1 - spread) <= golden).all() and (golden <= errors.max(0) * (1 + spread)).all()
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.5, 1.8])
+def test_errors_of_stable_laws_fall_at_the_known_rate(alpha: float) -> None:
+    small, large = (
+        np.median([relative_pruning_error(stable(alpha, n, seed), 0.1).value for seed in range(40)]) for n in (1000, 30_000)
+    )
+    assert np.log(large / small) / np.log(30) == pytest.approx(0.5 - 1 / alpha, abs=0.07)
+
+
+@pytest.mark.parametrize(("exponent", "kappa"), [(4.0, 0.25), (3.0, 0.1), (6.0, 0.5)])
+def test_pareto_weights_in_closed_form(exponent: float, kappa: float) -> None:
+    """The kappa largest of a Pareto law hold kappa^(1 - 2 / exponent) of the energy."""
+    weights = ((np.arange(10**6) + 0.5) / 10**6) ** (-1 / exponent)
+    error = relative_pruning_error(weights, kappa).value
+    assert error**2 == pytest.approx(1 - kappa ** (1 - 2 / exponent), abs=0.01)
+    if (exponent, kappa) == (4.0, 0.25):
+        assert error**2 == pytest.approx(0.5, abs=1e-3)

@@ -100,3 +100,29 @@ def test_stable_rank_against_the_norms(columns: int) -> None:
     wanted = np.linalg.norm(weight) ** 2 / np.linalg.norm(weight, 2) ** 2
     assert StableRank()(observation(weight)).value == pytest.approx(wanted, rel=1e-9)
     assert StableRank()(observation(np.outer(weight[:, 0], weight[0]))).value == pytest.approx(1.0, abs=1e-9)
+
+
+def test_the_best_threshold_on_noise_is_a_matter_of_luck() -> None:
+    alphas = [
+        EsdPowerLaw()(observation(np.random.default_rng(9).standard_normal((256, columns)))).value
+        for columns in (256, 384, 512, 1024)
+    ]
+    assert min(alphas) > 4 and max(alphas) > 1.5 * min(alphas)
+
+
+def test_the_limits_of_the_peak_in_the_public_codes_keep_every_low_threshold() -> None:
+    """Their lower end is log10(0.95 peak), below every eigenvalue where the peak is below 1."""
+    values = observation(np.random.default_rng(10).standard_normal((300, 400)) / 200)[Spectrum("slices")][0]
+    counts, edges = np.histogram(np.log10(values), bins=100)
+    peak = 10 ** edges[np.argmax(counts)]
+    assert np.log10(0.95 * peak) < values[0]
+    one = Observation(Layer("layer", "linear", (300, 400), 120_000), {Spectrum("slices"): [values]})
+    theirs = [v for v in values[:-1] if np.log10(0.95 * peak) <= v <= 1.5 * peak]
+    best = min(theirs, key=lambda x: tail_distance(values[values >= x])[1])
+    assert EsdPeak(lowest=0.0)(one).value == pytest.approx(tail_distance(values[values >= best])[0], rel=1e-6)
+
+
+def tail_distance(tail: np.ndarray) -> tuple[float, float]:
+    """Exponent and distance of a tail that begins at its first value."""
+    alpha = 1 + len(tail) / np.log(tail / tail[0]).sum()
+    return alpha, np.abs(1 - (tail / tail[0]) ** (1 - alpha) - np.arange(len(tail)) / len(tail)).max()

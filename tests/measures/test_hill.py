@@ -7,6 +7,7 @@ import pytest
 
 from dyncompress.measures.hill import Hill, hill_exponent
 from tests.measures.observations import observation
+from tests.measures.test_block_sum import stable
 
 
 def pareto(alpha: float, n: int, seed: int) -> np.ndarray:
@@ -58,3 +59,17 @@ def test_fit_is_small_for_a_pareto_and_large_for_a_step() -> None:
     assert hill_exponent(pareto(2.0, 10_000, 3), 0.05).fit < 0.08
     step = np.concatenate([np.full(9500, 1.0), np.linspace(5, 5.1, 500)])
     assert hill_exponent(step, 0.05).fit > 0.3
+
+
+@pytest.mark.parametrize(("alpha", "golden", "spread"), [(1.0, 1.004, 0.044), (2.0, 2.016, 0.078), (3.0, 3.015, 0.104)])
+def test_golden_means_of_pareto_laws(alpha: float, golden: float, spread: float) -> None:
+    values = np.array([hill_exponent(pareto(alpha, 10_000, seed), 0.05).value for seed in range(50, 90)])
+    assert values.mean() == pytest.approx(golden, abs=3 * alpha / np.sqrt(500) * (1 / 40 + 1 / 20) ** 0.5)
+    assert values.std(ddof=1) == pytest.approx(spread, rel=0.5)
+
+
+@pytest.mark.parametrize(("alpha", "golden"), [(1.5, 1.65), (1.8, 2.68), (2.0, 6.0)])
+def test_stable_laws_near_two_read_far_too_high(alpha: float, golden: float) -> None:
+    values = [hill_exponent(np.abs(stable(alpha, 10_000, seed)), 0.05).value for seed in range(10)]
+    assert np.mean(values) == pytest.approx(golden, rel=0.06)
+    assert np.mean(values) > alpha

@@ -40,6 +40,12 @@ def test_golden_fit_of_a_seeded_pareto_sample() -> None:
     assert fit.stderr == pytest.approx(0.0786482, abs=1e-7)
 
 
+def test_golden_fit_of_a_hundred_values() -> None:
+    fit = fit_power_law(np.random.RandomState(123).pareto(2.5, 100))
+    assert fit is not None
+    assert fit.alpha == pytest.approx(2.53578, abs=1e-5)
+
+
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(10, 300),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dyncompress.measures import Spikes
+from dyncompress.measures import SoftRank, Spikes
 from dyncompress.measures.spikes import NoiseBulk
 from dyncompress.types import Spectrum
 from tests.measures.observations import observation
@@ -82,3 +82,28 @@ def test_median_of_the_law_by_quadrature(ratio: float) -> None:
     share = np.cumsum(density) / density.sum()
     median = root[np.searchsorted(share, 0.5)] ** 2
     assert NoiseBulk(rows, columns, columns * float(median)).variance == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(("strength", "low", "high"), [(2.0, 4.86, 6.37), (3.0, 8.96, 12.16)])
+def test_spikes_in_random_directions_spread_around_their_place(strength: float, low: float, high: float) -> None:
+    """Five random directions aren't quite orthogonal, which splits the spikes."""
+    generator = np.random.default_rng(2)
+    left, right = generator.standard_normal((M, 5)) / np.sqrt(M), generator.standard_normal((N, 5)) / np.sqrt(N)
+    one = observation(generator.standard_normal((M, N)) / np.sqrt(N) + strength * left @ right.T)
+    top = one[Spectrum("flat")][0][-5:]
+    assert Spikes()(one).value == 5
+    assert top[0] == pytest.approx(low, rel=0.12) and top[-1] == pytest.approx(high, rel=0.12)
+
+
+def test_the_largest_eigenvalue_of_noise_lies_at_the_edge() -> None:
+    assert observation(planted(0.0))[Spectrum("flat")][0][-1] == pytest.approx(2.911, abs=0.05)
+
+
+@pytest.mark.parametrize(("index", "soft_rank"), [(0, 1.026), (1, 1.014)])
+def test_soft_rank_of_untrained_layers_and_of_a_spike(index: int, soft_rank: float) -> None:
+    estimate = SoftRank()(observation(untrained()[index]))
+    assert estimate.value == pytest.approx(soft_rank, abs=0.03)
+    assert abs(estimate.value - 1) < 3 * estimate.stderr + 0.02
+    planted_one = SoftRank()(observation(planted(3.0))).value
+    assert planted_one == pytest.approx((1 + np.sqrt(Q)) ** 2 / ((1 + 9) * (Q + 9) / 9), rel=0.06)
+    assert not SoftRank()(observation(np.random.default_rng(0).standard_normal((20, 30)))).valid
