@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import dyncompress as dc
@@ -16,7 +17,7 @@ from dyncompress.recording import weights_digest
 from dyncompress.recording.probe import Probe, Problem
 from dyncompress.recording.torch_callback import layer_weights
 from dyncompress.types import Layer, Motion, Observation
-from tests import tiny
+from tests import data, tiny
 
 RISE = 0.01
 
@@ -60,6 +61,19 @@ def test_the_rate_is_four_times_the_rise_over_the_trace_of_the_noise() -> None:
     assert np.mean(4 * RISE / np.array(rates)) == pytest.approx(trace, rel=0.15)  # 25 times 16 gradients of 40 unequal entries
 
 
+def test_increments_are_large_where_the_curvature_is() -> None:
+    """At rest w <- (1 - eta h) w - eta noise, noise of variance h / batch, has increments of variance 2 c (1 - (1 - eta h)^5)."""
+    found, rate = np.zeros(40), 0.02
+    for seed in range(6):
+        motion = Probe(steps=1000, batch=16, rate=rate, seed=seed)(Valley().problem()).motion[""]
+        found += motion.increment_variance[0] / 6
+    h = Valley.curvature.double().numpy()
+    at_rest = rate**2 * h / 16 / (1 - (1 - rate * h) ** 2)
+    wanted = 2 * at_rest * (1 - (1 - rate * h) ** 5)
+    assert np.mean(found / wanted) == pytest.approx(1, abs=0.04)
+    assert np.corrcoef(np.log(found), np.log(h))[0, 1] > 0.95
+
+
 def test_a_rate_at_which_answers_change_too_much_is_halved() -> None:
     valley, calls = Valley(), []
 
@@ -72,6 +86,28 @@ def test_a_rate_at_which_answers_change_too_much_is_halved() -> None:
     assert found.learning_rate == pytest.approx(first / 4)
     with pytest.raises(Unsupported, match="after 8 halvings"):
         Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, lambda: 1.0, 64, "noise"))
+
+
+@pytest.mark.slow
+def test_on_a_real_network_the_noise_weighs_errors_as_the_fisher_information_does() -> None:
+    """Half the error of a weight squared, times the variance of its increments over 5 rate^2 / batch: nats, layer by layer."""
+    network, images = data.resnet20().eval(), data.cifar10("train", 6144)[0]
+    found = dc.probe(network, images[:1024], steps=200)
+    tuning, layers = images[4096:4352], dict(network.named_modules())
+    predicted, true = [], []
+    with torch.no_grad():
+        before = network(tuning).log_softmax(1)
+        for name, motion in found.motion.items():
+            weight = layers[name].weight
+            kept, step = weight.clone(), weight.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1)) / 3
+            weight.copy_((weight / step).round() * step)  # three bits
+            after = network(tuning).log_softmax(1)
+            error = (weight - kept).square().numpy()
+            weight.copy_(kept)
+            true.append(float((before.exp() * (before - after)).sum(1).mean()))
+            predicted.append(float((error * motion.increment_variance).sum()) / 2 * 64 / (5 * found.learning_rate**2))
+    assert spearmanr(predicted, true).statistic > 0.85
+    assert 0.5 < np.median(np.divide(true, predicted)) < 2
 
 
 @pytest.fixture(scope="module")
