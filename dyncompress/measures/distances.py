@@ -8,7 +8,7 @@ from scipy.spatial.distance import pdist, squareform
 from dyncompress.measures.border import as_float64
 from dyncompress.types import Array
 
-BLOCK_NUMBERS = 1 << 22  # float64 numbers of one block of columns: 32 MB
+BLOCK_NUMBERS = 1 << 23  # float64 numbers of one block of columns: 64 MB
 CLOSE = 1e-9  # squared distance over squared distances from the centre, below which the Gram matrix has lost half its digits
 
 

@@ -25,7 +25,8 @@ class ParticipationRatio:
     Source: the effective number of components; random walks after Antognini, Sohl-Dickstein, NeurIPS 2018.
     Cost: T^2 d / 2 for the Gram matrix; the covariance itself is never formed. Memory: a float64 copy of the iterates.
     Fails when: there are few records: T independent movements in d equal directions read about T d / (T + d), so a ratio of a
-    quarter of T reads a quarter low (invalid above it). `stderr` is the jackknife over records, taken as independent.
+    quarter of T reads a quarter low (invalid above it). A sketch of length m reads about 1 / (1 / PR + 1 / m). `stderr` is the
+    jackknife over records, taken as independent.
 
     Attributes:
         window: records whose mean is the trend.

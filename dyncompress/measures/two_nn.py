@@ -26,7 +26,7 @@ class TwoNN:
     Source: Facco, d'Errico, Rodriguez, Laio, Scientific Reports 7 (2017). Departure: neighbours less than `window` records away
     in time are passed over (Theiler, Physical Review A 34, 1986). Equal iterates are merged.
     Assumes: locally uniform density; iterates that are near in space because of the set's shape and not of time.
-    Cost: one distance matrix, T^2 d / 2, and eleven partial sorts of it.
+    Cost: one distance matrix, T^2 d / 2, and eleven searches of it for neighbours.
     Fails when: neighbours are next to each other in time: a random walk in 2, 10, 100, 1 000 dimensions reads about 2, 5, 12, 38,
     which tells of the walk and not of a set. Where that is so for most points the estimate is invalid, and a note says so: record
     less often than the decorrelation time. `window` takes out a point's own past and future, but both neighbours may still lie

@@ -49,6 +49,14 @@ def test_few_records_read_low_as_told(count: int, dimension: int) -> None:
     assert estimate.valid == (expected < count / 4)
 
 
+def test_a_sketch_reads_low_as_told() -> None:
+    generator = np.random.default_rng(3)
+    steps = gaussian(500, 50) @ generator.standard_normal((50, 4096))
+    sketch = (steps * generator.choice([-1.0, 1.0], 4096)).reshape(500, 32, 128).sum(axis=1)
+    whole, sketched = participation_ratio(steps).value, participation_ratio(sketch).value
+    assert sketched == pytest.approx(1 / (1 / whole + 1 / 128), rel=0.05)
+
+
 def test_detrending_takes_a_drift_out() -> None:
     noise, drift = gaussian(400, 6), np.arange(400)[:, None] * gaussian(1, 6, seed=1)
     still, drifting = (ParticipationRatio()(seen(points)).value for points in (noise, noise + drift))
