@@ -266,13 +266,13 @@ def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
 
 def _observed(setting: Setting, needs: Sequence[Need]):
     """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights, its sketches as recorded."""
+    run = setting.trajectory
     for name, observation in setting.model.observe(needs):
-        motion = setting.trajectory.motion.get(name) if setting.trajectory is not None else None
-        if motion is not None:
-            values = {**observation.values, Motion(): folded_motion(motion, observation[Weight()])}
-            values[Iterates()] = setting.trajectory.sketches[name]
-            if name in setting.trajectory.gradients:
-                values[Gradients()] = setting.trajectory.gradients[name]
+        if run is not None and name in run.motion:
+            values = {**observation.values, Motion(): folded_motion(run.motion[name], observation[Weight()])}
+            values[Iterates()] = run.sketches[name]
+            if name in run.gradients:
+                values[Gradients()] = run.gradients[name]
             observation = Observation(observation.layer, values)
         yield name, observation
 
