@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,22 +94,21 @@ class Probe:
             Unsupported: outputs carry no gradient, or the loss is not quadratic at any scale.
         """
         self._check(problem)
-        module = problem.module
-        parameters = [p.requires_grad_(True) for p in module.parameters() if p.is_floating_point()]
-        start = [p.detach().clone() for p in parameters]
+        parameters = [p.requires_grad_(True) for p in problem.module.parameters() if p.is_floating_point()]
         rate = self.rate if self.rate is not None else 4 * self.rise / self._noise(problem, parameters)
-        for trial in range(HALVINGS):
-            writer, harm = self._run(problem, parameters, rate, (lambda: None) if trial else advance)
-            _put_back(parameters, start)
-            if self.rate is not None or harm <= TOLERATED * self.rise:
+        bearable = TOLERATED * self.rise if self.rate is None else sys.float_info.max
+        writer, harm = self._run(problem, parameters, rate, advance)
+        for _ in range(HALVINGS if self.rate is None else 0):
+            if harm <= bearable:
                 break
             rate /= 2
-        if not math.isfinite(harm) or (self.rate is None and harm > TOLERATED * self.rise):
+            writer, harm = self._run(problem, parameters, rate, lambda: None)
+        if harm > bearable:
             told = f"at rate {rate:.3g} the answers are {harm:.3g} nats off"
             if self.rate is not None:
                 raise InvalidRequest(f"probe: the run diverged, {told}; give a smaller rate, or none.")
             raise Unsupported(f"probe: {told} after {HALVINGS} halvings; give a rate, or record a run of training.")
-        writer.finish(layer_weights(module))
+        writer.finish(layer_weights(problem.module))
         writer.notes.append(NOTE.format(steps=self.steps, rate=rate, labels=problem.labels))
         writer.notes.append(f"answers at its end were {harm:.2g} nats from the model's")
         return writer.trajectory()
@@ -126,7 +126,7 @@ class Probe:
         if not (self.rise > 0 and (self.rate is None or (self.rate > 0 and math.isfinite(self.rate)))):
             raise InvalidRequest(f"probe: rate is {self.rate} and rise {self.rise}; they must be positive.")
 
-    def _noise(self, problem: Problem, parameters: list[nn.Parameter]) -> float:
+    def _noise(self, problem: Problem, parameters: Sequence[Tensor]) -> float:
         """tr(S): the summed variance of the minibatch gradient, unbiased."""
         squares, total = 0.0, [torch.zeros_like(p) for p in parameters]
         generator = torch.Generator().manual_seed(self.seed)
@@ -140,34 +140,41 @@ class Probe:
         return found
 
     def _run(
-        self, problem: Problem, parameters: list[nn.Parameter], rate: float, advance: Callable[[], None]
+        self, problem: Problem, parameters: Sequence[Tensor], rate: float, advance: Callable[[], None]
     ) -> tuple[TrajectoryWriter, float]:
-        """One run from the present weights; the record, and the harm at its end (infinite where it diverged)."""
+        """One run, the weights put back after it; the record, and the harm at its end (infinite where it diverged)."""
+        start = [p.detach().clone() for p in parameters]
         writer = TrajectoryWriter(seed=self.seed, learning_rate=rate, batch_size=self.batch)
         recorder: Recorder = record(problem.module, writer, gradients=True)
         generator = torch.Generator().manual_seed(self.seed)
         recorder.steps = quiet = round(BURN_IN * self.steps)
-        for step, rows in enumerate(_batches(problem.examples, self.batch, self.steps, generator)):
-            loss = problem.loss(rows, generator)
-            if not math.isfinite(float(loss.detach())):
-                return writer, math.inf
-            slopes = torch.autograd.grad(loss, parameters, allow_unused=True)
-            with torch.no_grad():
-                for parameter, slope in zip(parameters, slopes, strict=True):
-                    parameter.grad = slope
-                    if slope is not None:
-                        parameter -= rate * slope
-            if step >= quiet:
-                try:
-                    recorder.step(loss)
-                except InvalidRequest:  # a weight overflowed
+        try:
+            for step, rows in enumerate(_batches(problem.examples, self.batch, self.steps, generator)):
+                loss = problem.loss(rows, generator)
+                if not math.isfinite(float(loss.detach())):
                     return writer, math.inf
-            advance()
-        harm = problem.harm()
+                _descend(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), rate)
+                if step >= quiet:
+                    recorder.step(loss)
+                advance()
+            harm = problem.harm()
+        except InvalidRequest:  # of the record: a weight overflowed
+            return writer, math.inf
+        finally:
+            _put_back(parameters, start)
         return writer, harm if math.isfinite(harm) else math.inf
 
 
-def _slopes(problem: Problem, rows: Tensor, generator: torch.Generator, parameters: list[nn.Parameter]) -> list[Tensor]:
+@torch.no_grad()
+def _descend(parameters: Sequence[Tensor], slopes: Sequence[Tensor | None], rate: float) -> None:
+    """One step; gradients stay where a recorder looks for them."""
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        parameter.grad = slope
+        if slope is not None:
+            parameter.sub_(rate * slope)
+
+
+def _slopes(problem: Problem, rows: Tensor, generator: torch.Generator, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The minibatch gradient; zero for parameters that the loss doesn't see."""
     loss = problem.loss(rows, generator)
     if not loss.requires_grad:
@@ -187,7 +194,7 @@ def _batches(examples: int, size: int, count: int, generator: torch.Generator) -
 
 
 @torch.no_grad()
-def _put_back(parameters: list[nn.Parameter], start: list[Tensor]) -> None:
+def _put_back(parameters: Sequence[Tensor], start: Sequence[Tensor]) -> None:
     """The weights as they were, and no gradients."""
     for parameter, value in zip(parameters, start, strict=True):
         parameter.copy_(value)

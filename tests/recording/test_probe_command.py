@@ -36,7 +36,8 @@ def folder(tmp_path: Path) -> Path:
 def run(capsys: pytest.CaptureFixture[str], folder: Path, *words: object, data: str = "data.npz") -> tuple[int, str, str]:
     short = ("--calibration", folder / data, "--steps", 100, "--batch", 16, "--quiet")
     code = cli.main(["probe", f"{folder / 'net.py'}:network", *(str(word) for word in (*short, *words))])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 def test_the_file_is_the_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
