@@ -22,7 +22,7 @@ A_COUNT = 256  # a budget from 1 to here is a percentage by mistake, not a numbe
 
 
 def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> Budget:
-    """A budget, checked: positive numbers, `risk_increase` in (0, 1).
+    """A budget, checked: positive numbers, `variation` and `risk_increase` in (0, 1).
 
     Raises:
         InvalidRequest: out of range, or a percentage where a share is meant.
@@ -37,6 +37,10 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
             raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (below 1: a share of the original).")
         if name in ("bytes", "macs") and 1 <= value < A_COUNT:
             raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
+    if budget.variation is not None and not 0 < budget.variation < 1:
+        raise InvalidRequest(f"{where}.variation is {budget.variation:g}; a share of probability in (0, 1) is needed, e.g. 0.05.")
+    if budget.variation is not None and budget.distortion is None:
+        raise InvalidRequest(f"{where}.variation starts from the plan of {where}.distortion; set both, e.g. distortion = 0.1.")
     if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
         raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; a share in (0, 1) is needed, e.g. 0.02.")
     return budget

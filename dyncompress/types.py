@@ -400,8 +400,10 @@ class Budget:
         bytes: of the shipped ONNX file, every byte of it.
         macs: multiply-accumulates of one example.
         seconds: of one run on the target.
-        distortion: expected harm in all, as the profile counts it (nats of KL divergence, from Fisher information or probes); the
-            smallest file that does no more is made; not looked at where bytes are given. An indicator: what is lost is certified.
+        distortion: predicted harm in all (nats of KL divergence from the original, where harms come from Fisher information or
+            probes); the smallest file that does no more is made; not looked at where bytes are given. An indicator.
+        variation: total variation distance from the original's class probabilities, (0, 1), that `compress` may reach: it carries
+            the plan of `distortion` out, measures what it does, and spends as much harm as makes this. An indicator.
         risk_increase: largest certified increase of the risk.
     """
 
@@ -409,6 +411,7 @@ class Budget:
     macs: float | None = None
     seconds: float | None = None
     distortion: float | None = None
+    variation: float | None = None
     risk_increase: float | None = None
 
 
