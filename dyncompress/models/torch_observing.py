@@ -31,7 +31,6 @@ from dyncompress.types import (
     HessianSpectrum,
     InputMoment,
     Layer,
-    Motion,
     Need,
     NoiseGain,
     Observation,
@@ -101,13 +100,13 @@ def observations(
             pieces = (piece for batch in data for piece in split(batch, names, _LIVE_NUMBERS // max(trace.activations, 1)))
             once = all(trace.calls.get(name) == 1 for name in targets)
             found = _streamed(module, targets, wanted, pieces, names, seed, stops=once and set(wanted) == {InputMoment()})
-        spectra = linalg.streamed_spectra(
-            (parameter_of(module, layer).detach(), need.view) for layer in chosen for need in needs if _spectral(layer, need)
-        )
+        views = [need for need in needs if isinstance(need, Spectrum)]
+        spectral = [layer for layer in chosen if _streams(layer)] if views else []
+        spectra = linalg.streamed_spectra((parameter_of(module, layer).detach(), n.view) for layer in spectral for n in views)
         further = {need: _derived(module, targets, need, data, names, seed) for need in derived}
         for layer in chosen:
             values = _values(module, layer, needs, found.pop(layer.name, None))
-            values |= {need: next(spectra) for need in needs if _spectral(layer, need)}
+            values |= {view: next(spectra) for view in views if _streams(layer)}
             values |= {need: found_of[layer.name] for need, found_of in further.items() if layer.name in found_of}
             yield layer.name, Observation(layer, values)
 
@@ -131,11 +130,6 @@ def _streams(layer: Layer) -> bool:
     return not layer.left_alone and layer.kind != "embedding"
 
 
-def _spectral(layer: Layer, need: Need) -> bool:
-    """Whether the need is a spectrum that the layer has."""
-    return isinstance(need, Spectrum) and _streams(layer)
-
-
 def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[Layer]]:
     """Consecutive layers whose input moments fit into memory together; all of them where no moment is wanted.
 
@@ -157,19 +151,16 @@ def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[La
 
 
 def _values(module: nn.Module, layer: Layer, needs: Sequence[Need], found: Collected | None) -> dict[Need, Any]:
-    """The entries of one layer's observation."""
+    """The entries of one layer's observation that need no other layer; what isn't the door's to give is passed over."""
     weight = parameter_of(module, layer).detach()
     values: dict[Need, Any] = {}
-    plain = bool(layer.left_alone) or layer.kind == "embedding"
     for need in needs:
         if isinstance(need, Weight):
             values[need] = weight.clone(memory_format=torch.contiguous_format)
-        elif plain or isinstance(need, (Motion, Spectrum, *_DERIVED)):
-            continue
-        elif isinstance(need, Bias):
+        elif isinstance(need, Bias) and _streams(layer):
             bias = module.get_submodule(layer.name).bias
             values[need] = None if bias is None else bias.detach().clone()
-        elif found is not None:
+        elif isinstance(need, _STREAMED) and found is not None:
             values[need] = _reading(need, found)
     return values
 

@@ -42,14 +42,15 @@ def test_the_cushion_is_the_output_over_the_norms(name: str) -> None:
     make, x = LAYERS[name]
     model = open_model(nn.Sequential(make()), {"x": x})
     layer = model.module.get_submodule("0")
-    cushions, _ = dict(model.observe((NoiseGain(),), [{"x": x}]))["0"][NoiseGain()]
-    kept, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    cushions = dict(model.observe((NoiseGain(),), [{"x": x}]))["0"][NoiseGain()][0]
+    kept: Tensor = layer.weight.detach().clone()
+    bias = layer.bias.detach().clone()
     with torch.no_grad():
         layer.bias.zero_()
         went = layer(x).reshape(6, -1).double().square().sum(1)
         came = torch.zeros(6, dtype=torch.float64)
         rows = 1 if layer.weight.ndim == 2 or "transposed" not in name else None
-        for index in np.ndindex(*layer.weight.shape):
+        for index in np.ndindex(*kept.shape):
             first = index[0] % (layer.weight.shape[0] // getattr(layer, "groups", 1)) if rows else index[1]
             if first != 0:
                 continue  # one output channel of every group sees all of the inputs once
