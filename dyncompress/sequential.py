@@ -21,6 +21,7 @@ from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Obs
 
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
 _DAMPING = 0.01
+_PRECISION = 2e-6  # of a moment summed in float32, as a share of its diagonal
 
 
 def compressed_in_order(
@@ -70,10 +71,17 @@ def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
 
 
 def centred(wanted: Wanted) -> tuple[Array, Array]:
-    """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`."""
+    """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`.
+
+    Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
+    diagonal gets the least that the moment's precision can tell from nothing.
+    """
     mean = wanted.mean
     rows = mean.repeat_interleave(len(wanted.shift) // len(mean), dim=0)
-    return wanted.moment - mean[:, :, None] * mean[:, None, :], wanted.lack - wanted.shift[:, None] * rows
+    covariance = wanted.moment - mean[:, :, None] * mean[:, None, :]
+    least = _PRECISION * wanted.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
+    covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
+    return covariance, wanted.lack - wanted.shift[:, None] * rows
 
 
 def ridge(moment: Array, lack: Array) -> Array:
