@@ -46,6 +46,16 @@ class Answer:
     data: dict[str, Any]
 
 
+def entry() -> int:
+    """The command itself: standard output is the answer's alone, and what native libraries print there goes where errors go.
+
+    HiGHS, for one, prints a line now and then, and `--json` is read by machines.
+    """
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(2, 1)
+    return main()
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -281,4 +291,4 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

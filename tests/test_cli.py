@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,11 @@ def test_bench_times_files_against_each_other(results: Results, folder: Path, ca
     assert code == 0, err
     (timing,) = json.loads(text).values()
     assert 0 < timing["minimum"] <= timing["median"] <= timing["p90"]
+
+
+def test_what_libraries_print_is_not_the_answer() -> None:
+    noisy = "import os, sys; from dyncompress import cli; cli._recipes = cli.COMMANDS['recipes']; "
+    noisy += "cli.COMMANDS['recipes'] = lambda *a: (os.write(1, b'noise of a library\\n'), cli._recipes(*a))[1]; "
+    noisy += "sys.argv = ['dyncompress', 'recipes', 'list', '--json']; sys.exit(cli.entry())"
+    done = subprocess.run([sys.executable, "-c", noisy], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) and "noise" in done.stderr
