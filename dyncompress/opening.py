@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.examples import as_batches, as_held_out
 from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe import Recipe
+from dyncompress.recorded import RecordedRun, recorded_run
 from dyncompress.signature import filled
 from dyncompress.types import (
     FLOAT_BITS,
@@ -23,8 +25,11 @@ from dyncompress.types import (
     Need,
     NoiseGain,
     Observation,
+    OfTrajectories,
     OutputFisher,
     OutputMoments,
+    Trajectory,
+    Weight,
 )
 
 FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
@@ -42,6 +47,7 @@ class Opened:
         seed: of what observing draws at random.
         observed: at most so many examples are observed; 0: all.
         kept: layer -> its observation, where all of them are small.
+        run: the recorded run that the model ends, or None; what it tells of a layer is part of every observation.
     """
 
     door: TorchModel
@@ -50,6 +56,7 @@ class Opened:
     seed: int = 0
     observed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
+    run: RecordedRun | None = field(default=None, repr=False, compare=False)
 
     @property
     def forward(self) -> Any:
@@ -58,7 +65,16 @@ class Opened:
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """Layer by layer; nothing is computed twice while it fits in memory."""
-        wanted = [n for n in needs if self.calibrated or not isinstance(n, FROM_DATA)]
+        if self.run is None:
+            yield from self._observed(needs)
+            return
+        for name, observation in self._observed(tuple({Weight(), *needs})):
+            recorded = self.run.of(name, observation[Weight()])
+            yield name, Observation(observation.layer, {**observation.values, **recorded})
+
+    def _observed(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
+        """What the model itself tells."""
+        wanted = [n for n in needs if not isinstance(n, OfTrajectories) and (self.calibrated or not isinstance(n, FROM_DATA))]
         data_needs = {n for n in wanted if isinstance(n, FROM_DATA)}
         known = set().union(*(o.values.keys() for o in self.kept.values()))
         if self.kept and data_needs <= known and all(n in known for n in wanted):
@@ -98,6 +114,15 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
     warning = preprocessing_warning(model, batches) if calibrated else None
     door = replace(door, notes=(*door.notes, warning)) if warning else door
     return Opened(door, batches, calibrated, recipe.seed, recipe.observed)
+
+
+def with_run(model: Opened, trajectory: Trajectory | str | Path | None) -> Opened:
+    """The opened model with a recorded run beside it; as it is where none is given.
+
+    Raises:
+        InvalidRequest: the trajectory is another model's.
+    """
+    return model if trajectory is None else replace(model, run=recorded_run(trajectory, model.door))
 
 
 def observes_data(recipe: Recipe) -> bool:

@@ -24,12 +24,12 @@ from dyncompress.types import (
     Encoding,
     InputMoment,
     Layer,
-    Motion,
     Observation,
     Option,
     OutputFisher,
     Target,
     Weight,
+    WeightFisher,
 )
 
 Bytes = Callable[[Layer, Choice], float]
@@ -45,7 +45,8 @@ class Errors:
         choice: the choice.
         pruning, rounding: squared Frobenius error of that step, relative to the squared norm of the weight.
         output: expected squared error of the layer's output in nats, weighted by Fisher information; nan without it.
-        motion: squared error over the variance of the weights' late motion; nan without a trajectory.
+        motion: expected squared error of the weights in nats, weighted by Fisher information that late increments tell; relative
+            where the trajectory doesn't tell its scale, nan without one.
         bytes: what the codes take, where that hangs on the codes themselves; else nan.
     """
 
@@ -169,11 +170,11 @@ def channel_error(weight: Array, new: Array, moment: Array) -> Array:
 
 
 def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
-    """Squared error over the variance of the weights' increments, summed over weights; nan without a trajectory."""
-    if Motion() not in observation:
+    """Half of sum f_i e_i^2 over the weights, f_i read off their increments; nan without a trajectory that tells it."""
+    if WeightFisher() not in observation:
         return float("nan")
     error = (weight - new).double().square().cpu().numpy()
-    return float(distortion.motion(error, observation[Motion()].increment_variance))
+    return distortion.motion(error, observation[WeightFisher()].double().cpu().numpy())
 
 
 def harms(

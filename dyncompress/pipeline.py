@@ -11,7 +11,7 @@ from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
-from dyncompress.opening import first_rows, held_out_of, opened
+from dyncompress.opening import first_rows, held_out_of, opened, with_run
 from dyncompress.planfile import read_plan
 from dyncompress.profiling import profiled, profiled_for_budget, share_left_alone
 from dyncompress.progress import SILENT, Progress
@@ -83,6 +83,7 @@ def apply(
     recipe: str | Path | Recipe | None = None,
     target: str | Path | Target | None = None,
     calibration: Any = None,
+    trajectory: Any = None,
     example: Any = None,
     progress: Progress = SILENT,
 ) -> Compressed:
@@ -93,7 +94,7 @@ def apply(
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = load_recipe(recipe or plan.recipe), load_target(target or plan.target)
-    return applied(opened(model, recipe, calibration, example), plan, recipe, target, progress)
+    return applied(with_run(opened(model, recipe, calibration, example), trajectory), plan, recipe, target, progress)
 
 
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
@@ -164,13 +165,13 @@ def compress(
     names, calibration = filled(model, calibration)
     batches = None if calibration is None else as_batches(calibration, names, recipe.calibration)
     held = None if held_out is None else held_out_of(model, held_out)
-    start, trial = opened(model, recipe, batches, None if held is None else first_rows(held)), None
+    start, trial = with_run(opened(model, recipe, batches, None if held is None else first_rows(held)), trajectory), None
     if held is not None:  # everything that can be refused is refused before the work begins
         same_form(held.inputs, start.batches[0])
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
-    found = plan or profiled_for_budget(start, recipe, target, trajectory, progress)
+    found = plan or profiled_for_budget(start, recipe, target, None, progress)
     plans = [found] if isinstance(found, Plan) else along(start, found, recipe, target, allocate)
 
     def file(plan: Plan) -> OnnxFile:

@@ -12,12 +12,10 @@ from dyncompress import deployment, latency, options, probing, structure_options
 from dyncompress.allocation import distortion
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch import TorchModel
-from dyncompress.opening import Opened, first_examples
+from dyncompress.opening import Opened, first_examples, with_run
 from dyncompress.progress import Progress
 from dyncompress.realisation import fitted
 from dyncompress.recipe import Recipe, rules_for
-from dyncompress.recording import load_trajectory
 from dyncompress.types import (
     BLOCKS,
     CHANNELS,
@@ -27,14 +25,10 @@ from dyncompress.types import (
     ChannelGroup,
     Choice,
     Estimate,
-    Gradients,
     InputMoment,
-    Iterates,
     Layer,
-    Motion,
     Need,
     Observation,
-    OfTrajectories,
     Option,
     OutputFisher,
     Placement,
@@ -43,7 +37,6 @@ from dyncompress.types import (
     Target,
     Trajectory,
     Weight,
-    WeightMotion,
 )
 
 Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
@@ -56,15 +49,13 @@ class Setting:
     """What a profile is made of.
 
     Attributes:
-        model: opened, with its data.
+        model: opened, with its data and the recorded run, if there is one.
         recipe, target: values.
-        trajectory: or None.
     """
 
     model: Opened
     recipe: Recipe
     target: Target
-    trajectory: Trajectory | None
 
     @property
     def calibrated(self) -> bool:
@@ -86,10 +77,9 @@ def profiled(
     Where `considered` leaves every layer one choice there is nothing to compare: errors and sensitivities aren't computed, and
     only what the measures read is observed.
     """
-    recorded = None if trajectory is None else own_trajectory(trajectory, model.door)
-    recipe = fitted(recipe, target)
-    setting, door = Setting(model, recipe, target, recorded), model.door
-    given = {"theory": True, "trajectory": recorded is not None, "fisher": model.calibrated, "probe": model.calibrated}
+    model, recipe = with_run(model, trajectory), fitted(recipe, target)
+    setting, door = Setting(model, recipe, target), model.door
+    given = {"theory": True, "trajectory": model.run is not None, "fisher": model.calibrated, "probe": model.calibrated}
     if not any(given[name] for name in recipe.sensitivity):
         raise _unread(recipe)
     layers = door.layers()
@@ -116,7 +106,7 @@ def profiled(
     errors: dict[str, tuple[options.Errors, ...]] = {}
     kept: dict[str, Observation] = {}
     with progress.phase("measure the layers", len(layers)) as step:
-        for name, observation in _observed(setting, _needs(setting, bool(groups), decided)):
+        for name, observation in model.observe(_needs(setting, bool(groups), decided)):
             step.advance()
             for measure, value in recipe.measures.items():
                 if all(need in observation for need in value.needs):
@@ -156,7 +146,7 @@ def profiled(
         digest=door.digest(),
         recipe=recipe.name,
         target=target.name,
-        notes=(*door.notes, *(recorded.notes if recorded else ()), *filter(None, [deployment.matches_target(target)])),
+        notes=(*door.notes, *(model.run.notes if model.run else ()), *filter(None, [deployment.matches_target(target)])),
         seconds=seconds,
         whole_seconds=whole_seconds,
     )
@@ -261,50 +251,7 @@ def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
     needs: set[Need] = {Weight(), *(need for tool in (*recipe.measures.values(), *rounding) for need in tool.needs)}
     if setting.calibrated and not decided and ("fisher" in recipe.sensitivity or channels):
         needs |= {InputMoment(), OutputFisher()}
-    return tuple(need for need in needs if not isinstance(need, OfTrajectories))
-
-
-def _observed(setting: Setting, needs: Sequence[Need]):
-    """Layer by layer; the trajectory's motion is added in the coordinates of the folded weights, its sketches as recorded."""
-    run = setting.trajectory
-    for name, observation in setting.model.observe(needs):
-        if run is not None and name in run.motion:
-            values = {**observation.values, Motion(): folded_motion(run.motion[name], observation[Weight()])}
-            values[Iterates()] = run.sketches[name]
-            if name in run.gradients:
-                values[Gradients()] = run.gradients[name]
-            observation = Observation(observation.layer, values)
-        yield name, observation
-
-
-def folded_motion(motion: WeightMotion, weight: object) -> WeightMotion:
-    """The motion of the trained weight, in the coordinates of the weight after normalisation layers were folded into it."""
-    rows = np.asarray(weight.detach().cpu().double()).reshape(motion.mean.shape[0], -1)  # type: ignore[attr-defined]
-    before = np.linalg.norm(motion.mean.reshape(motion.mean.shape[0], -1), axis=1)
-    gain = np.linalg.norm(rows, axis=1) / np.maximum(before, 1e-12)
-    shape = (-1, *[1] * (motion.mean.ndim - 1))
-    squared = np.square(gain).reshape(shape)
-    return replace(
-        motion,
-        mean=motion.mean * gain.reshape(shape),
-        variance=motion.variance * squared,
-        increment_variance=motion.increment_variance * squared,
-    )
-
-
-def own_trajectory(trajectory: Trajectory | str | Path, door: TorchModel) -> Trajectory:
-    """A recorded trajectory, read if it is a path.
-
-    Raises:
-        InvalidRequest: it is another model's.
-    """
-    found = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
-    if found.digest != door.digest():
-        raise InvalidRequest(
-            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {door.digest()[:12]}); "
-            "give the trajectory of this model's training, with its last step recorded."
-        )
-    return found
+    return tuple(needs)
 
 
 def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) -> str:

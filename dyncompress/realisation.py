@@ -29,6 +29,7 @@ from dyncompress.types import (
     SetWeight,
     Target,
     Weight,
+    WeightFisher,
 )
 
 STAGE_EXAMPLES = 256
@@ -65,6 +66,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     recipe, original, batches = fitted(recipe, target), model.door, model.batches
     check_plan(plan, original.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS))
     refuse_unrealisable(plan, recipe, model.calibrated)
+    refuse_unrecorded(plan, recipe, model)
     shown = first_examples(batches, STAGE_EXAMPLES)
     before, stages = outputs(original, shown)[0], {}
 
@@ -123,6 +125,19 @@ def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
                 f"unit '{unit}': activation_bits is {choice.activation_bits}, the first unit's is {widths[0]}; a file has one "
                 "width of activations: write the same in every unit."
             )
+
+
+def refuse_unrecorded(plan: Plan, recipe: Recipe, model: Opened) -> None:
+    """Refuse steps in units that a recorded run tells, where it isn't there.
+
+    Raises:
+        InvalidRequest: says what to give.
+    """
+    reads = recipe.quantizer is not None and WeightFisher() in recipe.quantizer.needs and recipe.sensitivity[0] == "trajectory"
+    if reads and model.run is None and any(choice.step for choice in plan.asked.values()):
+        raise InvalidRequest(
+            f"the plan's steps are in units of the trajectory that recipe '{recipe.name}' reads; give it, trajectory=run."
+        )
 
 
 def with_method(choice: Choice, recipe: Recipe) -> Choice:

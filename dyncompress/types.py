@@ -192,6 +192,12 @@ class Motion:
 
 
 @dataclass(frozen=True)
+class WeightFisher:
+    """Fisher information of every weight, read off its late increments: half of an error's square times it is harm, in nats where
+    the trajectory tells so much, shaped as the weight."""
+
+
+@dataclass(frozen=True)
 class Iterates:
     """`[T, d]` late iterates of the weights, in order and at equal distances in time, or linear sketches of them."""
 
@@ -207,7 +213,7 @@ class Gradients:
 
 
 OfModels = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum
-OfTrajectories = Motion | Iterates | ExampleLosses | Gradients  # what a recorded run gives, and no model
+OfTrajectories = Motion | WeightFisher | Iterates | ExampleLosses | Gradients  # what a recorded run gives, and no model
 Need = OfModels | OfTrajectories
 
 

@@ -23,11 +23,10 @@ from dyncompress.types import (
     Choice,
     InputMoment,
     Layer,
-    Motion,
     Observation,
     OutputFisher,
     Weight,
-    WeightMotion,
+    WeightFisher,
 )
 
 TARGET = load_target("onnxruntime-x86-vnni")
@@ -129,9 +128,9 @@ def test_harm_needs_what_it_is_read_from() -> None:
     weight = observed(LAYER)[1]
     without = Observation(LAYER, {Weight(): weight})
     assert math.isnan(options.fisher_harm(without, weight, weight)) and math.isnan(options.motion_harm(without, weight, weight))
-    variance = np.full(LAYER.shape, 0.25)
-    moved = Observation(LAYER, {Weight(): weight, Motion(): WeightMotion(weight.numpy(), variance, 2 * variance, 9)})
-    assert options.motion_harm(moved, weight, weight + 1) == pytest.approx(LAYER.weights / 0.5)
+    fisher = torch.rand(LAYER.shape, generator=torch.Generator().manual_seed(4))
+    moved = Observation(LAYER, {Weight(): weight, WeightFisher(): fisher})
+    assert options.motion_harm(moved, weight, weight + 2) == pytest.approx(2 * float(fisher.sum()), rel=1e-5)
 
 
 # ---------------------------------------------------------------- harms

@@ -74,27 +74,26 @@ def _scores(found: Mapping[str, Estimate]) -> dict[str, float]:
     return dict(zip(usable, scores.tolist(), strict=True))
 
 
-def motion(squared_error: np.ndarray, variance: np.ndarray) -> float:
-    """The squared change of the weights in units of their own late fluctuation: sum of e_i^2 over the mean of s_i^2.
+def motion(squared_error: np.ndarray, fisher: np.ndarray) -> float:
+    """Half of sum_i e_i^2 f_i over the weights: the KL divergence that a change of the weights should cost.
 
-    Late training moves every weight by about s_i without changing the loss, so a change of that size is free. Rounding with step
-    D has a mean squared error of D^2 / 12: the harm is then n * (D^2 / 12) / mean(s_i^2), and a weight of n entries pays for each
-    of them. The mean over the layer stands for s_i^2, since a single weight's variance is an estimate from few iterates.
+    f_i is the Fisher information of weight i, read off its late increments (`recording.increment_fisher`), whose variance is
+    proportional to it. The sum is linear in f_i, so that their scatter from few records averages out over the weights.
 
-    Source: Hinton and van Camp, "Keeping neural networks simple by minimizing the description length of the weights", 1993
-    (bits-back argument); the choice of the mean is ours.
-    Fails when: the learning rate had decayed to nothing; the fluctuation then says little about curvature.
+    Source: second-order expansion of the KL divergence, the diagonal of the Fisher information in the weights.
+    Assumes: small errors, uncorrelated between weights: those of rounding to nearest are, those of error feedback cost less.
+    Fails when: see `increment_fisher`.
 
     Args:
         squared_error: of each weight.
-        variance: of each weight's late increments or iterates, the same shape.
+        fisher: of each weight, the same shape.
 
     Returns:
-        The harm, without unit; nan where the layer never moved.
+        The harm, in nats where `fisher` is; nan where the layer never moved.
 
     Example:
         >>> motion(np.full(4, 0.125), np.ones(4))
-        0.5
+        0.25
     """
-    mean = float(np.asarray(variance, np.float64).mean())
-    return float(np.asarray(squared_error, np.float64).sum()) / mean if mean > 0 else float("nan")
+    known = np.asarray(fisher, np.float64)
+    return 0.5 * float((np.asarray(squared_error, np.float64) * known).sum()) if known.any() else float("nan")

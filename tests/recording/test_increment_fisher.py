@@ -1,0 +1,96 @@
+"""Fisher information from increments: the random walk's variance, simulated SGD with a known answer, no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dyncompress.recording import TrajectoryWriter
+from dyncompress.recording.increment_fisher import FEWEST, ZEROED, increment_fisher, momentum, random_walk
+from dyncompress.types import Trajectory
+
+SHAPE, BATCH, RATE = (20, 15), 32, 0.01
+FISHER = np.geomspace(0.01, 1.0, 300).reshape(SHAPE)
+
+
+def descended(
+    beta: float = 0.0, every: int = 5, records: int = 300, seed: int = 0, curvature: float = 0.0, scale: Callable = lambda g: g
+) -> Trajectory:
+    """Heavy-ball SGD, gradient noise of covariance Fisher / batch, a Hessian of `curvature` times the Fisher information."""
+    generator = np.random.default_rng(seed)
+    writer = TrajectoryWriter(learning_rate=RATE, batch_size=BATCH)
+    weight, speed = np.ones(SHAPE), np.zeros(SHAPE)
+    for step in range(every * records + 100):
+        gradient = generator.standard_normal(SHAPE) * np.sqrt(FISHER / BATCH) + curvature * FISHER * (weight - 1)
+        speed = beta * speed + gradient
+        weight = weight - RATE * scale(speed)
+        if step >= 100 and step % every == 0:
+            writer.append(step, {"fc": weight.copy(), "other": 2 * weight}, gradients={"fc": gradient, "other": gradient / 2})
+    return writer.trajectory()
+
+
+def without_gradients(trajectory: Trajectory, **changed) -> Trajectory:
+    return replace(trajectory, gradients={}, **changed)
+
+
+@pytest.mark.parametrize("m", [0.0, 0.3, 0.9, 0.99])
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
+def test_the_variance_of_a_heavy_balls_steps(k: int, m: float) -> None:
+    """Step by step: noise of time s moves the k steps from 1 to k by the sum of m^(t - s) over those t that come after it."""
+    times = np.arange(-4000 if m > 0.95 else -400, k + 1)
+    pushes = [sum(m ** (t - s) for t in range(1, k + 1) if t >= s) for s in times]
+    assert random_walk(k, m) == pytest.approx(np.square(pushes).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("every", [1, 5])
+def test_it_finds_the_fisher_information_of_plain_and_of_heavy_ball_sgd(beta: float, every: int) -> None:
+    trajectory = without_gradients(descended(beta, every, records=600))
+    assert momentum(trajectory) == pytest.approx(beta, abs=0.07)
+    found = increment_fisher(trajectory)
+    assert found.nats and f"{every} steps between records" in found.note
+    assert found.layers["fc"].sum() == pytest.approx(FISHER.sum(), rel=0.35 if beta else 0.1)
+    assert np.corrcoef(np.log(found.layers["fc"].ravel()), np.log(FISHER.ravel()))[0, 1] > 0.95
+    # coordinates twice as large: a quarter of the information
+    assert found.layers["other"] == pytest.approx(4 * found.layers["fc"], rel=1e-4)
+
+
+def test_recorded_gradients_tell_the_scale_whatever_made_the_steps() -> None:
+    for trajectory in (descended(0.9), replace(descended(), learning_rate=float("nan")), descended(scale=lambda g: 7 * g)):
+        found = increment_fisher(trajectory)
+        assert found.nats and "recorded gradients" in found.note
+        for name, wanted in (("fc", FISHER), ("other", FISHER / 4)):
+            assert found.layers[name].sum() == pytest.approx(wanted.sum(), rel=0.15)
+
+
+def test_iterates_at_rest_are_alike_everywhere_where_increments_are_not() -> None:
+    """Noise in proportion to curvature leaves iterates of variance eta / (2 B) in every direction: free of any order."""
+    motion = descended(curvature=10.0, every=1, records=4000).motion["fc"]
+    stiff = FISHER > 0.1  # those that come to rest within the run
+    assert np.median(motion.variance[stiff]) == pytest.approx(RATE / (2 * BATCH * 10.0), rel=0.1)
+    order = np.corrcoef(np.log(motion.variance[stiff]), np.log(FISHER[stiff]))[0, 1]
+    steps = np.corrcoef(np.log(motion.increment_variance[stiff]), np.log(FISHER[stiff]))[0, 1]
+    assert abs(order) < 0.4 < 0.98 < steps
+    assert motion.increment_variance[stiff].max() / motion.increment_variance[stiff].min() > 5
+
+
+@pytest.mark.parametrize("changed", [{"learning_rate": float("nan")}, {"batch_size": 0}, {"steps": None}])
+def test_without_a_scale_harm_is_relative(changed: dict) -> None:
+    trajectory = descended(records=60)
+    steps = trajectory.steps.copy()
+    steps[-1] += 3
+    found = increment_fisher(without_gradients(trajectory, **({"steps": steps} if "steps" in changed else changed)))
+    assert not found.nats and "relative" in found.note
+    zeroed = sum(0.5 * float((f * np.square(trajectory.motion[name].mean)).sum()) for name, f in found.layers.items())
+    assert zeroed == pytest.approx(ZEROED, rel=1e-4)
+
+
+def test_nothing_is_read_from_nothing() -> None:
+    few = descended(records=FEWEST - 1)
+    assert not increment_fisher(few).layers and f"{FEWEST} are the fewest" in increment_fisher(few).note
+    still = descended(records=20, scale=lambda g: 0 * g)
+    assert not increment_fisher(still).layers and "didn't move" in increment_fisher(still).note
+    assert momentum(still) == 0

@@ -1,0 +1,56 @@
+"""A recorded run in the coordinates of folded weights: motion grows with the gain, Fisher information falls, harm stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import dyncompress as dc
+from dyncompress.opening import Opened, opened, with_run
+from dyncompress.recorded import folded_motion
+from dyncompress.types import Gradients, Iterates, Motion, Weight, WeightFisher, WeightMotion
+from tests import tiny
+
+
+def test_motion_follows_folded_weights() -> None:
+    mean = np.arange(1.0, 13.0).reshape(3, 2, 2)
+    motion = WeightMotion(mean, np.ones_like(mean), np.full_like(mean, 2.0), 9)
+    gain = np.array([0.5, -2.0, 1.0])[:, None, None]
+    folded = folded_motion(motion, torch.from_numpy(mean * gain))
+    np.testing.assert_allclose(folded.mean, mean * np.abs(gain))
+    np.testing.assert_allclose(folded.variance, np.broadcast_to(gain**2, mean.shape))
+    np.testing.assert_allclose(folded.increment_variance, 2 * np.broadcast_to(gain**2, mean.shape))
+
+
+@pytest.fixture(scope="module")
+def model() -> Opened:
+    recipe = dc.load_recipe("trajectory")
+    return with_run(opened(tiny.network(), recipe, None, tiny.CALIBRATION[:1]), tiny.trained()[1])
+
+
+def test_every_layer_that_was_recorded_has_its_share(model: Opened) -> None:
+    for name, observation in model.observe((Weight(),)):
+        assert {Motion(), Iterates(), WeightFisher()} <= set(observation.values) and Gradients() not in observation
+        assert observation[WeightFisher()].shape == observation[Weight()].shape, name
+
+
+def test_the_harm_of_a_relative_error_is_that_of_the_trained_weights(model: Opened) -> None:
+    """Folding multiplies a row by a gain: its Fisher information is that much smaller, squared, and harm the same."""
+    trained = {name: tiny.network().get_submodule(name).weight for name in tiny.LAYERS}
+    motion = {name: replace(m, mean=trained[name].numpy()) for name, m in model.run.trajectory.motion.items()}
+    run = replace(model.run, trajectory=replace(model.run.trajectory, motion=motion))  # the mean iterate is the last one
+    for name, observation in model.observe((Weight(),)):
+        weight = observation[Weight()]
+        folded = run.of(name, weight)[WeightFisher()] * weight.square()
+        wanted = torch.from_numpy(run.fisher.layers[name]) * trained[name].square()
+        torch.testing.assert_close(folded, wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()), msg=name)
+
+
+def test_a_layer_that_changed_its_shape_has_none(model: Opened) -> None:
+    weight = torch.zeros(4, 3, 3, 3)
+    assert not model.run.of("stem", weight) and not model.run.of("absent", weight)
+    silent = model.run.of("stem", torch.zeros(8, 3, 3, 3))
+    assert not silent[WeightFisher()].any()
