@@ -126,10 +126,11 @@ def with_run(model: Opened, trajectory: Trajectory | str | Path | None) -> Opene
 
 
 def observes_data(recipe: Recipe) -> bool:
-    """Whether a recipe can't do without calibration data: ranges of activations, removal of channels, or a tool that reads it."""
+    """Whether a recipe can't do without calibration data: ranges of activations, less structure, teaching, or a tool's needs."""
     tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
     reads = any(isinstance(need, (*FROM_DATA, OutputMoments)) for tool in tools for need in tool.needs)
-    return reads or bool(recipe.keeps) or recipe.blocks or recipe.activation_bits != FLOAT_BITS
+    changes = bool(recipe.keeps) or recipe.blocks or recipe.distill.weight_epochs > 0
+    return reads or changes or recipe.activation_bits != FLOAT_BITS
 
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:

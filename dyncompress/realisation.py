@@ -8,13 +8,14 @@ from dataclasses import replace
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch_teaching import taught
 from dyncompress.models.torch_tuning import tuned
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.planfile import check_plan
 from dyncompress.progress import Progress
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe import Recipe
-from dyncompress.restructuring import restructured
+from dyncompress.restructuring import restructured, structural
 from dyncompress.sequential import compressed_in_order, edits
 from dyncompress.types import (
     FLOAT_BITS,
@@ -58,7 +59,9 @@ def rounded_weight(observation: Observation, pruned: Array, choice: Choice, reci
 
 
 def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
-    """Carry out a plan: remove channels and refit, prune, round, match moments, distil.
+    """Carry out a plan: remove channels and refit, teach weights, prune, round, match moments, distil.
+
+    Where nothing is rounded, weights are taught after zeros were made and moments matched.
 
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
@@ -75,6 +78,10 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
 
     with progress.phase("remove channels, prune and round"):
         narrow, structure = restructured(model, plan.asked)
+        early, late = lessons(plan, recipe, model.calibrated)
+        if early:
+            narrow = replace(narrow, door=_taught(narrow.door, model, plan, recipe, progress), kept={})
+            stages["teach"] = after(narrow.door)
         pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
     free_scales = not target.power_of_two_scales and target.weight_granularity != "tensor"
@@ -86,6 +93,11 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
             aim = narrow.door if structure else original  # the refit gave the layers new work: theirs is what rounding disturbs
             final, encodings = _scaled(*final.matched(aim, batches), encodings)
         stages["match"] = after(final)
+    if late:
+        final = _taught(final, model, plan, recipe, progress)
+        stages["teach"] = after(final)
+    elif recipe.distill.weight_epochs and not early:
+        final = replace(final, notes=(*final.notes, "weights aren't taught: the plan takes nothing away before it rounds."))
     if recipe.distill.epochs and model.calibrated:
         with progress.phase("distil"):
             found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
@@ -96,6 +108,27 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
     realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **layers}.items()}
     return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
+
+
+def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:
+    """Whether all weights learn before the layers are pruned and rounded, and whether they do after.
+
+    What is rounded can't learn, and pruning and rounding are one pass: a plan that rounds teaches the network that lost channels
+    or blocks, before; any other teaches last, under its zeros.
+    """
+    layers = [choice for unit, choice in plan.asked.items() if not unit.startswith(STRUCTURE) and unit not in plan.reasons]
+    rounds = recipe.quantizer is not None and any(choice.weight_bits != FLOAT_BITS for choice in layers)
+    removes = bool(structural(plan.asked))
+    if not (recipe.distill.weight_epochs and calibrated):
+        return False, False
+    return removes and rounds, not rounds and (removes or any(choice.sparsity for choice in layers))
+
+
+def _taught(door: TorchModel, model: Opened, plan: Plan, recipe: Recipe, progress: Progress) -> TorchModel:
+    """The network with weights that the original taught; layers that the plan leaves alone stay as they are."""
+    with progress.phase("teach weights"):
+        spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs)
+        return taught(door, model.door, model.batches, spec=spec, seed=recipe.seed, spared=plan.reasons)
 
 
 def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:

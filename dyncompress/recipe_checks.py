@@ -89,11 +89,12 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.calibration < 1 or recipe.observed < 0 or recipe.seed < 0:
         raise InvalidRequest(f"{where}: calibration.limit is at least 1, calibration.observed and seed at least 0.")
     _check_distillation(f"{where}: distill", recipe.distill)
+    _check_teaching(where, recipe)
     _check_promise(where, recipe)
 
 
 def _check_distillation(where: str, spec: Distillation) -> None:
-    for name, least in {"epochs": 0, "batch": 1, "shift": 0}.items():
+    for name, least in {"epochs": 0, "weight_epochs": 0, "batch": 1, "shift": 0}.items():
         if getattr(spec, name) < least:
             raise InvalidRequest(f"{where}.{name} is {getattr(spec, name)}; it takes {least} or more.")
     if not 0 <= spec.mix <= 1:
@@ -101,6 +102,20 @@ def _check_distillation(where: str, spec: Distillation) -> None:
     for name, share, such in (("rate", spec.rate, 0.01), ("held_out", spec.held_out, 0.125)):
         if not 0 < share < 1:
             raise InvalidRequest(f"{where}.{name} is {share:g}; a number in (0, 1) is needed, e.g. {such}.")
+
+
+def _check_teaching(where: str, recipe: Recipe) -> None:
+    """Weights learn while they are float, and only what was taken from the network gives them something to learn."""
+    widths = {*recipe.weight_bits, *(bits for rule in recipe.layers for bits in rule.weight_bits)} - {FLOAT_BITS}
+    zeros = any(recipe.sparsities) or any(share for rule in recipe.layers for share in rule.sparsities)
+    removes = recipe.blocks or any(share < 1 for share in recipe.keeps)
+    if recipe.distill.weight_epochs and not removes and (widths or recipe.steps or not zeros):
+        what = "makes zeros and rounds in one pass" if zeros else "removes nothing from the network"
+        raise InvalidRequest(
+            f"{where}: distill.weight_epochs is {recipe.distill.weight_epochs}; weights learn between the removal of channels or "
+            f"blocks and rounding, or under zeros that aren't rounded, and this recipe {what}; set channels.keeps, or "
+            "distill.weight_epochs = 0."
+        )
 
 
 def _check_steps(where: str, recipe: Recipe) -> None:

@@ -322,6 +322,8 @@ class Distillation:
         shift: pixels by which images are moved at random, and flipped where it isn't 0; 0: inputs are taken as they are.
         mix: images become (1 - a) image + a another, a drawn from [0, mix]; 0: they stay.
         held_out: share of the examples kept aside to choose among the epochs.
+        weight_epochs: passes in which all weights learn, while they are float: once structure was removed, before rounding, or
+            under the zeros of a plan that doesn't round; 0: none. A weight's rate is in its layer's root mean squares.
     """
 
     epochs: int = 0
@@ -330,6 +332,7 @@ class Distillation:
     shift: int = 2
     mix: float = 1.0
     held_out: float = 0.125
+    weight_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -528,7 +531,8 @@ class Compressed:
         model: the door's model, weights equal to the encodings' values.
         encodings: layer -> Encoding, for the layers stored as integers.
         plan: with what was realised.
-        stages: `prune`, `weights`, `match`, `distil` -> divergence from the original after that stage, on calibration data.
+        stages: `prune`, `weights`, `match`, `teach`, `distil` -> divergence from the original after that stage, on calibration
+            data; `teach` comes first where the plan rounds.
         calibration: the batches used, for activation ranges at export.
         errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
     """
