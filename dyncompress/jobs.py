@@ -52,7 +52,8 @@ class Request:
 
     def key(self) -> str:
         """Digest of all that a profile depends on; budgets, allocators and certificates are free to change."""
-        free = replace(self.recipe, budget=Budget(), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
+        zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
+        free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
         parts = [self.model.door.digest(), repr(free), repr(self.target), *digests(self.batches or [])]
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())

@@ -29,6 +29,7 @@ from dyncompress.types import (
     OutputFisher,
     Target,
     Weight,
+    WeightChange,
     WeightFisher,
 )
 
@@ -48,6 +49,7 @@ class Errors:
         motion: expected squared error of the weights in nats, weighted by Fisher information that late increments tell; relative
             where the trajectory doesn't tell its scale, nan without one.
         bytes: what the codes take, where that hangs on the codes themselves; else nan.
+        change: what happens to the weight; None where nothing is compared.
     """
 
     choice: Choice
@@ -56,6 +58,7 @@ class Errors:
     output: float
     motion: float
     bytes: float = float("nan")
+    change: WeightChange | None = None
 
 
 def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None, weights: int = 1) -> tuple[Choice, ...]:
@@ -110,6 +113,11 @@ def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tu
     return tuple(c for c in found if not in_vain(c))
 
 
+def bits_left(layer: Layer, choice: Choice) -> float:
+    """Of the weights that aren't zero: the price of a choice where zeros are asked for, which float weights store in full."""
+    return layer.weights * (1 - choice.sparsity) * choice.weight_bits
+
+
 def most_careful(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
     """The first alone: all there is to choose where no budget asks for less."""
     return tuple(found[:1])
@@ -124,6 +132,7 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
     """Apply every choice to one layer and measure what it does."""
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
+    sorted_squares = weight.double().square().flatten().sort().values
     found, masked = [], {}
     for choice in tried:
         key = (choice.sparsity, choice.pattern)
@@ -139,9 +148,25 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
                 output=fisher_harm(observation, weight, new),
                 motion=motion_harm(observation, weight, new),
                 bytes=coded_bytes(encoding) if choice.step and encoding is not None else float("nan"),
+                change=weight_change(sorted_squares, float((weight - new).double().square().sum()), choice.sparsity),
             )
         )
     return tuple(found)
+
+
+def weight_change(sorted_squares: Array, error: float, sparsity: float) -> WeightChange:
+    """What zeroing the smallest weights would reach, beside the squared error that was made.
+
+    Args:
+        sorted_squares: of the weights, ascending, `[n]` float64.
+        error: squared, of the new weight.
+        sparsity: share of zeros.
+    """
+    zeros = round(sparsity * len(sorted_squares))
+    energy = float(sorted_squares.sum())
+    left = float(sorted_squares[max(zeros - 1, 0) :].sum())
+    threshold = float(sorted_squares[zeros - 1]) ** 0.5 if zeros else 0.0
+    return WeightChange(energy=energy, error=error / (energy or 1.0), threshold=threshold, left=left)
 
 
 def coded_bytes(encoding: Encoding) -> float:
@@ -231,6 +256,8 @@ def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float],
             bytes=e.bytes if np.isfinite(e.bytes) else file_bytes(layer, e.choice),
             macs=float(layer.macs),
             distortion=h,
+            nonzeros=layer.weights - round(e.choice.sparsity * layer.weights),
+            change=e.change,
         )
         for e, h in zip(errors, harm, strict=True)
     )

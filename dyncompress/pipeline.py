@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress import promises
-from dyncompress.allocation.cost import HARM, solved
+from dyncompress.allocation.cost import HARM, NONZEROS, nonzeros_left, solved
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
@@ -72,6 +72,8 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     if budget.seconds is not None:
         whole = budget.seconds if budget.seconds >= 1 else budget.seconds * profile.seconds
         limits.append(("seconds", whole - profile.whole_seconds))
+    if budget.sparsity is not None:
+        limits.append((NONZEROS, nonzeros_left(profile, budget.sparsity)))
     limits += [] if budget.distortion is None or budget.bytes is not None else [(HARM, budget.distortion)]
     return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
 

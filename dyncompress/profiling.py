@@ -91,8 +91,9 @@ def profiled(
     blocks = _blocks(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
     weights = sum(layer.weights for layer in layers if layer.name not in reasons)
+    price = file_bytes if recipe.budget.sparsity is None else options.bits_left
     tried = {
-        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name), weights), file_bytes)
+        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name), weights), price)
         for layer in layers
         if layer.name not in reasons
     }

@@ -12,10 +12,10 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import check_plan, plan_from_toml, plan_to_toml, read_plan
-from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_recipe, check_schema, parse_budget
+from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_recipe, check_schema, measures_read, parse_budget
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.strict import at, build, check_keys, nearest, read, shown
-from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Target
+from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Rule, Target
 
 __all__ = [
     "CertificateSpec",
@@ -100,7 +100,7 @@ class Recipe:
     budget: Budget = field(default_factory=Budget)
     measures: Mapping[str, Measure] = field(default_factory=dict)
     coefficients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    allocator: Allocator = field(default_factory=lambda: _allocators()["knapsack"]())
+    allocator: Allocator | Rule = field(default_factory=lambda: _allocators()["knapsack"]())
     pruner: Pruner | None = None
     quantizer: Quantizer | None = None
     weight_bits: tuple[int, ...] = ()
@@ -319,19 +319,18 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     check_one_of(promise.risk, RISKS, "certificate.risk")
     check_one_of(promise.method, ("", *BOUNDS), "certificate.method")
     head = {key: table[key] for key in HEAD if key in table}
+    allocator = _named(table.get("allocator", {"name": "knapsack"}), _allocators(), "allocator")[1]
     return dataclasses.replace(
         build(Recipe, head, at(where)),
         budget=parse_budget(table.get("budget", {})),
-        measures=dict(listed),
+        measures=measures_read(dict(listed), allocator),
         coefficients={kind: read(Mapping[str, float], found, f"theory: '{kind}'") for kind, found in theory.items()},
-        allocator=_named(table.get("allocator", {"name": "knapsack"}), _allocators(), "allocator")[1],
+        allocator=allocator,
         pruner=pruner,
         quantizer=quantizer,
         **dataclasses.asdict(pruning),
         **dataclasses.asdict(rounding if quantizer else dataclasses.replace(rounding, weight_bits=())),
-        keeps=sections["channels"].keeps,
-        blocks=sections["channels"].blocks,
-        latency_batch=sections["channels"].latency_batch,
+        **dataclasses.asdict(sections["channels"]),
         **dataclasses.asdict(sections["targets"]),
         match=sections["match"].moments,
         distill=sections["distill"],
@@ -345,9 +344,9 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _allocators() -> Mapping[str, type]:
-    from dyncompress.allocation import ALLOCATORS  # scipy's solvers are loaded only where a recipe is
+    from dyncompress.allocation import ALLOCATORS, RULES  # scipy's solvers are loaded only where a recipe is
 
-    return ALLOCATORS
+    return {**ALLOCATORS, **RULES}
 
 
 def _pruners() -> Mapping[str, type]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import at, build, check_finite, nearest
-from dyncompress.types import FLOAT_BITS, Budget, Distillation
+from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Rule
 
 if TYPE_CHECKING:
     from dyncompress.recipe import Recipe
@@ -37,6 +37,8 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
             raise InvalidRequest(f"{where}.{name} is {value:g}; a positive number is needed (below 1: a share of the original).")
         if name in ("bytes", "macs") and 1 <= value < A_COUNT:
             raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
+    if budget.sparsity is not None and not 0 < budget.sparsity < 1:
+        raise InvalidRequest(f"{where}.sparsity is {budget.sparsity:g}; a share of zeros in (0, 1) is needed, e.g. 0.7.")
     if budget.variation is not None and not 0 < budget.variation < 1:
         raise InvalidRequest(f"{where}.variation is {budget.variation:g}; a share of probability in (0, 1) is needed, e.g. 0.05.")
     if budget.variation is not None and budget.distortion is None:
@@ -169,6 +171,16 @@ def _check_promise(where: str, recipe: Recipe) -> None:
         parse_budget(Budget(**{recipe.path_row: value}), f"{where}: path")
     if any(not math.isfinite(a) or a <= b for a, b in pairwise(recipe.path)):
         raise InvalidRequest(f"{where}: path.{recipe.path_row} goes from cautious to bold; every budget is below the one before.")
+
+
+def measures_read(listed: Mapping[str, Measure], allocator: Allocator | Rule) -> dict[str, Measure]:
+    """The listed measures, and with their default fields those that a rule reads and that aren't listed."""
+    from dyncompress.measures import MEASURES
+
+    names = allocator.measures if isinstance(allocator, Rule) else ()
+    for name in names:
+        check_one_of(name, MEASURES, "allocator: measure")
+    return {**listed, **{name: MEASURES[name]() for name in names if name not in listed}}
 
 
 def check_one_of(word: str, allowed: Collection[str], what: str) -> None:

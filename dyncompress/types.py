@@ -381,6 +381,23 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class WeightChange:
+    """What a choice does to a layer's weight, whatever harm comes of it.
+
+    Attributes:
+        energy: sum of squares of the weight.
+        error: squared error after pruning and rounding, relative to `energy`.
+        threshold: of as many smallest weights as the choice zeroes, the largest magnitude; 0 where it zeroes none.
+        left: sum of squares of that weight and of all larger ones.
+    """
+
+    energy: float
+    error: float
+    threshold: float
+    left: float
+
+
+@dataclass(frozen=True)
 class Option:
     """One line of a unit's table: a choice, what it costs, and the harm it is expected to do.
 
@@ -391,6 +408,8 @@ class Option:
         distortion: expected harm; in nats of KL divergence where `source` is fisher or probe, else in relative units.
         stderr: of the distortion; nan if unknown.
         seconds: of one run on the target, against the unit left as it is (negative: saved); 0 where none was measured.
+        nonzeros: weights of this layer that aren't zero; nan for channels and blocks.
+        change: what happens to the weight; None where nothing was compared, and for channels and blocks.
     """
 
     choice: Choice
@@ -399,16 +418,19 @@ class Option:
     distortion: float
     stderr: float = float("nan")
     seconds: float = 0.0
+    nonzeros: float = float("nan")
+    change: WeightChange | None = None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What can be afforded. A number below 1 is a fraction of the original, except `risk_increase`, always a fraction.
+    """What can be afforded. A number below 1 is a fraction of the original; `sparsity` and `risk_increase` always are fractions.
 
     Attributes:
         bytes: of the shipped ONNX file, every byte of it.
         macs: multiply-accumulates of one example.
         seconds: of one run on the target.
+        sparsity: share of zeros, at least, among all weights of the layers that are chosen for (each rounds to whole weights).
         distortion: predicted harm in all (nats of KL divergence from the original, where harms come from Fisher information or
             probes); the smallest file that does no more is made; not looked at where bytes are given. An indicator.
         variation: total variation distance from the original's class probabilities, (0, 1), that `compress` may reach: it carries
@@ -419,6 +441,7 @@ class Budget:
     bytes: float | None = None
     macs: float | None = None
     seconds: float | None = None
+    sparsity: float | None = None
     distortion: float | None = None
     variation: float | None = None
     risk_increase: float | None = None
@@ -881,6 +904,25 @@ class Allocator(Protocol):
 
     def __call__(self, cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> tuple[np.ndarray, float]:
         """Cost `[R, L, C]`, distortion `[L, C]` (inf where a unit lacks a choice), budget `[R]` -> choice `[L]`, gap."""
+        ...
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """Shares zeros or bits out by what it reads off the layers: the published heuristics that an allocator has to beat."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures whose estimates it reads."""
+        ...
+
+    @property
+    def solver(self) -> Allocator:
+        """Who chooses from its table, in place of the distortions."""
+        ...
+
+    def __call__(self, profile: Profile) -> np.ndarray:
+        """`[L, C]` a number for every option of every layer of `profile.table`, the bolder the larger; inf: none there."""
         ...
 
 

@@ -120,7 +120,7 @@ MISTAKES = {
     ),
     "key of the quantizer": ("damping = 0.02", "dampin = 0.02", "quantize.gptq: unknown key 'dampin'; did you mean 'damping'?"),
     "name of the pruner": ('"magnitude"', '"magnitud"', "prune: unknown name 'magnitud'; did you mean 'magnitude'?"),
-    "name of the allocator": ('"knapsack"', '"greedy"', "allocator: unknown name 'greedy'; known: knapsack, uniform."),
+    "name of the allocator": ('"knapsack"', '"knapsak"', "allocator: unknown name 'knapsak'; did you mean 'knapsack'?"),
     "sensitivity": ('"fisher", ', '"fischer", ', "unknown sensitivity 'fischer'; did you mean 'fisher'?"),
     "risk": ('"agreement"', '"agrement"', "certificate.risk is 'agrement'; did you mean 'agreement'?"),
     "key of a rule": ("leave_alone", "leave_alon", "layer '<first>': unknown key 'leave_alon'; did you mean 'leave_alone'?"),

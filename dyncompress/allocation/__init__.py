@@ -1,8 +1,47 @@
-"""Who gets what: costs and harms of choices, and the solvers that pick one choice for every unit."""
+"""Who gets what: costs and harms of choices, the solvers that pick one choice for every unit, and the rules they must beat."""
 
+from dyncompress.allocation.alpha_pruning import AlphaPruning
+from dyncompress.allocation.common_level import CommonLevel
+from dyncompress.allocation.depth_linear import DepthLinear
+from dyncompress.allocation.equal_error import EqualError
+from dyncompress.allocation.equal_share import EqualShare
+from dyncompress.allocation.erk import ERK
+from dyncompress.allocation.global_magnitude import GlobalMagnitude
+from dyncompress.allocation.hawq import HAWQ
 from dyncompress.allocation.knapsack import Knapsack
+from dyncompress.allocation.lamp import LAMP
+from dyncompress.allocation.owl import OWL
+from dyncompress.allocation.random_share import RandomShare
 from dyncompress.allocation.uniform import Uniform
 
 ALLOCATORS = {"knapsack": Knapsack, "uniform": Uniform}
+RULES = {
+    "equal_share": EqualShare,
+    "equal_error": EqualError,
+    "global_magnitude": GlobalMagnitude,
+    "lamp": LAMP,
+    "erk": ERK,
+    "owl": OWL,
+    "alpha_pruning": AlphaPruning,
+    "depth_linear": DepthLinear,
+    "hawq": HAWQ,
+    "random_share": RandomShare,
+}
 
-__all__ = ["ALLOCATORS", "Knapsack", "Uniform"]
+__all__ = [
+    "ALLOCATORS",
+    "ERK",
+    "HAWQ",
+    "LAMP",
+    "OWL",
+    "RULES",
+    "AlphaPruning",
+    "CommonLevel",
+    "DepthLinear",
+    "EqualError",
+    "EqualShare",
+    "GlobalMagnitude",
+    "Knapsack",
+    "RandomShare",
+    "Uniform",
+]

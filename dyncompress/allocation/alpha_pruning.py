@@ -2,9 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from dyncompress.allocation.common_level import CommonLevel
+from dyncompress.allocation.rule import estimated, place, scaled, shares
 from dyncompress.errors import InvalidRequest
+from dyncompress.types import Allocator, Profile
+
+
+@dataclass(frozen=True)
+class AlphaPruning:
+    """Shares linear in the tail exponents q_l of the layers' spectra:
+
+        S_l = min(1, t * ((1 - epsilon) + 2 epsilon (q_l - q_min) / (q_max - q_min)))
+
+    large exponents (light tails) give up more; a negative epsilon turns that round. The shares are those of `ratios`, to within
+    the steps of the layers' options. With `measure = "farms"` it is FARMS, whose exponents are comparable between shapes.
+
+    Source: Lu et al., NeurIPS 2024 (arXiv 2410.10912), epsilon = 0.2 and alpha at the median for image classifiers; Hu et al.,
+    ICML 2025 (arXiv 2506.06280), the same mapping on FARMS. Departures: as in `ratios`; for widths, shares of bits.
+    Assumes: the tail says how well a layer is trained, and the sign of the rule. For zeros and for widths.
+    Fails when: the sign is wrong. On small convolutional nets large exponents weren't the robust layers.
+
+    Attributes:
+        epsilon: half the width of the rates, in [-1, 1]; to be tuned, on data that nothing is reported on.
+        measure: of the exponents, e.g. `esd_mid`, `esd_peak`, `farms`.
+    """
+
+    epsilon: float = 0.2
+    measure: str = "esd_mid"
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if not -1 <= self.epsilon <= 1:
+            raise InvalidRequest(f"allocator.alpha_pruning: epsilon is {self.epsilon}; it must be from -1 to 1.")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The tail exponent."""
+        return (self.measure,)
+
+    @property
+    def solver(self) -> Allocator:
+        """A common level."""
+        return CommonLevel()
+
+    def __call__(self, profile: Profile) -> np.ndarray:
+        """The t at which a layer takes each option, `[L, C]`."""
+        index = place(estimated(profile, self.measure, "alpha_pruning"))
+        rate = 1 - self.epsilon + 2 * self.epsilon * index
+        return scaled(shares(profile, "alpha_pruning"), np.maximum(rate, 0.0))
 
 
 def ratios(indices: np.ndarray, counts: np.ndarray, sparsity: float, epsilon: float) -> np.ndarray:
@@ -40,9 +89,7 @@ def ratios(indices: np.ndarray, counts: np.ndarray, sparsity: float, epsilon: fl
     """
     q, p = np.asarray(indices, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     _check(q, p, sparsity, epsilon)
-    span = q.max() - q.min()
-    place = (q - q.min()) / span if span > 0 else np.full(q.shape, 0.5)
-    wanted = (1 - epsilon) + 2 * epsilon * place
+    wanted = (1 - epsilon) + 2 * epsilon * place(q)
     found = np.ones_like(wanted)
     free = np.ones(q.shape, dtype=bool)
     while free.any():

@@ -8,10 +8,12 @@ import numpy as np
 
 from dyncompress.allocation.exclusive import Whole, joined
 from dyncompress.allocation.lagrangian import check_feasible
+from dyncompress.allocation.rule import chosen_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.types import FLOAT_BITS, Allocator, Option, Plan, Profile
+from dyncompress.types import FLOAT_BITS, STRUCTURE, Allocator, Option, Plan, Profile, Rule
 
 ROWS = ("bytes", "macs", "seconds")
+NONZEROS = "nonzeros"  # the row of budget.sparsity
 HARM = "distortion"  # the row of budget.distortion
 UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
 MOOT = "its block is dropped"
@@ -39,7 +41,10 @@ def arrays(table: Mapping[str, Sequence[Option | Whole]], rows: Sequence[str] = 
 
 
 def solved(
-    profile: Profile, limits: Sequence[tuple[str, float]], allocator: Allocator, share_left_alone: Mapping[str, float]
+    profile: Profile,
+    limits: Sequence[tuple[str, float]],
+    allocator: Allocator | Rule,
+    share_left_alone: Mapping[str, float],
 ) -> Plan:
     """One option for every unit, as a plan.
 
@@ -47,7 +52,7 @@ def solved(
         profile: the table.
         limits: (row, what all units together may cost), e.g. `[("bytes", 40_000.0)]`; nothing: the least harm at any cost. With
             the row `distortion`, the fewest bytes that do no more harm.
-        allocator: who chooses.
+        allocator: who chooses; a rule chooses by its own table, and its plan is judged by this one.
         share_left_alone: goes into the plan.
 
     Raises:
@@ -68,7 +73,10 @@ def solved(
         cost, distortion = arrays(whole, names)
         check_feasible(cost, distortion, budget, names, [spent[name] for name in names], _hint(profile))
         least = arrays(whole, ["bytes"])[0][0] if HARM in names else distortion
-        choice, gap = allocator(cost, least, budget)
+        if isinstance(allocator, Rule):
+            choice, gap = chosen_by_rule(allocator, profile, cost, distortion, budget, names)
+        else:
+            choice, gap = allocator(cost, least, budget)
     picked = [options[c] for options, c in zip(whole.values(), choice, strict=True)]
     parts = {unit: option for one in picked for unit, option in one.parts.items()}
     chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # moot units: as if left
@@ -104,6 +112,7 @@ def _fixed(profile: Profile) -> dict[str, float]:
         "bytes": float(profile.fixed_bytes),
         "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
         "seconds": profile.whole_seconds,
+        NONZEROS: 0.0,
         HARM: 0.0,
     }
 
@@ -114,6 +123,29 @@ def _timed(profile: Profile, picked: Sequence[Whole]) -> dict[str, float]:
         return {}
     seconds = profile.whole_seconds + sum(one.seconds for one in picked)
     return {"seconds": seconds, "float_seconds": profile.seconds}
+
+
+def nonzeros_left(profile: Profile, sparsity: float) -> float:
+    """How many weights of the layers that are chosen for may stay, each layer's share being rounded to whole weights.
+
+    Raises:
+        InvalidRequest: the table holds units whose zeros can't be counted.
+        Infeasible: no plan has so many zeros.
+    """
+    sizes = {layer.name: layer.weights for layer in profile.layers if layer.name in profile.table}
+    for unit, options in profile.table.items():
+        if unit.startswith(STRUCTURE):
+            raise InvalidRequest(f"budget.sparsity counts zeros in layers, and unit '{unit}' removes some; leave [channels] out.")
+        if any(np.isnan(option.nonzeros) for option in options):
+            raise InvalidRequest(f"budget.sparsity: the profile doesn't count the zeros of layer '{unit}'; measure it again.")
+    weights, limit = sum(sizes.values()), (1 - sparsity) * sum(sizes.values()) + len(sizes) / 2
+    least = sum(min(option.nonzeros for option in options) for options in profile.table.values())
+    if least > limit:
+        raise Infeasible(
+            f"budget.sparsity is {sparsity:.4g}, and the boldest options have {1 - least / weights:.4g} zeros in all; list "
+            "larger shares in prune.sparsities, or lower it."
+        )
+    return limit
 
 
 def _refuse_empty(names: Sequence[str], budget: np.ndarray, spent: Mapping[str, float]) -> None:

@@ -22,7 +22,7 @@ class Whole:
 
     Attributes:
         parts: unit -> its option; units that are moot are absent.
-        bytes, macs, seconds, distortion: summed.
+        bytes, macs, seconds, distortion, nonzeros: summed.
     """
 
     parts: Mapping[str, Option]
@@ -30,6 +30,7 @@ class Whole:
     macs: float
     seconds: float
     distortion: float
+    nonzeros: float = 0.0
 
 
 def inside(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[str, ...]]:
@@ -83,6 +84,7 @@ def _whole(parts: Mapping[str, Option]) -> Whole:
         sum(o.macs for o in options),
         sum(o.seconds for o in options),
         sum(o.distortion for o in options),
+        sum(o.nonzeros for o in options),
     )
 
 

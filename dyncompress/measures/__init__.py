@@ -17,6 +17,7 @@ from dyncompress.measures.lifetime_sum import LifetimeSum
 from dyncompress.measures.log_norms import AlphaWeighted, LogAlphaNorm
 from dyncompress.measures.magnitude import Magnitude, PositiveMagnitude
 from dyncompress.measures.noise_attenuation import LayerCushion, NoiseAttenuation
+from dyncompress.measures.outlier_ratio import OutlierRatio
 from dyncompress.measures.participation_ratio import ParticipationRatio
 from dyncompress.measures.ph_dimension import PhDimension
 from dyncompress.measures.power_law import PowerLaw
@@ -58,6 +59,7 @@ MEASURES = {
     "row_spread": RowSpread,
     "spectral_spread": SpectralSpread,
     "effective_width": EffectiveWidth,
+    "outlier_ratio": OutlierRatio,
     "layer_cushion": LayerCushion,
     "noise_attenuation": NoiseAttenuation,
     "sharpness_dimension": SharpnessDimension,
@@ -99,6 +101,7 @@ __all__ = [
     "LogAlphaNorm",
     "Magnitude",
     "NoiseAttenuation",
+    "OutlierRatio",
     "ParticipationRatio",
     "PhDimension",
     "PositiveMagnitude",

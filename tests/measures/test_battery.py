@@ -22,6 +22,7 @@ IN_UNITS_OF_A_FIELD = {"magnitude", "positive_magnitude"}  # distances times `sc
 SHIFTED_BY_SCALE = {"alpha_weighted", "log_alpha_norm"}  # logarithms of powers of the weights: factors add to them
 READS_NO_WEIGHT = {"effective_width", "layer_cushion", "noise_attenuation", "sharpness_dimension", "hessian_trace"}
 ORDER_MATTERS = {"block_sum", "row_block_sum", "farms"}  # a seeded shuffle, contiguous windows: invariant in law only
+ORDER_MATTERS |= {"outlier_ratio"}  # weights meet other inputs
 
 
 def with_motion(weight: np.ndarray) -> Observation:
@@ -180,6 +181,7 @@ def test_all_zero_weights_are_invalid(name: str) -> None:
         ("row_spread", "keep", 1.5),
         ("spectral_spread", "keep", 0.0),
         ("effective_width", "ridge", 0.0),
+        ("outlier_ratio", "times", 0.0),
         ("layer_cushion", "share", 1.0),
         ("sharpness_dimension", "rate", 0.0),
         ("sharpness_dimension", "flat", -1.0),
