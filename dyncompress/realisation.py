@@ -127,7 +127,7 @@ def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:
 def _taught(door: TorchModel, model: Opened, plan: Plan, recipe: Recipe, progress: Progress) -> TorchModel:
     """The network with weights that the original taught; layers that the plan leaves alone stay as they are."""
     with progress.phase("teach weights"):
-        spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs)
+        spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
         return taught(door, model.door, model.batches, spec=spec, seed=recipe.seed, spared=plan.reasons)
 
 

@@ -101,7 +101,11 @@ def _check_distillation(where: str, spec: Distillation) -> None:
             raise InvalidRequest(f"{where}.{name} is {getattr(spec, name)}; it takes {least} or more.")
     if not 0 <= spec.mix <= 1:
         raise InvalidRequest(f"{where}.mix is {spec.mix:g}; a number in [0, 1] is needed.")
-    for name, share, such in (("rate", spec.rate, 0.01), ("held_out", spec.held_out, 0.125)):
+    for name, share, such in (
+        ("rate", spec.rate, 0.01),
+        ("weight_rate", spec.weight_rate, 0.003),
+        ("held_out", spec.held_out, 0.125),
+    ):
         if not 0 < share < 1:
             raise InvalidRequest(f"{where}.{name} is {share:g}; a number in (0, 1) is needed, e.g. {such}.")
 

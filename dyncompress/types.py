@@ -323,7 +323,8 @@ class Distillation:
         mix: images become (1 - a) image + a another, a drawn from [0, mix]; 0: they stay.
         held_out: share of the examples kept aside to choose among the epochs.
         weight_epochs: passes in which all weights learn, while they are float: once structure was removed, before rounding, or
-            under the zeros of a plan that doesn't round; 0: none. A weight's rate is in its layer's root mean squares.
+            under the zeros of a plan that doesn't round; 0: none.
+        weight_rate: of Adam, at its height, while they do: in root mean squares of the layer's weights.
     """
 
     epochs: int = 0
@@ -333,6 +334,7 @@ class Distillation:
     mix: float = 1.0
     held_out: float = 0.125
     weight_epochs: int = 0
+    weight_rate: float = 0.003
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ is a share of a layer's root mean square weight, for biases of its outputs' stan
 Cost: half as much again as a pass that learns gains and shifts alone. Memory: what a backward pass keeps of one batch, and seven
 copies of the weights: the student and its gradients, Adam's two moments, the best state, the teacher, the new model.
 
-Fails when: examples are few. A thousand images know less than the weights do, and what is learned of them doesn't carry over.
+Fails when: examples are few, since what fits them need not carry over. The examples kept aside tell, and choose an early epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def taught(
         model: the network with less structure or with zeros, in float.
         teacher: the original.
         batches: unlabelled inputs; a share `spec.held_out` of the examples, drawn by the seed, chooses among the epochs' states.
-        spec: how long (`epochs`), how fast.
+        spec: how long (`epochs`), how fast (`rate`).
         seed: of the order of the examples and their augmentation.
         spared: layers that stay as they are.
 
@@ -115,7 +115,7 @@ class _Student:
         return self.network(batch)
 
 
-def _masked(there: Tensor):
+def _masked(there: Tensor) -> Callable[[Tensor], Tensor]:
     """A hook that takes away the gradient where a weight is zero."""
     return lambda gradient: gradient * there
 

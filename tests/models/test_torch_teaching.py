@@ -131,7 +131,9 @@ def test_layers_that_share_their_weight_or_are_spared_stay_and_those_called_twic
 
 # ---------------------------------------------------------------- in a recipe
 NARROW = replace(
-    load_recipe("narrow"), distill=Distillation(epochs=0, weight_epochs=4, batch=32, shift=0, mix=0.0, held_out=0.2), match=False
+    load_recipe("narrow"),
+    distill=Distillation(epochs=0, weight_epochs=4, weight_rate=0.01, batch=32, shift=0, mix=0.0, held_out=0.2),
+    match=False,
 )
 ZEROS = replace(
     load_recipe("sparse"), distill=replace(NARROW.distill, epochs=1), layers=(), sequential=False, mirrored=False, calibration=512

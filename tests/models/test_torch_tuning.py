@@ -192,7 +192,17 @@ def test_mixed_images_lie_between_two_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("epochs", -1), ("rate", 0.0), ("batch", 0), ("shift", -1), ("mix", 1.5), ("held_out", 1.0)]
+    ("key", "value"),
+    [
+        ("epochs", -1),
+        ("weight_epochs", -1),
+        ("rate", 0.0),
+        ("weight_rate", 1.0),
+        ("batch", 0),
+        ("shift", -1),
+        ("mix", 1.5),
+        ("held_out", 1.0),
+    ],
 )
 def test_values_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=f"distill.{key} is"):
