@@ -1,7 +1,8 @@
 """What every row of the frontier is made from and judged on: networks, calibration images by seed, the test images.
 
 Calibration seed 0 is the first 1 024 training images, seed s > 0 draws 1 024 of the 50 000 with `numpy.random.default_rng(s)`.
-Whatever is tuned looks at `tuning_images()` only: training images that no calibration set holds, without labels.
+Whatever is tuned looks at `tuning_images()` only: training images that no calibration set holds, without labels. Rows that teach
+all weights calibrate on 10 000 images, drawn the same way, and have tuning images of their own.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from tests.data import cifar10, data_file
 
 SEEDS = (0, 1, 2)
 CALIBRATION = 1024
+TEACHING = 10_000  # calibration images where all weights are taught
 TRAINING = 50_000
-TUNING = slice(4096, 6144)
+TUNING = {CALIBRATION: slice(4096, 6144), TEACHING: slice(20_000, 22_048)}
 KEEP = Path(__file__).resolve().parent.parent / "out" / "frontier"
 
 
@@ -36,29 +38,29 @@ def network(name: str) -> nn.Module:
     return module.eval()
 
 
-def chosen(seed: int) -> np.ndarray:
-    """Which of the training images a seed calibrates on, `[1024]` int."""
+def chosen(seed: int, n: int = CALIBRATION) -> np.ndarray:
+    """Which of the training images a seed calibrates on, `[n]` int."""
     if seed == 0:
-        return np.arange(CALIBRATION)
-    return np.random.default_rng(seed).choice(TRAINING, CALIBRATION, replace=False)
+        return np.arange(n)
+    return np.random.default_rng(seed).choice(TRAINING, n, replace=False)
 
 
-def calibration(seed: int, keep: Path = KEEP) -> np.ndarray:
-    """The calibration images of a seed, `[1024, 3, 32, 32]` float32; drawn ones are kept, reading all images takes 20 s."""
+def calibration(seed: int, keep: Path = KEEP, n: int = CALIBRATION) -> np.ndarray:
+    """The calibration images of a seed, `[n, 3, 32, 32]` float32; drawn ones are kept, reading all images takes 20 s."""
     if seed == 0:
-        return cifar10("train", CALIBRATION)[0].numpy()
-    path = keep / f"calibration_{seed}.npy"
+        return cifar10("train", n)[0].numpy()
+    path = keep / (f"calibration_{seed}.npy" if n == CALIBRATION else f"calibration_{seed}_{n}.npy")
     if not path.exists():
         keep.mkdir(parents=True, exist_ok=True)
-        np.save(path, cifar10("train")[0].numpy()[chosen(seed)])
+        np.save(path, cifar10("train")[0].numpy()[chosen(seed, n)])
     return np.load(path)
 
 
-def tuning_images() -> np.ndarray:
-    """Training images outside every calibration set, for whatever is tuned: `[n, 3, 32, 32]`, no labels."""
-    taken = np.unique(np.concatenate([chosen(seed) for seed in SEEDS]))
-    free = np.setdiff1d(np.arange(TUNING.start, TUNING.stop), taken)
-    return cifar10("train", TUNING.stop)[0].numpy()[free]
+def tuning_images(n: int = CALIBRATION) -> np.ndarray:
+    """Training images outside every calibration set of n images, for whatever is tuned: `[m, 3, 32, 32]`, no labels."""
+    there, taken = TUNING[n], np.unique(np.concatenate([chosen(seed, n) for seed in SEEDS]))
+    free = np.setdiff1d(np.arange(there.start, there.stop), taken)
+    return cifar10("train", there.stop)[0].numpy()[free]
 
 
 @cache
@@ -94,7 +96,11 @@ class Case:
     @cached_property
     def images(self) -> np.ndarray:
         """Calibration images `[1024, 3, 32, 32]`."""
-        return calibration(self.seed, self.keep)
+        return self.drawn(CALIBRATION)
+
+    def drawn(self, n: int) -> np.ndarray:
+        """So many calibration images, `[n, 3, 32, 32]`."""
+        return calibration(self.seed, self.keep, n)
 
     @property
     def float_file(self) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import frontier, frontier_plots, frontier_tables
-from benchmarks.frontier_data import CALIBRATION, SEEDS, TRAINING, TUNING, Case, Made, NotHereError, chosen
+from benchmarks.frontier_data import CALIBRATION, SEEDS, TEACHING, TRAINING, TUNING, Case, Made, NotHereError, chosen
 from benchmarks.frontier_ours import Ours, Stopwatch
 from benchmarks.frontier_results import key_of, put, read, summary, write
 from benchmarks.frontier_rows import FAMILIES, OURS, ROWS, TUNED, Aim, Row
@@ -38,24 +38,26 @@ def results(**rows: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- what is looked at
-def test_seed_0_is_the_first_images_and_others_are_drawn() -> None:
-    assert np.array_equal(chosen(0), np.arange(CALIBRATION))
+@pytest.mark.parametrize("n", [CALIBRATION, TEACHING])
+def test_seed_0_is_the_first_images_and_others_are_drawn(n: int) -> None:
+    assert np.array_equal(chosen(0, n), np.arange(n))
     for seed in SEEDS[1:]:
-        assert np.array_equal(chosen(seed), np.random.default_rng(seed).choice(TRAINING, CALIBRATION, replace=False))
-        assert len(np.unique(chosen(seed))) == CALIBRATION
+        assert np.array_equal(chosen(seed, n), np.random.default_rng(seed).choice(TRAINING, n, replace=False))
+        assert len(np.unique(chosen(seed, n))) == n
 
 
-def test_tuning_images_lie_outside_every_calibration_set(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("n", "left"), [(CALIBRATION, 1900), (TEACHING, 1200)])
+def test_tuning_images_lie_outside_every_calibration_set(monkeypatch: pytest.MonkeyPatch, n: int, left: int) -> None:
     import torch
 
     from benchmarks import frontier_data
 
-    images = torch.arange(TUNING.stop).reshape(-1, 1, 1, 1).float()
+    images = torch.arange(TUNING[n].stop).reshape(-1, 1, 1, 1).float()
     monkeypatch.setattr(frontier_data, "cifar10", lambda split, n: (images[:n], None))
-    found = set(frontier_data.tuning_images().ravel().astype(int))
-    assert found <= set(range(TUNING.start, TUNING.stop))
-    assert not any(found & set(chosen(seed)) for seed in SEEDS)
-    assert len(found) > 1900
+    found = set(frontier_data.tuning_images(n).ravel().astype(int))
+    assert found <= set(range(TUNING[n].start, TUNING[n].stop))
+    assert not any(found & set(chosen(seed, n)) for seed in SEEDS)
+    assert len(found) > left
 
 
 def test_the_drop_is_paired_and_its_interval_is_the_normal_one() -> None:
@@ -96,6 +98,7 @@ def test_a_fingerprint_follows_overrides_of_its_network_only() -> None:
     plain, bound = Ours("smallest"), Ours("smallest", by_net={"resnet20": {"budget.bytes": 0.2}})
     assert plain.fingerprint("resnet20") != bound.fingerprint("resnet20")
     assert plain.fingerprint("resnet44") == bound.fingerprint("resnet44")
+    assert plain.fingerprint("resnet44") != replace(plain, images=TEACHING).fingerprint("resnet44")
     assert bound.settled("resnet20").budget.bytes == 0.2
 
 
