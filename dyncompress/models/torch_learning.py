@@ -34,7 +34,7 @@ _LIVE_NUMBERS = 200_000_000
 _LARGEST_GRADIENT = 1.0
 _WARM_SHARE = 0.05  # of the steps: the rate rises from nothing, since Adam's first steps know no scale
 
-State = TypeVar("State")
+State = TypeVar("State", covariant=True)
 
 
 class Student(Protocol[State]):
