@@ -34,17 +34,6 @@ def agreement(reference: np.ndarray, output: np.ndarray) -> float:
     return float((reference.argmax(axis=1) == output.argmax(axis=1)).mean())
 
 
-def variation(reference: np.ndarray, output: np.ndarray) -> float:
-    """Mean total variation distance between softmaxes, `[n, c]` scores: the share of probability that went to other classes.
-
-    Example:
-        >>> round(variation(np.log([[0.5, 0.5]]), np.log([[0.75, 0.25]])), 12)
-        0.25
-    """
-    p, q = (np.exp(log_softmax(scores.astype(np.float64))) for scores in (reference, output))
-    return float(np.abs(p - q).sum(axis=1).mean() / 2)
-
-
 def log_softmax(scores: np.ndarray) -> np.ndarray:
     """Logarithm of the softmax of each row."""
     shifted = scores - scores.max(axis=1, keepdims=True)

@@ -22,7 +22,7 @@ A_COUNT = 256  # a budget from 1 to here is a percentage by mistake, not a numbe
 
 
 def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> Budget:
-    """A budget, checked: positive numbers, `variation` and `risk_increase` in (0, 1).
+    """A budget, checked: positive numbers, `risk_increase` in (0, 1).
 
     Raises:
         InvalidRequest: out of range, or a percentage where a share is meant.
@@ -39,10 +39,6 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
             raise InvalidRequest(f"{where}.{name} is {value:g}, read as {value:g} {name}; a share is written below 1, e.g. 0.25.")
     if budget.sparsity is not None and not 0 < budget.sparsity < 1:
         raise InvalidRequest(f"{where}.sparsity is {budget.sparsity:g}; a share of zeros in (0, 1) is needed, e.g. 0.7.")
-    if budget.variation is not None and not 0 < budget.variation < 1:
-        raise InvalidRequest(f"{where}.variation is {budget.variation:g}; a share of probability in (0, 1) is needed, e.g. 0.05.")
-    if budget.variation is not None and budget.distortion is None:
-        raise InvalidRequest(f"{where}.variation starts from the plan of {where}.distortion; set both, e.g. distortion = 0.1.")
     if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
         raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; a share in (0, 1) is needed, e.g. 0.02.")
     return budget
@@ -78,6 +74,7 @@ def check_recipe(recipe: Recipe) -> None:
     for share in recipe.keeps:
         if not 0 < share <= 1:
             raise InvalidRequest(f"{where}: channels.keeps holds {share:g}; shares in (0, 1] are needed.")
+    _check_ranks(where, recipe)
     _check_steps(where, recipe)
     _check_pattern(where, recipe)
     if recipe.granularity not in ("tensor", "channel") and not re.fullmatch(r"group:[1-9]\d*", recipe.granularity):
@@ -121,6 +118,18 @@ def _check_teaching(where: str, recipe: Recipe) -> None:
             f"{where}: distill.weight_epochs is {recipe.distill.weight_epochs}; weights learn between the removal of channels or "
             f"blocks and rounding, or under zeros that aren't rounded, and this recipe {what}; set channels.keeps, or "
             "distill.weight_epochs = 0."
+        )
+
+
+def _check_ranks(where: str, recipe: Recipe) -> None:
+    """Ranks are shares, and no other structure is chosen beside them."""
+    for share in recipe.ranks:
+        if not 0 < share < 1:
+            raise InvalidRequest(f"{where}: channels.ranks holds {share:g}; shares in (0, 1) are needed, e.g. 0.25.")
+    if recipe.ranks and (recipe.keeps or recipe.blocks or recipe.latency_batch or recipe.steps):
+        raise InvalidRequest(
+            f"{where}: ranks are chosen beside zeros and widths alone; leave channels.keeps, blocks, latency_batch and "
+            "quantize.steps out, or ranks."
         )
 
 

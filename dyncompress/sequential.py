@@ -15,7 +15,7 @@ import torch
 
 from dyncompress import linalg
 from dyncompress.models.torch_sequence import Wanted, in_sequence
-from dyncompress.models.torch_tuning import is_image
+from dyncompress.models.torch_augmenting import is_image
 from dyncompress.opening import Opened
 from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
 

@@ -4,9 +4,9 @@ The table adds up what each unit saves alone. Widths of neighbouring layers mult
 measured on the structure it asks for. Where that is above what was allocated, the difference is taken off the budget and the
 table solved again, twice at most.
 
-Harm is predicted layer by layer, to second order, and the same harm means fewer changed answers in a deeper network. Where
-`budget.variation` says how much probability may move, the plan is carried out once, what moves is measured, and the table is
-solved again: to second order, what moves grows with the square root of the harm.
+Harm is predicted layer by layer, to second order, on images that are then fitted. Where `budget.distortion` says how far the
+outputs may move, the plan is carried out once, their divergence is measured, and the table is solved again for as much harm as
+makes it what was asked for: divergence grows about as harm does.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dyncompress.divergence import are_scores, variation
-from dyncompress.errors import Infeasible, InvalidRequest
+from dyncompress.divergence import divergence
+from dyncompress.errors import Infeasible
 from dyncompress.latency import seconds_of
 from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_tuning import augmented
+from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened, outputs
 from dyncompress.realisation import fitted, layers_compressed
 from dyncompress.recipe import Recipe
@@ -103,18 +103,18 @@ def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, tar
     """The plan of a budget, with what it really costs beside what was predicted, solved again where that is more.
 
     Returns:
-        the plan; `cost` tells `realised_macs` and `realised_seconds` where its structure changes, and the `variation` expected of
-        it where that was asked for.
+        the plan; `cost` tells `realised_macs` and `realised_seconds` where its structure changes, and the
+        `divergence` expected of it where `budget.distortion` was asked for.
 
     Raises:
         Infeasible: no plan fits, or none is left once the difference is taken off.
     """
     plan = solve(profile, budget, recipe=recipe)
-    if budget.variation is not None and budget.bytes is None and model.calibrated and plan.distortion > 0:
-        found = moved_by(model, plan, recipe, target)
-        scale = min(max((budget.variation / max(found, 1e-12)) ** 2, 1 / AT_MOST), AT_MOST)
+    if budget.distortion is not None and budget.bytes is None and model.calibrated and plan.distortion > 0:
+        found = diverged(model, plan, recipe, target)
+        scale = min(max(budget.distortion / max(found, 1e-12), 1 / AT_MOST), AT_MOST)
         plan = solve(profile, replace(budget, distortion=plan.distortion * scale), recipe=recipe)
-        plan = replace(plan, cost={**plan.cost, "variation": found * scale**0.5})
+        plan = replace(plan, cost={**plan.cost, "divergence": found * scale})
     limits = {row: plan.cost[row] for row in TOLERANCE if getattr(budget, row) is not None}
     wanted = dict(limits)
     for again in range(AGAIN + 1):
@@ -130,24 +130,16 @@ def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, tar
     return plan
 
 
-def moved_by(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float:
-    """Total variation distance between the original's and the plan's class probabilities, before anything is distilled.
+def diverged(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float:
+    """Divergence of the plan's network from the original, before anything is distilled and activations are rounded.
 
     Calibration images were fitted, and flatter: on ResNet-20 at 20 times fewer bytes they diverge by .067 nats where new images
     do by .094. Flipped and shifted by chance they do by .097. Inputs that aren't images are taken as they are.
-
-    Raises:
-        InvalidRequest: the outputs aren't class scores.
     """
     moved = _moved(model)
-    before = outputs(model.door, moved)[0]
-    if not are_scores(before):
-        raise InvalidRequest(
-            f"budget.variation is about class probabilities, and the model's first output has shape {list(before.shape)}; leave "
-            "it out, and budget.distortion alone decides."
-        )
     narrow, _ = restructured(model, plan.asked)
-    return variation(before, outputs(layers_compressed(narrow, plan, fitted(recipe, target))[1], moved)[0])
+    compressed = layers_compressed(narrow, plan, fitted(recipe, target))[1]
+    return divergence(outputs(model.door, moved)[0], outputs(compressed, moved)[0])
 
 
 def _moved(model: Opened) -> list[Batch]:

@@ -345,6 +345,7 @@ class Choice:
         keep: number of output channels kept; None: all.
         indices: which ones, once realised.
         drop: of a residual block: whether only its shortcut stays.
+        rank: of a layer that becomes two thin ones, with so many channels between them; None: it stays one.
         sparsity: share of zeros, in [0, 1).
         pattern: `2:4` or another n:m (n of every m weights kept); empty: unstructured.
         weight_bits: 2 to 8, or 32 for float.
@@ -358,6 +359,7 @@ class Choice:
     keep: int | None = None
     indices: tuple[int, ...] | None = None
     drop: bool = False
+    rank: int | None = None
     sparsity: float = 0.0
     pattern: str = ""
     weight_bits: int = FLOAT_BITS
@@ -373,6 +375,8 @@ class Choice:
             parts.append(f"{self.keep} channels")
         if self.drop:
             parts.append("dropped")
+        if self.rank is not None:
+            parts.append(f"rank {self.rank}")
         if self.step:
             parts.append(f"step {self.step:.3g}, entropy-coded")
         elif self.weight_bits != FLOAT_BITS:
@@ -433,10 +437,9 @@ class Budget:
         macs: multiply-accumulates of one example.
         seconds: of one run on the target.
         sparsity: share of zeros, at least, among all weights of the layers that are chosen for (each rounds to whole weights).
-        distortion: predicted harm in all (nats of KL divergence from the original, where harms come from Fisher information or
-            probes); the smallest file that does no more is made; not looked at where bytes are given. An indicator.
-        variation: total variation distance from the original's class probabilities, (0, 1), that `compress` may reach: it carries
-            the plan of `distortion` out, measures what it does, and spends as much harm as makes this. An indicator.
+        distortion: harm in all (nats of KL divergence from the original, where harms come from Fisher information or probes); the
+            smallest file that does no more is made; not looked at where bytes are given. `allocate` spends predicted harm;
+            `compress` carries the plan out once, measures the divergence, and spends as much harm as makes that. An indicator.
         risk_increase: largest certified increase of the risk.
     """
 
@@ -445,7 +448,6 @@ class Budget:
     seconds: float | None = None
     sparsity: float | None = None
     distortion: float | None = None
-    variation: float | None = None
     risk_increase: float | None = None
 
 
@@ -834,7 +836,17 @@ class Drop:
     block: str
 
 
-Edit = SetWeight | Keep | Affine | Drop
+@dataclass(frozen=True)
+class LowRank:
+    """Put two layers in place of one: `inner` `[r, in, *kernel]`, then `outer` `[out, r]` with the bias (None: the layer's own)."""
+
+    layer: str
+    inner: Array
+    outer: Array
+    bias: Array | None = None
+
+
+Edit = SetWeight | Keep | Affine | Drop | LowRank
 
 
 # ---------------------------------------------------------------- what may be plugged in

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from dyncompress.errors import Infeasible, InvalidRequest
 
 ROWS = ("bytes", "macs", "seconds")
+_COUNTED = 100
 
 
 def check_table(cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> None:
@@ -59,13 +60,18 @@ def check_feasible(
         smallest = math.fsum(np.where(np.isfinite(distortion), cost[row], np.inf).min(axis=1))
         if smallest > limit:
             extra = fixed[row] if row < len(fixed) else 0.0
-            need, have = (
-                f"{math.ceil(v) if up else math.floor(v):,}".replace(",", " ") for v, up in _ends(smallest, limit, extra)
-            )
+            need, have = (_told(v, up) for v, up in _ends(smallest, limit, extra))
             raise Infeasible(
                 f"the smallest plan takes {need} {names[row]}, the budget is {have}; raise budget.{names[row]}"
                 f"{hint if names[row] == 'bytes' else ''}."
             )
+
+
+def _told(value: float, up: bool) -> str:
+    """Bytes and MACs as whole numbers, small quantities (seconds, nats, shares) with three digits."""
+    if abs(value) < _COUNTED:
+        return f"{value:.3g}"
+    return f"{math.ceil(value) if up else math.floor(value):,}".replace(",", " ")
 
 
 def _ends(smallest: float, limit: float, extra: float) -> tuple[tuple[float, bool], tuple[float, bool]]:
