@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import dyncompress as dc
-from benchmarks.resnets import RESULTS, TARGET
+from benchmarks.judging import RESULTS, TARGET
 from benchmarks.zoo import ZOO, build
 
 

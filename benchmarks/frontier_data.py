@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.cifar_resnet import CifarResNet
-from benchmarks.resnets import float_onnx, outputs
+from benchmarks.judging import float_onnx, outputs
 from dyncompress.models.torch import open_model
 from tests.data import cifar10, data_file
 

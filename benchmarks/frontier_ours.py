@@ -11,7 +11,7 @@ from typing import Any
 
 import dyncompress as dc
 from benchmarks.frontier_data import CALIBRATION, Case, Made, NotHereError, sha256, test_images
-from benchmarks.resnets import TARGET
+from benchmarks.judging import TARGET
 from dyncompress.progress import NoStep
 from dyncompress.shipped import recipe_files
 

@@ -17,7 +17,7 @@ from benchmarks.frontier_data import Case, Made, float_file, float_macs, float_s
 from benchmarks.frontier_ours import Ours
 from benchmarks.frontier_results import RESULTS, key_of, put, read, write
 from benchmarks.frontier_rows import Row
-from benchmarks.resnets import TARGET, judged, outputs
+from benchmarks.judging import TARGET, judged, outputs
 from dyncompress import deployment
 from dyncompress.coding import pack
 from dyncompress.coding.container import _DIGEST, _WHOLE, MAGIC

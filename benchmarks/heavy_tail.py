@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 import dyncompress as dc
-from benchmarks.resnets import RESULTS, TARGET, outputs
+from benchmarks.judging import RESULTS, TARGET, outputs
 from tests.data import cifar10, resnet20, resnet44
 
 WIDTHS = (5, 4, 3)

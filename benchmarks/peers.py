@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.frontier_data import Case, Made, NotHereError, float_macs
-from benchmarks.resnets import float_onnx
+from benchmarks.judging import float_onnx
 from dyncompress.models.torch import open_model
 
 NNCF_PYTHON = "FRONTIER_NNCF_PYTHON"

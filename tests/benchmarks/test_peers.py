@@ -16,7 +16,7 @@ from benchmarks import peers
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.frontier_data import Case, NotHereError
 from benchmarks.frontier_run import coded_payload
-from benchmarks.resnets import float_onnx
+from benchmarks.judging import float_onnx
 from dyncompress import deployment, load_target
 from dyncompress.coding import pack
 
