@@ -107,15 +107,33 @@ def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tu
     size = {c: file_bytes(layer, c) for c in found}
 
     def in_vain(choice: Choice) -> bool:
-        milder = (c for c in found if c != choice and c.sparsity <= choice.sparsity and c.weight_bits >= choice.weight_bits)
+        others = (c for c in found if c != choice and _wider(c, choice))
+        milder = (c for c in others if c.sparsity <= choice.sparsity and c.weight_bits >= choice.weight_bits)
         return not choice.step and any(size[c] <= size[choice] for c in milder)
 
     return tuple(c for c in found if not in_vain(c))
 
 
+def _wider(one: Choice, other: Choice) -> bool:
+    """Whether a choice has no smaller rank than another."""
+    return one.rank is None or (other.rank is not None and one.rank >= other.rank)
+
+
 def bits_left(layer: Layer, choice: Choice) -> float:
     """Of the weights that aren't zero: the price of a choice where zeros are asked for, which float weights store in full."""
-    return layer.weights * (1 - choice.sparsity) * choice.weight_bits
+    return nonzeros(layer, choice) * choice.weight_bits
+
+
+def nonzeros(layer: Layer, choice: Choice) -> int:
+    """Weights that a choice leaves."""
+    if choice.rank is not None:
+        return choice.rank * (layer.out + layer.fan_in)
+    return layer.weights - round(choice.sparsity * layer.weights)
+
+
+def macs(layer: Layer, choice: Choice) -> float:
+    """Multiply-accumulates of a layer, or of the two that take its place."""
+    return float(layer.macs) if choice.rank is None else layer.macs * choice.rank * (1 / layer.out + 1 / layer.fan_in)
 
 
 def most_careful(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
@@ -254,9 +272,9 @@ def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float],
         Option(
             choice=e.choice,
             bytes=e.bytes if np.isfinite(e.bytes) else file_bytes(layer, e.choice),
-            macs=float(layer.macs),
+            macs=macs(layer, e.choice),
             distortion=h,
-            nonzeros=layer.weights - round(e.choice.sparsity * layer.weights),
+            nonzeros=nonzeros(layer, e.choice),
             change=e.change,
         )
         for e, h in zip(errors, harm, strict=True)

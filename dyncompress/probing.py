@@ -30,7 +30,7 @@ def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Err
         if name not in errors:
             continue
         step.advance()
-        bold = max(errors[name], key=lambda e: e.pruning + e.rounding)
+        bold = max((e for e in errors[name] if e.choice.rank is None), key=lambda e: e.pruning + e.rounding)
         if bold.pruning + bold.rounding == 0:
             continue
         pruned = pruned_weight(observation, bold.choice, recipe)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, latency, options, probing, structure_options
+from dyncompress import deployment, latency, options, probing, rank_options, structure_options
 from dyncompress.allocation import distortion
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
@@ -41,6 +41,7 @@ from dyncompress.types import (
 
 Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
 
+SPLIT_BYTES = 120  # of the graph: one more operator, its output's grid, and the names of both
 SEAL_BYTES = 1_500  # reserved for the seal in the file's budget
 
 
@@ -92,11 +93,13 @@ def profiled(
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
     weights = sum(layer.weights for layer in layers if layer.name not in reasons)
     price = file_bytes if recipe.budget.sparsity is None else options.bits_left
-    tried = {
-        layer.name: considered(layer, options.choices(layer, recipe, target, rules.get(layer.name), weights), price)
-        for layer in layers
-        if layer.name not in reasons
-    }
+    splits = door.factorable if recipe.ranks else frozenset()
+
+    def allowed(layer: Layer) -> tuple[Choice, ...]:
+        found = options.choices(layer, recipe, target, rules.get(layer.name), weights)
+        return (*found, *rank_options.ranked(layer, recipe, found)) if layer.name in splits else found
+
+    tried = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
     by_name = {layer.name: layer for layer in layers}
     with progress.phase("count what no choice changes"):
         placed = {name: places[name] for name in tried}
@@ -117,7 +120,9 @@ def profiled(
             if name in tried and decided:
                 errors[name] = tuple(options.unmeasured(choice) for choice in tried[name])
             elif name in tried:
-                errors[name] = options.layer_errors(observation, tried[name], recipe)
+                dense, thin = ([c for c in tried[name] if (c.rank is None) == kept] for kept in (True, False))
+                errors[name] = options.layer_errors(observation, dense, recipe)
+                errors[name] += rank_options.rank_errors(observation, thin, recipe)
     source = UNMEASURED if decided else _source(setting, errors)
     log_sensitivity = {
         kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in ("pruning", "quantization")
@@ -165,7 +170,12 @@ def profiled_for_budget(
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
     """What a layer takes in the shipped file under a choice."""
-    return float(deployment.storage_bytes(layer.shape, choice.weight_bits, choice.granularity, choice.sparsity))
+    if choice.rank is None:
+        return float(deployment.storage_bytes(layer.shape, choice.weight_bits, choice.granularity, choice.sparsity))
+    halves = rank_options.halves(layer, choice.rank)
+    return float(
+        sum(deployment.storage_bytes(half.shape, choice.weight_bits, choice.granularity) for half in halves) + SPLIT_BYTES
+    )
 
 
 def left_alone(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
+from dyncompress.factoring import split
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_teaching import taught
 from dyncompress.models.torch_tuning import tuned
@@ -82,7 +83,8 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         if early:
             narrow = replace(narrow, door=_taught(narrow.door, model, plan, recipe, progress), kept={})
             stages["teach"] = after(narrow.door)
-        pruned, final, encodings, layers, errors = layers_compressed(narrow, plan, recipe)
+        narrow, halved, thin = split(narrow, plan)
+        pruned, final, encodings, layers, errors = layers_compressed(narrow, halved, recipe)
     stages["prune"], stages["weights"] = after(pruned), after(final)
     free_scales = not target.power_of_two_scales and target.weight_granularity != "tensor"
     if recipe.match and model.calibrated and not free_scales:
@@ -90,7 +92,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         final = replace(final, notes=(*final.notes, f"moments aren't matched: target '{target.name}' wants {rule}."))
     elif recipe.match and model.calibrated:
         with progress.phase("match moments"):
-            aim = narrow.door if structure else original  # the refit gave the layers new work: theirs is what rounding disturbs
+            aim = narrow.door if structure or thin else original  # refitted layers do new work: theirs is what rounding disturbs
             final, encodings = _scaled(*final.matched(aim, batches), encodings)
         stages["match"] = after(final)
     if late:
@@ -106,7 +108,8 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     if any(choice.step for choice in layers.values()):
         encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
-    realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **layers}.items()}
+    whole = {unit: choice for unit, choice in layers.items() if unit in plan.asked}
+    realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **thin, **whole}.items()}
     return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
 
 

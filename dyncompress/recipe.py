@@ -81,7 +81,7 @@ class Recipe:
         sparsities: candidate shares of zeros.
         pattern: of the zeros, e.g. `2:4`; empty: unstructured.
         keeps, blocks: candidate shares of channels (empty: none is removed); whether whole residual blocks may be dropped.
-        latency_batch: examples a run whose time is measured for every width and block; 0: no time is measured.
+        latency_batch, ranks: examples a run that is timed (0: none is); candidate shares of a layer's rank, as two thin layers.
         granularity: of the scales.
         activation_bits: 8 or 32.
         sequential, mirrored: whether layers aim at the original from the inputs that others leave them; on mirror images too.
@@ -110,6 +110,7 @@ class Recipe:
     keeps: tuple[float, ...] = ()
     blocks: bool = False
     latency_batch: int = 0
+    ranks: tuple[float, ...] = ()
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     sequential: bool = False
@@ -258,6 +259,7 @@ class _Channels:
     keeps: tuple[float, ...] = ()
     blocks: bool = False
     latency_batch: int = 0
+    ranks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -312,10 +314,9 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         raise InvalidRequest(f"measure: '{max(names, key=names.count)}' is listed twice; list every measure once.")
     theory = table.get("theory", {})
     check_keys(theory, ("pruning", "quantization"), at("theory"))
-    path: _Path = sections["path"]
+    path, promise = sections["path"], sections["certificate"]
     if path.bytes and path.macs:
         raise InvalidRequest("path: give bytes or macs, not both.")
-    promise: CertificateSpec = sections["certificate"]
     check_one_of(promise.risk, RISKS, "certificate.risk")
     check_one_of(promise.method, ("", *BOUNDS), "certificate.method")
     head = {key: table[key] for key in HEAD if key in table}

@@ -14,7 +14,7 @@ import numpy as np
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
-from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Keep, Profile
+from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Edit, Keep, Layer, LowRank, Profile
 
 SCHEMA = 1
 KIND = "dyncompress.profile"
@@ -147,8 +147,10 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
                 f"{directory}: layer '{layer.name}' has shape {tuple(layer.shape)}, saved was {was}; wrong network."
             )
     done = {unit.removeprefix(CHANNELS): choice for unit, choice in plan.realised.items() if unit.startswith(CHANNELS)}
-    edits: list[Keep | Drop] = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
+    edits: list[Edit] = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
     edits += [Drop(unit.removeprefix(BLOCKS)) for unit, choice in plan.realised.items() if choice.drop]
+    ranks = {unit: choice.rank for unit, choice in plan.realised.items() if choice.rank is not None}
+    edits += [_thin(layer, ranks[layer.name]) for layer in door.layers() if layer.name in ranks]
     module = (door.edited(edits) if edits else door).module
     state = _tensors(directory / WEIGHTS)
     try:
@@ -157,6 +159,13 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
         line = str(error).splitlines()[-1].strip()
         raise InvalidRequest(f"{directory}: the saved tensors don't fit the network of model_fn: {line}") from error
     return module.eval()
+
+
+def _thin(layer: Layer, rank: int) -> LowRank:
+    """Two layers of zeros in place of one; the saved tensors fill them."""
+    import torch
+
+    return LowRank(layer.name, torch.zeros(rank, *layer.shape[1:]), torch.zeros(layer.out, rank))
 
 
 def _example(compressed: Compressed) -> Mapping[str, Any]:

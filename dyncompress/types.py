@@ -838,7 +838,10 @@ class Drop:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Put two layers in place of one: `inner` `[r, in, *kernel]`, then `outer` `[out, r]` with the bias (None: the layer's own)."""
+    """Put two layers in place of one: `inner` `[r, in, *kernel]`, then `outer` `[out, r]` with the bias (None: the layer's own).
+
+    Both have a bias, the first one of zeros.
+    """
 
     layer: str
     inner: Array

@@ -72,6 +72,11 @@ def shares(profile: Profile, rule: str) -> np.ndarray:
     """
     rows = []
     for unit, options in profile.table.items():
+        if any(option.choice.rank is not None for option in options):
+            raise InvalidRequest(
+                f"allocator {rule}: it shares out zeros and bits, and layer '{unit}' may take lower ranks; leave channels.ranks "
+                "out, or set the allocator 'equal_error'."
+            )
         if any(option.choice.step for option in options):
             raise InvalidRequest(
                 f"allocator {rule}: layer '{unit}' has entropy-coded options, which give up no fixed share of bits; set "

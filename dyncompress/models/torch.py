@@ -25,6 +25,7 @@ from dyncompress.models import (
     torch_channels,
     torch_folding,
     torch_layers,
+    torch_low_rank,
     torch_matching,
     torch_observing,
 )
@@ -37,6 +38,7 @@ from dyncompress.types import (
     Edit,
     Keep,
     Layer,
+    LowRank,
     Need,
     Observation,
     Placement,
@@ -97,6 +99,11 @@ class TorchModel:
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
         """Parts that add a shortcut to their last layer, in forward order; those that can be dropped were tried on a copy."""
         return self._blocks
+
+    @cached_property
+    def factorable(self) -> frozenset[str]:
+        """Layers that two of a lower rank can take the place of; tried on a copy."""
+        return torch_low_rank.factorable(self.module, self.trace, self.example, self.input_names)
 
     @property
     def macs(self) -> int:
@@ -161,8 +168,8 @@ class TorchModel:
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
         """A new model with the edits applied; this one is untouched.
 
-        Weights, gains and shifts come first, in the shapes of this model and in their order; then blocks are dropped, then
-        channels removed.
+        Weights, gains and shifts come first, in the shapes of this model and in their order; then layers are split in two, then
+        blocks dropped, then channels removed.
 
         Raises:
             InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
@@ -170,14 +177,19 @@ class TorchModel:
         new = replace(self, module=copy.deepcopy(self.module), kept=dict(self.kept))
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
+        splits = [edit for edit in edits if isinstance(edit, LowRank)]
         for edit in edits:
-            if not isinstance(edit, Keep | Drop):
+            if not isinstance(edit, Keep | Drop | LowRank):
                 self._edit(new.module, edit)
+        if splits:
+            torch_low_rank.factorise(new.module, self.trace, splits)
+            new = replace(new, normalised=torch_low_rank.renamed(self.normalised, splits))
+            return new.edited([*drops, *keeps]) if drops or keeps else new
         if drops:
             torch_blocks.drop(new.module, self._blocks, drops)
             return new.edited(keeps) if keeps else new
         if not keeps:  # the structure is the same: what was read from it holds
-            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton")
+            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton", "factorable")
             new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
             return new
         for name, rows in torch_channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
