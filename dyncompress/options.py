@@ -15,6 +15,7 @@ import torch
 from dyncompress.allocation import distortion
 from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
+from dyncompress.quantization.input_prior import InputPrior
 from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import LayerRule, Recipe
 from dyncompress.types import (
@@ -213,11 +214,15 @@ def channel_error(weight: Array, new: Array, moment: Array) -> Array:
 
 
 def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
-    """Half of sum f_i e_i^2 over the weights, f_i read off their increments; nan without a trajectory that tells it."""
-    if WeightFisher() not in observation:
+    """Half of sum_c F_c E[e_c^2], F_c read off the increments of channel c's weights and inputs as `InputPrior` takes them to be.
+
+    nan without a trajectory that tells it.
+    """
+    if WeightFisher() not in observation or not observation[WeightFisher()].any():
         return float("nan")
-    error = (weight - new).double().square().cpu().numpy()
-    return distortion.motion(error, observation[WeightFisher()].double().cpu().numpy())
+    prior = InputPrior()
+    rows, columns = prior.split(weight, observation)
+    return distortion.fisher(prior.energy(weight - new, columns, observation.layer.kind).cpu().numpy(), rows.cpu().numpy())
 
 
 def harms(

@@ -135,11 +135,11 @@ def _check_ranks(where: str, recipe: Recipe) -> None:
 
 def _check_steps(where: str, recipe: Recipe) -> None:
     """Steps belong to the quantizer that codes by entropy, and widths to the others."""
-    coded = type(recipe.quantizer).__name__ in ("Entropy", "EntropyNearest")
+    coded = type(recipe.quantizer).__name__ in ("Entropy", "EntropyPrior")
     if coded and not recipe.steps:
         raise InvalidRequest(f"{where}: the quantizer codes by entropy, without steps; set quantize.steps, e.g. [0.1, 0.3, 1.0].")
     if recipe.steps and not coded:
-        raise InvalidRequest(f"{where}: steps are for the quantizers entropy and entropy_nearest; set quantize.name, or drop them.")
+        raise InvalidRequest(f"{where}: steps are for the quantizers entropy and entropy_prior; set quantize.name, or drop them.")
     for step in recipe.steps:
         if not (math.isfinite(step) and step > 0):
             raise InvalidRequest(f"{where}: quantize.steps holds {step:g}; positive numbers are needed.")

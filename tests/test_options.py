@@ -130,7 +130,12 @@ def test_harm_needs_what_it_is_read_from() -> None:
     assert math.isnan(options.fisher_harm(without, weight, weight)) and math.isnan(options.motion_harm(without, weight, weight))
     fisher = torch.rand(LAYER.shape, generator=torch.Generator().manual_seed(4))
     moved = Observation(LAYER, {Weight(): weight, WeightFisher(): fisher})
-    assert options.motion_harm(moved, weight, weight + 2) == pytest.approx(2 * float(fisher.sum()), rel=1e-5)
+    signs = [torch.randn(LAYER.shape, generator=torch.Generator().manual_seed(seed)).sign() for seed in range(50)]
+    found = [options.motion_harm(moved, weight, weight + 2 * sign) for sign in signs]  # independent errors: half of f_i e_i^2
+    assert np.mean(found) == pytest.approx(2 * 1.01 * float(fisher.sum()), abs=4 * np.std(found) / 50**0.5)
+    assert options.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # all the same way: what inputs share adds up
+    still = Observation(LAYER, {Weight(): weight, WeightFisher(): 0 * fisher})
+    assert math.isnan(options.motion_harm(still, weight, weight + 2))
 
 
 # ---------------------------------------------------------------- harms

@@ -72,28 +72,3 @@ def _scores(found: Mapping[str, Estimate]) -> dict[str, float]:
         return {}
     scores = np.clip((values - values.mean()) / width, -CLIP, CLIP)
     return dict(zip(usable, scores.tolist(), strict=True))
-
-
-def motion(squared_error: np.ndarray, fisher: np.ndarray) -> float:
-    """Half of sum_i e_i^2 f_i over the weights: the KL divergence that a change of the weights should cost.
-
-    f_i is the Fisher information of weight i, read off its late increments (`recording.increment_fisher`), whose variance is
-    proportional to it. The sum is linear in f_i, so that their scatter from few records averages out over the weights.
-
-    Source: second-order expansion of the KL divergence, the diagonal of the Fisher information in the weights.
-    Assumes: small errors, uncorrelated between weights: those of rounding to nearest are, those of error feedback cost less.
-    Fails when: see `increment_fisher`.
-
-    Args:
-        squared_error: of each weight.
-        fisher: of each weight, the same shape.
-
-    Returns:
-        The harm, in nats where `fisher` is; nan where the layer never moved.
-
-    Example:
-        >>> motion(np.full(4, 0.125), np.ones(4))
-        0.25
-    """
-    known = np.asarray(fisher, np.float64)
-    return 0.5 * float((np.asarray(squared_error, np.float64) * known).sum()) if known.any() else float("nan")

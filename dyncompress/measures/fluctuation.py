@@ -1,4 +1,4 @@
-"""How far a layer's weights still move late in training, and the bits that this movement makes superfluous."""
+"""How far a layer's weights still move late in training, and the width at which rounding moves them as far."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class FluctuationScale:
     In the units of the weights. Feed it to `free_bits`.
 
     Source: von Neumann, Annals of Mathematical Statistics 12 (1941); the description-length reading: Hinton, van Camp (1993).
-    Assumes: the training loss is insensitive to perturbations as large as the late noise; noise of consecutive records
-    independent. Correlated noise makes s too small (a note says so): record less often.
+    Assumes: the run is at rest, noise of consecutive records independent. Correlated noise makes s too small (a note says so).
+    Then s is sqrt(rate / (2 batch)) for every weight (Mandt, Hoffman, Blei, JMLR 2017): a scale for the network, no order of its
+    layers. Before rest, s is larger where weights are more sensitive (`recording.increment_fisher`), the opposite of free room.
     Cost: O(N).
     Fails when: fewer than 3 records; the learning rate had already decayed to nothing. `stderr` holds for Gaussian noise
     whatever the correlation between weights (an upper bound, sqrt(3 T - 4) / (2 (T - 1)) of s).
@@ -62,7 +63,8 @@ def fluctuation_variance(motion: WeightMotion) -> np.ndarray:
 def free_bits(value_range: float, fluctuation: float, tolerance: float = 1.0) -> int:
     """The width at which rounding moves weights no more than training noise does: ceil(log2(range / sqrt(12 c s^2))).
 
-    A uniform grid of 2^b steps over the range errs by range^2 / (12 * 4^b) in the mean square; it may be c s^2.
+    A uniform grid of 2^b steps over the range errs by range^2 / (12 * 4^b) in the mean square; it may be c s^2. Use it for the
+    scale of a whole network: see `FluctuationScale` for why layers can't be compared.
 
     Args:
         value_range: largest minus smallest weight, positive.

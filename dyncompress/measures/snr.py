@@ -16,11 +16,11 @@ from dyncompress.types import Estimate, Motion, Need, Observation
 class SignalToNoise:
     """The share of weights whose squared signal-to-noise ratio (mean_i / s_i)^2 is at most `threshold`.
 
-    s_i is the weight's fluctuation around its drift (see `fluctuation_scale`). A large share says that much of the layer is
-    noise: a candidate for pruning.
+    s_i is the weight's fluctuation around its drift (see `fluctuation_scale`). For a learnt posterior a large share says that
+    much of the layer is noise and can be pruned. Iterates of plain training are no posterior: s_i is large where weights are
+    sensitive, or the same everywhere, and pruning by the ratio does far more harm than by magnitude. It is reported.
 
-    Source: Graves, NeurIPS 2011; Blundell et al., ICML 2015, both for learnt posteriors. That iterates of plain training may
-    stand in for the posterior is this library's extrapolation.
+    Source: Graves, NeurIPS 2011; Blundell et al., ICML 2015, both for learnt posteriors.
     Assumes: as `fluctuation_scale`.
     Cost: O(N).
     Fails when: fewer than 3 records. `stderr` is the binomial one and takes the weights as independent.

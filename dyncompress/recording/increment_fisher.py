@@ -35,12 +35,12 @@ def increment_fisher(trajectory: Trajectory) -> IncrementFisher:
     """f_i = B v_i / (eta^2 c), v_i the variance of weight i's increments over k steps, c = `random_walk(k, momentum)`, k without.
 
     The minibatch gradient's covariance at a minimum of the mean negative log-likelihood is F / B, F the Fisher information (of
-    the model's own labels). A step of SGD moves weights by eta times it, and k steps by k times as much variance while k eta times
-    the curvature is small. So the increments are large where weights are sensitive. Where gradients were recorded, each layer's
-    scale is the trace of their covariance, and neither rate, momentum nor distance is needed.
+    the model's own labels). A step of SGD moves weights by eta times it, and k steps by k times as much variance while k eta
+    times the curvature is small. So the increments are large where weights are sensitive. Where gradients were recorded, each
+    layer's scale is the trace of their covariance, and neither rate, momentum nor distance is needed.
 
-    Each v_i is known to sqrt(2 / records) only, but harm, sum_i e_i^2 f_i / 2, is linear in them: it is unbiased however few
-    there are, so nothing is smoothed here.
+    Each v_i is known to sqrt(2 / records) only, but harm is linear in them, and unbiased however few there are: nothing is
+    smoothed here.
 
     **Source**: gradient noise and Fisher information: Jastrzebski et al. 2018, Mandt, Hoffman, Blei, JMLR 2017; the use of
     increments is this library's.

@@ -7,7 +7,7 @@ import pytest
 
 from dyncompress.allocation import Knapsack
 from dyncompress.allocation.cost import arrays, solved
-from dyncompress.allocation.distortion import fisher, log_sensitivity, motion, theory
+from dyncompress.allocation.distortion import fisher, log_sensitivity, theory
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import Choice, Estimate, Layer, Option, Profile
 
@@ -108,20 +108,3 @@ def test_log_sensitivity_clips_and_treats_gaps_as_the_mean() -> None:
     assert found == pytest.approx({"l0": -1.0, "l1": 1.0, "nan": 0.0, "bad": 0.0, "only": 0.0})
     assert log_sensitivity({"hill": estimates([2.0, 2.0])}, {"hill": 1.0}) == {"l0": 0.0, "l1": 0.0}
     assert log_sensitivity({}, {"hill": 1.0}) == {}
-
-
-def test_motion_of_rounding_is_its_step_times_the_fisher_information() -> None:
-    rng = np.random.default_rng(1)
-    w, step = rng.standard_normal(200_000), 0.01
-    error = np.square(w - step * np.round(w / step))
-    f = rng.gamma(2.0, 100.0, w.shape)
-    assert motion(error, f) == pytest.approx(w.size * step**2 / 24 * f.mean(), rel=0.01)
-    assert np.isnan(motion(error, 0 * f))
-
-
-def test_motion_is_unbiased_however_few_records_tell_the_fisher_information() -> None:
-    rng = np.random.default_rng(2)
-    f = rng.gamma(1.0, 1.0, 5000)
-    error = 1 / (0.1 + f)
-    scattered = [motion(error, f * rng.chisquare(7, f.shape) / 7) for _ in range(100)]
-    assert np.mean(scattered) == pytest.approx(motion(error, f), rel=0.01) and np.std(scattered) < 0.03 * np.mean(scattered)
