@@ -9,7 +9,7 @@ from dyncompress.options import Errors, fisher_harm, motion_harm, weight_change
 from dyncompress.pruning import low_rank
 from dyncompress.realisation import rounded_weight
 from dyncompress.recipe import Recipe
-from dyncompress.types import Array, Choice, InputMoment, Layer, Observation, Weight
+from dyncompress.types import Array, Choice, InputMoment, Layer, Need, Observation, Weight
 
 
 def ranked(layer: Layer, recipe: Recipe, found: Sequence[Choice]) -> tuple[Choice, ...]:
@@ -43,7 +43,8 @@ def rank_errors(observation: Observation, tried: Sequence[Choice], recipe: Recip
         moments = (None, None) if moment is None else (moment, low_rank.inner_moment(inner, moment))
         for layer, half, seen in zip(halves(observation.layer, len(inner)), (inner, outer), moments, strict=True):
             shaped = half.reshape(layer.shape)
-            values = {Weight(): shaped} if seen is None else {Weight(): shaped, InputMoment(): seen}
+            values: dict[Need, Array] = {Weight(): shaped}
+            values.update({} if seen is None else {InputMoment(): seen})
             product.append(rounded_weight(Observation(layer, values), shaped, choice, recipe)[0])
         new = low_rank.composed(product[0], product[1].flatten(1)).to(weight)
         error = float((weight - new).double().square().sum())

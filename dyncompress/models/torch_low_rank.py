@@ -1,4 +1,5 @@
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false, reportAssignmentType=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """A layer as two thin ones: a convolution to `rank` channels and one of width 1 from there, or two linear layers."""
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def factorise(module: nn.Module, trace: Trace, edits: Sequence[LowRank]) -> None
     for edit in edits:
         path = trace.modules.get(edit.layer)
         old = None if path is None else module.get_submodule(path)
-        if path is None or type(old) not in _EXACT:
+        if path is None or old is None or type(old) not in _EXACT:
             raise InvalidRequest(f"there is no layer '{edit.layer}' that two can take the place of.")
         inner, outer = edit.inner, edit.outer
         if inner.shape[1:] != old.weight.shape[1:] or outer.shape != (old.weight.shape[0], inner.shape[0]):
