@@ -252,7 +252,8 @@ def test_removing_channels_is_probed_at_both_ends() -> None:
     for line in (lines[1], lines[-1]):
         plan = replace(tiny.plan(), asked={units[0]: line.choice})
         assert dc.apply(network(), plan, recipe=bare, calibration=CALIBRATION).stages["match"] == pytest.approx(
-            line.distortion, rel=0.25  # a probe refits on half of the examples
+            line.distortion,
+            rel=0.25,  # a probe refits on half of the examples
         )
 
 

@@ -59,7 +59,7 @@ def test_pareto_lists_what_nothing_else_beats() -> None:
 
 def test_divergence_measured_decides_how_much_harm_is_done() -> None:
     net, recipe, target = chain(), load_recipe("packed"), load_target(tiny.TARGET)
-    for layer in net:
+    for layer in net.modules():
         if isinstance(layer, nn.Linear):
             layer.weight.data.mul_(3.0)  # answers that can change
     start = opened(net, recipe, X)

@@ -42,6 +42,7 @@ PROFILE = Profile(
     notes=("a note",),
 )
 
+
 def same(a: object, b: object) -> bool:
     """Equality that takes nan for equal to nan."""
     return repr(a) == repr(b)

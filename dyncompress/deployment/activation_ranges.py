@@ -62,10 +62,7 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     if not seen:
         raise InvalidRequest("no calibration batch; activation ranges need at least one.")
     joined = [np.concatenate(columns) for columns in extremes]
-    return {
-        name: (-_within(-low), _within(high))
-        for name, low, high in zip(values, joined[::2], joined[1::2], strict=True)
-    }
+    return {name: (-_within(-low), _within(high)) for name, low, high in zip(values, joined[::2], joined[1::2], strict=True)}
 
 
 def _within(largest: np.ndarray) -> float:

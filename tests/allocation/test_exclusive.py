@@ -49,9 +49,7 @@ def test_tables_without_blocks_stay_as_they_are() -> None:
 @pytest.mark.parametrize("row", ["bytes", "macs", "seconds"])
 def test_many_combinations_are_thinned_without_losing_a_best_one(row: str) -> None:
     draw = np.random.default_rng(0)
-    layers = {
-        f"b.{i}": tuple(Option(Choice(), *(float(v) for v in draw.uniform(1, 9, 3))) for _ in range(9)) for i in range(3)
-    }
+    layers = {f"b.{i}": tuple(Option(Choice(), *(float(v) for v in draw.uniform(1, 9, 3))) for _ in range(9)) for i in range(3)}
     table = {"block:b": (option(0.0, 0), option(99.0, -30, drop=True)), **layers}
     found = joined(table)["block:b"]
     assert len(found) < 9**3 and MOST < 9**3

@@ -18,7 +18,9 @@ def normal(*shape, seed=0):
 
 def case(fisher=None, shape=(16, 8, 3, 3)):
     weight = normal(*shape)
-    values: dict[Need, torch.Tensor] = {Weight(): weight} | ({} if fisher is None else {WeightFisher(): fisher})
+    values: dict[Need, torch.Tensor] = {Weight(): weight}
+    if fisher is not None:
+        values[WeightFisher()] = fisher
     return weight, Observation(Layer("one", "conv2d", shape, 0), values)
 
 
@@ -59,12 +61,12 @@ def test_at_equal_bits_steps_by_sensitivity_do_less_harm_than_one_step() -> None
 
     def at(bits, rows):
         """The harm at which codes take so many bits."""
-        low, high = 1e-2, 1e2
+        rule, low, high = EntropyPrior(rows=rows, mean=0.0, near=0.0), 1e-2, 1e2
         for _ in range(25):
             step = (low * high) ** 0.5
-            encoded = EntropyPrior(rows=rows, mean=0.0, near=0.0)(weight, observation, coded(step))
-            low, high = (step, high) if entropy(encoded.codes) > bits else (low, step)
-        return harm(weight, decode(encoded), fisher)
+            fine = entropy(rule(weight, observation, coded(step)).codes) > bits
+            low, high = (step, high) if fine else (low, step)
+        return harm(weight, decode(rule(weight, observation, coded(high))), fisher)
 
     assert at(4.0, rows=1.0) < 0.3 * at(4.0, rows=0.0)
 

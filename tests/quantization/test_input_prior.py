@@ -20,7 +20,9 @@ def normal(*shape, seed=0):
 def case(name, kind="conv2d", fisher=None):
     shape, groups = SHAPES[name]
     weight = normal(*shape)
-    values: dict[Need, torch.Tensor] = {Weight(): weight} | ({} if fisher is None else {WeightFisher(): fisher})
+    values: dict[Need, torch.Tensor] = {Weight(): weight}
+    if fisher is not None:
+        values[WeightFisher()] = fisher
     return weight, Observation(Layer(name, kind, shape, 0, groups), values)
 
 

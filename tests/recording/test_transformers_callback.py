@@ -61,9 +61,7 @@ def trained(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) 
         use_cpu=True,
     )
     callback = transformers_callback(record(model, writer, every=every, **options))
-    trainer = transformers.Trainer(
-        model=model, args=arguments, train_dataset=data, eval_dataset=data[:8], callbacks=[callback]
-    )
+    trainer = transformers.Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:8], callbacks=[callback])
     trainer.train()
     assert not model._forward_hooks
     return model, writer
