@@ -162,8 +162,8 @@ TUNED = (
         "whether shortcuts count, rate and epochs of distillation, ranges of activations, how much harm and by which measure, "
         "weight of late layers",
         58,
-        "divergence from the original on 2 048 tuning images, ResNet-20 (14 of them ResNet-44 too); the level of harm, .08 nats, was "
-        "set after two earlier versions of the row had been judged on the test images",
+        "divergence from the original on 2 048 tuning images, ResNet-20 (14 of them ResNet-44 too); the level of harm, .08 nats, "
+        "was set after two earlier versions of the row had been judged on the test images",
     ),
     Tuned(
         "narrow *, fastest",
