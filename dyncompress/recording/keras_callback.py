@@ -76,7 +76,7 @@ def layer_weights(model: Any) -> dict[str, np.ndarray]:
     for layer in model._flatten_layers():  # `layers` stops at the first level
         for kind, (attribute, turned) in _layouts().items():
             if isinstance(layer, kind) and getattr(layer, "built", False):
-                weight = keras.ops.convert_to_numpy(getattr(layer, attribute)).astype(np.float32)
+                weight = np.asarray(keras.ops.convert_to_numpy(getattr(layer, attribute)), np.float32)
                 found[layer.path] = turned(weight)
                 break
     return found
@@ -105,4 +105,4 @@ def _rate(model: Any) -> float:
     """The optimizer's learning rate."""
     import keras
 
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    return float(np.asarray(keras.ops.convert_to_numpy(model.optimizer.learning_rate)))

@@ -29,7 +29,7 @@ def lightning_callback(recorder: Recorder) -> Any:
     except ImportError:
         from pytorch_lightning import Callback
 
-    class Recording(Callback):
+    class Recording(Callback):  # pyright: ignore[reportGeneralTypeIssues]
         """Tells the recorder of every optimizer step."""
 
         def __init__(self) -> None:

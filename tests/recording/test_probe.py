@@ -149,7 +149,7 @@ def test_the_measures_and_the_verbs_take_it(found: dc.types.Trajectory) -> None:
 
 def test_weights_move_as_far_as_the_answers_bear(found: dc.types.Trajectory) -> None:
     """A network whose weights are at a mean iterate plus the recorded spread answers much the same."""
-    network, generator = tiny.network(), torch.Generator().manual_seed(0)
+    network, generator = copy.deepcopy(tiny.network()), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, motion in found.motion.items():
             weight = network.get_submodule(name).weight
