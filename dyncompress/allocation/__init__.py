@@ -11,6 +11,9 @@ from dyncompress.allocation.hawq import HAWQ
 from dyncompress.allocation.knapsack import Knapsack
 from dyncompress.allocation.lamp import LAMP
 from dyncompress.allocation.owl import OWL
+from dyncompress.allocation.prior import Evidence, Prior, Sensitivity, next_probe, posterior
+from dyncompress.allocation.prior_learning import learned
+from dyncompress.allocation.prior_table import prior_from_table, prior_to_table
 from dyncompress.allocation.random_share import RandomShare
 from dyncompress.allocation.uniform import Uniform
 
@@ -40,8 +43,16 @@ __all__ = [
     "DepthLinear",
     "EqualError",
     "EqualShare",
+    "Evidence",
     "GlobalMagnitude",
     "Knapsack",
+    "Prior",
     "RandomShare",
+    "Sensitivity",
     "Uniform",
+    "learned",
+    "next_probe",
+    "posterior",
+    "prior_from_table",
+    "prior_to_table",
 ]
