@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
     from dyncompress.recipe import Recipe, load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
+    from dyncompress.selection import rank
     from dyncompress.store import load, save_compressed
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
@@ -37,6 +38,7 @@ _HOME = {
     "certify": "pipeline",
     "verify": "verification",
     "probe": "local_noise",
+    "rank": "selection",
     "load": "store",
     "save_compressed": "store",
     "Recipe": "recipe",
@@ -70,6 +72,7 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "certify",
     "verify",
     "probe",
+    "rank",
     "load",
     "save_compressed",
     "load_recipe",

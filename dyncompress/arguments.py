@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     _compress(commands)
     _measure(commands)
     _probe(commands)
+    _rank(commands)
     _plan(commands)
     _verify(commands)
     _bench(commands)
@@ -133,6 +134,20 @@ def _probe(commands: Commands) -> None:
     command.add_argument("--rate", type=float, metavar="R", help="of the steps; default: one at which the loss barely rises")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trajectory, e.g. run.npz, for --trajectory")
+
+
+def _rank(commands: Commands) -> None:
+    command = _command(commands, "rank", "order training runs by the generalization gap that measures predict")
+    command.add_argument(
+        "runs",
+        type=Path,
+        metavar="RUNS",
+        help="CSV, a run a row: name; model (file.py:callable) and/or trajectory (.npz); weights to load into the model; gap "
+        "where it is known; every other column is a hyper-parameter",
+    )
+    command.add_argument("--measures", nargs="+", required=True, metavar="NAME", help="e.g. lifetime_sum esd_mid")
+    command.add_argument("--calibration", metavar="DATA", help="examples, for measures that observe networks on data")
+    command.add_argument("--example", metavar="DATA", help="one batch, for measures that read weights")
 
 
 def _plan(commands: Commands) -> None:

@@ -153,6 +153,14 @@ def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
     return Answer(text, {**data, "digest": found.digest})
 
 
+def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.jobs import ranked
+    from dyncompress.reports.ranking import ranking_json, ranking_text
+
+    found = ranked(args, progress)
+    return Answer(ranking_text(found), ranking_json(found))
+
+
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.pipeline import allocate
     from dyncompress.planfile import plan_to_toml
@@ -281,6 +289,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "compress": _compress,
     "measure": _measure,
     "probe": _probe,
+    "rank": _rank,
     "plan": _plan,
     "verify": _verify,
     "bench": _bench,

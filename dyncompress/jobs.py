@@ -23,6 +23,8 @@ from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
 from dyncompress.recipe import Recipe, load_recipe, load_target
+from dyncompress.run_table import read_runs
+from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
@@ -100,6 +102,20 @@ def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
         batch=args.batch,
         rate=args.rate,
         seed=args.seed,
+        progress=progress,
+    )
+
+
+def ranked(args: argparse.Namespace, progress: Progress) -> Ranking:
+    """`dyncompress rank`: the runs of a table in predicted order."""
+    runs = read_runs(args.runs)
+    return rank(
+        runs,
+        args.measures,
+        gaps=runs.gaps,
+        hyperparameters=runs.hyperparameters,
+        calibration=None if args.calibration is None else load_data(args.calibration, "calibration data"),
+        example=None if args.example is None else load_data(args.example, "example"),
         progress=progress,
     )
 
