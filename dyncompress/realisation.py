@@ -200,6 +200,7 @@ def layers_compressed(
     pruned, encodings, realised, errors = {}, {}, {}, {}
 
     def one(observation: Observation) -> Array:
+        """The layer's new weight; what became of it is noted."""
         name, choice = observation.layer.name, chosen[observation.layer.name]
         less = pruned_weight(observation, choice, recipe)
         new, encoding = rounded_weight(observation, less, choice, recipe)

@@ -49,6 +49,7 @@ def compressed_in_order(
     known = {name: observation for name, observation in model.observe((Weight(), *others)) if name in names}
 
     def solve(name: str, wanted: Wanted) -> Array:
+        """The layer compressed towards its aim: the weight that gives the wanted outputs from these inputs."""
         moment, lack = centred(wanted)
         weight = known[name][Weight()]
         aim = weight + ridge(moment, lack).reshape(weight.shape).to(weight)

@@ -1,4 +1,4 @@
-"""What a plan really costs, and the plan solved again where the additive table was wrong; and the plans of several budgets.
+"""What a plan really costs, and the plan solved again where the additive table was wrong.
 
 The table adds up what each unit saves alone. Widths of neighbouring layers multiply, and latencies don't add, so a plan's cost is
 measured on the structure it asks for. Where that is above what was allocated, the difference is taken off the budget and the
@@ -11,13 +11,14 @@ makes it what was asked for: divergence grows about as harm does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import Infeasible
+from dyncompress.factoring import split
 from dyncompress.latency import seconds_of
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented
@@ -33,55 +34,6 @@ TOLERANCE = {"macs": 1e-3, "seconds": 0.02}  # shares: a time is measured, and v
 MOVES = 2  # times that every calibration image is flipped and shifted by chance, to stand for images that weren't fitted
 SHIFT = 2  # pixels
 AT_MOST = 4.0  # times that a predicted harm is taken to be wrong
-
-
-@dataclass(frozen=True)
-class Costed:
-    """One line of a Pareto list.
-
-    Attributes:
-        budget: that was asked.
-        bytes, macs, seconds: as the table predicts; seconds are nan where none were measured.
-        distortion: predicted harm, in nats where the profile's source is one.
-        plan: the plan.
-    """
-
-    budget: Budget
-    bytes: float
-    macs: float
-    seconds: float
-    distortion: float
-    plan: Plan
-
-
-def pareto(profile: Profile, budgets: Sequence[Budget], recipe: Recipe, solve: Solve) -> list[Costed]:
-    """The plans of several budgets, those left out that can't be met or that another beats or equals in everything.
-
-    Args:
-        profile: measured once for all of them.
-        budgets: in any order.
-        recipe: its allocator solves them.
-        solve: `pipeline.allocate`.
-    """
-    found: list[Costed] = []
-    for budget in budgets:
-        try:
-            plan = solve(profile, budget, recipe=recipe)
-        except Infeasible:
-            continue
-        cost = plan.cost
-        found.append(Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", float("nan")), plan.distortion, plan))
-    points = [_point(one) for one in found]
-    beaten = [any(_beats(q, p) or (q == p and j < i) for j, q in enumerate(points)) for i, p in enumerate(points)]
-    return [one for one, worse in zip(found, beaten, strict=True) if not worse]
-
-
-def _point(one: Costed) -> tuple[float, ...]:
-    return (one.bytes, one.macs, one.seconds if one.seconds == one.seconds else 0.0, one.distortion)
-
-
-def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def along(model: Opened, profile: Profile, recipe: Recipe, target: Target, solve: Solve) -> list[Plan]:
@@ -113,7 +65,8 @@ def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, tar
     if budget.distortion is not None and budget.bytes is None and model.calibrated and plan.distortion > 0:
         found = diverged(model, plan, recipe, target)
         scale = min(max(budget.distortion / max(found, 1e-12), 1 / AT_MOST), AT_MOST)
-        plan = solve(profile, replace(budget, distortion=plan.distortion * scale), recipe=recipe)
+        budget = replace(budget, distortion=plan.distortion * scale)
+        plan = solve(profile, budget, recipe=recipe)
         plan = replace(plan, cost={**plan.cost, "divergence": found * scale})
     limits = {row: plan.cost[row] for row in TOLERANCE if getattr(budget, row) is not None}
     wanted = dict(limits)
@@ -137,8 +90,8 @@ def diverged(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float
     do by .094. Flipped and shifted by chance they do by .097. Inputs that aren't images are taken as they are.
     """
     moved = _moved(model)
-    narrow, _ = restructured(model, plan.asked)
-    compressed = layers_compressed(narrow, plan, fitted(recipe, target))[1]
+    narrow, layers, _ = split(restructured(model, plan.asked)[0], plan)
+    compressed = layers_compressed(narrow, layers, fitted(recipe, target))[1]
     return divergence(outputs(model.door, moved)[0], outputs(compressed, moved)[0])
 
 

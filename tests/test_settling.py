@@ -10,8 +10,8 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.opening import opened
-from dyncompress.recipe import load_recipe, load_target
-from dyncompress.settling import along, diverged, pareto, settled, without
+from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.settling import along, diverged, settled, without
 from dyncompress.types import Choice
 from tests import tiny
 
@@ -45,16 +45,6 @@ def test_costs_of_neighbours_multiply_and_the_plan_is_solved_again() -> None:
     assert added > first.cost["macs"]  # two halves leave a quarter, the sum of both savings nothing
     assert real <= first.cost["macs"] * 1.001 or real < added
     assert along(start, profile, replace(recipe, budget=budget), target, dc.allocate)[0].asked == plan.asked
-
-
-def test_pareto_lists_what_nothing_else_beats() -> None:
-    profile, recipe = tiny.profile("narrow"), load_recipe("narrow")
-    budgets = [*(dc.Budget(macs=share) for share in (0.9, 0.8, 0.8, 0.6)), dc.Budget(bytes=300.0)]
-    found = pareto(profile, budgets, recipe, dc.allocate)
-    assert 2 <= len(found) <= 3  # the twin and the impossible are gone
-    for one in found:
-        assert one.macs <= (one.budget.macs or 0) * profile.macs * (1 + 1e-9)
-        assert not any(o.macs < one.macs and o.distortion < one.distortion for o in found)
 
 
 def test_divergence_measured_decides_how_much_harm_is_done() -> None:

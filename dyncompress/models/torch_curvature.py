@@ -77,6 +77,7 @@ def _spectrum(gradient: Tensor, weight: Tensor, nodes: int, generator: torch.Gen
     """Values and counts, each `[nodes]` float64, of the derivative of `gradient` by `weight`."""
 
     def product(vector: Tensor) -> Tensor:
+        """The derivative in this direction."""
         if not gradient.requires_grad:
             return torch.zeros_like(vector)
         direction = vector.reshape(gradient.shape).to(gradient)

@@ -43,9 +43,11 @@ def recorded(writer: TrajectoryWriter, every: int = EVERY) -> Any:
         raise InvalidRequest(f"recorded: every is {every}; it must be at least 1.")
 
     def init(params: Any) -> Any:
+        """No step taken."""
         return jax.numpy.zeros((), "int32")
 
     def update(updates: Any, state: Any, params: Any = None, *, value: Any = None, **_: Any) -> tuple[Any, Any]:
+        """Updates as they came, one step counted."""
         if params is None:
             raise InvalidRequest("recorded: the iterates are needed; call optimizer.update(gradients, state, params).")
         step, loss = state + 1, jax.numpy.asarray(np.nan if value is None else value)
