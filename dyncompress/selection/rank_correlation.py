@@ -95,7 +95,7 @@ def agreement(
         raise InvalidRequest(f"gap {np.flatnonzero(~np.isfinite(gaps))[0]} isn't a finite number; leave that run out.")
     known = np.flatnonzero(~np.isnan(values))
     values, gaps = values[known], gaps[known]
-    chosen = {name: [column[i] for i in known] for name, column in columns.items()}
+    chosen = {name: [column[i] for i in known.tolist()] for name, column in columns.items()}
     varied = {name: column for name, column in chosen.items() if len(set(column)) > 1}
     counts = resampled(len(values), resamples, np.random.default_rng(seed))
     whole = interval(kendall(values, gaps, counts), len(values))

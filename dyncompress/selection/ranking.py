@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,8 +65,20 @@ class Ranking:
         return self.rows[0].checkpoint
 
 
+class Checkpoints(Protocol):
+    """A mapping of names, which may load what a name stands for when it is asked for."""
+
+    def keys(self) -> Collection[str]:
+        """The names."""
+        ...
+
+    def __getitem__(self, name: str, /) -> Any:
+        """What `rank` calls a checkpoint."""
+        ...
+
+
 def rank(
-    checkpoints: Mapping[str, Any],
+    checkpoints: Checkpoints,
     measures: str | Sequence[str | Measure] | Mapping[str, Measure],
     *,
     gaps: Mapping[str, float] | None = None,
@@ -96,6 +108,9 @@ def rank(
             there or whose sign neither theory nor gaps tell.
     """
     tools = _measures(measures)
+    if not hasattr(checkpoints, "keys"):
+        kind = type(checkpoints).__name__
+        raise InvalidRequest(f"rank: the checkpoints are a {kind}; give a mapping, name -> checkpoint.")
     names = list(checkpoints.keys())
     if len(names) < 2:
         raise InvalidRequest(f"rank: {len(names)} checkpoint{'' if len(names) == 1 else 's'} can't be ordered; give two or more.")
@@ -180,8 +195,9 @@ def _settings(given: Mapping[str, Mapping[str, Setting]] | None, names: Sequence
 def _examples(calibration: Any, example: Any) -> Examples:
     """The data, readable once for every checkpoint."""
     data = example if calibration is None else calibration
-    once = data is not None and not isinstance(data, Mapping | tuple | list | str | Path) and not hasattr(data, "shape")
-    return Examples(list(data) if once else data, calibration is not None)
+    if data is None or isinstance(data, Mapping | tuple | list | str | Path) or hasattr(data, "shape"):
+        return Examples(data, calibration is not None)
+    return Examples(list(data), calibration is not None)
 
 
 def _agreements(

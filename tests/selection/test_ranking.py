@@ -172,6 +172,7 @@ def test_predictions_name_measures_that_exist_and_their_sources() -> None:
     ("checkpoints", "measures", "more", "message"),
     [
         ({"one": RUNS["wide"]}, "lifetime_sum", {}, "1 checkpoint can't be ordered"),
+        ([RUNS["wide"], RUNS["narrow"]], "lifetime_sum", {}, "the checkpoints are a list; give a mapping"),
         (RUNS, "lifetime_sun", {}, "no measure 'lifetime_sun'; did you mean 'lifetime_sum'"),
         (RUNS, [], {}, "no measure is given"),
         (RUNS, ["lifetime_sum", "lifetime_sum"], {}, "'lifetime_sum' is given twice"),

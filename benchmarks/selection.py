@@ -1,0 +1,343 @@
+"""Do measures of trajectories predict the generalization gap across training runs, better than norms, sharpness or nothing?
+
+Two grids of networks that this script trains itself with plain SGD at a constant rate, no momentum, no decay: perceptrons on
+2 000 digits and convolutional nets on 2 000 CIFAR images at half their size; rate x batch x depth, three of each, two seeds. A
+run trains until every training image is right and the mean loss is below 0.01 (Jiang et al., ICLR 2020); runs that don't get
+there, or diverge, are left out and named. Then 1 001 more steps are recorded, each of them: sketches of weights and gradients,
+and the losses of 256 training images. All that is measured is of the last iterate or of these steps. Gap: test minus train, of
+the error in points and of the cross-entropy in nats, on all 10 000 test images. Signs and settings were fixed before anything was
+measured; nothing was tuned.
+
+The nulls are what is known without measuring: rate, batch, their quotient, number of weights, the final training loss. Runs that
+differ in the seed alone are what no hyper-parameter explains: the column `seed` compares those.
+
+A finished run is kept in out/selection and never made again. Run:
+
+    DYNCOMPRESS_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.selection [--grid mnist cifar] [--seeds 0 1] [--only-tables]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dyncompress.measures import (
+    DataPhDimension,
+    EsdMid,
+    EsdPowerLaw,
+    GradientNoiseTail,
+    HessianTrace,
+    IncrementTail,
+    LifetimeSum,
+    LogAlphaNorm,
+    Magnitude,
+    ParticipationRatio,
+    PhDimension,
+    PositiveMagnitude,
+    SharpnessDimension,
+    StableRank,
+    TwoNN,
+)
+from dyncompress.recording import TrajectoryWriter
+from dyncompress.recording.torch_callback import layer_gradients, layer_weights
+from dyncompress.selection.prediction import PREDICTIONS
+from dyncompress.selection.rank_correlation import agreement
+from dyncompress.selection.reading import Checkpoint, Examples, estimates
+from dyncompress.types import Measure, Trajectory
+from tests.data import cifar10, mnist
+
+RESULTS = Path(__file__).parent / "results" / "selection.json"
+KEPT = Path(__file__).parent.parent / "out" / "selection"
+TRAIN, RECORDS, WATCHED, LENGTH = 2000, 1001, 256, 512
+LOSS, STEPS = 0.01, 30_000  # when training ends
+RATES, BATCHES = (0.03, 0.1, 0.3), (16, 32, 64)
+DEPTHS = {"mnist": (1, 2, 4), "cifar": (2, 3, 4)}  # one convolution never learns all images
+GAPS = ("error gap", "loss gap")
+
+# Sign of what isn't in the library's own table, and who predicts it.
+NORMS = {
+    "sum of log Frobenius norms": "Neyshabur et al. 2015: the product of norms",
+    "sum of log spectral norms": "Bartlett et al. 2017: the product of norms",
+    "Frobenius norm": "Jiang et al. 2020",
+    "distance from initialisation": "Nagarajan, Kolter 2019",
+    "spectral complexity": "Neyshabur et al. 2018: product of spectral norms times stable ranks, logarithm",
+}
+NULLS = {"rate": -1, "batch": 1, "batch / rate": 1, "number of weights": 1, "training loss": 1}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of a grid."""
+
+    grid: str
+    rate: float
+    batch: int
+    depth: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.grid}_r{self.rate:g}_b{self.batch}_d{self.depth}_s{self.seed}"
+
+
+def perceptron(depth: int) -> nn.Module:
+    """784 inputs, `depth` hidden layers of 128."""
+    widths = [784, *[128] * depth]
+    hidden = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, 10))
+
+
+def convolutional(depth: int) -> nn.Module:
+    """3 x 16 x 16 inputs, `depth` convolutions, the map halved by the first two, and a linear head on a 4 x 4 map."""
+    parts: list[nn.Module] = []
+    for i in range(depth):
+        parts += [nn.Conv2d(3 if i == 0 else 24, 24, 3, padding=1), nn.ReLU()]
+        parts += [nn.MaxPool2d(2)] if i < 2 else []
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(24 * 16, 10))
+
+
+def data(grid: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Training and test images of a grid."""
+    if grid == "mnist":
+        pairs = mnist("train", TRAIN), mnist("test")
+        return tuple(((x - 0.13) / 0.31, y) for x, y in pairs)  # type: ignore[return-value]
+    pairs = cifar10("train", TRAIN), cifar10("test")
+    return tuple((functional.avg_pool2d(x, 2), y) for x, y in pairs)  # type: ignore[return-value]
+
+
+def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Indices of minibatches without end, each epoch in a new order."""
+    while True:
+        order = torch.randperm(n, generator=generator)
+        yield from order[: n - n % size].split(size)
+
+
+def judged(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """Error in points and mean cross-entropy."""
+    with torch.no_grad():
+        scores = torch.cat([model(part) for part in x.split(2000)])
+    return 100 * float((scores.argmax(1) != y).double().mean()), float(functional.cross_entropy(scores.double(), y))
+
+
+def trained(run: Run, x: Tensor, y: Tensor) -> tuple[nn.Module, dict[str, Tensor], Trajectory, int]:
+    """The network, its weights at the start, the record, and the steps taken before it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        model = perceptron(run.depth) if run.grid == "mnist" else convolutional(run.depth)
+    start = {name: weight.clone() for name, weight in layer_weights(model).items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=run.rate)
+    draw = batches(len(x), run.batch, torch.Generator().manual_seed(run.seed))
+
+    def step() -> Tensor:
+        rows = next(draw)
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(x[rows]), y[rows])
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    steps = 0
+    while steps < STEPS:
+        for _ in range(len(x) // run.batch):
+            step()
+        steps += len(x) // run.batch
+        error, loss = judged(model, x, y)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"{run.name} diverged")
+        if error == 0 and loss < LOSS:
+            break
+    writer = TrajectoryWriter(sketch=LENGTH, learning_rate=run.rate, batch_size=run.batch)
+    for record in range(RECORDS):
+        loss = step()
+        with torch.no_grad():
+            watched = functional.cross_entropy(model(x[:WATCHED]), y[:WATCHED], reduction="none")
+        weights, slopes = layer_weights(model), layer_gradients(model)
+        writer.append(steps + record + 1, weights, loss, gradients=slopes, losses_per_example=watched)
+    return model, start, writer.trajectory(), steps
+
+
+def measures(run: Run) -> dict[str, Measure]:
+    """Every measure, with the settings of its theory."""
+    scale = math.sqrt(TRAIN)
+    return {
+        "ph_dimension": PhDimension(),
+        "data_ph_dimension": DataPhDimension(),
+        "lifetime_sum": LifetimeSum(),
+        "magnitude": Magnitude(scale),
+        "positive_magnitude": PositiveMagnitude(scale),
+        "increment_tail": IncrementTail(),
+        "gradient_noise_tail": GradientNoiseTail(),
+        "two_nn": TwoNN(),
+        "participation_ratio": ParticipationRatio(),
+        "hessian_trace": HessianTrace(),
+        "sharpness_dimension": SharpnessDimension(rate=run.rate),
+        "esd_mid": EsdMid(),
+        "esd_power_law": EsdPowerLaw(),
+        "log_alpha_norm": LogAlphaNorm(),
+        "stable_rank": StableRank(),
+    }
+
+
+def norms(model: nn.Module, start: dict[str, Tensor]) -> dict[str, float]:
+    """Norms of the final weights; squared and added up, or multiplied, over layers."""
+    weights = {name: weight.reshape(len(weight), -1).double() for name, weight in layer_weights(model).items()}
+    frobenius = [float(w.norm()) for w in weights.values()]
+    spectral = [float(torch.linalg.matrix_norm(w, 2)) for w in weights.values()]
+    away = [float((w - start[name].reshape(len(w), -1)).norm()) for name, w in weights.items()]
+    ranks = sum((f / s) ** 2 for f, s in zip(frobenius, spectral, strict=True))
+    return {
+        "sum of log Frobenius norms": sum(map(math.log, frobenius)),
+        "sum of log spectral norms": sum(map(math.log, spectral)),
+        "Frobenius norm": math.hypot(*frobenius),
+        "distance from initialisation": math.hypot(*away),
+        "spectral complexity": 2 * sum(map(math.log, spectral)) + math.log(ranks),
+    }
+
+
+def finished(run: Run, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """The row of a run: gap, every measure, and what it cost."""
+    began = time.process_time()
+    model, start, trajectory, steps = trained(run, *train)
+    taught = time.process_time() - began
+    (error, loss), (test_error, test_loss) = judged(model, *train), judged(model, *test)
+    found = estimates(Checkpoint(run.name, model, trajectory), measures(run), Examples(list(train[0][:256].split(64)), True))
+    values = {name: asdict(estimate) for name, estimate in found.items()}
+    weights = sum(w.numel() for w in layer_weights(model).values())
+    nulls = {
+        "rate": run.rate,
+        "batch": run.batch,
+        "batch / rate": run.batch / run.rate,
+        "number of weights": weights,
+        "training loss": loss,
+    }
+    return {
+        **asdict(run),
+        "steps": steps,
+        "train error": error,
+        "train loss": loss,
+        "test error": test_error,
+        "test loss": test_loss,
+        "error gap": test_error - error,
+        "loss gap": test_loss - loss,
+        "measures": values,
+        "norms": norms(model, start),
+        "nulls": nulls,
+        "processor seconds": [taught, time.process_time() - began - taught],
+    }
+
+
+def rows(grid: str, seeds: list[int], only_tables: bool) -> list[dict[str, Any]]:
+    """All runs of a grid, made where they aren't kept; one that diverged has no gap."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    found, loaded = [], None
+    for seed, rate, batch, depth in itertools.product(seeds, RATES, BATCHES, DEPTHS[grid]):
+        run = Run(grid, rate, batch, depth, seed)
+        file = KEPT / f"{run.name}.json"
+        if not file.exists() and not only_tables:
+            loaded = loaded or data(grid)
+            try:
+                row = finished(run, *loaded)
+            except FloatingPointError:
+                row = {**asdict(run), "diverged": True}
+            file.with_suffix(".part").write_text(json.dumps(row, indent=1) + "\n")
+            file.with_suffix(".part").replace(file)
+            told = [f"{row.get(key, math.nan):.3f}" for key in ("steps", "train error", "train loss", *GAPS)]
+            print(run.name, *told, row.get("processor seconds"), flush=True)
+        if file.exists():
+            found.append(json.loads(file.read_text()))
+    return found
+
+
+def learned(row: dict[str, Any]) -> bool:
+    """Whether a run ended where runs can be compared."""
+    return "diverged" not in row and row["train error"] == 0
+
+
+def columns(found: list[dict[str, Any]]) -> dict[str, tuple[int, list[float]]]:
+    """Name -> the predicted sign (0: none) and the values of all runs."""
+    table: dict[str, tuple[int, list[float]]] = {}
+    for name in found[0]["measures"]:
+        sign = PREDICTIONS[name].sign if name in PREDICTIONS else 0
+        table[name] = sign, [row["measures"][name]["value"] for row in found]
+    table |= {name: (1, [row["norms"][name] for row in found]) for name in NORMS}
+    return table | {name: (sign, [row["nulls"][name] for row in found]) for name, sign in NULLS.items()}
+
+
+def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Gap -> measure -> its coefficients, of the measure times its predicted sign."""
+    settings = {key: [row[key] for row in found] for key in ("rate", "batch", "depth")}
+    result: dict[str, Any] = {}
+    for gap in GAPS:
+        gaps = np.array([row[gap] for row in found])
+        result[gap] = {}
+        for name, (sign, values) in columns(found).items():
+            agreed = agreement(np.array(values), gaps, settings)
+            with_seeds = agreement(np.array(values), gaps, {**settings, "seed": [row["seed"] for row in found]})
+            seeds = with_seeds.granulated.get("seed")
+            agreed = agreed if seeds is None else replace(agreed, granulated={**agreed.granulated, "seed": seeds})
+            agreed = agreed.turned() if sign < 0 else agreed
+            valid = sum(row["measures"][name]["valid"] for row in found) if name in found[0]["measures"] else len(found)
+            result[gap][name] = {"sign": sign, "valid": valid, "runs": len(found), **asdict(agreed)}
+    return result
+
+
+def cell(part: dict[str, float] | None) -> str:
+    """A coefficient with its interval; bold where the interval leaves out 0."""
+    if part is None or math.isnan(part["value"]):
+        return "–"
+    text = f"{part['value'] + 0.0:+.2f} [{part['low']:+.2f}, {part['high']:+.2f}]"
+    return f"**{text}**" if part["low"] > 0 or part["high"] < 0 else text
+
+
+def table(grid: str, result: dict[str, Any], gap: str) -> str:
+    """Markdown."""
+    lines = [
+        f"{grid}, {gap}",
+        "",
+        "| measure | sign | Kendall | rate | batch | depth | Psi | partial | seed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    signs = {1: "+", -1: "−", 0: "?"}
+    for name, part in result[gap].items():
+        axes = [f"{part['granulated'][key]['value'] + 0.0:+.2f}" for key in ("rate", "batch", "depth")]
+        first, mean, partial = (cell(part[key]) for key in ("kendall", "mean_granulated", "partial"))
+        seed = cell(part["granulated"].get("seed"))
+        lines.append(f"| {name} | {signs[part['sign']]} | {first} | {' | '.join(axes)} | {mean} | {partial} | {seed} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Train, measure, correlate, print, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--grid", nargs="+", choices=("mnist", "cifar"), default=["mnist", "cifar"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--only-tables", action="store_true", help="of the runs that are kept")
+    args = parser.parse_args()
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for grid in args.grid:
+        made = rows(grid, args.seeds, args.only_tables)
+        found = [row for row in made if learned(row)]
+        if len(found) < 3:
+            continue
+        out = [{key: row[key] for key in asdict(Run("", 0, 0, 0, 0))} for row in made if not learned(row)]
+        known[grid] = {"runs": found, "left out": out, "correlations": correlated(found)}
+        print(f"\n{grid}: {len(found)} runs; left out: {out}")
+        for gap in GAPS:
+            print("\n" + table(grid, known[grid]["correlations"], gap), flush=True)
+        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
