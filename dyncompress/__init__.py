@@ -20,8 +20,10 @@ if TYPE_CHECKING:
         Unsupported,
     )
     from dyncompress.local_noise import probe
+    from dyncompress.pareto_list import pareto
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
-    from dyncompress.recipe import Recipe, load_recipe, load_target
+    from dyncompress.recipe import Recipe
+    from dyncompress.recipe_file import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
     from dyncompress.selection import rank
     from dyncompress.store import load, save_compressed
@@ -38,12 +40,13 @@ _HOME = {
     "certify": "pipeline",
     "verify": "verification",
     "probe": "local_noise",
+    "pareto": "pareto_list",
     "rank": "selection",
     "load": "store",
     "save_compressed": "store",
     "Recipe": "recipe",
-    "load_recipe": "recipe",
-    "load_target": "recipe",
+    "load_recipe": "recipe_file",
+    "load_target": "recipe_file",
     "TrajectoryWriter": "recording",
     "Budget": "types",
     "Certificate": "types",
@@ -73,6 +76,7 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "verify",
     "probe",
     "rank",
+    "pareto",
     "load",
     "save_compressed",
     "load_recipe",

@@ -164,7 +164,7 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.pipeline import allocate
     from dyncompress.planfile import plan_to_toml
-    from dyncompress.recipe import load_recipe
+    from dyncompress.recipe_file import load_recipe
     from dyncompress.store import profile_from_json
 
     if args.out is not None:
@@ -241,7 +241,7 @@ def _recipes(args: argparse.Namespace, progress: Progress) -> Answer:
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     if args.verb != "check":
         return _listed(args, target_files())
-    from dyncompress.recipe import load_target
+    from dyncompress.recipe_file import load_target
 
     found = {name: load_target(name) for name in args.names or target_files()}
     rows = tuple((name, target.verified, target.summary) for name, target in found.items())

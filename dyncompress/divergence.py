@@ -20,11 +20,17 @@ def divergence(reference: np.ndarray, output: np.ndarray) -> float:
         >>> divergence(np.array([[0.0, 0.0]]), np.array([[1.0, 1.0]]))
         0.0
     """
+    return float(per_example(reference, output).mean())
+
+
+def per_example(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """The divergence of each example, `[n]` float64; its mean is `divergence`, its spread tells how sure that is."""
     reference, output = reference.astype(np.float64), output.astype(np.float64)
-    if not are_scores(reference):
-        return float(np.square(output - reference).sum() / max(float(np.square(reference - reference.mean()).sum()), 1e-30))
-    p, q = log_softmax(reference), log_softmax(output)
-    return float(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0).mean())
+    if are_scores(reference):
+        p, q = log_softmax(reference), log_softmax(output)
+        return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    power = max(float(np.square(reference - reference.mean()).sum()), 1e-30)
+    return np.square(output - reference).reshape(len(reference), -1).sum(axis=1) * len(reference) / power
 
 
 def agreement(reference: np.ndarray, output: np.ndarray) -> float:

@@ -22,7 +22,8 @@ from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
-from dyncompress.recipe import Recipe, load_recipe, load_target
+from dyncompress.recipe import Recipe
+from dyncompress.recipe_file import load_recipe, load_target
 from dyncompress.run_table import read_runs
 from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled

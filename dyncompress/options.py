@@ -6,6 +6,7 @@ sensitivity, from Fisher information, probes, the trajectory or theory, in the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -236,21 +237,25 @@ def harms(
     Args:
         errors: of every choice of every layer.
         source: `fisher`, `probe`, `trajectory` or `theory`.
-        log_sensitivity: `pruning` and `quantization` -> layer -> log sensitivity, for `theory`.
+        log_sensitivity: `pruning` and `quantization` -> layer -> log sensitivity, for `theory`, and for `fisher` where a prior
+            corrects it; what is missing counts as 0.
         probed: layer -> nats for a unit of relative error, for `probe`.
     """
+
+    def sensed(kind: str, layer: str) -> float:
+        """The layer's log sensitivity."""
+        return log_sensitivity.get(kind, {}).get(layer, 0.0)
 
     def one(layer: str, e: Errors) -> float:
         """The harm of one choice."""
         if source == "fisher":
-            return e.output
+            return e.output * math.exp(sensed("pruning" if e.choice.sparsity else "quantization", layer))
         if source == "trajectory":
             return e.motion
         if source == "probe":
             return probed.get(layer, float("nan")) * (e.pruning + e.rounding)
-        return distortion.theory(e.pruning, log_sensitivity["pruning"][layer]) + distortion.theory(
-            e.rounding, log_sensitivity["quantization"][layer]
-        )
+        pruned = distortion.theory(e.pruning, sensed("pruning", layer))
+        return pruned + distortion.theory(e.rounding, sensed("quantization", layer))
 
     table = {layer: [one(layer, e) for e in found] for layer, found in errors.items()}
     return _filled(table, errors)

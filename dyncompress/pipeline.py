@@ -16,7 +16,9 @@ from dyncompress.planfile import read_plan
 from dyncompress.profiling import profiled, profiled_for_budget, share_left_alone
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
-from dyncompress.recipe import Recipe, load_recipe, load_target, parse_budget
+from dyncompress.recipe import Recipe
+from dyncompress.recipe_checks import parse_budget
+from dyncompress.recipe_file import load_recipe, load_target
 from dyncompress.settling import along
 from dyncompress.shipment import shipped_file, within
 from dyncompress.signature import filled, same_form

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dyncompress.divergence import divergence
+from dyncompress.divergence import divergence, per_example
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.options import Errors
@@ -18,6 +18,9 @@ from dyncompress.restructuring import restructured, structural
 from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Option, SetWeight, Weight
 
 EXAMPLES = 256
+MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within
+LEAST = 1e-9  # nats: a divergence below can't be told from none
+PARTS = {"pruning": "pruning", "quantization": "rounding"}  # the error that a kind of choice makes
 FEW = 128  # examples of a structural probe
 REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
 
@@ -36,6 +39,34 @@ def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Err
         pruned = pruned_weight(observation, bold.choice, recipe)
         weight, _ = rounded_weight(observation, pruned, bold.choice, recipe)
         found[name] = probe(model.door.edited([SetWeight(name, weight)])) / (bold.pruning + bold.rounding)
+    return found
+
+
+def kind_rates(
+    model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], kind: str, step: Step
+) -> dict[str, tuple[float, float]]:
+    """Layer -> (log of the divergence for a unit of relative error, its variance), by one choice of this kind alone.
+
+    Args:
+        model: opened, with calibration data.
+        recipe: its tools carry the choices out.
+        errors: of the layers to be probed.
+        kind: `pruning` or `quantization`.
+        step: told of every layer.
+    """
+    own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
+    probe, found = Probe(model), {}
+    for name, observation in model.observe((Weight(), InputMoment())) if errors else ():
+        pure = [e for e in errors.get(name, ()) if e.choice.rank is None and getattr(e, own) > 0 and getattr(e, other) == 0]
+        if not pure:
+            continue
+        step.advance()
+        mild = [e for e in pure if getattr(e, own) <= MILD]
+        one = max(mild, key=lambda e: getattr(e, own)) if mild else min(pure, key=lambda e: getattr(e, own))
+        weight, _ = rounded_weight(observation, pruned_weight(observation, one.choice, recipe), one.choice, recipe)
+        moved = probe.examples(model.door.edited([SetWeight(name, weight)]))
+        mean = max(float(moved.mean()), LEAST)
+        found[name] = float(np.log(mean / getattr(one, own))), float(moved.var() / len(moved) / mean**2)
     return found
 
 
@@ -74,8 +105,12 @@ class Probe:
 
     def __call__(self, edited: TorchModel) -> float:
         """The divergence, in nats for scores."""
+        return float(self.examples(edited).mean())
+
+    def examples(self, edited: TorchModel) -> np.ndarray:
+        """The divergence on each example, `[n]`."""
         matched, _ = edited.matched(self.original, self.batches)
-        return divergence(self.before, outputs(matched, self.batches)[0])
+        return per_example(self.before, outputs(matched, self.batches)[0])
 
 
 def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:

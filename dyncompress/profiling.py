@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, latency, options, probing, rank_options, structure_options
-from dyncompress.allocation import distortion
+from dyncompress import deployment, latency, options, probing, rank_options, structure_options, theorising
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened, first_examples, with_run
@@ -124,17 +123,12 @@ def profiled(
                 errors[name] = options.layer_errors(observation, dense, recipe)
                 errors[name] += rank_options.rank_errors(observation, thin, recipe)
     source = UNMEASURED if decided else _source(setting, errors)
-    log_sensitivity = {
-        kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in ("pruning", "quantization")
-    }
-    for by_layer in log_sensitivity.values():
-        for name in errors:
-            by_layer.setdefault(name, 0.0)
+    sensed = _sensed(setting, source, estimates, errors, progress)
     probed = {}
     if source == "probe":
         with progress.phase("probe the layers", len(errors)) as step:
             probed = probing.layer_rates(model, recipe, errors, step)
-    harm = options.harms(errors, source, log_sensitivity, probed)
+    harm = options.harms(errors, source, sensed.log, probed)
     table: dict[str, tuple[Option, ...]] = {
         name: options.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
     }
@@ -144,7 +138,7 @@ def profiled(
         layers=layers,
         estimates={name: found for name, found in estimates.items() if found},
         table=table,
-        source={unit: "probe" if unit.startswith(STRUCTURE) else source for unit in table},
+        source={unit: "probe" if unit.startswith(STRUCTURE) else _told(source, sensed.said.get(unit)) for unit in table},
         reasons=reasons,
         float_bytes=float_bytes,
         fixed_bytes=SEAL_BYTES + fixed,
@@ -263,6 +257,26 @@ def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
     if setting.calibrated and not decided and ("fisher" in recipe.sensitivity or channels):
         needs |= {InputMoment(), OutputFisher()}
     return tuple(needs)
+
+
+def _sensed(
+    setting: Setting,
+    source: str,
+    estimates: Mapping[str, Mapping[str, Estimate]],
+    errors: Mapping[str, Sequence[options.Errors]],
+    progress: Progress,
+) -> theorising.Sensed:
+    """What theory says where harm comes from it, or where a prior corrects Fisher information."""
+    recipe, base = setting.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
+    if base is None or not recipe.priors:
+        return theorising.by_coefficients(estimates, recipe) if source == "theory" else theorising.Sensed({}, {})
+    with progress.phase("ask the prior", len(errors)) as step:
+        return theorising.by_prior(setting.model, recipe, setting.model.door.layers(), estimates, errors, base, step)
+
+
+def _told(source: str, said: str | None) -> str:
+    """The source of a unit's harms, and what theory and probes contributed."""
+    return f"{source} ({said})" if said else source
 
 
 def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) -> str:

@@ -89,6 +89,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise InvalidRequest(f"{where}: calibration.limit is at least 1, calibration.observed and seed at least 0.")
     _check_distillation(f"{where}: distill", recipe.distill)
     _check_teaching(where, recipe)
+    _check_theory(where, recipe)
     _check_promise(where, recipe)
 
 
@@ -175,24 +176,38 @@ def _check_promise(where: str, recipe: Recipe) -> None:
     spec = recipe.certificate
     if spec is not None and not 0 < spec.delta < 1:
         raise InvalidRequest(f"{where}: certificate.delta is {spec.delta:g}; a probability in (0, 1) is needed, e.g. 0.05.")
-    for measure in dict.fromkeys(name for found in recipe.coefficients.values() for name in found):
-        if measure not in recipe.measures:
-            raise InvalidRequest(
-                f"{where}: theory weighs '{measure}', which it doesn't measure{nearest(measure, recipe.measures)}"
-            )
     for value in recipe.path:
         parse_budget(Budget(**{recipe.path_row: value}), f"{where}: path")
     if any(not math.isfinite(a) or a <= b for a, b in pairwise(recipe.path)):
         raise InvalidRequest(f"{where}: path.{recipe.path_row} goes from cautious to bold; every budget is below the one before.")
 
 
-def measures_read(listed: Mapping[str, Measure], allocator: Allocator | Rule) -> dict[str, Measure]:
-    """The listed measures, and with their default fields those that a rule reads and that aren't listed."""
+def _check_theory(where: str, recipe: Recipe) -> None:
+    """Measures that are weighed are measured; a prior has no coefficients beside it."""
+    for measure in dict.fromkeys(name for found in recipe.coefficients.values() for name in found):
+        if measure not in recipe.measures:
+            raise InvalidRequest(
+                f"{where}: theory weighs '{measure}', which it doesn't measure{nearest(measure, recipe.measures)}"
+            )
+    if recipe.priors and recipe.coefficients:
+        raise InvalidRequest(f"{where}: theory has coefficients and a prior; keep theory.prior, or the coefficients.")
+    if not 0 <= recipe.probes <= 1:
+        raise InvalidRequest(f"{where}: theory.probes is {recipe.probes:g}; a share of the layers in [0, 1] is needed.")
+    if recipe.probes and not recipe.priors:
+        raise InvalidRequest(f"{where}: theory.probes is {recipe.probes:g}, and no prior takes them in; set theory.prior.")
+
+
+def measures_read(
+    listed: Mapping[str, Measure], allocator: Allocator | Rule, by_priors: Collection[str] = ()
+) -> dict[str, Measure]:
+    """The listed measures, and with their default fields those that a rule or a prior reads and that aren't listed."""
     from dyncompress.measures import MEASURES
 
-    names = allocator.measures if isinstance(allocator, Rule) else ()
-    for name in names:
-        check_one_of(name, MEASURES, "allocator: measure")
+    by_rule = allocator.measures if isinstance(allocator, Rule) else ()
+    for where, names in {"allocator": by_rule, "prior": by_priors}.items():
+        for name in names:
+            check_one_of(name, MEASURES, f"{where}: measure")
+    names = dict.fromkeys((*by_rule, *by_priors))
     return {**listed, **{name: MEASURES[name]() for name in names if name not in listed}}
 
 

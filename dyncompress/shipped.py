@@ -18,6 +18,11 @@ def target_files() -> dict[str, Path]:
     return _named("export/targets")
 
 
+def prior_files() -> dict[str, Path]:
+    """Name -> file of every prior on sensitivities that comes with the library, sorted."""
+    return _named("recipes/priors")
+
+
 def runner_file() -> Path:
     """The runner that goes to the device: onnxruntime and numpy only."""
     found = [place / "export/runner/runner.py" for place in PLACES]

@@ -17,7 +17,8 @@ from dyncompress.options import worth_trying
 from dyncompress.planfile import plan_from_toml, plan_to_toml
 from dyncompress.profiling import file_bytes
 from dyncompress.rank_options import halves, ranked
-from dyncompress.recipe import Recipe, load_recipe
+from dyncompress.recipe import Recipe
+from dyncompress.recipe_file import load_recipe
 from dyncompress.store import load, save_compressed
 from dyncompress.types import Choice, Layer
 from tests import tiny

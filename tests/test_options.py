@@ -17,7 +17,8 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.profiling import file_bytes
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.recipe import LayerRule, Recipe, load_target
+from dyncompress.recipe import LayerRule, Recipe
+from dyncompress.recipe_file import load_target
 from dyncompress.types import (
     ChannelGroup,
     Choice,
@@ -146,7 +147,9 @@ def errors(*rows: tuple[float, float, float, float]) -> list[options.Errors]:
 def test_every_source_has_its_formula() -> None:
     found = {"a": errors((0.0, 0.0, 0.0, 0.0), (0.1, 0.2, 3.0, 40.0)), "b": errors((0.3, 0.0, 7.0, 80.0))}
     sensitivity = {"pruning": {"a": math.log(2), "b": 0.0}, "quantization": {"a": math.log(5), "b": 1.0}}
-    assert options.harms(found, "fisher", sensitivity, {}) == {"a": [0, 3], "b": [7]}
+    assert options.harms(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
+    corrected = options.harms(found, "fisher", sensitivity, {})
+    assert corrected == {"a": [0, pytest.approx(3 * 5)], "b": [pytest.approx(7 * math.e)]}
     assert options.harms(found, "trajectory", sensitivity, {}) == {"a": [0, 40], "b": [80]}
     probed = options.harms(found, "probe", sensitivity, {"a": 10.0, "b": 100.0})
     assert probed == {"a": [0, pytest.approx(3)], "b": [pytest.approx(30)]}

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.opening import opened
 from dyncompress.options import layer_errors
-from dyncompress.recipe import LayerRule, plan_to_toml
+from dyncompress.planfile import plan_to_toml
+from dyncompress.recipe import LayerRule
 from dyncompress.store import load_profile, save_profile
 from dyncompress.types import Weight
 from tests import tiny

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import check_plan, line_numbers, plan_from_toml, plan_to_toml, read_plan
-from dyncompress.recipe import LayerRule, Recipe, load_recipe, load_target, parse_budget, rules_for
+from dyncompress.recipe import LayerRule, Recipe, rules_for
+from dyncompress.recipe_checks import parse_budget
+from dyncompress.recipe_file import load_recipe, load_target
 from dyncompress.types import Budget, Choice, Layer, Plan, Target
 
 RECIPE = """

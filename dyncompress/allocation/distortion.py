@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dyncompress.types import Estimate
+from dyncompress.types import Estimate, Layer
 
 CLIP = 2.0  # z-scores beyond this are outliers of small layers, not knowledge
 
@@ -60,6 +61,30 @@ def log_sensitivity(estimates: Mapping[str, Mapping[str, Estimate]], coefficient
         for layer, score in _scores(estimates.get(measure, {})).items():
             out[layer] += coefficient * score
     return out
+
+
+SHAPES = ("depth", "log_fan_in")
+
+
+def shapes(layers: Sequence[Layer]) -> dict[str, dict[str, Estimate]]:
+    """What a layer's place and shape say, as estimates beside those of measures: `depth`, its place in the forward pass, and
+    `log_fan_in`."""
+    exact = {"stderr": 0.0, "n": 1}
+    return {
+        "depth": {layer.name: Estimate(float(place), **exact) for place, layer in enumerate(layers)},
+        "log_fan_in": {layer.name: Estimate(math.log(max(layer.fan_in, 1)), **exact) for layer in layers},
+    }
+
+
+def z_scores(
+    estimates: Mapping[str, Mapping[str, Estimate]], layers: Sequence[str], measures: Sequence[str]
+) -> np.ndarray:
+    """Each measure standardised over the layers and clipped to [-2, 2], `[L, d]`; 0 where an estimate is missing or invalid."""
+    table = np.zeros((len(layers), len(measures)))
+    for column, measure in enumerate(measures):
+        found = _scores({layer: e for layer, e in estimates.get(measure, {}).items() if layer in layers})
+        table[:, column] = [found.get(layer, 0.0) for layer in layers]
+    return table
 
 
 def _scores(found: Mapping[str, Estimate]) -> dict[str, float]:

@@ -12,7 +12,8 @@ import dyncompress as dc
 from dyncompress.allocation import RULES
 from dyncompress.errors import InvalidRequest
 from dyncompress.options import worth_trying
-from dyncompress.recipe import Recipe, load_recipe
+from dyncompress.recipe import Recipe
+from dyncompress.recipe_file import load_recipe
 from dyncompress.store import profile_from_json, profile_to_json
 from dyncompress.types import Choice, Layer
 from tests import tiny

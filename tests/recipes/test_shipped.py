@@ -7,7 +7,8 @@ import re
 import pytest
 
 from dyncompress.measures import MEASURES
-from dyncompress.recipe import Recipe, load_recipe, load_target, rules_for
+from dyncompress.recipe import Recipe, rules_for
+from dyncompress.recipe_file import load_recipe, load_target
 from dyncompress.shipped import recipe_files, runner_file, target_files
 from dyncompress.types import FLOAT_BITS, Allocator, Measure, Pruner, Quantizer
 
