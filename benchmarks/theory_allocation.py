@@ -1,0 +1,237 @@
+"""Plans of every allocator for every network of the zoo, all realised alike, and what they do on test examples.
+
+A prior is learned on the other networks alone, never on the one that it chooses for, nor on its sisters: networks of the same
+pretrained kind are left out together. Tuned rules take the constant that was best on the other networks' calibration examples.
+
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_allocation [--only NAME ...]     # needs theory_damage's files
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import dyncompress as dc
+from benchmarks.theory_damage import BOLD, LARGE, LEVELS, OUT, PROBED, Setting, known, level, scores, setting
+from benchmarks.theory_zoo import ZOO
+from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, posterior
+from dyncompress.allocation.distortion import shapes, z_scores
+from dyncompress.divergence import per_example
+from dyncompress.errors import DyncompressError
+from dyncompress.opening import first_examples, outputs
+from dyncompress.probing import corrected
+from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
+
+DATA_FREE = ("hill", "block_sum", "esd_mid", "farms", "stable_rank", "kurtosis", "depth", "log_fan_in")  # chosen beforehand
+INFORMED = (*DATA_FREE, "effective_width")
+BUDGETS = {"zeros": (0.6, 0.7, 0.8), "bits": (3,)}
+SHARES = (0.0, 0.25, 0.5, 1.0)  # of the layers that are probed, the largest first
+LEAST = 1e-9  # nats: a damage below is taken for that
+
+
+def relatives(name: str) -> set[str]:
+    """Networks that can't teach this one: itself, and the other one of the pretrained pair."""
+    return {"resnet20", "resnet44"} if name.startswith("resnet") else {name}
+
+
+# ---------------------------------------------------------------- priors
+def evidence(found: Mapping[str, Any], features: Sequence[str], base: str, shuffled: int | None = None) -> Evidence:
+    """What the probes of one network teach: log damage over distortion at the bold level.
+
+    Args:
+        found: of `theory_damage`.
+        features: names of the scores.
+        base: `error`, the relative squared error of the weight, or `fisher`.
+        shuffled: a seed: measures change layers by chance.
+    """
+    bold, rows, noise, names = BOLD[found["action"]], [], [], []
+    for layer in found["layers"]:
+        option = next((o for o in layer["options"] if o["level"] == bold), None)
+        if option is None or option[base] <= 0:
+            continue
+        damage = max(option["probe"], LEAST)
+        rows.append(np.log(damage / option[base]))
+        noise.append((option["probe_stderr"] / damage) ** 2)
+        names.append(layer["layer"])
+    table = features_of(found, features, shuffled)
+    where = [i for i, layer in enumerate(found["layers"]) if layer["layer"] in names]
+    return Evidence(found["network"], table[where], np.array(rows), np.array(noise))
+
+
+def features_of(found: Mapping[str, Any], features: Sequence[str], shuffled: int | None = None) -> np.ndarray:
+    """Scores `[L, d]` of one network's layers."""
+    layers = [Layer(one["layer"], "", (one["weights"] // one["fan_in"], one["fan_in"]), one["macs"]) for one in found["layers"]]
+    values: dict[str, Mapping[str, Estimate]] = dict(shapes(layers))
+    for one in found["layers"]:
+        for measure, e in one["estimates"].items():
+            values.setdefault(measure, {})
+            values[measure] = {**values[measure], one["layer"]: Estimate(e["value"], e["stderr"], 1, valid=e["valid"])}
+    table = z_scores(values, [layer.name for layer in layers], features)
+    if shuffled is not None:
+        rows = np.random.default_rng([shuffled, len(table)]).permutation(len(table))
+        table = table[rows]
+    return table
+
+
+def prior_without(name: str, action: str, features: Sequence[str], base: str, shuffled: int | None = None) -> Prior:
+    """Learned on all networks but the relatives of this one."""
+    others = [found for found in known(action) if found["network"] not in relatives(name)]
+    return learned([evidence(found, features, base, shuffled) for found in others], tuple(features))
+
+
+# ---------------------------------------------------------------- harms
+def bases(profile: Profile, base: str) -> dict[str, list[float]]:
+    """The distortion of every option."""
+    if base == "fisher":
+        return {layer: [o.distortion for o in options] for layer, options in profile.table.items()}
+    return {layer: [o.change.error if o.change else 0.0 for o in options] for layer, options in profile.table.items()}
+
+
+def scaled(table: Mapping[str, Sequence[float]], log: Sequence[float]) -> dict[str, list[float]]:
+    """Distortions times exp(log sensitivity)."""
+    return {layer: [float(np.exp(s)) * d for d in row] for (layer, row), s in zip(table.items(), log, strict=True)}
+
+
+def fully_probed(found: Mapping[str, Any], table: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Distortions corrected at every level that was probed."""
+    out = {}
+    for layer in found["layers"]:
+        measured = {i: max(o["probe"], LEAST) for i, o in enumerate(layer["options"]) if "probe" in o}
+        out[layer["layer"]] = corrected(table[layer["layer"]], measured)
+    return out
+
+
+def sensitivities(
+    name: str, found: Mapping[str, Any], features: Sequence[str], base: str, share: float, shuffled: int | None = None
+) -> np.ndarray:
+    """Posterior log sensitivities after the largest `share` of the layers was probed at the bold level."""
+    prior = prior_without(name, found["action"], features, base, shuffled)
+    order = np.argsort([-layer["weights"] for layer in found["layers"]], kind="stable")
+    probed = {}
+    for i in order[: round(share * len(order))].tolist():
+        option = next((o for o in found["layers"][i]["options"] if o["level"] == BOLD[found["action"]]), None)
+        if option is not None and option[base] > 0:
+            damage = max(option["probe"], LEAST)
+            probed[i] = (float(np.log(damage / option[base])), (option["probe_stderr"] / damage) ** 2)
+    return posterior(prior, features_of(found, features, shuffled), probed).log
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One allocator: a rule of `RULES` with its fields, or harms for the knapsack."""
+
+    name: str
+    rule: str = ""
+    fields: tuple[tuple[str, Any], ...] = ()
+    harms: Mapping[str, Sequence[float]] | None = None
+
+
+def rules(action: str) -> Iterator[Rival]:
+    """The null models; several constants of those that are tuned."""
+    yield Rival("uniform", "equal_share")
+    yield Rival("equal error", "equal_error")
+    for epsilon in (-0.2, 0.1, 0.2, 0.3):
+        yield Rival(f"alpha_pruning {epsilon:g}", "alpha_pruning", (("epsilon", epsilon),))
+        yield Rival(f"farms {epsilon:g}", "alpha_pruning", (("epsilon", epsilon), ("measure", "farms")))
+        yield Rival(f"depth_linear {epsilon:g}", "depth_linear", (("rise", epsilon),))
+    for seed in range(3):
+        yield Rival(f"random {seed}", "random_share", (("seed", seed),))
+    yield Rival("hawq", "hawq")
+    if action == "zeros":
+        for rule in ("global_magnitude", "lamp", "erk", "owl"):
+            yield Rival(rule, rule)
+
+
+def ours(here: Setting, found: Mapping[str, Any]) -> Iterator[Rival]:
+    """Harms from theory, from few probes with three priors, from data, and from everything."""
+    name, error, fisher = here.name, bases(here.profile, "error"), bases(here.profile, "fisher")
+    yield Rival("weight error", harms=error)
+    for share in SHARES:
+        for title, features, shuffled in (("theory", DATA_FREE, None), ("no measures", (), None)):
+            log = sensitivities(name, found, features, "error", share, shuffled)
+            yield Rival(f"{title}, {share:g} probes", harms=scaled(error, log))
+        for seed in range(3):
+            log = sensitivities(name, found, DATA_FREE, "error", share, seed)
+            yield Rival(f"shuffled {seed}, {share:g} probes", harms=scaled(error, log))
+    yield Rival("fisher", harms=fisher)
+    yield Rival("fisher + theory", harms=scaled(fisher, sensitivities(name, found, INFORMED, "fisher", 0.0)))
+    yield Rival("fisher + theory, 1 probes", harms=scaled(fisher, sensitivities(name, found, INFORMED, "fisher", 1.0)))
+    yield Rival("fully probed", harms=fully_probed(found, error))
+    yield Rival("fully probed, fisher between", harms=fully_probed(found, fisher))
+
+
+def planned(here: Setting, rival: Rival, budget: Budget) -> Plan:
+    """The rival's plan."""
+    profile, allocator = here.profile, RULES[rival.rule](**dict(rival.fields)) if rival.rule else Knapsack()
+    if rival.harms is not None:
+        table = {
+            layer: tuple(replace(o, distortion=h) for o, h in zip(options, rival.harms[layer], strict=True))
+            for layer, options in profile.table.items()
+        }
+        profile = replace(profile, table=table)
+    return dc.allocate(profile, budget, recipe=replace(here.recipe, allocator=allocator))
+
+
+def budget_of(here: Setting, size: float) -> Budget:
+    """That share of zeros, or the bytes of a file with that width everywhere."""
+    if here.action == "zeros":
+        return Budget(sparsity=size)
+    parts = (next(o.bytes for o in options if level(o.choice) <= size) for options in here.profile.table.values())
+    return Budget(bytes=float(here.profile.fixed_bytes + sum(parts)))
+
+
+# ---------------------------------------------------------------- one network
+def compared(name: str, action: str, tests: int) -> Iterator[dict[str, Any]]:
+    """A row for every rival and budget."""
+    here = setting(name, action, tests)
+    found = next(one for one in known(action) if one["network"] == name)
+    few, y = first_examples(here.start.batches, PROBED), np.asarray(here.y)
+    before, truth = outputs(here.start.door, few)[0], scores(here, here.start.door)
+    done: dict[str, dict[str, Any]] = {}
+    for rival in (*rules(action), *ours(here, found)):
+        for size in BUDGETS[action]:
+            try:
+                plan = planned(here, rival, budget_of(here, size))
+            except DyncompressError as error:
+                yield {"network": name, "action": action, "budget": size, "rival": rival.name, "refused": str(error)}
+                continue
+            key = str(plan.asked)
+            if key not in done:
+                edited = here.realised(plan.asked)
+                after = scores(here, edited)
+                right = after.argmax(1) == y
+                hidden = per_example(truth, after)
+                done[key] = {
+                    "seen": float(per_example(before, outputs(edited, few)[0]).mean()),
+                    "divergence": float(hidden.mean()),
+                    "stderr": float(hidden.std() / len(hidden) ** 0.5),
+                    "accuracy": float(right.mean()),
+                    "right": np.packbits(right).tobytes().hex(),
+                }
+            yield {"network": name, "action": action, "budget": size, "rival": rival.name} | done[key]
+
+
+def main() -> None:
+    """Compare what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=list(ZOO))
+    parser.add_argument("--actions", nargs="*", default=list(LEVELS))
+    args = parser.parse_args()
+    for name in args.only:
+        for action in args.actions:
+            file, clock = OUT / f"{name}_{action}_plans.json", time.process_time()
+            if file.is_file():
+                continue
+            rows = list(compared(name, action, 1000 if name in LARGE else 2000))
+            file.write_text(json.dumps(rows) + "\n")
+            print(f"{name}, {action}: {len(rows)} plans, {time.process_time() - clock:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

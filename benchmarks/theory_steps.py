@@ -1,0 +1,95 @@
+"""Steps chosen from the recorded end of training, without any data, against steps from Fisher information, at equal bytes.
+
+For every network of the zoo whose training was recorded: the recipe `trajectory` (the record and the weights), the recipe
+`packed` with 1 024 calibration examples, and `packed` with layers one by one, not in sequence; activations in float, so that the
+weights alone are compared. Differences of accuracy are paired over the test examples, 95 % intervals.
+
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_steps       # needs the networks of benchmarks.theory_zoo
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dyncompress as dc
+from benchmarks.theory_zoo import ZOO, trained
+from dyncompress.divergence import divergence
+from dyncompress.recipe import Recipe
+
+RESULT = Path(__file__).parent / "results" / "theory_steps.json"
+SHARES = (0.14, 0.11)  # of the float32 file's bytes
+TESTS = 5000
+
+
+def recipes() -> dict[str, Recipe]:
+    """Who chooses the steps."""
+    packed = replace(dc.load_recipe("packed"), activation_bits=32, steps=dc.load_recipe("trajectory").steps)
+    return {
+        "trajectory": dc.load_recipe("trajectory"),
+        "fisher": replace(packed, sequential=False, mirrored=False),
+        "fisher, in sequence": packed,
+    }
+
+
+def answered(model: torch.nn.Module, x: torch.Tensor) -> np.ndarray:
+    """Scores of all examples."""
+    with torch.no_grad():
+        return torch.cat([model(part) for part in x.split(250)]).numpy()
+
+
+def compared(name: str) -> list[dict[str, Any]]:
+    """A row for each recipe and budget."""
+    model, run = trained(name)
+    x, y = ZOO[name].data("test", TESTS)
+    few = ZOO[name].data("train", 1024)[0]
+    before, y = answered(model, x), y.numpy()
+    rows: list[dict[str, Any]] = []
+    for title, recipe in recipes().items():
+        given = {"example": few[:2], "trajectory": run} if title == "trajectory" else {"calibration": few}
+        profile = dc.measure(model, recipe, target="onnxruntime-x86-vnni", **given)
+        for share in SHARES:
+            row: dict[str, Any] = {"network": name, "steps": title, "bytes": share}
+            try:
+                plan = dc.allocate(profile, dc.Budget(bytes=share), recipe=recipe)
+            except dc.Infeasible as error:
+                rows.append(row | {"refused": str(error)})
+                continue
+            small = dc.apply(model, plan, recipe=recipe, target="onnxruntime-x86-vnni", **given)
+            after = answered(small.module, x)
+            row |= {"spent": plan.cost["bytes"] / profile.float_bytes, "divergence": divergence(before, after)}
+            row |= {"float_accuracy": float((before.argmax(1) == y).mean()), "right": (after.argmax(1) == y).tolist()}
+            rows.append(row)
+    return _paired(rows)
+
+
+def _paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracies, and what each gains on the Fisher rule, in points."""
+    right = {(row["steps"], row["bytes"]): np.array(row.pop("right"), float) for row in rows if "right" in row}
+    for row in rows:
+        own, rule = right.get((row["steps"], row["bytes"])), right.get(("fisher", row["bytes"]))
+        if own is not None and rule is not None:
+            apart = 100 * (own - rule)
+            row |= {"accuracy": float(own.mean()), "gain": float(apart.mean())}
+            row |= {"half": float(1.96 * apart.std() / len(apart) ** 0.5), "tests": len(apart)}
+    return rows
+
+
+def main() -> None:
+    """Every network, written as it goes."""
+    rows: list[dict[str, Any]] = []
+    for name, network in ZOO.items():
+        if network.epochs:
+            for row in compared(name):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+            RESULT.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
