@@ -106,7 +106,7 @@ def main() -> int:
                 print(f"{net} {key}: the kept file isn't the one that was judged; run the row again", flush=True)
     elif args.timings:
         for net in args.nets:
-            for name in timed(net, rows, args.keep)["missing"]:
+            for name in timed(net, rows, args.seeds, args.keep)["missing"]:
                 print(f"{net} {name}: the kept file isn't the one that was judged; run the row again", flush=True)
     else:
         for net in args.nets:

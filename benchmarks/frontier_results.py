@@ -97,7 +97,9 @@ def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summar
         return float(np.mean([entry[field] for entry in entries]))
 
     worst = max(entries, key=lambda entry: entry["drop"])
-    timed = {batch: times[name] for batch, times in found["timings"].items() if batch.isdigit() and name in times}
+    names = {name, *(key_of(name, seed) for seed in seeds)}
+    runs = {batch: [times[n] for n in names & set(times)] for batch, times in found["timings"].items() if batch.isdigit()}
+    timed = {batch: max(of, key=lambda run: run["median"]) for batch, of in runs.items() if of}  # the slowest seed's
     return Summary(
         name=name,
         seeds=tuple(finished),

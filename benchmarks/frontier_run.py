@@ -142,24 +142,23 @@ def cost(made: Made) -> dict[str, Any]:
     }
 
 
-def timed(net: str, rows: Sequence[Row], keep: Path, folder: Path = RESULTS) -> dict[str, Any]:
-    """Time the kept files of all rows, the first seed of each, against the float32 file; every round runs each once.
+def timed(net: str, rows: Sequence[Row], seeds: Sequence[int], keep: Path, folder: Path = RESULTS) -> dict[str, Any]:
+    """Time the kept files of all rows and seeds against the float32 file; every round runs each once.
 
     Returns:
-        batch -> row -> Timing as a dict; `environment`; `missing`: rows whose file isn't the one that was judged.
+        batch -> row and seed -> Timing as a dict; `environment`; `missing`: those whose file isn't the one that was judged.
     """
     found = read(net, folder)
     files, missing = {"float32": float_file(net)}, []
-    for row in rows:
-        seed = next((seed for seed in row.seeds if key_of(row.name, seed) in found["rows"]), None)
-        if seed is None:
+    made = [(key_of(row.name, seed), kept_at(keep, net, row.name, seed)) for row in rows for seed in row.seeds if seed in seeds]
+    for key, path in made:
+        if key not in found["rows"]:
             continue
-        path = kept_at(keep, net, row.name, seed)
         content = path.read_bytes() if path.exists() else b""
-        if sha256(content) == found["rows"][key_of(row.name, seed)]["sha256"]:
-            files[row.name] = content
+        if sha256(content) == found["rows"][key]["sha256"]:
+            files[key] = content
         else:
-            missing.append(row.name)
+            missing.append(key)
     x, target = test_images()[0], dc.load_target(TARGET)
     times: dict[str, Any] = {"environment": deployment.environment(), "load": os.getloadavg()[0], "missing": missing}
     for batch, rounds in ROUNDS.items():
