@@ -62,7 +62,8 @@ RESULTS = Path(__file__).parent / "results" / "selection.json"
 KEPT = Path(__file__).parent.parent / "out" / "selection"
 TRAIN, RECORDS, WATCHED, LENGTH = 2000, 1001, 256, 512
 LOSS, STEPS = 0.01, 30_000  # when training ends
-RATES, BATCHES = (0.03, 0.1, 0.3), (16, 32, 64)
+BATCHES = (16, 32, 64)
+RATES = {"mnist": (0.03, 0.1, 0.3), "cifar": (0.015, 0.03, 0.06)}  # at 0.1 the latter don't learn
 DEPTHS = {"mnist": (1, 2, 4), "cifar": (2, 3, 4)}  # one convolution never learns all images
 GAPS = ("error gap", "loss gap")
 
@@ -242,7 +243,7 @@ def rows(grid: str, seeds: list[int], only_tables: bool) -> list[dict[str, Any]]
     """All runs of a grid, made where they aren't kept; one that diverged has no gap."""
     KEPT.mkdir(parents=True, exist_ok=True)
     found, loaded = [], None
-    for seed, rate, batch, depth in itertools.product(seeds, RATES, BATCHES, DEPTHS[grid]):
+    for seed, rate, batch, depth in itertools.product(seeds, RATES[grid], BATCHES, DEPTHS[grid]):
         run = Run(grid, rate, batch, depth, seed)
         file = KEPT / f"{run.name}.json"
         if not file.exists() and not only_tables:
@@ -284,7 +285,8 @@ def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
         result[gap] = {}
         for name, (sign, values) in columns(found).items():
             agreed = agreement(np.array(values), gaps, settings)
-            with_seeds = agreement(np.array(values), gaps, {**settings, "seed": [row["seed"] for row in found]})
+            cells = ["/".join(str(row[key]) for key in settings) for row in found]
+            with_seeds = agreement(np.array(values), gaps, {**settings, "seed": [row["seed"] for row in found]}, groups=cells)
             seeds = with_seeds.granulated.get("seed")
             agreed = agreed if seeds is None else replace(agreed, granulated={**agreed.granulated, "seed": seeds})
             agreed = agreed.turned() if sign < 0 else agreed

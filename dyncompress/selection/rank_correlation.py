@@ -1,19 +1,21 @@
 """How well a measure orders training runs by their generalization gap: rank correlations with bootstrap intervals.
 
 Every statistic is written for runs that count several times, `counts` `[B, n]`: a row of ones is the sample itself, a row of
-multinomial counts a bootstrap sample. A run and its own copy are never compared.
+multinomial counts a bootstrap sample. A run and its own copy are never compared. Runs that share all hyper-parameters resemble
+each other, so they are drawn together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
 
-RESAMPLES = 2000
+RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
 FEWEST = 3
 DEFINED = 0.5  # share of the resamples in which a coefficient must exist for an interval
@@ -67,7 +69,12 @@ class Agreement:
 
 
 def agreement(
-    values: np.ndarray, gaps: np.ndarray, settings: Settings | None = None, *, seed: int = 0, resamples: int = RESAMPLES
+    values: np.ndarray,
+    gaps: np.ndarray,
+    settings: Settings | None = None,
+    *,
+    groups: Sequence[Setting] | None = None,
+    resamples: int = RESAMPLES,
 ) -> Agreement:
     """All coefficients of a measure with the gap, with intervals from the same resamples of the runs.
 
@@ -75,8 +82,8 @@ def agreement(
         values: `[n]` of the measure; runs where it is nan are left out.
         gaps: `[n]`, finite.
         settings: hyper-parameter -> its `[n]` values, numbers or words; those that never change are passed over.
-        seed: of the resamples.
-        resamples: how many.
+        groups: `[n]`; runs of one group are drawn together. None: those that share all hyper-parameters.
+        resamples: of the groups.
 
     Raises:
         InvalidRequest: lengths differ or a gap isn't finite.
@@ -93,25 +100,37 @@ def agreement(
             raise InvalidRequest(f"{len(values)} values of the measure, but {len(column)} of '{name}'; give one a run.")
     if not np.isfinite(gaps).all():
         raise InvalidRequest(f"gap {np.flatnonzero(~np.isfinite(gaps))[0]} isn't a finite number; leave that run out.")
-    known = np.flatnonzero(~np.isnan(values))
+    known = np.flatnonzero(~np.isnan(values)).tolist()
     values, gaps = values[known], gaps[known]
-    chosen = {name: [column[i] for i in known.tolist()] for name, column in columns.items()}
+    chosen = {name: [column[i] for i in known] for name, column in columns.items()}
     varied = {name: column for name, column in chosen.items() if len(set(column)) > 1}
-    counts = resampled(len(values), resamples, np.random.default_rng(seed))
+    own = list(zip(*varied.values(), strict=True)) if varied else known
+    together = own if groups is None else [groups[i] for i in known]
+    counts = resampled(together, resamples, np.random.default_rng(SEED))
     whole = interval(kendall(values, gaps, counts), len(values))
     if settings is None:
         return Agreement(whole)
     parts = granulated(values, gaps, varied, counts)
-    mean = interval(_mean(list(parts.values()), len(counts)), len(values))
+    equal = [np.ones(len(counts))] * len(parts)
+    mean = interval(_mean(list(parts.values()), equal, len(counts)), len(values))
     partial = interval(partial_spearman(values, gaps, varied, counts), len(values))
     return Agreement(whole, {name: interval(part, len(values)) for name, part in parts.items()}, mean, partial)
 
 
-def resampled(n: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """`[1 + resamples, n]` float64: the sample itself, then how often each run is drawn, n times with replacement."""
-    if n == 0:
+def resampled(groups: Sequence[Any], resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """How often each run counts, `[1 + resamples, n]` float64: once, then as often as its group is drawn, with replacement.
+
+    Args:
+        groups: `[n]`, of the runs.
+        resamples: of as many groups as there are.
+        generator: of the draws.
+    """
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    whole = np.ones((1, len(groups)))
+    if not numbers:
         return np.ones((1 + resamples, 0))
-    return np.concatenate([np.ones((1, n)), generator.multinomial(n, np.full(n, 1 / n), size=resamples)]).astype(np.float64)
+    drawn = generator.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=resamples)
+    return np.concatenate([whole, drawn[:, [numbers[group] for group in groups]]]).astype(np.float64)
 
 
 def interval(coefficients: np.ndarray, n: int) -> Correlation:
@@ -147,7 +166,8 @@ def granulated(x: np.ndarray, y: np.ndarray, settings: Settings, counts: np.ndar
     """psi of every hyper-parameter: Kendall's tau over runs that differ in it alone, averaged over the settings of the others.
 
     psi_i = mean over settings of the others of [mean of sign(x_a - x_b) sign(y_a - y_b) over its pairs (a, b) with different
-    values of hyper-parameter i]. What x owes to another hyper-parameter doesn't count.
+    values of hyper-parameter i]. What x owes to another hyper-parameter doesn't count. In a resample a setting counts as often
+    as its runs are drawn on average.
 
     Source: Jiang, Neyshabur, Mobahi, Krishnan, Bengio, ICLR 2020 (arXiv 1912.02178): a tie counts 0. Theirs are full grids of
     single runs; here cells may be missing or hold several runs.
@@ -166,12 +186,13 @@ def granulated(x: np.ndarray, y: np.ndarray, settings: Settings, counts: np.ndar
         slices: dict[tuple[Setting, ...], list[int]] = {}
         for run, setting in enumerate(others):
             slices.setdefault(setting, []).append(run)
-        taus = []
+        taus, drawn = [], []
         for runs in slices.values():
             differs = np.array([[float(column[a] != column[b]) for b in runs] for a in runs])
             part = counts[:, runs]
             taus.append(_ratio(_pairs(part, differs * signs[np.ix_(runs, runs)]), _pairs(part, differs)))
-        found[name] = _mean(taus, len(counts))
+            drawn.append(part.mean(axis=1))
+        found[name] = _mean(taus, drawn, len(counts))
     return found
 
 
@@ -234,10 +255,10 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
-def _mean(parts: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """The mean of those that exist, `[length]`; nan where none does."""
+def _mean(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """The weighted mean of those that exist, `[length]`; nan where none does."""
     if not parts:
         return np.full(length, np.nan)
     table = np.stack(parts)
-    exist = np.isfinite(table)
-    return _ratio(np.where(exist, table, 0.0).sum(axis=0), exist.sum(axis=0).astype(np.float64))
+    shares = np.where(np.isfinite(table), np.stack(weights), 0.0)
+    return _ratio((np.where(shares > 0, table, 0.0) * shares).sum(axis=0), shares.sum(axis=0))

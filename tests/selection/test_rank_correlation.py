@@ -110,7 +110,7 @@ def test_counts_are_runs_that_stand_there_so_often() -> None:
     """A resample with counts is the statistic of the repeated runs; for pairs, without those of a run and its copy."""
     draw = np.random.default_rng(0)
     x, y, z = draw.normal(size=(3, 12))
-    counts = resampled(12, 1, np.random.default_rng(3))[1:]
+    counts = resampled(range(12), 1, np.random.default_rng(3))[1:]
     repeated = np.repeat(np.arange(12), counts[0].astype(int))
     found = partial_spearman(x, y, {"z": list(z)}, counts)[0]
     assert found == pytest.approx(partial_spearman(x[repeated], y[repeated], {"z": list(z[repeated])}, ONE((1, 12)))[0], abs=1e-9)
@@ -180,6 +180,35 @@ def test_what_does_not_exist_is_nan() -> None:
 def test_an_interval_takes_resamples_in_which_the_coefficient_exists() -> None:
     assert math.isnan(interval(np.array([0.5, np.nan, np.nan, 0.4]), 9).low)
     assert interval(np.array([0.5, 0.4, 0.4, 0.4]), 9).low == pytest.approx(0.4)
+
+
+def test_runs_of_one_group_are_drawn_together() -> None:
+    counts = resampled(["a", "b", "a", "c"], 50, np.random.default_rng(0))
+    assert (counts[0] == 1).all()
+    assert (counts[:, 0] == counts[:, 2]).all()
+    assert (counts[:, [0, 1, 3]].sum(axis=1) == 3).all()
+
+
+def test_copies_of_runs_make_no_interval_narrower() -> None:
+    """Five seeds that change nothing are no more runs than one: cells are drawn, and the interval is that of the cells."""
+    x, y, settings = grid()
+    many = {name: column * 5 for name, column in settings.items()}
+    few, all_of_them = agreement(x, y, settings), agreement(np.tile(x, 5), np.tile(y, 5), many)
+    for one, five in ((few.kendall, all_of_them.kendall), (few.partial, all_of_them.partial)):
+        assert five.high - five.low == pytest.approx(one.high - one.low, rel=0.15)
+    alone = agreement(np.tile(x, 5), np.tile(y, 5), many, groups=range(5 * len(x))).kendall
+    assert alone.high - alone.low < 0.7 * (few.kendall.high - few.kendall.low)
+
+
+def test_the_interval_over_seeds_is_that_of_a_mean_of_signs() -> None:
+    """Cells of two seeds each give 1 or -1: psi of the seed is their mean, its bootstrap spread sqrt((1 - psi^2) / cells)."""
+    draw = np.random.default_rng(0)
+    cells = 60
+    x, y = draw.normal(size=(2, 2 * cells))
+    settings = {"cell": [float(i // 2) for i in range(2 * cells)], "seed": [i % 2 for i in range(2 * cells)]}
+    found = agreement(x, y, settings, groups=settings["cell"]).granulated["seed"]
+    spread = (found.high - found.low) / (2 * 1.96)
+    assert spread == pytest.approx(math.sqrt((1 - found.value**2) / cells), rel=0.1)
 
 
 @pytest.mark.parametrize(
