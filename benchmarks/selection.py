@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.selection_tables import GAPS, RESULTS, runs_line, whole_table
 from dyncompress.measures import (
     DataPhDimension,
     EsdMid,
@@ -52,20 +53,19 @@ from dyncompress.measures import (
 )
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import layer_gradients, layer_weights
+from dyncompress.reports import plain_json
 from dyncompress.selection.prediction import PREDICTIONS
 from dyncompress.selection.rank_correlation import agreement
 from dyncompress.selection.reading import Checkpoint, Examples, estimates
 from dyncompress.types import Measure, Trajectory
 from tests.data import cifar10, mnist
 
-RESULTS = Path(__file__).parent / "results" / "selection.json"
 KEPT = Path(__file__).parent.parent / "out" / "selection"
 TRAIN, RECORDS, WATCHED, LENGTH = 2000, 1001, 256, 512
 LOSS, STEPS = 0.01, 30_000  # when training ends
 BATCHES = (16, 32, 64)
 RATES = {"mnist": (0.03, 0.1, 0.3), "cifar": (0.015, 0.03, 0.06)}  # at 0.1 the latter don't learn
 DEPTHS = {"mnist": (1, 2, 4), "cifar": (2, 3, 4)}  # one convolution never learns all images
-GAPS = ("error gap", "loss gap")
 
 # Sign of what isn't in the library's own table, and who predicts it.
 NORMS = {
@@ -295,31 +295,6 @@ def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def cell(part: dict[str, float] | None) -> str:
-    """A coefficient with its interval; bold where the interval leaves out 0."""
-    if part is None or math.isnan(part["value"]):
-        return "–"
-    text = f"{part['value'] + 0.0:+.2f} [{part['low']:+.2f}, {part['high']:+.2f}]"
-    return f"**{text}**" if part["low"] > 0 or part["high"] < 0 else text
-
-
-def table(grid: str, result: dict[str, Any], gap: str) -> str:
-    """Markdown."""
-    lines = [
-        f"{grid}, {gap}",
-        "",
-        "| measure | sign | Kendall | rate | batch | depth | Psi | partial | seed |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    signs = {1: "+", -1: "−", 0: "?"}
-    for name, part in result[gap].items():
-        axes = [f"{part['granulated'][key]['value'] + 0.0:+.2f}" for key in ("rate", "batch", "depth")]
-        first, mean, partial = (cell(part[key]) for key in ("kendall", "mean_granulated", "partial"))
-        seed = cell(part["granulated"].get("seed"))
-        lines.append(f"| {name} | {signs[part['sign']]} | {first} | {' | '.join(axes)} | {mean} | {partial} | {seed} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Train, measure, correlate, print, write."""
     parser = argparse.ArgumentParser()
@@ -335,10 +310,10 @@ def main() -> None:
             continue
         out = [{key: row[key] for key in asdict(Run("", 0, 0, 0, 0))} for row in made if not learned(row)]
         known[grid] = {"runs": found, "left out": out, "correlations": correlated(found)}
-        print(f"\n{grid}: {len(found)} runs; left out: {out}")
+        print("\n" + runs_line(grid, known[grid]))
         for gap in GAPS:
-            print("\n" + table(grid, known[grid]["correlations"], gap), flush=True)
-        RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+            print(f"\n{grid}, {gap}\n\n{whole_table(known[grid]['correlations'][gap])}", flush=True)
+        RESULTS.write_text(json.dumps(plain_json(known), indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":
