@@ -214,7 +214,7 @@ def finished(run: Run, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
     taught = time.process_time() - began
     (error, loss), (test_error, test_loss) = judged(model, *train), judged(model, *test)
     found = estimates(Checkpoint(run.name, model, trajectory), measures(run), Examples(list(train[0][:256].split(64)), True))
-    values = {name: asdict(estimate) for name, estimate in found.items()}
+    values = {name: {key: getattr(estimate, key) for key in ("value", "stderr", "valid")} for name, estimate in found.items()}
     weights = sum(w.numel() for w in layer_weights(model).values())
     nulls = {
         "rate": run.rate,
