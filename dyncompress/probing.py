@@ -43,15 +43,16 @@ def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Err
 
 
 def kind_rates(
-    model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], kind: str, step: Step
+    model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], kind: str, base: str, step: Step
 ) -> dict[str, tuple[float, float]]:
-    """Layer -> (log of the divergence for a unit of relative error, its variance), by one choice of this kind alone.
+    """Layer -> (log of the divergence over what was foreseen, its variance), by one choice of this kind alone.
 
     Args:
         model: opened, with calibration data.
         recipe: its tools carry the choices out.
         errors: of the layers to be probed.
         kind: `pruning` or `quantization`.
+        base: what is foreseen: `error`, the relative error itself, or `fisher`, the harm by Fisher information.
         step: told of every layer.
     """
     own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
@@ -66,7 +67,9 @@ def kind_rates(
         weight, _ = rounded_weight(observation, pruned_weight(observation, one.choice, recipe), one.choice, recipe)
         moved = probe.examples(model.door.edited([SetWeight(name, weight)]))
         mean = max(float(moved.mean()), LEAST)
-        found[name] = float(np.log(mean / getattr(one, own))), float(moved.var() / len(moved) / mean**2)
+        foreseen = one.output if base == "fisher" else getattr(one, own)
+        if foreseen > 0:  # never where it is nan
+            found[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
     return found
 
 

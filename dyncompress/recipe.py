@@ -59,7 +59,7 @@ class Recipe:
         coefficients: `pruning` and `quantization` -> measure -> weight of its z-score in the theory's log sensitivity.
         priors, probes: in their place, `pruning` and `quantization` -> `error` and `fisher`, what it multiplies -> an
             `allocation.prior.Prior` learned on other networks; and the share of layers, the largest first, that are probed where
-            harm comes from theory.
+            harm comes from theory or Fisher information.
         allocator, pruner, quantizer: who chooses, zeroes, rounds.
         weight_bits: candidate widths; empty: weights stay float.
         steps: candidates for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.

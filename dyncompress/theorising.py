@@ -48,7 +48,7 @@ def by_prior(
     """The posterior of a learned prior, given what few probes say.
 
     Args:
-        model: probed where `base` is `error`, it has calibration data, and the recipe asks for probes.
+        model: probed where it has calibration data and the recipe asks for probes.
         recipe: its priors and its share of probes.
         layers: of the model.
         estimates: measure -> layer -> estimate.
@@ -63,11 +63,11 @@ def by_prior(
     log: dict[str, dict[str, float]] = {}
     said: dict[str, list[str]] = {name: [] for name in names}
     largest = sorted(chosen, key=lambda layer: -layer.weights)
-    probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if base == "error" else []
+    probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
     for kind, bases in recipe.priors.items():
         if base not in bases or not any(getattr(e, probing.PARTS[kind]) > 0 for found in errors.values() for e in found):
             continue
-        rates = probing.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, step) if model.calibrated else {}
+        rates = probing.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
         scores = distortion.z_scores(known, names, bases[base].measures)
         found = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
         log[kind] = dict(zip(names, found.log.tolist(), strict=True))
