@@ -21,7 +21,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from benchmarks.theory_allocation import BUDGETS, DATA_FREE, INFORMED, SHARES, evidence, features_of, prior_without
+from benchmarks.theory_allocation import (
+    BUDGETS,
+    DATA_FREE,
+    INFORMED,
+    RECORDED,
+    SHARES,
+    evidence,
+    features_of,
+    prior_without,
+    teachers,
+)
 from benchmarks.theory_damage import BOLD, LEVELS, known
 from benchmarks.theory_zoo import OUT, ZOO
 from dyncompress.allocation import learned, posterior, prior_to_table
@@ -30,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "theory.json", ROOT / "docs" / "theory" / "earning_its_place.md"
 BEGIN, END = "<!-- tables -->\n", "<!-- /tables -->"
 RESAMPLES = 2000
+OURS = ("theory", "no measures", "shuffled", "fisher", "increments", "fully", "weight error")
 TUNED = ("alpha_pruning", "farms", "depth_linear")
 
 
@@ -96,7 +107,7 @@ def correlations(action: str) -> list[dict[str, Any]]:
     for level in LEVELS[action]:
         truths = [at_level(found, level, "truth") for found in nets]
         measures = dict.fromkeys(name for found in nets for layer in found["layers"] for name in layer["estimates"])
-        predictors = {key: [at_level(found, level, key) for found in nets] for key in ("error", "fisher", "probe")}
+        predictors = {key: [at_level(found, level, key) for found in nets] for key in ("error", "fisher", "increments", "probe")}
         predictors["weights"] = [np.array([layer["weights"] for layer in found["layers"]], float) for found in nets]
         predictors["depth"] = [np.arange(len(found["layers"]), dtype=float) for found in nets]
         for name in measures:
@@ -117,12 +128,13 @@ def joined(action: str) -> dict[str, Any]:
     """Rank correlations with the damage of Fisher's harm alone, the measures alone, and both, priors learned elsewhere."""
     nets, level = list(known(action)), BOLD[action]
     truths, columns = [at_level(found, level, "truth") for found in nets], {"fisher": [], "measures": [], "fisher + measures": []}
-    columns |= {"fisher + stable_rank": [], "fisher + farms": [], "fisher + hill": []}
+    columns |= {"measures without a record": [], "fisher + stable_rank": [], "fisher + farms": [], "fisher + hill": []}
     for found in nets:
         fisher, error = (np.log(np.maximum(at_level(found, level, key), 1e-12)) for key in ("fisher", "error"))
         columns["fisher"].append(fisher)
         for title, features, base, start in (
-            ("measures", DATA_FREE, "error", error),
+            ("measures", RECORDED, "error", error),
+            ("measures without a record", DATA_FREE, "error", error),
             ("fisher + measures", INFORMED, "fisher", fisher),
             ("fisher + stable_rank", ("stable_rank",), "fisher", fisher),
             ("fisher + farms", ("farms",), "fisher", fisher),
@@ -221,7 +233,7 @@ def against(action: str, own: str, others: Sequence[str]) -> list[dict[str, Any]
 def closed(action: str) -> list[dict[str, Any]]:
     """The share of the gap from data-free theory to full probing that few probes close, in log divergence."""
     table = []
-    for prior in ("theory", "no measures", "shuffled"):
+    for prior in ("theory", "theory without a record", "no measures", "shuffled"):
         for share in SHARES:
             gaps, done = [], []
             for name in plans(action):
@@ -244,20 +256,23 @@ def closed(action: str) -> list[dict[str, Any]]:
     return table
 
 
+def right_of(row: Mapping[str, Any]) -> np.ndarray:
+    """1 where the answer was right, `[n]`."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[: row["tests"]].astype(float)
+
+
 def informed(action: str, own: str) -> list[dict[str, Any]]:
     """Of every network and budget: the fully informed allocator against the best null model, paired over test examples."""
     table, nulls = [], None
     for budget in BUDGETS[action]:
         for name, row in tuned(plans(action), budget).items():
-            nulls = [n for n in row if not n.startswith(("theory", "no measures", "shuffled", "fisher", "fully", "weight error"))]
+            nulls = [n for n in row if not n.startswith(OURS)]
             best = min(nulls, key=lambda n: row[n]["divergence"])
-            tests = 1000 if name.startswith("resnet") else 2000
-            bits = [np.unpackbits(np.frombuffer(bytes.fromhex(row[n]["right"]), np.uint8))[:tests] for n in (own, best)]
-            apart = 100 * (bits[0].astype(float) - bits[1])
+            apart = 100 * (right_of(row[own]) - right_of(row[best]))
             table.append(
                 {"network": name, "budget": budget, "best_null": best, "divergence": row[own]["divergence"]}
                 | {"null_divergence": row[best]["divergence"], "gain": float(apart.mean())}
-                | {"half": float(1.96 * apart.std() / tests**0.5)}
+                | {"half": float(1.96 * apart.std() / len(apart) ** 0.5)}
             )
     return table
 
@@ -329,8 +344,8 @@ def shipped_prior() -> str:
     head = "# Learned by `python -m benchmarks.theory --prior` on the networks that each table names; docs/theory/prior.md."
     lines = [head, "schema = 1"]
     for kind, action in (("pruning", "zeros"), ("quantization", "bits")):
-        for base, features in (("error", DATA_FREE), ("fisher", INFORMED)):
-            prior = learned([evidence(found, features, base) for found in known(action)], features)
+        for base, features in (("error", RECORDED), ("fisher", INFORMED)):
+            prior = learned([evidence(found, features, base) for found in teachers("", action)], features)
             plain = prior_to_table(prior)
             for part, keys in {"": plain, ".coefficients": plain["coefficients"], ".covariance": plain["covariance"]}.items():
                 lines += ["", f"[{kind}.{base}{part}]"]
@@ -348,6 +363,7 @@ def main() -> int:
         (ROOT / "recipes" / "priors").mkdir(exist_ok=True)
         (ROOT / "recipes" / "priors" / "small-networks.toml").write_text(shipped_prior())
     nulls = ("uniform", "erk", "lamp", "global_magnitude", "owl", "alpha_pruning, tuned", "farms, tuned", "depth_linear, tuned")
+    blind = [f"{prior}, 0 probes" for prior in ("theory without a record", "no measures", "shuffled")]
     result = {}
     for action in LEVELS:
         free = [*nulls[:1], *(nulls[1:] if action == "zeros" else nulls[5:]), "equal error", "random", "hawq", "weight error"]
@@ -356,7 +372,7 @@ def main() -> int:
             "correlations": correlations(action),
             "joined": joined(action),
             "allocations": allocations(action),
-            "against": against(action, "theory, 0 probes", [*free, "no measures, 0 probes", "shuffled, 0 probes"]),
+            "against": against(action, "theory, 0 probes", [*free, *blind]),
             "closed": closed(action),
             "informed": informed(action, "fully probed, fisher between"),
         }

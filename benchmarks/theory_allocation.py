@@ -1,7 +1,7 @@
 """Plans of every allocator for every network of the zoo, all realised alike, and what they do on test examples.
 
-A prior is learned on the other networks alone, never on the one that it chooses for, nor on its sisters: networks of the same
-pretrained kind are left out together. Tuned rules take the constant that was best on the other networks' calibration examples.
+A prior is learned on the other networks alone, never on the one that it chooses for; the two pretrained networks teach none.
+Tuned rules take the constant that was best on the other networks' calibration examples.
 
     DYNCOMPRESS_DATA=... python -m benchmarks.theory_allocation [--only NAME ...]     # needs theory_damage's files
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import dyncompress as dc
-from benchmarks.theory_damage import BOLD, LARGE, LEVELS, OUT, PROBED, Setting, known, level, scores, setting
+from benchmarks.theory_damage import BOLD, LEVELS, OUT, PROBED, Setting, known, level, scores, setting
 from benchmarks.theory_zoo import ZOO
 from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, posterior
 from dyncompress.allocation.distortion import shapes, z_scores
@@ -29,15 +29,17 @@ from dyncompress.probing import corrected
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
 
 DATA_FREE = ("hill", "block_sum", "esd_mid", "farms", "stable_rank", "kurtosis", "depth", "log_fan_in")  # chosen beforehand
-INFORMED = (*DATA_FREE, "effective_width")
+RECORDED = (*DATA_FREE, "fluctuation_scale")  # where training was recorded; elsewhere it says nothing
+INFORMED = (*RECORDED, "effective_width")
 BUDGETS = {"zeros": (0.6, 0.7, 0.8), "bits": (3,)}
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of the layers that are probed, the largest first
+TESTS = 1000  # examples; a network that has fewer is judged on all
 LEAST = 1e-9  # nats: a damage below is taken for that
 
 
-def relatives(name: str) -> set[str]:
-    """Networks that can't teach this one: itself, and the other one of the pretrained pair."""
-    return {"resnet20", "resnet44"} if name.startswith("resnet") else {name}
+def teachers(name: str, action: str) -> list[dict[str, Any]]:
+    """What networks but this one teach; the pretrained pair only learns."""
+    return [found for found in known(action) if ZOO[found["network"]].epochs and found["network"] != name]
 
 
 # ---------------------------------------------------------------- priors
@@ -81,8 +83,7 @@ def features_of(found: Mapping[str, Any], features: Sequence[str], shuffled: int
 
 def prior_without(name: str, action: str, features: Sequence[str], base: str, shuffled: int | None = None) -> Prior:
     """Learned on all networks but the relatives of this one."""
-    others = [found for found in known(action) if found["network"] not in relatives(name)]
-    return learned([evidence(found, features, base, shuffled) for found in others], tuple(features))
+    return learned([evidence(found, features, base, shuffled) for found in teachers(name, action)], tuple(features))
 
 
 # ---------------------------------------------------------------- harms
@@ -153,15 +154,20 @@ def ours(here: Setting, found: Mapping[str, Any]) -> Iterator[Rival]:
     name, error, fisher = here.name, bases(here.profile, "error"), bases(here.profile, "fisher")
     yield Rival("weight error", harms=error)
     for share in SHARES:
-        for title, features, shuffled in (("theory", DATA_FREE, None), ("no measures", (), None)):
-            log = sensitivities(name, found, features, "error", share, shuffled)
+        for title, features in (("theory", RECORDED), ("no measures", ()), ("theory without a record", DATA_FREE)):
+            log = sensitivities(name, found, features, "error", share)
             yield Rival(f"{title}, {share:g} probes", harms=scaled(error, log))
         for seed in range(3):
-            log = sensitivities(name, found, DATA_FREE, "error", share, seed)
+            log = sensitivities(name, found, RECORDED, "error", share, seed)
             yield Rival(f"shuffled {seed}, {share:g} probes", harms=scaled(error, log))
+    if here.motion:
+        yield Rival("increments", harms=here.motion)
     yield Rival("fisher", harms=fisher)
     yield Rival("fisher + theory", harms=scaled(fisher, sensitivities(name, found, INFORMED, "fisher", 0.0)))
-    yield Rival("fisher + theory, 1 probes", harms=scaled(fisher, sensitivities(name, found, INFORMED, "fisher", 1.0)))
+    for share in SHARES[1:]:
+        for title, features in (("fisher + theory", INFORMED), ("fisher", ())):
+            log = sensitivities(name, found, features, "fisher", share)
+            yield Rival(f"{title}, {share:g} probes", harms=scaled(fisher, log))
     yield Rival("fully probed", harms=fully_probed(found, error))
     yield Rival("fully probed, fisher between", harms=fully_probed(found, fisher))
 
@@ -187,14 +193,14 @@ def budget_of(here: Setting, size: float) -> Budget:
 
 
 # ---------------------------------------------------------------- one network
-def compared(name: str, action: str, tests: int) -> Iterator[dict[str, Any]]:
-    """A row for every rival and budget."""
+def compared(name: str, action: str, tests: int, known_rivals: Collection[str]) -> Iterator[dict[str, Any]]:
+    """A row for every rival that isn't known yet, and every budget."""
     here = setting(name, action, tests)
     found = next(one for one in known(action) if one["network"] == name)
     few, y = first_examples(here.start.batches, PROBED), np.asarray(here.y)
     before, truth = outputs(here.start.door, few)[0], scores(here, here.start.door)
     done: dict[str, dict[str, Any]] = {}
-    for rival in (*rules(action), *ours(here, found)):
+    for rival in (one for one in (*rules(action), *ours(here, found)) if one.name not in known_rivals):
         for size in BUDGETS[action]:
             try:
                 plan = planned(here, rival, budget_of(here, size))
@@ -212,6 +218,7 @@ def compared(name: str, action: str, tests: int) -> Iterator[dict[str, Any]]:
                     "divergence": float(hidden.mean()),
                     "stderr": float(hidden.std() / len(hidden) ** 0.5),
                     "accuracy": float(right.mean()),
+                    "tests": len(right),
                     "right": np.packbits(right).tobytes().hex(),
                 }
             yield {"network": name, "action": action, "budget": size, "rival": rival.name} | done[key]
@@ -226,10 +233,9 @@ def main() -> None:
     for name in args.only:
         for action in args.actions:
             file, clock = OUT / f"{name}_{action}_plans.json", time.process_time()
-            if file.is_file():
-                continue
-            rows = list(compared(name, action, 1000 if name in LARGE else 2000))
-            file.write_text(json.dumps(rows) + "\n")
+            before = json.loads(file.read_text()) if file.is_file() else []
+            rows = list(compared(name, action, TESTS, {row["rival"] for row in before}))
+            file.write_text(json.dumps(before + rows) + "\n")
             print(f"{name}, {action}: {len(rows)} plans, {time.process_time() - clock:.0f} s", flush=True)
 
 

@@ -61,6 +61,8 @@ class Setting:
         recipe: its choices and measures.
         profile: measured once.
         x, y: test examples.
+        weights: what realises choices.
+        motion: layer -> harm of every option as the recorded increments tell it; empty without a record.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Setting:
     x: Any
     y: Any
     weights: Mapping[str, Any] = field(default_factory=dict)
+    motion: Mapping[str, list[float]] = field(default_factory=dict)
 
     def changed(self, choices: Mapping[str, Any]) -> list[SetWeight]:
         """The edits of a plan's choices."""
@@ -97,7 +100,11 @@ def setting(name: str, action: str, tests: int) -> Setting:
     profile = dc.measure(start, recipe, target="onnxruntime-x86-vnni")
     test_x, test_y = ZOO[name].data("test", tests)
     seen = {layer: observation for layer, observation in start.observe((Weight(),)) if layer in profile.table}
-    return Setting(name, action, start, recipe, profile, test_x, test_y, seen)
+    moved = {}
+    if run:
+        told = dc.measure(start, replace(recipe, sensitivity=("trajectory",), measures={}), target="onnxruntime-x86-vnni")
+        moved = {layer: [o.distortion for o in options] for layer, options in told.table.items()}
+    return Setting(name, action, start, recipe, profile, test_x, test_y, seen, moved)
 
 
 def level(choice: Any) -> float:
@@ -121,9 +128,11 @@ def examined(name: str, action: str, tests: int) -> dict[str, Any]:
     shapes = {layer.name: layer for layer in profile.layers}
     layers = []
     for place, (layer, options) in enumerate(profile.table.items()):
-        rows = [
+        rows: list[dict[str, float]] = [
             {"level": level(o.choice), "error": o.change.error if o.change else 0.0, "fisher": o.distortion} for o in options
         ]
+        for row, harm in zip(rows, here.motion.get(layer, ()), strict=False):
+            row["increments"] = harm
         for row, option in zip(rows, options, strict=True):
             if row["level"] not in LEVELS[action]:
                 continue
