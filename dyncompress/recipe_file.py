@@ -20,7 +20,8 @@ from dyncompress.types import FLOAT_BITS, Distillation, Target
 if TYPE_CHECKING:
     from dyncompress.allocation.prior import Prior
 
-KINDS, BASES = ("pruning", "quantization"), ("error", "fisher")
+KINDS = ("pruning", "quantization")
+BASES = {"error": "theory", "fisher": "fisher"}  # what a prior multiplies, and the source of harms that reads it
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -192,13 +193,15 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     theory = build(_Theory, table.get("theory", {}), at("theory"))
     coefficients = {kind: found for kind in KINDS if (found := getattr(theory, kind))}
     priors = _priors(theory.prior) if theory.prior else {}
-    read = dict.fromkeys(name for bases in priors.values() for prior in bases.values() for name in prior.measures)
+    head = {key: table[key] for key in HEAD if key in table}
+    sources = head.get("sensitivity", Recipe.sensitivity)
+    used = [prior for bases in priors.values() for base, prior in bases.items() if BASES[base] in sources]
+    read = dict.fromkeys(name for prior in used for name in prior.measures)
     path, promise = sections["path"], sections["certificate"]
     if path.bytes and path.macs:
         raise InvalidRequest("path: give bytes or macs, not both.")
     check_one_of(promise.risk, RISKS, "certificate.risk")
     check_one_of(promise.method, ("", *BOUNDS), "certificate.method")
-    head = {key: table[key] for key in HEAD if key in table}
     allocator = _named(table.get("allocator", {"name": "knapsack"}), allocators(), "allocator")[1]
     return dataclasses.replace(
         build(Recipe, head, at(where)),

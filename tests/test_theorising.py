@@ -15,6 +15,7 @@ import dyncompress as dc
 from dyncompress.allocation import Prior, prior_to_table
 from dyncompress.measures import StableRank
 from dyncompress.recipe import Recipe
+from dyncompress.shipped import prior_files
 from dyncompress.types import Profile
 from tests import tiny
 
@@ -127,6 +128,17 @@ def test_mistakes_are_sentences(tmp_path: Path, overrides: dict[str, Any], words
     with pytest.raises(dc.InvalidRequest) as caught:
         dc.load_recipe("heavy-tail", overrides)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(prior_files()))
+def test_shipped_priors_serve_a_recipe_without_data_and_one_with(name: str) -> None:
+    free = dc.load_recipe("heavy-tail", {"theory": {"prior": name}, "budget.bytes": 0.4})
+    profile = dc.measure(tiny.network(), free, target=tiny.TARGET, example=tiny.CALIBRATION[:2])
+    assert all("theory 100 %" in said for said in profile.source.values())
+    shares = {"prune.sparsities": [0.0, 0.5, 0.8], "budget.sparsity": 0.6}
+    probed = dc.load_recipe("sparse", {"theory": {"prior": name, "probes": 1.0}, **shares})
+    profile = dc.measure(tiny.network(), probed, target=tiny.TARGET, calibration=tiny.CALIBRATION)
+    assert any("fisher (" in said and "its probe" in said for said in profile.source.values())
 
 
 def test_a_prior_of_unknown_kinds_or_measures_is_refused(tmp_path: Path) -> None:
