@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dyncompress import probing
 from dyncompress.allocation import distortion
 from dyncompress.allocation.prior import posterior
+from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened
 from dyncompress.options import Errors
 from dyncompress.progress import Step
@@ -56,6 +57,9 @@ def by_prior(
         base: what the sensitivity multiplies: `error`, relative squared error of the weight, or `fisher`, the harm that Fisher
             information predicts.
         step: told of every layer probed.
+
+    Raises:
+        InvalidRequest: the prior lacks a kind of choice that the recipe makes, and harm would have two units.
     """
     chosen = [layer for layer in layers if layer.name in errors]
     names = [layer.name for layer in chosen]
@@ -64,8 +68,15 @@ def by_prior(
     said: dict[str, list[str]] = {name: [] for name in names}
     largest = sorted(chosen, key=lambda layer: -layer.weights)
     probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
-    for kind, bases in recipe.priors.items():
-        if base not in bases or not any(getattr(e, probing.PARTS[kind]) > 0 for found in errors.values() for e in found):
+    for kind in KINDS:
+        bases = recipe.priors.get(kind, {})
+        if not any(getattr(e, probing.PARTS[kind]) > 0 for found in errors.values() for e in found):
+            continue
+        if base not in bases:
+            if base == "error":
+                raise InvalidRequest(
+                    f"recipe '{recipe.name}': its prior knows no {kind} on '{base}', which its choices need; take another prior."
+                )
             continue
         rates = probing.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
         scores = distortion.z_scores(known, names, bases[base].measures)

@@ -90,6 +90,13 @@ def test_a_prior_corrects_fisher_information() -> None:
     assert all(said.startswith("fisher (pruning: theory") for said in flat.source.values())
 
 
+def test_a_prior_that_lacks_a_kind_of_choice_is_refused() -> None:
+    both = dc.load_recipe("heavy-tail", {"theory": {}})
+    lacking = replace(both, priors={"pruning": {"error": prior(0.0, 1.0, 0.0)}})
+    with pytest.raises(dc.InvalidRequest, match="quantization on .error"):
+        dc.measure(tiny.network(), lacking, target=tiny.TARGET, example=tiny.CALIBRATION[:2])
+
+
 # ---------------------------------------------------------------- files
 def written(folder: Path, table: dict[str, Any]) -> str:
     """A prior's file; JSON's numbers, lists and inline tables, as TOML."""
