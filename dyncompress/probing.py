@@ -19,6 +19,7 @@ from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Option, SetWe
 
 EXAMPLES = 256
 MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within
+SMALL = 0.05  # of the error: what the other kind of choice may add to a probe of one kind
 LEAST = 1e-9  # nats: a divergence below can't be told from none
 PARTS = {"pruning": "pruning", "quantization": "rounding"}  # the error that a kind of choice makes
 FEW = 128  # examples of a structural probe
@@ -58,7 +59,7 @@ def kind_rates(
     own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
     probe, found = Probe(model), {}
     for name, observation in model.observe((Weight(), InputMoment())) if errors else ():
-        pure = [e for e in errors.get(name, ()) if e.choice.rank is None and getattr(e, own) > 0 and getattr(e, other) == 0]
+        pure = [e for e in errors.get(name, ()) if e.choice.rank is None and getattr(e, other) <= SMALL * getattr(e, own) > 0]
         if not pure:
             continue
         step.advance()
