@@ -153,6 +153,17 @@ def joined(action: str) -> dict[str, Any]:
     }
 
 
+def recorded(action: str) -> list[dict[str, Any]]:
+    """Of the recorded networks: increments, which need no data, against Fisher information."""
+    nets = [found for found in known(action) if "increments" in found["layers"][0]["options"][0]]
+    rows = []
+    for level in LEVELS[action]:
+        columns = [[at_level(found, level, key) for found in nets] for key in ("fisher", "increments")]
+        fisher, increments, apart = resampled(columns, [at_level(found, level, "truth") for found in nets])
+        rows.append({"level": level, "fisher": fisher, "increments": increments, "apart": apart, "networks": len(nets)})
+    return rows
+
+
 # ---------------------------------------------------------------- b, c, d, f: allocators
 def plans(action: str) -> dict[str, list[dict[str, Any]]]:
     """Network -> its rows."""
@@ -306,6 +317,12 @@ def pages(result: Mapping[str, Any]) -> Iterator[str]:
             beyond = part["joined"]["beyond_fisher"].get(name)
             yield f"| {name} | {shown(*value)} | {shown(*beyond) if beyond else '-'} |"
         yield ""
+        count = part["recorded"][0]["networks"]
+        yield f"| level, the {count} recorded networks | fisher | increments | increments beyond Fisher |"
+        yield "|---|---|---|---|"
+        for row in part["recorded"]:
+            yield f"| {row['level']:g} | {shown(*row['fisher'])} | {shown(*row['increments'])} | {shown(*row['apart'])} |"
+        yield ""
         yield f"### {title}: divergence of the whole network, as a share of the uniform allocation's (geometric mean)"
         sizes = BUDGETS[action]
         yield "| allocator | " + " | ".join(f"{100 * v:.0f} % zeros" if action == "zeros" else f"{v} bits" for v in sizes) + " |"
@@ -371,6 +388,7 @@ def main() -> int:
             "accuracies": {found["network"]: found["accuracy"] for found in known(action)},
             "correlations": correlations(action),
             "joined": joined(action),
+            "recorded": recorded(action),
             "allocations": allocations(action),
             "against": against(action, "theory, 0 probes", [*free, *blind]),
             "closed": closed(action),
