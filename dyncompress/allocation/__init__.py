@@ -11,7 +11,7 @@ from dyncompress.allocation.hawq import HAWQ
 from dyncompress.allocation.knapsack import Knapsack
 from dyncompress.allocation.lamp import LAMP
 from dyncompress.allocation.owl import OWL
-from dyncompress.allocation.prior import Evidence, Prior, Sensitivity, next_probe, posterior
+from dyncompress.allocation.prior import Evidence, Prior, Sensitivity, posterior
 from dyncompress.allocation.prior_learning import learned
 from dyncompress.allocation.prior_table import prior_from_table, prior_to_table
 from dyncompress.allocation.random_share import RandomShare
@@ -51,7 +51,6 @@ __all__ = [
     "Sensitivity",
     "Uniform",
     "learned",
-    "next_probe",
     "posterior",
     "prior_from_table",
     "prior_to_table",

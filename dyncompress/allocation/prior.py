@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from scipy.linalg import cholesky, solve_triangular
 from dyncompress.errors import InvalidRequest
 
 ROUNDING = 1e-6  # of the largest eigenvalue: a covariance written with six digits may be this far from semidefinite
-TIE = 1e-9  # two layers promise the same when they differ by less than this share
 
 
 @dataclass(frozen=True)
@@ -151,49 +150,6 @@ def posterior(prior: Prior, scores: np.ndarray, probed: Mapping[int, tuple[float
     width = (root**2).sum(axis=1)
     theory = (1 - own) * np.clip(1 - width / (prior.spread + noise), 0.0, 1.0)
     return Sensitivity(line + own * (rate - line), prior.spread * (1 - own) + (1 - own) ** 2 * width, theory)
-
-
-def next_probe(
-    prior: Prior, scores: np.ndarray, probed: Mapping[int, tuple[float, float]], weight: Sequence[float] | np.ndarray
-) -> int:
-    """The layer whose exact probe should lower the weighted variance of the layers' DIFFERENCES most.
-
-    A shift of all layers changes no plan, so deviations from the weighted mean count, with shares p_j = w_j^2 / sum w^2:
-
-        argmax over l of  sum_j w_j^2 cov(s_j - p . s, s_l)^2 / var(s_l),    s | probes so far.
-
-    Source: A-optimal sequential design of a Gaussian linear model (Chaloner and Verdinelli, Statistical Science 10, 1995, 2.2).
-    Which layer is best doesn't depend on what the probes found, only on where they were.
-
-    Args:
-        prior, scores, probed: as in `posterior`.
-        weight: `[L]`, how much a layer's sensitivity matters, e.g. the distortion that its choices span; not negative.
-
-    Returns:
-        A layer without a probe; of equal ones the first.
-
-    Raises:
-        InvalidRequest: as in `posterior`; no weight is positive, or every layer has a probe.
-
-    Example:
-        >>> prior = Prior(("hill",), 0.0, 9.0, np.array([2.0]), np.array([[0.1]]), 1.0, ("a",))
-        >>> next_probe(prior, np.array([[1.0], [0.0], [-1.0]]), {0: (4.0, 0.1)}, [1.0, 1.0, 3.0])
-        2
-    """
-    rate, noise = _probes(prior, scores, probed)
-    w = np.asarray(weight, dtype=np.float64)
-    if w.shape != rate.shape or not np.isfinite(w).all() or (w < 0).any() or not w.any():
-        raise InvalidRequest(f"prior: {len(rate)} layers need as many weights, none negative and one above 0; got {w.tolist()}.")
-    if np.isfinite(noise).all():
-        raise InvalidRequest("prior: every layer has a probe; there is none left to choose.")
-    left = 1 - prior.spread / (prior.spread + noise)
-    root = left[:, None] * _line(prior, scores, rate, noise)[1]
-    covariance = np.diag(prior.spread * left) + root @ root.T
-    w = w / w.max()
-    apart = covariance - (w**2 / (w**2).sum()) @ covariance
-    free = np.flatnonzero(np.isinf(noise))
-    gain = (w[:, None] ** 2 * apart**2).sum(axis=0)[free] / np.diag(covariance)[free]
-    return int(free[np.argmax(gain >= gain.max() * (1 - TIE))])
 
 
 def _line(prior: Prior, scores: np.ndarray, rate: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

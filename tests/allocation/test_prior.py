@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from dyncompress.allocation import Evidence, Prior, learned, next_probe, posterior, prior_from_table, prior_to_table
+from dyncompress.allocation import Evidence, Prior, learned, posterior, prior_from_table, prior_to_table
 from dyncompress.allocation.prior_learning import LEVEL, MEDIAN, WIDTH
 from dyncompress.errors import InvalidRequest
 
@@ -133,34 +133,6 @@ def test_a_posterior_permutes_with_the_layers(seed: int) -> None:
     mixed = posterior(prior, scores[order], {place[layer]: probe for layer, probe in probed.items()})
     for field in ("log", "variance", "theory"):
         np.testing.assert_allclose(getattr(mixed, field), getattr(straight, field)[order], atol=1e-10)
-
-
-@given(st.integers(0, 10_000))
-def test_the_next_probe_is_the_best_by_trying_each(seed: int) -> None:
-    prior, rng = some_prior(seed), np.random.default_rng(seed)
-    scores, weight = some_scores(rng, 6, 3), rng.exponential(size=6)
-    probed = some_probes(rng, 5)
-
-    def uncertain(probes: dict[int, tuple[float, float]]) -> float:
-        share = weight**2 / (weight**2).sum()
-        apart = np.eye(6) - share
-        return float(weight**2 @ np.diag(apart @ conditioned(prior, scores, probes)[1] @ apart.T))
-
-    after = {layer: uncertain({**probed, layer: (0.0, 0.0)}) for layer in range(6) if layer not in probed}
-    best = next_probe(prior, scores, probed, weight)
-    assert best not in probed
-    assert after[best] <= min(after.values()) + 1e-9 * max(after.values())
-
-
-def test_the_next_probe_of_equal_layers_is_the_first_and_the_heaviest_goes_before() -> None:
-    prior = Prior((), 0.0, 4.0, np.zeros(0), np.zeros((0, 0)), 1.0, ("a",))
-    assert next_probe(prior, np.zeros((5, 0)), {}, np.ones(5)) == 0
-    assert next_probe(prior, np.zeros((5, 0)), {0: (1.0, 0.1), 1: (2.0, np.inf)}, np.ones(5)) == 1
-    assert next_probe(prior, np.zeros((5, 0)), {}, [1, 1, 1, 2, 1]) == 3
-    with pytest.raises(InvalidRequest, match="none left"):
-        next_probe(prior, np.zeros((2, 0)), {0: (1.0, 0.1), 1: (2.0, 0.0)}, np.ones(2))
-    with pytest.raises(InvalidRequest, match="as many weights"):
-        next_probe(prior, np.zeros((2, 0)), {}, [1.0, -1.0])
 
 
 def dense(evidence: list[Evidence], widths: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
