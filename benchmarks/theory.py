@@ -57,7 +57,7 @@ def interval(values: Sequence[float], statistic: Callable[[np.ndarray], Any] = n
     """Mean over networks and its 95 % interval, networks resampled."""
     found = np.array([v for v in values if np.isfinite(v)])
     if not len(found):
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
     draws = np.random.default_rng(0).integers(0, len(found), (RESAMPLES, len(found)))
     low, high = np.quantile([statistic(found[d]) for d in draws], [0.025, 0.975])
     return float(statistic(found)), float(low), float(high)
@@ -84,7 +84,7 @@ def resampled(columns: Sequence[Sequence[np.ndarray]], truths: Sequence[np.ndarr
     found = means(every, [np.arange(len(truths[n])) for n in every])
     draws = []
     for _ in range(RESAMPLES // 4):
-        nets = rng.integers(0, len(truths), len(truths))
+        nets = rng.integers(0, len(truths), len(truths)).tolist()
         draws.append(means(nets, [rng.integers(0, len(truths[n]), len(truths[n])) for n in nets]))
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
     apart = np.array(draws)[:, 1:] - np.array(draws)[:, :1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,7 @@ def bases(profile: Profile, base: str) -> dict[str, list[float]]:
     return {layer: [o.change.error if o.change else 0.0 for o in options] for layer, options in profile.table.items()}
 
 
-def scaled(table: Mapping[str, Sequence[float]], log: Sequence[float]) -> dict[str, list[float]]:
+def scaled(table: Mapping[str, Sequence[float]], log: Iterable[float]) -> dict[str, list[float]]:
     """Distortions times exp(log sensitivity)."""
     return {layer: [float(np.exp(s)) * d for d in row] for (layer, row), s in zip(table.items(), log, strict=True)}
 

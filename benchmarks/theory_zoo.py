@@ -209,9 +209,9 @@ def _train(name: str, spec: Network, model: nn.Module, run: Path) -> None:
     """SGD, the last steps at a tenth of the rate and recorded."""
     OUT.mkdir(parents=True, exist_ok=True)
     x, y = spec.data("train", spec.images)
-    make = torch.optim.AdamW if spec.family == "text" else torch.optim.SGD
-    settings = {} if spec.family == "text" else {"momentum": 0.9, "weight_decay": 5e-4}
-    optimizer = make(model.parameters(), lr=spec.rate, **settings)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=spec.rate, momentum=0.9, weight_decay=5e-4)
+    if spec.family == "text":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=spec.rate)
     steps, start = spec.epochs * len(x) // spec.batch, time.process_time()
     recorder = record(model, TrajectoryWriter(learning_rate=spec.rate / 10, batch_size=spec.batch))
     model.train()
