@@ -93,7 +93,7 @@ def test_a_prior_corrects_fisher_information() -> None:
 def test_a_prior_that_lacks_a_kind_of_choice_is_refused() -> None:
     both = dc.load_recipe("heavy-tail", {"theory": {}})
     lacking = replace(both, priors={"pruning": {"error": prior(0.0, 1.0, 0.0)}})
-    with pytest.raises(dc.InvalidRequest, match="quantization on .error"):
+    with pytest.raises(dc.InvalidRequest, match=r"quantization on 'error'"):
         dc.measure(tiny.network(), lacking, target=tiny.TARGET, example=tiny.CALIBRATION[:2])
 
 
