@@ -144,12 +144,12 @@ def joined(action: str) -> dict[str, Any]:
             columns[title].append(start + posterior(prior, features_of(found, features), {}).log)
     names, both = list(columns), resampled(list(columns.values()), truths)
     each = {n: {f["network"]: round(spearman(c, t), 3) for f, c, t in zip(nets, columns[n], truths, strict=True)} for n in names}
-    families = {family: [i for i, f in enumerate(nets) if f["family"] == family] for family in {f["family"] for f in nets}}
+    families = dict.fromkeys(found["family"] for found in nets)
     return {
         "rho": dict(zip(names, both[: len(names)], strict=True)),
         "beyond_fisher": dict(zip(names[1:], both[len(names) :], strict=True)),
         "networks": each,
-        "families": {family: len(where) for family, where in families.items()},
+        "families": {family: sum(found["family"] == family for found in nets) for family in families},
     }
 
 
@@ -227,13 +227,11 @@ def allocations(action: str) -> list[dict[str, Any]]:
 def against(action: str, own: str, others: Sequence[str]) -> list[dict[str, Any]]:
     """Ratio of divergences of one allocator to each of others, mean over networks and budgets."""
     table = []
+    read = [tuned(plans(action), budget) for budget in BUDGETS[action]]
     for other in others:
         logs = []
-        for name in plans(action):
-            found = []
-            for budget in BUDGETS[action]:
-                row = tuned(plans(action), budget)[name]
-                found.append(np.log(merged(row, own)[0] / merged(row, other)[0]))
+        for name in read[0]:
+            found = [np.log(merged(rows[name], own)[0] / merged(rows[name], other)[0]) for rows in read]
             logs.append(float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"))
         mean, low, high = (float(np.exp(v)) for v in interval(logs))
         wins = int(np.sum(np.array(logs) < 0))
@@ -243,14 +241,13 @@ def against(action: str, own: str, others: Sequence[str]) -> list[dict[str, Any]
 
 def closed(action: str) -> list[dict[str, Any]]:
     """The share of the gap from data-free theory to full probing that few probes close, in log divergence."""
-    table = []
+    table, read = [], [tuned(plans(action), budget) for budget in BUDGETS[action]]
     for prior in ("theory", "theory without a record", "no measures", "shuffled"):
         for share in SHARES:
             gaps, done = [], []
-            for name in plans(action):
+            for name in read[0]:
                 start, now, end = [], [], []
-                for budget in BUDGETS[action]:
-                    row = tuned(plans(action), budget)[name]
+                for row in (rows[name] for rows in read):
                     start.append(np.log(merged(row, "theory, 0 probes")[0]))
                     now.append(np.log(merged(row, f"{prior}, {share:g} probes")[0]))
                     end.append(np.log(merged(row, "fully probed")[0]))
@@ -294,6 +291,33 @@ def shown(value: float, low: float, high: float, digits: int = 2) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def weakness(row: Mapping[str, Any]) -> float:
+    """Smaller for stronger correlations, of either sign."""
+    return -abs(row["rho"]) if np.isfinite(row["rho"]) else 0.0
+
+
+def pivoted(
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    column: str,
+    value: str,
+    columns: Sequence[float],
+    at: float,
+    order: Callable[[Mapping[str, Any]], float],
+) -> Iterator[str]:
+    """A table with a row for each `name` and a column for each of `columns`, in the order of the rows `at` one of them."""
+    by: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for row in rows:
+        by.setdefault(row[name], {})[row[column]] = row
+    heads = [f"{100 * v:.0f} % zeros" if v < 1 else f"{v} bits" for v in columns]
+    yield f"| {'allocator' if name == 'rival' else name} | " + " | ".join(heads) + " |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for one in sorted(by, key=lambda n: order(by[n][at])):
+        cells = [shown(by[one][v][value], by[one][v]["low"], by[one][v]["high"]) for v in columns]
+        yield f"| {one} | " + " | ".join(cells) + " |"
+    yield ""
+
+
 def pages(result: Mapping[str, Any]) -> Iterator[str]:
     """The tables, in markdown."""
     for action, title in (("zeros", "Zeros by magnitude"), ("bits", "Widths")):
@@ -301,16 +325,7 @@ def pages(result: Mapping[str, Any]) -> Iterator[str]:
         count = len(part["joined"]["networks"]["fisher"])
         yield f"### {title}: rank correlation with the damage of one layer, mean over {count} networks"
         levels = LEVELS[action]
-        yield "| predictor | " + " | ".join(f"{100 * v:.0f} % zeros" if action == "zeros" else f"{v} bits" for v in levels) + " |"
-        yield "|---" * (len(levels) + 1) + "|"
-        by: dict[str, dict[float, Any]] = {}
-        for row in part["correlations"]:
-            by.setdefault(row["predictor"], {})[row["level"]] = row
-        order = sorted(by, key=lambda p: -abs(by[p][BOLD[action]]["rho"]) if np.isfinite(by[p][BOLD[action]]["rho"]) else 0)
-        for name in order:
-            cells = [shown(by[name][v]["rho"], by[name][v]["low"], by[name][v]["high"]) if v in by[name] else "-" for v in levels]
-            yield f"| {name} | " + " | ".join(cells) + " |"
-        yield ""
+        yield from pivoted(part["correlations"], "predictor", "level", "rho", levels, BOLD[action], weakness)
         yield "| predictor at the bold level, coefficients from other networks | rank correlation | beyond Fisher |"
         yield "|---|---|---|"
         for name, value in part["joined"]["rho"].items():
@@ -325,15 +340,7 @@ def pages(result: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"### {title}: divergence of the whole network, as a share of the uniform allocation's (geometric mean)"
         sizes = BUDGETS[action]
-        yield "| allocator | " + " | ".join(f"{100 * v:.0f} % zeros" if action == "zeros" else f"{v} bits" for v in sizes) + " |"
-        yield "|---" * (len(sizes) + 1) + "|"
-        rows: dict[str, dict[float, Any]] = {}
-        for row in part["allocations"]:
-            rows.setdefault(row["rival"], {})[row["budget"]] = row
-        for name in sorted(rows, key=lambda r: rows[r][sizes[-1]]["ratio"] if sizes[-1] in rows[r] else 9):
-            cells = [shown(rows[name][v]["ratio"], rows[name][v]["low"], rows[name][v]["high"]) for v in sizes if v in rows[name]]
-            yield f"| {name} | " + " | ".join(cells) + " |"
-        yield ""
+        yield from pivoted(part["allocations"], "rival", "budget", "ratio", sizes, sizes[-1], lambda row: row["ratio"])
         yield "| data-free theory against | ratio of divergences | better on |"
         yield "|---|---|---|"
         for row in part["against"]:

@@ -8,7 +8,6 @@ Tuned rules take the constant that was best on the other networks' calibration e
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import dyncompress as dc
-from benchmarks.theory_damage import BOLD, LEVELS, OUT, PROBED, Setting, known, level, scores, setting
+from benchmarks.theory_damage import BOLD, OUT, PROBED, Setting, asked, known, level, scores, setting
 from benchmarks.theory_zoo import ZOO
 from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, posterior
 from dyncompress.allocation.distortion import shapes, z_scores
 from dyncompress.divergence import per_example
 from dyncompress.errors import DyncompressError
 from dyncompress.opening import first_examples, outputs
-from dyncompress.probing import corrected
+from dyncompress.probing import LEAST, corrected
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
 
 DATA_FREE = ("hill", "block_sum", "esd_mid", "farms", "stable_rank", "kurtosis", "depth", "log_fan_in")  # chosen beforehand
@@ -34,7 +33,6 @@ INFORMED = (*RECORDED, "effective_width")
 BUDGETS = {"zeros": (0.6, 0.7, 0.8), "bits": (3,)}
 SHARES = (0.0, 0.25, 0.5, 1.0)  # of the layers that are probed, the largest first
 TESTS = 1000  # examples; a network that has fewer is judged on all
-LEAST = 1e-9  # nats: a damage below is taken for that
 
 
 def teachers(name: str, action: str) -> list[dict[str, Any]]:
@@ -226,17 +224,12 @@ def compared(name: str, action: str, tests: int, known_rivals: Collection[str]) 
 
 def main() -> None:
     """Compare what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="*", default=list(ZOO))
-    parser.add_argument("--actions", nargs="*", default=list(LEVELS))
-    args = parser.parse_args()
-    for name in args.only:
-        for action in args.actions:
-            file, clock = OUT / f"{name}_{action}_plans.json", time.process_time()
-            before = json.loads(file.read_text()) if file.is_file() else []
-            rows = list(compared(name, action, TESTS, {row["rival"] for row in before}))
-            file.write_text(json.dumps(before + rows) + "\n")
-            print(f"{name}, {action}: {len(rows)} plans, {time.process_time() - clock:.0f} s", flush=True)
+    for name, action in asked(__doc__):
+        file, clock = OUT / f"{name}_{action}_plans.json", time.process_time()
+        before = json.loads(file.read_text()) if file.is_file() else []
+        rows = list(compared(name, action, TESTS, {row["rival"] for row in before}))
+        file.write_text(json.dumps(before + rows) + "\n")
+        print(f"{name}, {action}: {len(rows)} plans, {time.process_time() - clock:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -172,18 +172,22 @@ def known(action: str) -> Iterator[dict[str, Any]]:
             yield json.loads(path(name, action).read_text())
 
 
-def main() -> None:
-    """Examine what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def asked(description: str | None) -> list[tuple[str, str]]:
+    """The networks and actions that the command line names; all where it names none."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="*", default=list(ZOO))
     parser.add_argument("--actions", nargs="*", default=list(LEVELS))
     args = parser.parse_args()
-    for name in args.only:
-        for action in args.actions:
-            if not path(name, action).is_file():
-                found = examined(name, action, 500 if name in LARGE else 1000)
-                path(name, action).write_text(json.dumps(found) + "\n")
-                print(f"{name}, {action}: {len(found['layers'])} layers, {found['seconds']:.0f} s", flush=True)
+    return [(name, action) for name in args.only for action in args.actions]
+
+
+def main() -> None:
+    """Examine what is missing."""
+    for name, action in asked(__doc__):
+        if not path(name, action).is_file():
+            found = examined(name, action, 500 if name in LARGE else 1000)
+            path(name, action).write_text(json.dumps(found) + "\n")
+            print(f"{name}, {action}: {len(found['layers'])} layers, {found['seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from dyncompress.progress import Step
 from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe import Recipe
 from dyncompress.restructuring import restructured, structural
-from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Option, SetWeight, Weight
+from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
 
 EXAMPLES = 256
 MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within
@@ -37,9 +37,7 @@ def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Err
         bold = max((e for e in errors[name] if e.choice.rank is None), key=lambda e: e.pruning + e.rounding)
         if bold.pruning + bold.rounding == 0:
             continue
-        pruned = pruned_weight(observation, bold.choice, recipe)
-        weight, _ = rounded_weight(observation, pruned, bold.choice, recipe)
-        found[name] = probe(model.door.edited([SetWeight(name, weight)])) / (bold.pruning + bold.rounding)
+        found[name] = probe(_alone(model, observation, bold.choice, recipe)) / (bold.pruning + bold.rounding)
     return found
 
 
@@ -65,13 +63,18 @@ def kind_rates(
         step.advance()
         mild = [e for e in pure if getattr(e, own) <= MILD]
         one = max(mild, key=lambda e: getattr(e, own)) if mild else min(pure, key=lambda e: getattr(e, own))
-        weight, _ = rounded_weight(observation, pruned_weight(observation, one.choice, recipe), one.choice, recipe)
-        moved = probe.examples(model.door.edited([SetWeight(name, weight)]))
+        moved = probe.examples(_alone(model, observation, one.choice, recipe))
         mean = max(float(moved.mean()), LEAST)
         foreseen = one.output if base == "fisher" else getattr(one, own)
         if foreseen > 0:  # never where it is nan
             found[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
     return found
+
+
+def _alone(model: Opened, observation: Observation, choice: Choice, recipe: Recipe) -> TorchModel:
+    """The model with this layer alone pruned and rounded."""
+    weight, _ = rounded_weight(observation, pruned_weight(observation, choice, recipe), choice, recipe)
+    return model.door.edited([SetWeight(observation.layer.name, weight)])
 
 
 def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:

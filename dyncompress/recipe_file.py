@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyncompress.allocation.distortion import SHAPES
+from dyncompress.allocation.distortion import KINDS, SHAPES
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe import CertificateSpec, LayerRule, Recipe, allocators
 from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
@@ -20,7 +20,6 @@ from dyncompress.types import FLOAT_BITS, Distillation, Target
 if TYPE_CHECKING:
     from dyncompress.allocation.prior import Prior
 
-KINDS = ("pruning", "quantization")
 BASES = {"error": "theory", "fisher": "fisher"}  # what a prior multiplies, and the source of harms that reads it
 
 

@@ -16,7 +16,6 @@ from dyncompress.recipe import Recipe
 from dyncompress.types import Estimate, Layer
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
-KINDS = ("pruning", "quantization")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Sensed:
 
 def by_coefficients(estimates: Estimates, recipe: Recipe) -> Sensed:
     """The recipe's own weights of z-scores."""
-    return Sensed({kind: distortion.log_sensitivity(estimates, recipe.coefficients.get(kind, {})) for kind in KINDS}, {})
+    weights = {kind: recipe.coefficients.get(kind, {}) for kind in distortion.KINDS}
+    return Sensed({kind: distortion.log_sensitivity(estimates, found) for kind, found in weights.items()}, {})
 
 
 def by_prior(
@@ -68,7 +68,7 @@ def by_prior(
     said: dict[str, list[str]] = {name: [] for name in names}
     largest = sorted(chosen, key=lambda layer: -layer.weights)
     probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
-    for kind in KINDS:
+    for kind in distortion.KINDS:
         bases = recipe.priors.get(kind, {})
         if not any(getattr(e, probing.PARTS[kind]) > 0 for found in errors.values() for e in found):
             continue

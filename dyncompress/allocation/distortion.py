@@ -9,6 +9,8 @@ import numpy as np
 
 from dyncompress.types import Estimate, Layer
 
+KINDS = ("pruning", "quantization")  # of choices; each has sensitivities of its own
+SHAPES = ("depth", "log_fan_in")  # what is known of a layer without measuring
 CLIP = 2.0  # z-scores beyond this are outliers of small layers, not knowledge
 
 
@@ -61,9 +63,6 @@ def log_sensitivity(estimates: Mapping[str, Mapping[str, Estimate]], coefficient
         for layer, score in _scores(estimates.get(measure, {})).items():
             out[layer] += coefficient * score
     return out
-
-
-SHAPES = ("depth", "log_fan_in")
 
 
 def shapes(layers: Sequence[Layer]) -> dict[str, dict[str, Estimate]]:
