@@ -41,7 +41,7 @@ RULES = {
     "allocation": rule("numpy scipy", "types errors coding"),
     "certificates": rule("numpy scipy", "types errors coding"),
     "pruning": rule("torch", "types errors linalg"),
-    "quantization": rule("torch", "types errors linalg"),
+    "quantization": rule("torch numpy", "types errors linalg coding"),
     "models": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg"),
     "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
     "recording.lightning_callback": rule("lightning pytorch_lightning", "types errors"),

@@ -23,7 +23,7 @@ from dyncompress.coding.skeleton import Source, cut, filled, is_model, opened, v
 from dyncompress.coding.tensors import TensorMemory, read_tensor, size_of, write_tensor
 from dyncompress.errors import Altered, InvalidRequest
 
-MAGIC, VERSION = b"DYNC", 1
+MAGIC, VERSION = b"DYNC", 2
 LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
 _RATIO, _ALWAYS = 1024, 1 << 16
 _DIGEST = 16
@@ -84,8 +84,8 @@ def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
         raise InvalidRequest(f"the {len(packed):,} bytes given are no dyncompress container (they don't begin with DYNC).")
     if len(packed) > len(MAGIC) and packed[len(MAGIC)] != VERSION:
         raise InvalidRequest(
-            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by a "
-            "newer program: install that one."
+            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by "
+            "another version of the program: install that one."
         )
     try:
         content = _content(packed, limit)

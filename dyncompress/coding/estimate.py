@@ -15,7 +15,7 @@ from math import prod
 
 import numpy as np
 
-from dyncompress.coding.weights import positions
+from dyncompress.coding.layout import positions
 
 _LIMIT, _WIDTH, _CLASSES = 15, 32, 38
 _RATIOS = np.array([15, 51, 102, 166, 256, 384], np.float32) / 256

@@ -6,6 +6,7 @@
 |---|---|
 | raw | whatever is smallest as it is |
 | weights | int8 and packed int4 codes: `coding.weights`; of wide codes the high bits, the low ones as they are |
+| paths | int8 codes that follow paths of `coding.trellis`, along the first axis or along the second |
 | numbers | biases, scales, zero points, indices: `coding.numbers` |
 | bytes | large arrays of anything: each byte of a number by a table of its own |
 """
@@ -18,10 +19,12 @@ from math import prod
 import numpy as np
 
 from dyncompress.coding.estimate import code_length
+from dyncompress.coding.layout import LARGEST_KERNEL
 from dyncompress.coding.numbers import Bits, Kind, NumberMemory, bits_of, code_numbers, low_bits, relative, resolved
 from dyncompress.coding.skeleton import Form
 from dyncompress.coding.tables import Tables
-from dyncompress.coding.weights import LARGEST_KERNEL, Coder, WeightMemory, code_weights
+from dyncompress.coding.trellis import on_paths
+from dyncompress.coding.weights import Coder, WeightMemory, code_weights
 from dyncompress.errors import Altered
 
 # ONNX's numbers of types; half-byte types have size 0
@@ -48,7 +51,8 @@ KINDS = {
 }
 _INT8, _INT4, _UINT4 = 3, 22, 21
 _AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
-_TAGS = 4 + 4
+_ALONG = (8, 9)  # tags of codes on paths along the first axis, and along the second
+_TAGS = 4 + 4 + 2
 _WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
 _FEW = 32  # codes below this number are numbers
 _FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
@@ -95,6 +99,9 @@ def write_tensor(coder: Coder, memory: TensorMemory, form: Form, raw: bytes, bit
         _bytes(coder, memory, kind.size or 1, len(raw), np.frombuffer(raw, np.uint8))
     elif tag == _AS_IS:
         bits.write(np.frombuffer(raw, np.uint8).astype(np.int64), np.full(len(raw), 8))
+    elif tag in _ALONG:
+        codes = _turned(np.frombuffer(raw, np.int8).reshape(form.shape), tag)
+        code_weights(coder, memory.weights, codes.shape, codes, on_paths=True)
     else:
         shift = _shift(tag)
         high, low = _split(_codes(form, raw), shift)
@@ -120,6 +127,13 @@ def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
         return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
     if form.kind not in (_INT8, _INT4, _UINT4):
         raise Altered("an initializer of another type is coded as weights; the file was changed.")
+    if tag in _ALONG:
+        if form.kind != _INT8 or len(form.shape) < 2:
+            raise Altered("codes of another type or shape are coded as paths; the file was changed.")
+        first, second, *kernel = form.shape
+        shape = (first, second, *kernel) if tag == _ALONG[0] else (second, first, *kernel)
+        along = _turned(code_weights(coder, memory.weights, shape, on_paths=True), tag).tobytes()
+        return lambda bits: along
     shift = _shift(tag)
     high = code_weights(coder, memory.weights, form.shape).ravel()
     return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
@@ -135,6 +149,9 @@ def _tag(coder: Coder, memory: TensorMemory, form: Form, given: np.ndarray | Non
 def _smallest(form: Form, raw: bytes) -> int:
     """The tag of the model that is estimated smallest."""
     kind, count = KINDS[form.kind], prod(form.shape)
+    along = _along(form, raw)
+    if along is not None:
+        return along
     codes = _codes(form, raw) if form.kind in (_INT8, _INT4, _UINT4) and count >= _FEW else None
     if codes is not None and _data(form, codes) == raw:
         mean, shift = int(np.abs(codes.astype(np.int64)).mean()), 0
@@ -150,9 +167,22 @@ def _smallest(form: Form, raw: bytes) -> int:
     return min(sizes)[1]
 
 
+def _along(form: Form, raw: bytes) -> int | None:
+    """The tag of codes on paths, None where they follow none."""
+    if form.kind != _INT8 or len(form.shape) < 2 or len(raw) < _FEW or not any(raw):
+        return None
+    codes = np.frombuffer(raw, np.int8).reshape(form.shape)
+    return next((tag for tag in _ALONG if on_paths(_turned(codes, tag))), None)
+
+
 def _suits(kind: Kind, raw: bytes) -> bool:
     """Whether numbers are within 32 bits."""
     return kind.size <= 4 or (kind.signed and bool((np.abs(np.frombuffer(raw, "<i8") >> 1) < 1 << 30).all()))
+
+
+def _turned(codes: np.ndarray, tag: int) -> np.ndarray:
+    """Codes with the axis that their paths run along in front, and back."""
+    return codes if tag == _ALONG[0] else codes.swapaxes(0, 1)
 
 
 def _shift(tag: int) -> int:

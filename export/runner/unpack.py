@@ -167,6 +167,111 @@ class Reader:
         return ((rest[:, None] >> np.array([0, 8, 16])) & 0xFF).astype(np.uint8).tobytes()
 
 
+# ---------------------------------------------------------------- layout
+_BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
+_NEIGHBOURS, LARGEST_KERNEL = 8, 256
+
+
+@dataclass(frozen=True)
+class Layout:
+    """In which order the codes of a tensor are written.
+
+    Attributes:
+        shape: `(position, row, column)`.
+        phases: position, range of columns, and the coded neighbours of the position.
+        rows: of a block, phase by phase.
+    """
+
+    shape: tuple[int, int, int]
+    phases: list[tuple[int, slice, list[int]]]
+    rows: list[int]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], alike: bool = False) -> Layout:
+        """Of a tensor `(out, in, *kernel)`; one axis counts as one column.
+
+        Args:
+            shape: of the tensor.
+            alike: whether all blocks have as many rows as those of the first phase.
+        """
+        out, *rest = (*shape, 1) if len(shape) == 1 else shape
+        columns, kernel = rest[0], rest[1:] or (1,)
+        if prod(kernel) > LARGEST_KERNEL:
+            columns, kernel = prod(rest), (1,)
+        wide = columns
+        if prod(kernel) > 1:
+            phases = [(at, slice(0, columns), near) for at, near in positions(kernel)]
+        else:
+            wide = max(1, -(-columns // 8))
+            phases = [(0, slice(first, min(first + wide, columns)), []) for first in range(0, columns, wide)]
+        widths = [wide if alike else part.stop - part.start for _, part, _ in phases]
+        most = max(2, _BLOCKS // max(len(phases), 1))
+        rows = [max(-(-_BLOCK // max(width, 1)), -(-out // most)) for width in widths]
+        return cls((prod(kernel), out, columns), phases, rows)
+
+    def blocks(self) -> Iterator[tuple[int, bool, slice]]:
+        """Phase, whether it begins, and rows, block after block."""
+        for turn, rows in enumerate(self.rows):
+            for first in range(0, self.shape[1], rows):
+                yield turn, not first, slice(first, min(first + rows, self.shape[1]))
+
+    def anew(self, turn: int) -> bool:
+        """Whether paths begin with a phase: with the first position, and with every range of columns."""
+        return not turn or self.shape[0] == 1
+
+    def seen(self, tensor: np.ndarray) -> np.ndarray:
+        """The tensor as `[position, row, column]`."""
+        size, out, columns = self.shape
+        return np.ascontiguousarray(tensor.reshape(out, columns, size).transpose(2, 0, 1))
+
+
+def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Positions of a kernel in the order of coding, the centre first, with up to 8 coded neighbours, the nearest first.
+
+    Example:
+        >>> positions((3,))
+        [(1, []), (0, [1]), (2, [1, 0])]
+    """
+    points = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), 1)
+    far = (np.abs(2 * points - (np.array(kernel) - 1)) ** 2).sum(1)
+    order = [int(i) for i in np.argsort(far, kind="stable")]
+    found = []
+    for at, here in enumerate(order):
+        before = np.array(order[:at], np.int64)
+        near = np.argsort(((points[before] - points[here]) ** 2).sum(1), kind="stable")[:_NEIGHBOURS] if at else before
+        found.append((here, [int(i) for i in before[near]]))
+    return found
+
+
+# ---------------------------------------------------------------- trellis
+STATES = 8
+_CHECKS = (0o13, 0o04)  # Ungerboeck's parity checks of 8 states
+
+
+def _steps() -> tuple[np.ndarray, np.ndarray]:
+    """Next state `[states, parity]` and class `[states]`, from the systematic feedback form of the code."""
+    memory = STATES.bit_length() - 1
+    after, kind = np.zeros((STATES, 2), np.int64), np.arange(STATES) & 1
+    for state in range(STATES):
+        for parity in (0, 1):
+            fed = _CHECKS[0] * (state & 1) ^ _CHECKS[1] * parity
+            after[state, parity] = (state ^ fed) >> 1 & (1 << memory) - 1
+    return after, kind
+
+
+NEXT, CLASS = _steps()
+
+
+def index_of(code: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """Index k of codes that are allowed in their class."""
+    return np.sign(code) * (np.abs(code) + kind >> 1)
+
+
+def code_of(index: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    """The inverse of `index_of`."""
+    return 2 * index - kind * np.sign(index)
+
+
 # ---------------------------------------------------------------- weights
 _ONE = 256  # fixed point of magnitudes and of logarithms
 _LARGEST = (1 << 16) - 1  # whose logarithm is tabulated
@@ -174,10 +279,9 @@ _LIMIT = 12  # magnitudes from here on are escapes
 _WIDTH = 2 * _LIMIT + 1
 _SCALES, _UNIT_SCALE, _PER_OCTAVE = 38, 16, 3
 _RATIOS = (15, 51, 102, 166, 256, 384)  # classes of |mean| / (scale + 0.15), in 256ths
-_ESCAPES = 10
+_SET, _ESCAPES = _SCALES * (len(_RATIOS) + 1), 10
+_UPPER = (lambda k: 2 * k + 1, lambda k: 4 * k + 2, lambda k: max(4 * k, 1))  # halves, of k >= 0: plain codes, indices by class
 _PRIOR = 80 * 32
-_BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
-_NEIGHBOURS, LARGEST_KERNEL = 8, 256
 _RIDGE, _CARRIED = 30, 400  # in samples of unit spread
 _ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # samples that the mean of all counts for in each
 _FIRST = 179  # mean magnitude before anything is known
@@ -221,17 +325,19 @@ def _prior() -> np.ndarray:
     """Counts of every class: a logistic density of the class's mean and scale, integrated over the codes; then the escapes'."""
     centres = [0, *((a + b) // 2 for a, b in pairwise(_RATIOS)), _RATIOS[-1] * 13 // 10]
     rows = []
-    for index in range(_SCALES):
-        scale = _power(-64 * (index - _UNIT_SCALE) // _PER_OCTAVE) >> 14  # 65536ths
-        width = max(scale * 62 // 100, 7864)
-        for ratio in centres:
-            mean = ratio * (scale + 9830) >> 8
-            below = [0]
-            for k in range(-_LIMIT, _LIMIT):
-                far = ((k << 16) + 32768 - mean) * 92 // width  # 64 log2(e) = 92.3
-                below.append((_PRIOR << 30) // ((1 << 30) + _power(min(max(far, -1800), 1800))))
-            below.append(_PRIOR)
-            rows.append([max(b - a, 0) + 1 for a, b in pairwise(below)])
+    for upper in _UPPER:
+        edges = [-upper(-k - 1) if k < 0 else upper(k) for k in range(-_LIMIT, _LIMIT)]
+        for index in range(_SCALES):
+            scale = _power(-64 * (index - _UNIT_SCALE) // _PER_OCTAVE) >> 14  # 65536ths
+            width = max(scale * 62 // 100, 7864)
+            for ratio in centres:
+                mean = ratio * (scale + 9830) >> 8
+                below = [0]
+                for edge in edges:
+                    far = ((edge << 15) - mean) * 92 // width  # 64 log2(e) = 92.3
+                    below.append((_PRIOR << 30) // ((1 << 30) + _power(min(max(far, -1800), 1800))))
+                below.append(_PRIOR)
+                rows.append([max(b - a, 0) + 1 for a, b in pairwise(below)])
     escapes = [[64 >> min(k, 5) if k < 8 else 0 for k in range(_WIDTH)]] * _ESCAPES
     return np.array(rows + escapes, np.int64)
 
@@ -242,24 +348,6 @@ def _ratio_classes() -> np.ndarray:
     scale = np.array([_power(-64 * (i - _UNIT_SCALE) // _PER_OCTAVE) >> 22 for i in range(_SCALES)]) + 38
     mean = np.array([_power(-8 * k) >> 22 for k in range(129)])
     return (mean[None, :, None] > scale[:, None, None] * np.array(_RATIOS)).sum(-1)
-
-
-def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Positions of a kernel in the order of coding, the centre first, with up to 8 coded neighbours, the nearest first.
-
-    Example:
-        >>> positions((3,))
-        [(1, []), (0, [1]), (2, [1, 0])]
-    """
-    points = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), 1)
-    far = (np.abs(2 * points - (np.array(kernel) - 1)) ** 2).sum(1)
-    order = [int(i) for i in np.argsort(far, kind="stable")]
-    found = []
-    for at, here in enumerate(order):
-        before = np.array(order[:at], np.int64)
-        near = np.argsort(((points[before] - points[here]) ** 2).sum(1), kind="stable")[:_NEIGHBOURS] if at else before
-        found.append((here, [int(i) for i in before[near]]))
-    return found
 
 
 def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
@@ -292,7 +380,9 @@ class WeightMemory:
         self.equations: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
 
-def code_weights(coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None) -> np.ndarray:
+def code_weights(
+    coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None, on_paths: bool = False
+) -> np.ndarray:
     """Write or read the codes of one tensor.
 
     Args:
@@ -300,6 +390,7 @@ def code_weights(coder: Coder, memory: WeightMemory, shape: Sequence[int], given
         memory: of the tensors before; changed.
         shape: `(out, in, *kernel)`; one axis counts as one column.
         given: int8, that shape; None for reading.
+        on_paths: whether they are indices on paths that run along the first axis, `(in, out, *kernel)`.
 
     Returns:
         The codes, int8, that shape.
@@ -307,26 +398,18 @@ def code_weights(coder: Coder, memory: WeightMemory, shape: Sequence[int], given
     Raises:
         Altered: what was read aren't int8 codes.
     """
-    out, *rest = (*shape, 1) if len(shape) == 1 else shape
-    columns, kernel = rest[0], rest[1:] or (1,)
-    if prod(kernel) > LARGEST_KERNEL:
-        columns, kernel = prod(rest), (1,)
-    size = prod(kernel)
-    known = None if given is None else np.ascontiguousarray(given.reshape(out, columns, size).transpose(2, 0, 1))
-    tensor = _Tensor(memory, np.zeros((size, out, columns), np.int8))
-    if size > 1:
-        phases = [(at, slice(0, columns), near) for at, near in positions(kernel)]
-    else:
-        wide = max(1, -(-columns // 8))
-        phases = [(0, slice(first, min(first + wide, columns)), []) for first in range(0, columns, wide)]
-    for turn, (at, part, near) in enumerate(phases):
-        width = part.stop - part.start
-        rows = max(-(-_BLOCK // max(width, 1)), -(-out // max(2, _BLOCKS // len(phases))))
-        tensor.phase(turn, near, part)
-        for first in range(0, out, rows):
-            block = slice(first, min(first + rows, out))
-            tensor.block(coder, None if known is None else known[at, block, part], at, block)
-        tensor.leave()
+    layout = Layout.of(shape, alike=on_paths)
+    known = None if given is None else layout.seen(given)
+    tensor = _Tensor(memory, np.zeros(layout.shape, np.int8))
+    for turn, begins, rows in layout.blocks():
+        at, part, near = layout.phases[turn]
+        if begins:
+            tensor.phase(turn, near, part)
+            if on_paths and layout.anew(turn):
+                tensor.states = np.zeros((layout.rows[turn], part.stop - part.start), np.int64)
+        tensor.block(coder, None if known is None else known[at, rows, part], at, rows)
+        if rows.stop == layout.shape[1]:
+            tensor.leave()
     memory.level = tensor.level()
     return np.ascontiguousarray(tensor.codes.transpose(1, 2, 0)).reshape(shape)
 
@@ -341,6 +424,7 @@ class _Tensor:
         self.column, self.column_n = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
         self.kernel = np.zeros((out, columns), np.int64)
         self.whole, self.whole_n = 2 * memory.level, 2
+        self.states: np.ndarray | None = None  # [row of a block, column], where codes follow paths
 
     def level(self) -> int:
         """Mean magnitude so far, 256ths, at least 1."""
@@ -386,25 +470,35 @@ class _Tensor:
             inputs = self.codes[self.near, rows].reshape(len(self.near), -1).astype(np.float64)
             mean = (self._weights() @ inputs).astype(np.int64)
         index = np.clip((_PER_OCTAVE * (scale.ravel() >> 4) + 128 >> 8) - 8 * _PER_OCTAVE + _UNIT_SCALE, 0, _SCALES - 1)
-        found = self._coded(coder, index, mean, None if given is None else given.ravel().astype(np.int64))
+        state = None if self.states is None else self.states[: len(row)]
+        found = self._coded(coder, index, mean, state, None if given is None else given.ravel().astype(np.int64))
         self.codes[at, rows, self.part] = found.reshape(scale.shape)
         if inputs is not None:
             self._learn(inputs, found, spread.ravel())
         self._count(np.abs(found).reshape(scale.shape), rows)
 
-    def _coded(self, coder: Coder, index: np.ndarray, mean: np.ndarray | None, given: np.ndarray | None) -> np.ndarray:
-        tables, context, sign = self.memory.tables, index * (len(_RATIOS) + 1), None
+    def _coded(
+        self, coder: Coder, index: np.ndarray, mean: np.ndarray | None, state: np.ndarray | None, given: np.ndarray | None
+    ) -> np.ndarray:
+        tables, context, sign, kind = self.memory.tables, index * (len(_RATIOS) + 1), 1, None
+        if state is not None:
+            kind = CLASS[state].ravel()
+            context = context + _SET * (1 + kind)
         if mean is not None:
             sign = np.where(mean < 0, -1, 1)
             context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), _LARGEST)] >> 5]
-        known = None if given is None else given * (1 if sign is None else sign)
+        known = None if given is None else (given if kind is None else index_of(given, kind)) * sign
         token = coder.symbols(tables, context, None if known is None else np.clip(known, -_LIMIT, _LIMIT) + _LIMIT)
         tables.add(context, token)
         value = token - _LIMIT
         far = np.flatnonzero(np.abs(value) == _LIMIT)
         if len(far):
             value[far] = _escaped(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
-        return value if sign is None else value * sign
+        value = value * sign
+        if state is None or kind is None:
+            return _bytes_only(value)
+        state[:] = NEXT[state, value.reshape(state.shape) & 1]
+        return _bytes_only(code_of(value, kind))
 
     def _weights(self) -> np.ndarray:
         """Least-squares weights of the neighbours, 256ths; solved again when there is a seventh more to learn from."""
@@ -444,7 +538,7 @@ def _scaled(sums: np.ndarray, keep: int, n: int) -> np.ndarray:
 
 def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, given: np.ndarray | None) -> np.ndarray:
     """Values whose magnitude is 12 or more: the bit length of what is above, then its lower bits."""
-    context = _SCALES * (len(_RATIOS) + 1) + np.minimum(index >> 2, _ESCAPES - 1)
+    context = len(_UPPER) * _SET + np.minimum(index >> 2, _ESCAPES - 1)
     above = None if given is None else np.abs(given) - _LIMIT
     length = coder.symbols(tables, context, None if above is None else _lengths()[above])
     tables.add(context, length)
@@ -453,7 +547,10 @@ def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, 
     bits = np.maximum(length - 1, 0)
     top = np.left_shift(1, bits) * (length > 0)
     low = coder.uniform(bits, None if above is None else above - top)
-    value = (top + low + _LIMIT) * sign
+    return (top + low + _LIMIT) * sign
+
+
+def _bytes_only(value: np.ndarray) -> np.ndarray:
     if (value < -128).any() or (value > 127).any():
         raise Altered("a weight code lies outside of a byte; the file was changed.")
     return value
@@ -887,7 +984,8 @@ KINDS = {
 }
 _INT8, _INT4, _UINT4 = 3, 22, 21
 _AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
-_TAGS = 4 + 4
+_ALONG = (8, 9)  # tags of codes on paths along the first axis, and along the second
+_TAGS = 4 + 4 + 2
 _WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
 _FEW = 32  # codes below this number are numbers
 _FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
@@ -936,6 +1034,13 @@ def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
         return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
     if form.kind not in (_INT8, _INT4, _UINT4):
         raise Altered("an initializer of another type is coded as weights; the file was changed.")
+    if tag in _ALONG:
+        if form.kind != _INT8 or len(form.shape) < 2:
+            raise Altered("codes of another type or shape are coded as paths; the file was changed.")
+        first, second, *kernel = form.shape
+        shape = (first, second, *kernel) if tag == _ALONG[0] else (second, first, *kernel)
+        along = _turned(code_weights(coder, memory.weights, shape, on_paths=True), tag).tobytes()
+        return lambda bits: along
     shift = _shift(tag)
     high = code_weights(coder, memory.weights, form.shape).ravel()
     return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
@@ -946,6 +1051,11 @@ def _tag(coder: Coder, memory: TensorMemory, form: Form, given: np.ndarray | Non
     found = coder.symbols(memory.tags, here, given)
     memory.tags.add(here, found)
     return found
+
+
+def _turned(codes: np.ndarray, tag: int) -> np.ndarray:
+    """Codes with the axis that their paths run along in front, and back."""
+    return codes if tag == _ALONG[0] else codes.swapaxes(0, 1)
 
 
 def _shift(tag: int) -> int:
@@ -983,7 +1093,7 @@ def _bytes(coder: Coder, memory: TensorMemory, planes: int, count: int, given: n
 
 
 # ---------------------------------------------------------------- container
-MAGIC, VERSION = b"DYNC", 1
+MAGIC, VERSION = b"DYNC", 2
 LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
 _RATIO, _ALWAYS = 1024, 1 << 16
 _DIGEST = 16
@@ -1008,8 +1118,8 @@ def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
         raise InvalidRequest(f"the {len(packed):,} bytes given are no dyncompress container (they don't begin with DYNC).")
     if len(packed) > len(MAGIC) and packed[len(MAGIC)] != VERSION:
         raise InvalidRequest(
-            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by a "
-            "newer program: install that one."
+            f"the container has version {packed[len(MAGIC)]}, this program reads {VERSION}; it was changed, or written by "
+            "another version of the program: install that one."
         )
     try:
         content = _content(packed, limit)

@@ -112,8 +112,8 @@ def test_containers_aren_t_packed_twice(packed: bytes) -> None:
 
 
 def test_a_newer_version_is_named(packed: bytes) -> None:
-    with pytest.raises(InvalidRequest, match="version 2, this program reads 1"):
-        unpack(MAGIC + b"\x02" + packed[5:])
+    with pytest.raises(InvalidRequest, match="version 3, this program reads 2"):
+        unpack(MAGIC + b"\x03" + packed[5:])
 
 
 @pytest.mark.parametrize("seed", range(4))

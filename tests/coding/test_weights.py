@@ -6,8 +6,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from dyncompress.coding.layout import positions
 from dyncompress.coding.rans import Reader, Writer
-from dyncompress.coding.weights import WeightMemory, code_weights, positions, solve
+from dyncompress.coding.weights import WeightMemory, code_weights, solve
 
 MATRICES = [(1,), (70,), (1, 1), (5, 3), (64, 100), (10, 64)]
 SHAPES = [*MATRICES, (16, 3, 3, 3), (8, 1, 5, 5), (4, 2, 17, 17), (6, 5, 7), (3, 4, 2, 3, 2)]

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "export" / "runner" / "unpack.py"
 WRITING = {
     "Writer", "code_length", "is_model", "relative", "low_bits", "bits_of", "_common_shift", "write_tensor",
-    "_smallest", "_suits", "_split", "_codes", "_planes", "cut", "_cut_graph", "_cut_tensor", "pack",
-    "description_bits", "_lanes", "_compressed",
+    "_smallest", "_along", "_suits", "_split", "_codes", "_planes", "cut", "_cut_graph", "_cut_tensor", "pack", "paths",
+    "allowed", "on_paths", "description_bits", "_lanes", "_compressed",
 }  # fmt: skip
 HEAD = '''"""Unpacks a dyncompress container (small.dync) into its ONNX file, to the byte, on numpy alone.
 
@@ -75,7 +75,7 @@ if __name__ == "__main__":
 def assembled() -> str:
     """The text of the file."""
     parts, seen = [HEAD], set()
-    for name in ("tables", "rans", "weights", "numbers", "skeleton", "tensors", "container"):
+    for name in ("tables", "rans", "layout", "trellis", "weights", "numbers", "skeleton", "tensors", "container"):
         text = (ROOT / "dyncompress" / "coding" / f"{name}.py").read_text()
         lines = text.splitlines()
         body = ast.parse(text).body
