@@ -153,13 +153,15 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
     sorted_squares = weight.double().square().flatten().sort().values
+    sketch = getattr(recipe.quantizer, "sketch", None)
+    quick = recipe if sketch is None else replace(recipe, quantizer=sketch)
     found, masked = [], {}
     for choice in tried:
         key = (choice.sparsity, choice.pattern)
         if key not in masked:
             masked[key] = pruned_weight(observation, choice, recipe)
         pruned = masked[key]
-        new, encoding = rounded_weight(observation, pruned, choice, recipe)
+        new, encoding = rounded_weight(observation, pruned, choice, quick)
         found.append(
             Errors(
                 choice=choice,
@@ -167,7 +169,9 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
                 rounding=float((pruned - new).double().square().sum()) / norm,
                 output=fisher_harm(observation, weight, new),
                 motion=motion_harm(observation, weight, new),
-                bytes=coded_bytes(encoding) if choice.step and encoding is not None else float("nan"),
+                bytes=coded_bytes(encoding, on_paths=sketch is not None)
+                if choice.step and encoding is not None
+                else float("nan"),
                 change=weight_change(sorted_squares, float((weight - new).double().square().sum()), choice.sparsity),
             )
         )
@@ -189,10 +193,15 @@ def weight_change(sorted_squares: Array, error: float, sparsity: float) -> Weigh
     return WeightChange(energy=energy, error=error / (energy or 1.0), threshold=threshold, left=left)
 
 
-def coded_bytes(encoding: Encoding) -> float:
-    """What an entropy-coded layer takes in a container: its codes, a little more for what is uncertain, and its scales."""
+def coded_bytes(encoding: Encoding, on_paths: bool = False) -> float:
+    """What an entropy-coded layer takes in a container: its codes, a little more for what is uncertain, and its scales.
+
+    Args:
+        encoding: of the layer, on the grid.
+        on_paths: whether a plan's codes will be on paths of the trellis instead.
+    """
     codes = encoding.codes.cpu().numpy()
-    return MARGIN * code_length(codes) / 8 + CHANNEL_BYTES * len(codes)
+    return MARGIN * code_length(codes, on_paths) / 8 + CHANNEL_BYTES * len(codes)
 
 
 def fisher_harm(observation: Observation, weight: Array, new: Array) -> float:

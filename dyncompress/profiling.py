@@ -13,7 +13,7 @@ from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened, first_examples, with_run
 from dyncompress.progress import Progress
-from dyncompress.realisation import fitted, sketched
+from dyncompress.realisation import fitted
 from dyncompress.recipe import Recipe, rules_for
 from dyncompress.types import (
     BLOCKS,
@@ -77,7 +77,7 @@ def profiled(
     Where `considered` leaves every layer one choice there is nothing to compare: errors and sensitivities aren't computed, and
     only what the measures read is observed.
     """
-    model, recipe = with_run(model, trajectory), sketched(fitted(recipe, target))
+    model, recipe = with_run(model, trajectory), fitted(recipe, target)
     setting, door = Setting(model, recipe, target), model.door
     given = {"theory": True, "trajectory": model.run is not None, "fisher": model.calibrated, "probe": model.calibrated}
     if not any(given[name] for name in recipe.sensitivity):

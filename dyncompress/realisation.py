@@ -45,11 +45,6 @@ def fitted(recipe: Recipe, target: Target) -> Recipe:
     return replace(recipe, quantizer=replace(recipe.quantizer, grid=grid))  # type: ignore[type-var]
 
 
-def sketched(recipe: Recipe) -> Recipe:
-    """The recipe with the quantizer that its tables of options are made with: a faster one, where it has one."""
-    return replace(recipe, quantizer=getattr(recipe.quantizer, "sketch", recipe.quantizer))
-
-
 def pruned_weight(observation: Observation, choice: Choice, recipe: Recipe) -> Array:
     """The layer's weight with the zeros that the choice asks for, float32."""
     weight = observation[Weight()].detach().float()

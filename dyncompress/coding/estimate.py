@@ -20,14 +20,16 @@ from dyncompress.coding.layout import positions
 _LIMIT, _WIDTH, _CLASSES = 15, 32, 38
 _RATIOS = np.array([15, 51, 102, 166, 256, 384], np.float32) / 256
 _LEARNED, _MEANS, _ESCAPED = 1.8, 11.0, 2.3  # bits a distinct value of a context, a row or column, a code of 12 and more
+_PATHS = 0.37, 0.175  # bits a weight that paths take more, and what that is less with each bit
 _DISTINCT = 15.0  # bits a distinct code where there are no contexts
 
 
-def code_length(codes: np.ndarray) -> float:
+def code_length(codes: np.ndarray, on_paths: bool = False) -> float:
     """Bits that a layer's codes take in a container, about.
 
     Args:
         codes: int8, `[out, in, *kernel]`; `[out, K]` counts as a kernel of one position, which misses what neighbours tell.
+        on_paths: whether, instead of these codes, others on paths of `coding.trellis` are meant, of 0.62 times the step.
 
     Returns:
         Bits.
@@ -36,6 +38,12 @@ def code_length(codes: np.ndarray) -> float:
         >>> code_length(np.zeros((8, 8), np.int8)) < 200
         True
     """
+    bits = _length(codes)
+    each = bits / max(codes.size, 1)
+    return bits + codes.size * min(each, max(_PATHS[0] - _PATHS[1] * each, 0.0)) if on_paths else bits
+
+
+def _length(codes: np.ndarray) -> float:
     out, size = codes.shape[0], prod(codes.shape[2:])
     cube = codes.reshape(out, -1, size).astype(np.float32)
     magnitude = np.abs(cube)

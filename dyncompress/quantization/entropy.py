@@ -23,8 +23,8 @@ from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, 
 
 # Gains of a channel beyond this aren't rounding errors any more.
 _GAINS = (0.5, 2.0)
-# On a trellis steps are finer, and codes that depend on each other cost as many bits as the coarser ones would.
-_FINER = 0.57
+# On a trellis steps are finer, and so that codes of two bits take as many bytes as on the grid.
+_FINER = 0.62
 # Codes are kept from their limits, where a path can't make up for errors any more.
 _ROOM = 0.7
 # Of a path that begins and ends in no state of its choice, little is left to gain.
@@ -57,21 +57,17 @@ class Entropy:
         damping: share of the mean of diag(H) added to the diagonal.
         rows: 0: one step a layer; 1: every channel by its own Fisher information, which few examples know only so well.
         trellis: whether a plan is carried out on a trellis; tables of options are made on the grid, in an eighth of the time.
-        price: on a trellis, of a bit, in squared steps.
         grid: what the target's integers allow.
     """
 
     damping: float = 0.01
     rows: float = 0.5
     trellis: bool = False
-    price: float = 0.2
     grid: Grid = field(default_factory=Grid)
 
     def __post_init__(self) -> None:
         if not 0 <= self.rows <= 1:
             raise InvalidRequest(f"quantize.entropy: rows is {self.rows}; 0 (one step a layer) to 1 (each channel its own).")
-        if not 0 <= self.price < 10:
-            raise InvalidRequest(f"quantize.entropy: price is {self.price}; a bit costs 0 to 10 squared steps.")
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -79,9 +75,9 @@ class Entropy:
         return (Weight(), InputMoment(), OutputFisher())
 
     @property
-    def sketch(self) -> Entropy:
-        """The same without its trellis."""
-        return replace(self, trellis=False)
+    def sketch(self) -> Entropy | None:
+        """The quicker one that tables of options are made with, if there is one."""
+        return replace(self, trellis=False) if self.trellis else None
 
     @torch.no_grad()
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
@@ -103,17 +99,16 @@ class Entropy:
             order = torch.tensor(list(chain(*lanes)), device=matrix.device).expand_as(order)
         factor = upper_factor(moment, order, self.damping, torch.float64)
         highest = self.grid.limits(8)[1]
-        wanted = self._steps(rows, observation, factor, choice.step).flatten() * (_FINER if on_trellis else 1.0)
-        step = torch.maximum(wanted, matrix.abs().amax(1) / (highest * (_ROOM if on_trellis else 1.0)))
+        step = self._steps(rows, observation, factor, choice.step).flatten() * (_FINER if on_trellis else 1.0)
+        step = torch.maximum(step, matrix.abs().amax(1) / (highest * (_ROOM if on_trellis else 1.0)))
         step = self.grid.allowed(step)
         by_group, inverse = step.reshape(len(rows), -1, 1), order.argsort(dim=-1)
         with full_precision(matrix.device):
             first = _taken(rows, order)
             if on_trellis:
-                starts = [at == 0 for lane in lanes for at in range(len(lane))]
-                price = self.price * (wanted / step).square().reshape(len(rows), -1)
-                groups = zip(first / by_group, factor, price, strict=True)
-                found = torch.stack([nearest_path(w, f, starts, p, highest) for w, f, p in groups])
+                starts = {sum(map(len, lanes[:i])) for i in range(len(lanes))}
+                groups = zip(first / by_group, factor, strict=True)
+                found = torch.stack([nearest_path(w, f, starts, highest) for w, f in groups])
             else:
                 free = (first != 0).mT if zeros else None
                 found = nearest_plane(first.mT, by_group.mT, (-highest, highest), factor, free).mT

@@ -7,7 +7,7 @@ which the columns to come make up for.
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Set
 
 import numpy as np
 import torch
@@ -17,24 +17,21 @@ from dyncompress.coding.trellis import CLASS, NEXT, STATES
 
 _BLOCK = 64  # columns between two products with all errors before
 _AT_ONCE = 1 << 24  # errors in memory
-_INDICES, _SCALES, _PER_OCTAVE, _UNIT = 17, 40, 4, 20  # of the table of prices
 
 
-def nearest_path(target: Tensor, factor: Tensor, starts: list[bool], price: Tensor, largest: int) -> Tensor:
-    """Codes of small |e R|^2 and few bits, on paths of the trellis.
+def nearest_path(target: Tensor, factor: Tensor, starts: Set[int], largest: int) -> Tensor:
+    """Codes of small |e R|^2 on paths of the trellis. What they cost in bits isn't asked: steps are what a layer's bytes hang on,
+    and a price made harm on new examples no smaller.
 
-    Bits are those of an index under a Laplace density, its mean magnitude that of its row times that of its column.
-
-    **Source**: the search is that of entropy-coded trellis quantization (Fischer and Wang 1992), with per-survivor processing
-    (Raheli, Polydoros and Tzou 1995) for the feedback; ours is their meeting.
+    **Source**: the Viterbi search of trellis-coded quantization (Marcellin and Fischer 1990) with per-survivor processing
+    (Raheli, Polydoros and Tzou 1995) of the feedback of `gptq.nearest_plane`; their meeting is ours.
 
     Cost: states * (rows * K^2 flops), and K steps; memory of 2^24 errors, or one row's.
 
     Args:
         target: weights in steps, columns in the order of their paths, `[rows, K]`.
         factor: R, upper triangular, `[K, K]`: the inputs' moment is R R^T.
-        starts: columns where a path begins, K of them, the first among them.
-        price: of one bit, `[rows]`, in squared steps where R_jj is its geometric mean.
+        starts: columns where a path begins, 0 among them.
         largest: magnitude of a code.
 
     Returns:
@@ -43,18 +40,12 @@ def nearest_path(target: Tensor, factor: Tensor, starts: list[bool], price: Tens
     diagonal = factor.diagonal()
     unit = (factor / diagonal).to(target.dtype)
     weight = (2 * (diagonal.log() - diagonal.log().mean())).exp().to(target.dtype)
-    magnitude = target.abs()
-    mean = magnitude.mean(1, keepdim=True) * (magnitude.mean(0) / magnitude.mean().clamp_min(1e-9))
-    scale = (_PER_OCTAVE * (mean + 1e-3).log2() + _UNIT + 0.5).long().clamp_(0, _SCALES - 1)
     width = max(1, _AT_ONCE // (STATES * target.shape[1]))
-    parts = zip(target.split(width), price.split(width), scale.split(width), strict=True)
-    return torch.cat([_searched(t, unit, weight, starts, p, s, largest) for t, p, s in parts])
+    return torch.cat([_searched(part, unit, weight, starts, largest) for part in target.split(width)])
 
 
-def _searched(
-    target: Tensor, unit: Tensor, weight: Tensor, starts: list[bool], price: Tensor, scale: Tensor, largest: int
-) -> Tensor:
-    """`nearest_path` of some rows; `scale` `[rows, K]` says which density tells the bits."""
+def _searched(target: Tensor, unit: Tensor, weight: Tensor, starts: Set[int], largest: int) -> Tensor:
+    """`nearest_path` of some rows; errors in front of column j come with `unit[:j, j]`, and weigh `weight[j]` there."""
     rows, columns = target.shape
     trellis = _Trellis(rows, target, largest)
     errors = target.new_zeros(rows * STATES, columns)
@@ -65,10 +56,10 @@ def _searched(
         buffer = buffer + errors[:, :start] @ unit[:start, start:stop]
         ancestor = torch.arange(rows * STATES, device=target.device)
         for j in range(start, stop):
-            if starts[j]:
+            if j in starts:
                 best = trellis.restart()
                 buffer, ancestor = buffer.index_select(0, best), ancestor.index_select(0, best)
-            chosen, best = trellis.step(buffer[:, j - start], weight[j], price, scale[:, j])
+            chosen, best = trellis.step(buffer[:, j - start], weight[j])
             buffer, ancestor = buffer.index_select(0, best), ancestor.index_select(0, best)
             error = target[:, j, None].expand(rows, STATES).reshape(-1) - chosen
             buffer[:, j - start] = error
@@ -91,7 +82,6 @@ class _Trellis:
         self.row = torch.arange(rows, device=device)[:, None] * STATES
         self.far = torch.finfo(like.dtype).max / 4
         self.cost = torch.zeros(rows, STATES, dtype=like.dtype, device=device)
-        self.bits = _bits().to(like).flatten()
         self.most = largest // 4
 
     def restart(self) -> Tensor:
@@ -101,14 +91,11 @@ class _Trellis:
         self.cost[:, :1] = cost
         return (self.row + best).expand(-1, STATES).flatten()
 
-    def step(self, wanted: Tensor, weight: Tensor, price: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, wanted: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """One column: the codes that the survivors take, and which survivors they were, both `[rows * states]`."""
         wanted = wanted.view(self.cost.shape)
         codes = self._nearest(wanted)
-        index = ((codes.abs() + self.kind[None, :, None]) * 0.5).floor_().clamp_max_(_INDICES - 1).long()
-        place = (scale[:, None, None] * 2 + self.kind[None, :, None]) * _INDICES + index
-        cost = (wanted[..., None] - codes).square_().mul_(weight) + price[:, None, None] * self.bits[place]
-        cost += self.cost[..., None]
+        cost = (wanted[..., None] - codes).square_().mul_(weight).add_(self.cost[..., None])
         self.cost, pick = cost[:, self.source, self.parity].min(-1)
         before = torch.where(pick == 0, self.source[:, 0], self.source[:, 1])
         parity = torch.where(pick == 0, self.parity[:, 0], self.parity[:, 1])
@@ -125,14 +112,3 @@ class _Trellis:
         one_and_on = (((size - 1) * 0.25).round_().clamp_(0, most) * 4 + 1) * sign
         first = torch.where(self.even, even, zero_or_odd)
         return torch.stack([first, torch.where(self.even, odd, one_and_on)], -1)
-
-
-@cache
-def _bits() -> Tensor:
-    """Bits of an index `[scales, classes, indices]`, codes being Laplace of mean magnitude 2^((i - 20) / 4); 14 at most."""
-    mean = 2.0 ** ((np.arange(_SCALES) - _UNIT) / _PER_OCTAVE)
-    k = np.arange(_INDICES)
-    edges = np.stack([2.0 * k + 1, np.where(k == 0, 0.5, 2.0 * k)])
-    below = 1 - np.exp(-edges / mean[:, None, None])
-    share = np.diff(below, axis=-1, prepend=0.0) / np.where(k == 0, 1, 2)
-    return torch.from_numpy(-np.log2(np.maximum(share, 2.0**-14)))
