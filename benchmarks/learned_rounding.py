@@ -29,6 +29,7 @@ from dyncompress.divergence import divergence
 from dyncompress.models.torch_augmenting import augmented
 from dyncompress.types import Compressed, Distillation
 
+ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis
 RESULT = Path(__file__).parent / "results" / "learned_rounding.json"
 BATCH, CHEAP = 128, 5e-4  # examples a step; rate of scales' logarithms and of biases
 MOVED = Distillation(shift=4, mix=0.5)
@@ -87,8 +88,9 @@ def rows(net: str, rates: list[float], epochs: int) -> Iterator[dict[str, float]
     """Before, and after each rate."""
     case = Case(net, 0)
     images, new, original = torch.from_numpy(case.images), torch.from_numpy(tuning_images()), case.module()
-    plan = dc.compress(case.module(), "packed", calibration=images).plan
-    small = dc.apply(case.module(), plan, calibration=images)
+    on_grid = dc.load_recipe("packed", ON_GRID)
+    plan = dc.compress(case.module(), on_grid, calibration=images).plan
+    small = dc.apply(case.module(), plan, recipe=on_grid, calibration=images)
     for rate in (0.0, *rates):
         network, clock = Codes(small), time.perf_counter()
         before = [code.detach().clone() for code in network.codes]

@@ -47,7 +47,6 @@ class Opened:
         seed: of what observing draws at random.
         observed: at most so many examples are observed; 0: all.
         kept: layer -> its observation, where all of them are small.
-        carried: what the plan that was carried out last asked for, and what it made of the model; nothing is carried out twice.
         run: the recorded run that the model ends, or None; what it tells of a layer is part of every observation.
     """
 
@@ -57,7 +56,6 @@ class Opened:
     seed: int = 0
     observed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
-    carried: list[tuple[Any, Any]] = field(default_factory=list, repr=False, compare=False)
     run: RecordedRun | None = field(default=None, repr=False, compare=False)
 
     @property

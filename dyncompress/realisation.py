@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
@@ -59,51 +59,6 @@ def rounded_weight(observation: Observation, pruned: Array, choice: Choice, reci
     return decode(encoding), encoding
 
 
-@dataclass(frozen=True)
-class Carried:
-    """What a plan makes of a model, before moments are matched and anything is distilled.
-
-    Attributes:
-        narrow: the model after blocks, channels and ranks went, refitted, and its choices.
-        structure, thin: realised choices of blocks and channels, and of layers that were split.
-        pruned, final: the model after pruning alone, and after rounding.
-        encodings, layers, errors: by layer, see `layers_compressed`.
-    """
-
-    narrow: Opened
-    structure: dict[str, Choice]
-    thin: dict[str, Choice]
-    pruned: TorchModel
-    final: TorchModel
-    encodings: dict[str, Encoding]
-    layers: dict[str, Choice]
-    errors: dict[str, tuple[float, float]]
-
-
-def carried_out(
-    model: Opened, plan: Plan, recipe: Recipe, *, taught: Callable[[Opened], Opened] | None = None, keep: bool = False
-) -> Carried:
-    """Structure first, then layer after layer.
-
-    Args:
-        model: opened.
-        plan: what is asked for.
-        recipe: as `fitted` gives it.
-        taught: what happens to the network between the two.
-        keep: whether the same will be asked for again.
-    """
-    asked = (dict(plan.asked), dict(plan.reasons), recipe)
-    known = [made for before, made in model.carried if before == asked and taught is None]
-    model.carried.clear()
-    if not known:
-        narrow, structure = restructured(model, plan.asked)
-        narrow, halved, thin = split(taught(narrow) if taught else narrow, plan)
-        known = [Carried(narrow, structure, thin, *layers_compressed(narrow, halved, recipe))]
-    if keep:
-        model.carried.append((asked, known[0]))
-    return known[0]
-
-
 def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
     """Carry out a plan: remove channels and refit, teach weights, prune, round, match moments, distil.
 
@@ -123,25 +78,21 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         return 0.0 if door is original else divergence(before, outputs(door, shown)[0])
 
     with progress.phase("remove channels, prune and round"):
+        narrow, structure = restructured(model, plan.asked)
         early, late = lessons(plan, recipe, model.calibrated)
-
-        def first(narrow: Opened) -> Opened:
+        if early:
             narrow = replace(narrow, door=_taught(narrow.door, model, plan, recipe, progress), kept={})
             stages["teach"] = after(narrow.door)
-            return narrow
-
-        made = carried_out(model, plan, recipe, taught=first if early else None)
-    final, encodings = made.final, made.encodings
-    stages["prune"], stages["weights"] = after(made.pruned), after(final)
+        narrow, halved, thin = split(narrow, plan)
+        pruned, final, encodings, layers, errors = layers_compressed(narrow, halved, recipe)
+    stages["prune"], stages["weights"] = after(pruned), after(final)
     free_scales = not target.power_of_two_scales and target.weight_granularity != "tensor"
     if recipe.match and model.calibrated and not free_scales:
         rule = "scales that are powers of two" if target.power_of_two_scales else "one scale a tensor"
         final = replace(final, notes=(*final.notes, f"moments aren't matched: target '{target.name}' wants {rule}."))
     elif recipe.match and model.calibrated:
         with progress.phase("match moments"):
-            aim = (
-                made.narrow.door if made.structure or made.thin else original
-            )  # refitted layers do new work: theirs is what rounding disturbs
+            aim = narrow.door if structure or thin else original  # refitted layers do new work: theirs is what rounding disturbs
             final, encodings = _scaled(*final.matched(aim, batches), encodings)
         stages["match"] = after(final)
     if late:
@@ -154,12 +105,12 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
             found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
             final, encodings = _scaled(*found, encodings)
         stages["distil"] = after(final)
-    if any(choice.step for choice in made.layers.values()):
+    if any(choice.step for choice in layers.values()):
         encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
-    whole = {unit: choice for unit, choice in made.layers.items() if unit in plan.asked}
-    realised = {unit: with_method(choice, recipe) for unit, choice in {**made.structure, **made.thin, **whole}.items()}
-    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), made.errors)
+    whole = {unit: choice for unit, choice in layers.items() if unit in plan.asked}
+    realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **thin, **whole}.items()}
+    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
 
 
 def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:

@@ -5,14 +5,12 @@ measured on the structure it asks for. Where that is above what was allocated, t
 table solved again, twice at most.
 
 Harm is predicted layer by layer, to second order, on images that are then fitted. Where `budget.distortion` says how far the
-outputs may move, the plan is carried out, their divergence is measured, and the table is solved again for as much harm as
-makes it what was asked for: divergence grows about as harm does. From one rounding to the next it differs by a tenth, so that the
-next plan is carried out as well; where that was far off, the last follows both.
+outputs may move, the plan is carried out once, their divergence is measured, and the table is solved again for as much harm as
+makes it what was asked for: divergence grows about as harm does.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -20,13 +18,14 @@ import torch
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import Infeasible
+from dyncompress.factoring import split
 from dyncompress.latency import seconds_of
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened, outputs
-from dyncompress.realisation import carried_out, fitted
+from dyncompress.realisation import fitted, layers_compressed
 from dyncompress.recipe import Recipe
-from dyncompress.restructuring import structural
+from dyncompress.restructuring import restructured, structural
 from dyncompress.types import BLOCKS, CHANNELS, Batch, Budget, Choice, Distillation, Drop, Keep, Plan, Profile, Target
 
 Solve = Callable[..., Plan]  # (profile, budget, recipe=) -> plan: `pipeline.allocate`
@@ -34,8 +33,6 @@ AGAIN = 2
 TOLERANCE = {"macs": 1e-3, "seconds": 0.02}  # shares: a time is measured, and varies
 MOVES = 2  # times that every calibration image is flipped and shifted by chance, to stand for images that weren't fitted
 SHIFT = 2  # pixels
-CARRIED = 2  # plans at most, before the last
-NEAR = 0.04  # of a logarithm: no other plan is worth carrying out
 AT_MOST = 4.0  # times that a predicted harm is taken to be wrong
 
 
@@ -66,7 +63,11 @@ def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, tar
     """
     plan = solve(profile, budget, recipe=recipe)
     if budget.distortion is not None and budget.bytes is None and model.calibrated and plan.distortion > 0:
-        plan, budget = _as_far(model, profile, plan, budget, recipe, target, solve)
+        found = diverged(model, plan, recipe, target)
+        scale = min(max(budget.distortion / max(found, 1e-12), 1 / AT_MOST), AT_MOST)
+        budget = replace(budget, distortion=plan.distortion * scale)
+        plan = solve(profile, budget, recipe=recipe)
+        plan = replace(plan, cost={**plan.cost, "divergence": found * scale})
     limits = {row: plan.cost[row] for row in TOLERANCE if getattr(budget, row) is not None}
     wanted = dict(limits)
     for again in range(AGAIN + 1):
@@ -82,26 +83,6 @@ def settled(model: Opened, profile: Profile, budget: Budget, recipe: Recipe, tar
     return plan
 
 
-def _as_far(
-    model: Opened, profile: Profile, plan: Plan, budget: Budget, recipe: Recipe, target: Target, solve: Solve
-) -> tuple[Plan, Budget]:
-    """The plan whose outputs diverge as far as the budget says, by what plans carried out before it did, and its budget."""
-    asked, logs, moved = budget.distortion or 0.0, [], _moved(model)
-    before = outputs(model.door, moved)[0]
-    for _ in range(CARRIED):
-        made = carried_out(model, plan, fitted(recipe, target), keep=True)
-        logs.append(math.log(max(divergence(before, outputs(made.final, moved)[0]), 1e-12) / plan.distortion))
-        wanted = asked / math.exp(sum(logs) / len(logs))
-        if abs(math.log(wanted / plan.distortion)) < NEAR:
-            break
-        budget = replace(budget, distortion=min(max(wanted, plan.distortion / AT_MOST), plan.distortion * AT_MOST))
-        found = solve(profile, budget, recipe=recipe)
-        if found.asked == plan.asked or not found.distortion:
-            break
-        plan = found
-    return replace(plan, cost={**plan.cost, "divergence": plan.distortion * math.exp(sum(logs) / len(logs))}), budget
-
-
 def diverged(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float:
     """Divergence of the plan's network from the original, before anything is distilled and activations are rounded.
 
@@ -109,8 +90,9 @@ def diverged(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float
     do by .094. Flipped and shifted by chance they do by .097. Inputs that aren't images are taken as they are.
     """
     moved = _moved(model)
-    made = carried_out(model, plan, fitted(recipe, target))
-    return divergence(outputs(model.door, moved)[0], outputs(made.final, moved)[0])
+    narrow, layers, _ = split(restructured(model, plan.asked)[0], plan)
+    compressed = layers_compressed(narrow, layers, fitted(recipe, target))[1]
+    return divergence(outputs(model.door, moved)[0], outputs(compressed, moved)[0])
 
 
 def _moved(model: Opened) -> list[Batch]:

@@ -109,7 +109,8 @@ def in_sequence(
             found[name] = weight, shift
             new = torch.func.functional_call(layer, {"weight": stored(layer, weight)}, (x,))
             shape = [-1 if axis == channel_axis(layer, output) else 1 for axis in range(output.ndim)]
-            return torch.cat([y, new + shift.view(shape)])
+            torch.add(new, shift.view(shape), out=own)  # in place: the second half of the layer's own output
+            return output
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in plan}
     handles = [m.register_forward_hook(lambda m, a, y, name=name: replace(name, m, a, y)) for name, m in layers.items()]
@@ -153,6 +154,11 @@ def _summed(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _correlated(layer: nn.Module, x: Tensor, lack: Tensor) -> Tensor:
     """Sum of lack x^T over examples and positions, in the layout of the module's weight: the gradient of <layer(x), lack>."""
+    if isinstance(layer, nn.Linear):
+        return lack.flatten(0, -2).mT @ x.flatten(0, -2)
+    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
+        how = layer.stride, layer.padding, layer.dilation, layer.groups
+        return nn.grad.conv2d_weight(x, layer.weight.shape, lack, *how)  # without the layer's output, which isn't needed
     weight = layer.weight.detach().clone().requires_grad_()
     with torch.enable_grad():
         output = torch.func.functional_call(layer, {"weight": weight}, (x,))
@@ -178,10 +184,11 @@ class _Calls(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Don't count inside this block."""
+        """Don't count inside this block, nor ask at every call whether to."""
         self.off = True
         try:
-            yield
+            with torch._C.DisableTorchFunction():
+                yield
         finally:
             self.off = False
 
