@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.divergence import divergence
 from dyncompress.models.torch import TorchModel, open_model
-from dyncompress.models.torch_sequence import Wanted, in_sequence
+from dyncompress.models.torch_sequence import Wanted, _correlated, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe_file import load_recipe
@@ -228,3 +228,26 @@ def test_mirrored_images_are_observed_too() -> None:
     expected = torch.cov(rows.T, correction=0)
     torch.testing.assert_close(seen[True][InputMoment()][0].double(), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(seen[False][InputMoment()][0].double(), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(6, 5),
+        nn.Conv2d(6, 4, 3, padding=1, stride=2, groups=2),
+        nn.Conv2d(6, 4, (3, 1), padding=(2, 0), dilation=(2, 1)),
+        nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(6, 4, 3, padding="same"),
+        nn.ConvTranspose2d(6, 4, 3, stride=2),
+    ],
+    ids=str,
+)
+def test_what_outputs_lack_goes_with_inputs_as_the_gradient_does(layer: nn.Module) -> None:
+    """Sum of lack x^T over examples and positions is the gradient of <layer(x), lack>, by autograd."""
+    x = torch.randn(3, 6, 9, 8, generator=torch.Generator().manual_seed(0))
+    x = x.permute(0, 2, 3, 1).contiguous() if isinstance(layer, nn.Linear) else x
+    output = layer(x)
+    lack = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    (wanted,) = torch.autograd.grad(output, layer.weight, lack)
+    with torch.no_grad():
+        assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from dyncompress import linalg
@@ -158,7 +159,7 @@ def _correlated(layer: nn.Module, x: Tensor, lack: Tensor) -> Tensor:
         return lack.flatten(0, -2).mT @ x.flatten(0, -2)
     if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
         how = layer.stride, layer.padding, layer.dilation, layer.groups
-        return nn.grad.conv2d_weight(x, layer.weight.shape, lack, *how)  # without the layer's output, which isn't needed
+        return conv2d_weight(x, layer.weight.shape, lack, *how)  # without the layer's output, which isn't needed
     weight = layer.weight.detach().clone().requires_grad_()
     with torch.enable_grad():
         output = torch.func.functional_call(layer, {"weight": weight}, (x,))
