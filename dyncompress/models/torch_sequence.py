@@ -102,7 +102,10 @@ def in_sequence(
             other = None if number is None else kept.get(number)
             if name in late:
                 other, _ = silenced(model.module.get_submodule(late[name]), layer, given.pop(late[name]))
-            lack = y - own if other is None or other.shape != output.shape else y - own + other[:half] - other[half:]
+            lack = torch.sub(y, own, out=own)  # in place, as what takes its place below: these are the largest tensors there are
+            if other is not None and other.shape == output.shape:
+                lack += other[:half]
+                lack -= other[half:]
             wanted = _wanted(layer, x, lack)
             weight = solve(name, wanted).to(layer.weight)
             change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(wanted.mean), -1))
