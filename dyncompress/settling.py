@@ -22,6 +22,7 @@ from dyncompress.factoring import split
 from dyncompress.latency import seconds_of
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented
+from dyncompress.models.torch_calling import split as parts_of
 from dyncompress.opening import Opened, outputs
 from dyncompress.realisation import fitted, layers_compressed
 from dyncompress.recipe import Recipe
@@ -33,6 +34,7 @@ AGAIN = 2
 TOLERANCE = {"macs": 1e-3, "seconds": 0.02}  # shares: a time is measured, and varies
 MOVES = 2  # times that every calibration image is flipped and shifted by chance, to stand for images that weren't fitted
 SHIFT = 2  # pixels
+AT_ONCE = 256  # examples
 AT_MOST = 4.0  # times that a predicted harm is taken to be wrong
 
 
@@ -98,7 +100,8 @@ def diverged(model: Opened, plan: Plan, recipe: Recipe, target: Target) -> float
 def _moved(model: Opened) -> list[Batch]:
     """Every calibration image flipped and shifted by chance."""
     generator = torch.Generator().manual_seed(model.seed)
-    return [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for _ in range(MOVES) for batch in model.batches]
+    moved = [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for _ in range(MOVES) for batch in model.batches]
+    return [part for batch in moved for part in parts_of(batch, model.door.input_names, AT_ONCE)]
 
 
 def _budget(budget: Budget, limits: Mapping[str, float], profile: Profile) -> Budget:

@@ -38,6 +38,8 @@ _LARGEST_ACTIVATION = 100_000_000
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__")
 # Numbers of the inputs that are looked at together.
 _BLOCK_NUMBERS = 16_000_000
+# Numbers of an output that comes and goes: memory of that size is used again, larger pieces are asked of the system each time.
+_LITTLE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,11 @@ def in_sequence(
             change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(wanted.mean), -1))
             shift = (wanted.shift - (change * wanted.mean[:, None, :]).sum(-1).flatten()).to(layer.weight)
             found[name] = weight, shift
-            new = torch.func.functional_call(layer, {"weight": stored(layer, weight)}, (x,))
+            given_weight = {"weight": stored(layer, weight)}
             shape = [-1 if axis == channel_axis(layer, output) else 1 for axis in range(output.ndim)]
-            torch.add(new, shift.view(shape), out=own)  # in place: the second half of the layer's own output
+            step = max(1, _LITTLE // max(own[0].numel(), 1))
+            for inputs, outputs in zip(x.split(step), own.split(step), strict=True):
+                torch.add(torch.func.functional_call(layer, given_weight, (inputs,)), shift.view(shape), out=outputs)
             return output
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in plan}
