@@ -22,6 +22,7 @@ from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Obs
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
 _DAMPING = 0.01
 _PRECISION = 2e-6  # of a moment summed in float32, as a share of its diagonal
+_CONSTANT = 30.0  # inputs whose variance is below this many times that are noise of sums
 
 
 def compressed_in_order(
@@ -81,6 +82,7 @@ def centred(wanted: Wanted) -> tuple[Array, Array]:
     rows = mean.repeat_interleave(len(wanted.shift) // len(mean), dim=0)
     covariance = wanted.moment - mean[:, :, None] * mean[:, None, :]
     least = _PRECISION * wanted.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
+    least = torch.where(covariance.diagonal(dim1=-2, dim2=-1).mean(-1) < _CONSTANT * least, _CONSTANT * least, least)
     covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
     return covariance, wanted.lack - wanted.shift[:, None] * rows
 

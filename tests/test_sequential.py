@@ -17,7 +17,7 @@ from dyncompress.models.torch_sequence import Wanted, _correlated, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe_file import load_recipe
-from dyncompress.sequential import compressed_in_order, edits, ridge
+from dyncompress.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.types import FLOAT_BITS, Batch, Budget, Choice, Distillation, InputMoment, Observation, Weight
 from tests import tiny
 
@@ -251,3 +251,15 @@ def test_what_outputs_lack_goes_with_inputs_as_the_gradient_does(layer: nn.Modul
     (wanted,) = torch.autograd.grad(output, layer.weight, lack)
     with torch.no_grad():
         assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)
+
+
+def test_inputs_that_are_all_but_constant_have_a_factor() -> None:
+    """What is left of their covariance is noise of sums in float32, as large as 5e-6 of the moment, of either sign."""
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(1, 64, generator=generator, dtype=torch.float64)
+    noise = 1e-7 * torch.randn(64, 64, generator=generator, dtype=torch.float64)
+    moment = mean[:, :, None] * mean[:, None, :] + noise + noise.mT
+    wanted = Wanted(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
+    covariance, _ = centred(wanted)
+    assert float(torch.linalg.eigvalsh(covariance).min()) > 0
+    assert float(torch.linalg.eigvalsh(moment - mean[:, :, None] * mean[:, None, :]).min()) < -1e-6
