@@ -151,6 +151,11 @@ def test_output_moments_and_the_other_needs() -> None:
     assert list(found) == ["conv", "head"]
 
 
+def same_sums(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    """Whether sums agree that were added up in another order: to a share of the largest, since small ones may cancel."""
+    return bool((one - other).abs().max() <= tolerance * other.abs().max())
+
+
 def test_layers_that_do_not_fit_together_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     from dyncompress.models import torch_observing
 
@@ -161,8 +166,8 @@ def test_layers_that_do_not_fit_together_take_several_passes(monkeypatch: pytest
     monkeypatch.setattr(torch_observing, "_LIVE_NUMBERS", 1)
     parts = dict(model.observe((InputMoment(), OutputFisher()), [{"x": x}]))
     for name in whole:
-        assert torch.allclose(whole[name][InputMoment()], parts[name][InputMoment()], rtol=1e-5)
-        assert torch.allclose(whole[name][OutputFisher()], parts[name][OutputFisher()], rtol=1e-4)
+        assert same_sums(whole[name][InputMoment()], parts[name][InputMoment()], 1e-5)
+        assert same_sums(whole[name][OutputFisher()], parts[name][OutputFisher()], 1e-4)
 
 
 def test_moments_of_one_pass_take_no_more_than_the_largest_layers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +208,7 @@ def test_the_fisher_information_is_taken_on_the_first_examples(monkeypatch: pyte
         found = dict(model.observe(needs, batches, seed=1))
         assert all(torch.equal(found[name][OutputFisher()], few[name][OutputFisher()]) for name in few)
     every = dict(model.observe((InputMoment(),), batches))["head"][InputMoment()]
-    assert torch.allclose(found["head"][InputMoment()], every, rtol=1e-6), "moments are still of all examples"
+    assert same_sums(found["head"][InputMoment()], every, 1e-6), "moments are still of all examples"
 
 
 def test_missing_and_misfitting_data_are_named() -> None:
