@@ -1,8 +1,13 @@
 """Anything a user calls data, turned into batches by input name or into held-out examples, checked before any work.
 
-Read here: an array `[n, ...]`, a tuple `(x, y)` or `((a, b), y)`, a mapping by input name (other keys are dropped), the path of
-an `.npz`, or any iterable of such batches: a list, a generator, a `torch.utils.data.DataLoader`. Tensors are known by their
-`detach`, so nothing here imports torch.
+Read here: an array `[n, ...]`, a tuple `(x, y)` or `((a, b), y)`, a mapping by input name, the path of an `.npz`, or any iterable
+of such batches: a list, a generator, a `torch.utils.data.DataLoader`. Tensors are known by their `detach`; nothing here imports
+torch.
+
+Keys of a mapping that aren't asked for are dropped from calibration data. In held-out data they are refused: a `group` that was
+meant as `groups` would turn the examples of one speaker into independent ones. That holds for optional inputs too, which
+`signature.filled` asks for where the first batch has them: a network that is judged without a mask that the data carry isn't the
+network in use.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.strict import nearest
 from dyncompress.types import Array, HeldOut
 
 BATCH = 128  # examples a batch, where one array holds all of them
@@ -26,12 +32,16 @@ GROUP_KEY = "groups"
 
 
 class _Part(NamedTuple):
-    """One batch as the user gave it: inputs by name, labels and groups or None, and its name for messages."""
+    """One batch as the user gave it: inputs by name, labels and groups or None, and its name for messages.
+
+    `left_out` says what of it wasn't read, as the rest of a message; it is empty where everything was.
+    """
 
     inputs: dict[str, Any]
     labels: Any
     groups: Any
     where: str
+    left_out: str = ""
 
 
 def as_batches(data: Any, input_names: Sequence[str], limit: int | None = None) -> list[dict[str, Array]]:
@@ -75,7 +85,24 @@ def as_held_out(data: Any, input_names: Sequence[str]) -> HeldOut:
 
     Args:
         data: `(x, y)`, `(x, y, groups)`, `(x,)`, an array, a mapping with `y` (or `labels`) and `groups`, the path of an `.npz`
-            with these keys, an iterable of such batches, or a `HeldOut`.
+            with these keys, an iterable of such batches, or a `HeldOut`. Other keys are refused.
+        input_names: of the model, in the order of its arguments.
+
+    Returns:
+        Inputs `[n, ...]`, labels `[n, ...]` or None, groups `[n]` or None.
+
+    Raises:
+        InvalidRequest: as `as_batches`; or labels or groups don't belong to the inputs; or a key is neither an input nor labels
+            nor groups.
+    """
+    return _joined_parts(_read_whole(_parts(data, tuple(input_names), "held-out data")), "held-out data", isinstance(data, list))
+
+
+def as_labelled(data: Any, input_names: Sequence[str]) -> HeldOut:
+    """Examples with their labels as `as_held_out` gives them, of data that certify nothing: other keys are dropped.
+
+    Args:
+        data: as for `as_held_out`.
         input_names: of the model, in the order of its arguments.
 
     Returns:
@@ -84,20 +111,33 @@ def as_held_out(data: Any, input_names: Sequence[str]) -> HeldOut:
     Raises:
         InvalidRequest: as `as_batches`; or labels or groups don't belong to the inputs.
     """
+    return _joined_parts(_parts(data, tuple(input_names), "data"), "data", isinstance(data, list))
+
+
+def _read_whole(parts: Iterable[_Part]) -> Iterator[_Part]:
+    """The same parts; one of which something wasn't read is refused."""
+    for part in parts:
+        if part.left_out:
+            raise InvalidRequest(f"{part.where}: {part.left_out}")
+        yield part
+
+
+def _joined_parts(parts: Iterable[_Part], what: str, listed: bool) -> HeldOut:
+    """All parts as one array an input, labels and groups."""
     inputs: list[dict[str, np.ndarray]] = []
     labels: list[np.ndarray | None] = []
     groups: list[np.ndarray | None] = []
-    for part in _parts(data, tuple(input_names), "held-out data"):
+    for part in parts:
         batch = {name: _numpy(_checked(value, f"{part.where}: input '{name}'")) for name, value in part.inputs.items()}
         count = _same_length(batch, part.where)
-        _same_form(inputs[0] if inputs else batch, batch, part.where, isinstance(data, list))
+        _same_form(inputs[0] if inputs else batch, batch, part.where, listed)
         inputs.append(batch)
         labels.append(_column(part.labels, count, f"{part.where}: labels"))
         groups.append(_column(part.groups, count, f"{part.where}: groups", words=True))
     if not inputs:
-        raise InvalidRequest("held-out data: it holds no examples (an empty list, or a generator that was read before).")
-    whole = {name: _joined([batch[name] for batch in inputs], "inputs") for name in inputs[0]}
-    return HeldOut({k: v for k, v in whole.items() if v is not None}, _joined(labels, "labels"), _joined(groups, "groups"))
+        raise InvalidRequest(f"{what}: it holds no examples (an empty list, or a generator that was read before).")
+    whole = {name: np.concatenate([batch[name] for batch in inputs]) for name in inputs[0]}
+    return HeldOut(whole, _joined(labels, f"{what}: labels"), _joined(groups, f"{what}: groups"))
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -111,6 +151,9 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise InvalidRequest(f"{path}: data is read from .npz files; write one with numpy.savez('{path.stem}.npz', x=x, y=y).")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            twice = next((name for i, name in enumerate(archive.files) if name in archive.files[:i]), None)
+            if twice is not None:
+                raise InvalidRequest(f"{path}: it holds '{twice}' twice; write it again with numpy.savez.")
             return {name: archive[name] for name in archive.files}
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
@@ -148,6 +191,20 @@ def overlap(held_out: HeldOut, seen: frozenset[str]) -> np.ndarray:
     return np.array(shared, dtype=np.int64)
 
 
+def repeats(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+    """Indices `[k]` of the held-out examples whose inputs equal an earlier example's (same digest), and `[k]` of the first such.
+
+    Example:
+        >>> held_out = HeldOut({"x": np.array([[1.0], [2.0], [1.0], [1.0]])})
+        >>> [indices.tolist() for indices in repeats(held_out)]
+        [[2, 3], [0, 0]]
+    """
+    first: dict[str, int] = {}
+    found = [(i, first.setdefault(digest, i)) for i, digest in enumerate(digests([held_out.inputs]))]
+    pairs = np.array([pair for pair in found if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
 # ---------------------------------------------------------------- reading the forms
 def _parts(data: Any, names: tuple[str, ...], what: str) -> Iterator[_Part]:
     if not names:
@@ -155,7 +212,10 @@ def _parts(data: Any, names: tuple[str, ...], what: str) -> Iterator[_Part]:
     if isinstance(data, str | Path):
         what, data = f"{what} {data}", load_npz(data)
     if isinstance(data, HeldOut):
-        yield _Part(dict(data.inputs), data.labels, data.groups, what)
+        part = _by_name(data.inputs, names, what)
+        more = f"it has the inputs {', '.join(data.inputs)}, and the model takes {', '.join(names)}; leave the others out."
+        left_out = more if len(data.inputs) > len(part.inputs) else ""
+        yield part._replace(labels=data.labels, groups=data.groups, left_out=left_out)
     elif _is_one_batch(data):
         yield _part(data, names, what)
     elif hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
@@ -184,8 +244,23 @@ def _by_name(item: Mapping[str, Any], names: tuple[str, ...], where: str) -> _Pa
         there = ", ".join(map(str, item)) or "nothing"
         hint = " (or 'x')" if len(names) == 1 and names[0] != "x" else ""
         raise InvalidRequest(f"{where}: the model's input '{missing[0]}'{hint} is missing; it holds {there}.")
-    labels = next((item[key] for key in LABEL_KEYS if key in item and key not in names), None)
-    return _Part(found, labels, item.get(GROUP_KEY) if GROUP_KEY not in names else None, where)
+    columns = [key for key in (*LABEL_KEYS, GROUP_KEY) if key in item and key not in names]
+    labels = [key for key in columns if key != GROUP_KEY]
+    read = {*names, *columns} if names[0] in item else {"x", *columns}
+    groups = item[GROUP_KEY] if GROUP_KEY in columns else None
+    left_out = _left_out([key for key in item if key not in read], labels, names)
+    return _Part(found, item[labels[0]] if labels else None, groups, where, left_out)
+
+
+def _left_out(keys: Sequence[Any], labels: Sequence[str], names: tuple[str, ...]) -> str:
+    """What to say of keys that nobody asked for, and of labels under two names."""
+    if len(labels) > 1:
+        return f"it holds labels under two names, '{labels[0]}' and '{labels[1]}'; keep one of them."
+    if not keys:
+        return ""
+    known = (*names, *LABEL_KEYS, GROUP_KEY)
+    hint = nearest(str(keys[0]).lower(), known)
+    return f"unknown key '{keys[0]}': held-out data hold the model's inputs, labels and groups and nothing else{hint}"
 
 
 def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Part:
@@ -193,10 +268,18 @@ def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Pa
     rest = list(item[1:] if nested else item[len(names) :])
     if any(np.ndim(value) == 0 for value in rest if isinstance(value, int | float | np.generic) or _is_array(value)):
         raise InvalidRequest(f"{where}: its label has no batch axis, it is a single example; wrap the data set in a DataLoader.")
+    more = f"it has {len(rest)} entries behind the inputs, and only labels and groups are read; leave the others out."
+    left_out = more if len(rest) > 2 else ""
     rest += [None, None]
     if isinstance(item[0], Mapping):
-        return _Part(_by_name(item[0], names, where).inputs, rest[0], rest[1], where)
-    return _Part(_named(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where), rest[0], rest[1], where)
+        part = _by_name(item[0], names, where)
+        for kind, inner, outer in (("labels", part.labels, rest[0]), ("groups", part.groups, rest[1])):
+            if inner is not None and outer is not None:
+                left_out = left_out or f"it holds {kind} twice, by name and as an entry of the tuple; keep one of them."
+        labels, groups = (inner if outer is None else outer for inner, outer in zip(part[1:3], rest[:2], strict=True))
+        return part._replace(labels=labels, groups=groups, left_out=left_out or part.left_out)
+    inputs = _named(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where)
+    return _Part(inputs, rest[0], rest[1], where, left_out)
 
 
 def _named(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[str, Any]:
@@ -297,7 +380,7 @@ def _column(value: Any, count: int, where: str, words: bool = False) -> np.ndarr
 def _joined(columns: list[np.ndarray | None], what: str) -> np.ndarray | None:
     present = [column for column in columns if column is not None]
     if present and len(present) != len(columns):
-        raise InvalidRequest(f"held-out data: {what} are missing in {len(columns) - len(present)} of {len(columns)} batches.")
+        raise InvalidRequest(f"{what} are missing in {len(columns) - len(present)} of {len(columns)} batches.")
     return np.concatenate(present) if present else None
 
 

@@ -16,9 +16,10 @@ from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, 
 from dyncompress.certificates.losses import check_delta
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
 from dyncompress.certificates.risks import losses_of, risk_name
+from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.errors import InvalidRequest, NotCertified
-from dyncompress.examples import overlap
+from dyncompress.examples import overlap, repeats
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import outputs
 from dyncompress.planfile import plan_to_toml
@@ -41,6 +42,8 @@ class Trial:
         original: the original's outputs, `[n, ...]`.
         dropped: the examples that were dropped because compression saw them, counted in the data as given.
         look: which look at this held-out set this is; None: it must be the only one.
+        repeated: the examples that were dropped because they equal an earlier one, counted in the data as given.
+        relabelled: how many of these carry another label than the one that was kept.
     """
 
     held_out: HeldOut
@@ -49,6 +52,8 @@ class Trial:
     original: np.ndarray
     dropped: tuple[int, ...]
     look: int | None
+    repeated: tuple[int, ...] = ()
+    relabelled: int = 0
 
     def losses(self, file: OnnxFile) -> tuple[np.ndarray, np.ndarray]:
         """Losses `[n]` of the original and of the file as onnxruntime runs it."""
@@ -65,7 +70,7 @@ class Trial:
 def trial(
     door: TorchModel, held_out: HeldOut, seen: frozenset[str], *, risk: str | Risk, promise: Promise, look: int | None = None
 ) -> Trial:
-    """Check the held-out examples, and run the original on them.
+    """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:
         InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, or their labels
@@ -76,12 +81,15 @@ def trial(
         risk = "agreement"
     delta = promise.delta if look is None else look_delta(promise.delta, look)
     promise = replace(promise, risk=risk_name(risk), delta=delta)
+    rows_given = np.arange(len(held_out))
     held_out, dropped = without_seen(held_out, seen)
     refuse_too_few(held_out, promise)
+    held_out, rows, relabelled = without_repeats(held_out)
+    repeated = tuple(np.delete(rows_given, dropped)[list(rows)].tolist())
     original = _outputs(door, held_out)
     if risk == "zero_one":  # its labels are checked against the form of the scores now; no loss is computed before the plans
         losses_of(risk, np.zeros_like(original), held_out.labels)
-    return Trial(held_out, risk, promise, original, dropped, look)
+    return Trial(held_out, risk, promise, original, dropped, look, repeated, relabelled)
 
 
 def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tuple[int, ...]]:
@@ -102,20 +110,49 @@ def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tupl
     return without_rows(held_out, shared.tolist()), tuple(shared.tolist())
 
 
+def without_repeats(held_out: HeldOut) -> tuple[HeldOut, tuple[int, ...], int]:
+    """The examples of which no two have equal inputs, the rows of those that were dropped, and how many had another label.
+
+    The first of equal examples stays, with its label and its group: a copy is no independent draw, in whatever group it stands.
+    Rows are dropped before any loss is computed and by the inputs alone, so that no loss can choose them.
+    """
+    rows, first = repeats(held_out)
+    if not len(rows):
+        return held_out, (), 0
+    labels = held_out.labels
+    relabelled = 0 if labels is None else int((labels[rows] != labels[first]).reshape(len(rows), -1).any(axis=1).sum())
+    return without_rows(held_out, rows.tolist()), tuple(rows.tolist()), relabelled
+
+
 def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
-    """Refuse a promise that this many examples couldn't keep even without one difference.
+    """Refuse a promise that this many distinct examples couldn't keep even without one difference.
 
     Raises:
         InvalidRequest: says how many are needed.
     """
     if promise.risk_increase is None or promise.risk_increase <= 0:
         return
+    held_out, repeated, _ = without_repeats(held_out)
     n = len(held_out) if held_out.groups is None else len(np.unique(held_out.groups))
     needed = minimum_examples(promise)
     if n < needed:
+        once = f" ({len(repeated)} rows equal an earlier one and don't count)" if repeated else ""
         raise InvalidRequest(
-            f"{n} held-out {'examples' if held_out.groups is None else 'groups'} can't promise a risk increase of at most "
+            f"{n} held-out {'examples' if held_out.groups is None else 'groups'}{once} can't promise a risk increase of at most "
             f"{promise.risk_increase:g} at delta {promise.delta:.3g}, even without one difference; at least {needed} are needed."
+        )
+
+
+def refuse_another_original(file: OnnxFile, door: TorchModel) -> None:
+    """Refuse a reference that isn't the model behind the file; a file without a digest (one made by hand) can't be judged.
+
+    Raises:
+        InvalidRequest: names both digests.
+    """
+    if file.plan.digest and file.plan.digest != door.digest():
+        raise InvalidRequest(
+            f"the reference's weights have the digest {door.digest()[:12]}, the file is of a model with {file.plan.digest[:12]}; "
+            "give the model that was compressed as the reference."
         )
 
 
@@ -123,15 +160,17 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
     """The file with its certificate, sealed.
 
     Raises:
+        InvalidRequest: the file is of another model.
         NotCertified: the promise isn't kept.
     """
+    refuse_another_original(file, door)
     before, after = held.losses(file)
     told = _circumstances(file, door, held, selection, (before, after))
     certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=told)
     if not certificate.kept:
         main = certificate.lines[0]
         raise NotCertified(
-            f"the {main.quantity} is {main.point:.4f} on {certificate.n} examples and at most {main.upper:.4f} at confidence "
+            f"the {main.quantity} is {main.point:.4f} on {sample(certificate)} and at most {main.upper:.4f} at confidence "
             f"{1 - certificate.delta:g}; {certificate.promise:g} was promised: promise more, or compress less."
         )
     entry = {
@@ -179,6 +218,12 @@ def _circumstances(
     """What the certificate tells of its making."""
     dropped = f"{len(held.dropped)} held-out examples that compression had seen were dropped."
     assumptions = [dropped] if held.dropped else []
+    if held.repeated:
+        labels = f" {held.relabelled} of them had another label than the first, whose label stands." if held.relabelled else ""
+        assumptions.append(
+            f"{len(held.repeated)} held-out examples that equal an earlier one were dropped, {len(held.held_out)} are left: "
+            f"equal examples are copies of one draw, and count once.{labels}"
+        )
     assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
     return Circumstances(
         assumptions=(*assumptions, *filter(None, [deployment.matches_target(file.target)])),
@@ -196,7 +241,11 @@ def _circumstances(
             "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
             "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
         },
-        context={**_code_length(file, held, *losses), "dropped_as_seen": list(held.dropped)},
+        context={
+            **_code_length(file, held, *losses),
+            "dropped_as_seen": list(held.dropped),
+            "dropped_as_repeated": list(held.repeated),
+        },
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, packed_losses, recompute
 from dyncompress.certificates.risks import RISKS, losses_of
-from dyncompress.certificates.stored import from_json
+from dyncompress.certificates.stored import from_json, read_json
 from dyncompress.coding import is_packed, unpack
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
@@ -76,13 +76,16 @@ def without_rows(held_out: HeldOut, rows: Sequence[int]) -> HeldOut:
 
 
 def _certified_examples(held_out: HeldOut, certificate: Certificate) -> HeldOut:
-    """The examples behind a certificate: those given, or those without the ones it dropped.
+    """The examples behind a certificate: those given, or those without the ones that it dropped as seen, or as repeated too.
 
     Raises:
-        InvalidRequest: neither has the certificate's digest.
+        Altered: the certificate's rows are no numbers.
+        InvalidRequest: none of them has the certificate's digest.
     """
-    dropped = certificate.context.get("dropped_as_seen") or []
-    for found in (held_out, without_rows(held_out, dropped)):
+    seen, repeated = (certificate.context.get(key) or [] for key in ("dropped_as_seen", "dropped_as_repeated"))
+    if not all(isinstance(rows, list) and all(isinstance(row, int) for row in rows) for rows in (seen, repeated)):
+        raise Altered("the certificate names dropped examples by something else than numbers; get the certificate again.")
+    for found in (held_out, without_rows(held_out, seen), without_rows(held_out, [*seen, *repeated])):
         if len(found) and examples_digest(found.inputs, found.labels) == certificate.digests.get("examples"):
             return found
     raise InvalidRequest("these aren't the certificate's held-out examples (another digest); give the very same ones.")
@@ -120,7 +123,10 @@ def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
 def _target(certificate: Certificate) -> Target:
     """Enough of the target to run the file as it was certified."""
     told = certificate.environment
-    return Target(name=told.get("target", ""), summary="", verified="schema", session=json.loads(told.get("session", "{}")))
+    session = read_json(told.get("session", "{}"), "the certificate's entry environment.session")
+    if not isinstance(session, dict):
+        raise Altered("the certificate's entry environment.session isn't a table of options; get the certificate again.")
+    return Target(name=told.get("target", ""), summary="", verified="schema", session=session)
 
 
 def _read(path: Path) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import UserDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches, as_held_out, digests, load_npz, overlap
+from dyncompress.examples import as_batches, as_held_out, as_labelled, digests, load_npz, overlap, repeats
 from dyncompress.types import HeldOut
 
 X = np.random.default_rng(0).standard_normal((10, 3, 4)).astype(np.float32)
@@ -49,9 +51,74 @@ def test_every_form_gives_the_same_examples(form: str) -> None:
     np.testing.assert_array_equal(whole(batches), X)
     assert digests(batches) == digests([{"x": X}])
     assert whole(as_batches(FORMS[form](), ["x"], limit=5)).tolist() == X[:5].tolist()
-    held = as_held_out(FORMS[form](), ["x"])
-    np.testing.assert_array_equal(held.inputs["x"], X)
-    assert held.inputs["x"].dtype == np.float32
+    for read in (as_held_out, as_labelled):
+        if read is as_held_out and form == "loader of dicts":
+            continue  # it has a column that is neither inputs nor labels nor groups
+        held = read(FORMS[form](), ["x"])
+        np.testing.assert_array_equal(held.inputs["x"], X)
+        assert held.inputs["x"].dtype == np.float32
+
+
+UNREAD: dict[str, tuple[Any, str]] = {
+    "group": ({"x": X, "y": Y, "group": Y}, "held-out data: unknown key 'group'"),
+    "group, nearest": ({"x": X, "y": Y, "group": Y}, "did you mean 'groups'?"),
+    "label_": ({"x": X, "label_": Y}, "unknown key 'label_'"),
+    "Y": ({"x": X, "Y": Y}, "did you mean 'y'?"),
+    "nothing near": ({"x": X, "y": Y, "mask": Y}, "known: groups, label, labels, x, y."),
+    "x beside the input": ({"pixels": X, "x": X}, "unknown key 'x'"),
+    "a later batch": ([{"x": X[:5], "y": Y[:5]}, {"x": X[5:], "y": Y[5:], "group": Y[5:]}], "batch 1: unknown key 'group'"),
+    "inside a tuple": (({"x": X, "group": Y}, Y), "unknown key 'group'"),
+    "loader of dicts": (FORMS["loader of dicts"](), "batch 0: unknown key 'text'"),
+    "labels under two names": ({"x": X, "y": Y, "labels": Y}, "labels under two names, 'y' and 'labels'"),
+    "labels by name and place": (({"x": X, "y": Y}, Y), "it holds labels twice"),
+    "groups by name and place": (({"x": X, "groups": Y}, Y, Y), "it holds groups twice"),
+    "a fourth entry": ((X, Y, Y, Y), "3 entries behind the inputs"),
+    "another input": (HeldOut({"x": X, "z": X}, Y), "it has the inputs x, z, and the model takes x"),
+    "labels among the inputs": (HeldOut({"x": X, "y": Y}), "it has the inputs x, y"),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_nothing_of_held_out_data_is_left_unread(case: str) -> None:
+    data, sentence = UNREAD[case]
+    names = ["pixels"] if case.startswith("x beside") else ["x"]
+    with pytest.raises(InvalidRequest) as caught:
+        as_held_out(data, names)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    if not case.startswith("a later"):
+        as_batches(FORMS["loader of dicts"]() if case == "loader of dicts" else data, names)  # calibration data may hold more
+
+
+def test_keys_of_an_npz_are_read_or_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=X, y=Y, speaker=Y)
+    with pytest.raises(InvalidRequest, match=r"d\.npz: unknown key 'speaker'"):
+        as_held_out(tmp_path / "d.npz", ["x"])
+    labels = as_labelled(tmp_path / "d.npz", ["x"]).labels
+    assert labels is not None and labels.tolist() == Y.tolist()
+
+
+def test_labels_and_groups_are_found_by_name_inside_a_tuple() -> None:
+    held = as_held_out(({"x": X, "groups": Y}, Y), ["x"])
+    assert held.labels is not None and held.groups is not None
+    assert held.labels.tolist() == held.groups.tolist() == Y.tolist()
+
+
+def test_an_npz_with_one_name_twice_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "twice.npz", x=X + 1)
+    with zipfile.ZipFile(tmp_path / "twice.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.write(tmp_path / "x.npy", "x.npy")
+    with pytest.raises(InvalidRequest, match=r"twice\.npz: it holds 'x' twice"):
+        load_npz(tmp_path / "twice.npz")
+
+
+def test_repeats_are_the_later_copies_of_equal_inputs() -> None:
+    rows = [0, 1, 0, 2, 1, 0]
+    later, first = repeats(as_held_out({"a": X[rows], "b": Y[rows], "y": np.arange(6)}, ["a", "b"]))
+    assert later.tolist() == [2, 4, 5] and first.tolist() == [0, 1, 0]
+    assert [part.tolist() for part in repeats(as_held_out((X, Y), ["x"]))] == [[], []]
+    one_input_differs = {"a": X[[0, 0]], "b": np.array([1, 2])}
+    assert repeats(as_held_out(one_input_differs, ["a", "b"]))[0].tolist() == []
 
 
 def test_tensors_stay_tensors_and_one_array_is_split() -> None:

@@ -17,9 +17,10 @@ from dyncompress import deployment
 from dyncompress.certificates.clopper_pearson import ClopperPearson
 from dyncompress.certificates.fixed_sequence import path_digest
 from dyncompress.certificates.promise import Promise
+from dyncompress.certificates.wording import is_vacuous
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.planfile import plan_to_toml
-from dyncompress.promises import Trial, boldest, trial, without_seen
+from dyncompress.promises import Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, network
 
@@ -42,7 +43,7 @@ def broken_file() -> dc.OnnxFile:
     """The same plan, carried out on a network whose head says the opposite."""
     opposite = copy.deepcopy(network())
     opposite.head.weight.neg_()
-    return dc.export(dc.apply(opposite, tiny.plan(), calibration=CALIBRATION))
+    return dc.export(dc.apply(opposite, replace(tiny.plan(), digest=""), calibration=CALIBRATION))
 
 
 def file_errors() -> np.ndarray:
@@ -130,7 +131,8 @@ def test_a_promise_is_kept_or_nothing_is_certified() -> None:
     assert kept.kept and kept.promise == 0.05 and kept.lines[0].upper <= 0.05
     with pytest.raises(dc.NotCertified) as caught:
         dc.certify(broken_file(), reference=network(), held_out=HELD_OUT, promise=0.05)
-    assert all(fact in str(caught.value) for fact in ("risk increase", "1000 examples", "0.05 was promised", "compress less"))
+    facts = ("risk increase", "1,000 held-out examples", "0.05 was promised", "compress less")
+    assert all(fact in str(caught.value) for fact in facts)
     assert broken_file().certificate is None and not broken_file().sealed
 
 
@@ -144,6 +146,75 @@ def test_what_compression_saw_is_dropped_or_refused() -> None:
             certify(held_out=np.concatenate([X, CALIBRATION[:seen]]))
     held, dropped = without_seen(dc.HeldOut({"x": X}, Y), tiny.file().seen)
     assert held.inputs["x"] is X and dropped == ()
+
+
+def test_equal_examples_count_once() -> None:
+    """Ten examples given sixty times are ten examples."""
+    ten, sixty = certify(held_out=(X[:10], Y[:10])), certify(held_out=(np.tile(X[:10], (60, 1, 1, 1)), np.tile(Y[:10], 60)))
+    assert sixty.n == sixty.counts["examples"] == 10 and sixty.lines == ten.lines and sixty.statement == ten.statement
+    assert sixty.context["dropped_as_repeated"] == list(range(10, 600)) and ten.context["dropped_as_repeated"] == []
+    (told,) = [line for line in sixty.assumptions if "equal" in line]
+    assert "590 held-out examples that equal an earlier one were dropped, 10 are left" in told and "label" not in told
+    assert not [line for line in ten.assumptions if "equal" in line]
+    assert certify(held_out=np.tile(X[:10], (60, 1, 1, 1))).n == 10
+
+
+def test_a_copy_in_another_group_is_no_new_example() -> None:
+    x, y = np.concatenate([X[:40], X[:40], X[40:44]]), np.concatenate([Y[:40], Y[:40], Y[40:44]])
+    groups = np.repeat(["a", "b", "c", "d"], [20, 20, 40, 4])  # c is a and b once more
+    found = certify(held_out=(x, y, groups))
+    assert found.n == 3 and found.counts["examples"] == 44
+    assert found.lines == certify(held_out=(X[:44], Y[:44], np.repeat(["a", "b", "d"], [20, 20, 4]))).lines
+
+
+def test_copies_with_other_labels_keep_the_first_and_it_is_said() -> None:
+    x, y = np.concatenate([X, X[:5]]), np.concatenate([Y, Y[:2], (Y[2:5] + 1) % 4])
+    found = certify(held_out=(x, y))
+    assert found.lines == certify().lines
+    assert any("5 held-out examples" in line and "3 of them had another label" in line for line in found.assumptions)
+    held, rows, relabelled = without_repeats(dc.HeldOut({"x": x}, np.stack([y, y], axis=1)))
+    assert len(held) == len(X) and rows == (1000, 1001, 1002, 1003, 1004) and relabelled == 3
+
+
+def test_too_few_distinct_examples_are_refused() -> None:
+    many = dc.HeldOut({"x": np.tile(X[:10], (60, 1, 1, 1))}, np.tile(Y[:10], 60))
+    for held in (many, replace(many, groups=np.arange(600))):
+        with pytest.raises(dc.InvalidRequest, match=r"10 held-out (examples|groups) \(590 rows equal an earlier one"):
+            refuse_too_few(held, Promise(risk_increase=0.05))
+    with pytest.raises(dc.InvalidRequest, match="10 held-out examples"):
+        certify(held_out=(many.inputs["x"], many.labels), promise=0.05)
+
+
+def test_a_seen_example_and_its_copies_are_counted_in_the_data_as_given() -> None:
+    x, y = np.concatenate([CALIBRATION[:2], X, X[:3]]), np.concatenate([[0, 0], Y, Y[:3]])
+    found = certify(held_out=(x, y))
+    assert found.context["dropped_as_seen"] == [0, 1] and found.context["dropped_as_repeated"] == [1002, 1003, 1004]
+    assert found.lines == certify().lines
+
+
+# ---------------------------------------------------------------- the reference
+def test_another_reference_is_refused_by_its_digest() -> None:
+    other = copy.deepcopy(network())
+    other.head.weight.neg_()
+    digest = open_model(other, {"x": X[:2]}).digest()
+    with pytest.raises(dc.InvalidRequest) as caught:
+        dc.certify(tiny.file(), reference=other, held_out=HELD_OUT)
+    assert all(fact in str(caught.value) for fact in (digest[:12], door().digest()[:12], "reference"))
+    assert digest[:13] not in str(caught.value) and "\n" not in str(caught.value)
+    unknown = replace(tiny.file(), plan=replace(tiny.plan(), digest=""))  # a file that says nothing of its model
+    assert dc.certify(unknown, reference=other, held_out=(X[:20], Y[:20])).certificate is not None
+
+
+# ---------------------------------------------------------------- few examples
+def test_a_certificate_that_promises_nothing_says_so() -> None:
+    found = dc.certify(broken_file(), reference=network(), held_out=X[:1]).certificate
+    assert found is not None and is_vacuous(found) and "at most 1.0000; the bound is vacuous" in found.statement
+    assert not is_vacuous(certify()) and "vacuous" not in certify().statement
+
+
+def test_a_refusal_tells_groups_from_examples() -> None:
+    with pytest.raises(dc.NotCertified, match="on 1,000 held-out examples in 500 groups and"):
+        dc.certify(broken_file(), reference=network(), held_out=(X, Y, np.arange(1000) // 2), promise=0.05)
 
 
 @pytest.mark.parametrize("risk", ["zero_one", "agreement"])

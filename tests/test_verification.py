@@ -152,6 +152,7 @@ def test_what_cant_be_verified_is_told(sealed: Path, tmp_path: Path) -> None:
     for text, fact in (
         (whole[: len(whole) // 2], "whole JSON"),
         ("[]", "no certificate"),
+        (whole.replace('"kept": true', '"kept": false, "kept": true'), "'kept' twice"),
         (whole.replace('"kept"', '"keep"'), "kept"),
     ):
         certificate.write_text(text)
@@ -220,6 +221,51 @@ def test_examples_that_were_dropped_are_dropped_again() -> None:
     assert file.certificate.counts == dc.verify(file, held_out=(x, y)).counts == dc.verify(file, held_out=HELD_OUT).counts
     with pytest.raises(dc.InvalidRequest, match="very same ones"):
         dc.verify(file, held_out=(x[1:], y[1:]))
+
+
+def test_copies_that_were_dropped_are_dropped_again() -> None:
+    """The very data that were given, or what was certified of them."""
+    x, y = np.concatenate([CALIBRATION[:3], X, X[::20]]), np.concatenate([[0, 1, 2], Y, Y[::20]])
+    file = dc.certify(tiny.file(), reference=network(), held_out=(x, y))
+    assert file.certificate is not None and file.certificate.n == len(X)
+    assert file.certificate.counts == dc.verify(file, held_out=(x, y)).counts == dc.verify(file, held_out=HELD_OUT).counts
+    groups = np.arange(len(y)) % 300
+    grouped = dc.certify(tiny.file(), reference=network(), held_out=(x, y, groups))
+    assert grouped.certificate is not None and dc.verify(grouped, held_out=(x, y, groups)).counts == grouped.certificate.counts
+    with pytest.raises(dc.InvalidRequest, match="very same ones"):
+        dc.verify(file, held_out=(x[:-1], y[:-1] * 0))
+
+
+def resealed(certificate: dc.Certificate) -> dc.OnnxFile:
+    """The file under another certificate, which its seal names."""
+    file = tiny.certified_file()
+    entry = {"statement": certificate.statement, "certificate": certificate_digest(certificate)}
+    return replace(file, certificate=certificate, sealed=deployment.seal(file.body, entry))
+
+
+@pytest.mark.parametrize(
+    ("session", "kind", "fact"),
+    [
+        ('{"a": "1", "a": "2"}', dc.InvalidRequest, "the key 'a' twice"),
+        ('{"a": NaN}', dc.InvalidRequest, "NaN"),
+        ("{", dc.InvalidRequest, "whole JSON"),
+        ("[]", dc.Altered, "table of options"),
+    ],
+)
+def test_session_options_that_say_two_things_are_refused(session: str, kind: type[Exception], fact: str) -> None:
+    certificate = tiny.certified_file().certificate
+    assert certificate is not None
+    environment = {**certificate.environment, "session": session}
+    with pytest.raises(kind, match=fact):
+        dc.verify(resealed(replace(certificate, environment=environment)), held_out=HELD_OUT)
+
+
+def test_dropped_rows_are_numbers() -> None:
+    certificate = tiny.certified_file().certificate
+    assert certificate is not None
+    context = {**certificate.context, "dropped_as_repeated": ["a"]}
+    with pytest.raises(dc.Altered, match="something else than numbers"):
+        dc.verify(resealed(replace(certificate, context=context)), held_out=HELD_OUT)
 
 
 def test_rows_are_left_out() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Certificate, Line
@@ -30,12 +31,10 @@ def from_json(text: str) -> Certificate:
     """The certificate behind `text`.
 
     Raises:
-        InvalidRequest: the text is cut, isn't JSON, or is no certificate of this version.
+        InvalidRequest: the text is cut, isn't JSON, holds a key twice or a number that isn't finite, or is no certificate of this
+            version.
     """
-    try:
-        table = json.loads(text)
-    except ValueError as error:
-        raise InvalidRequest(f"the certificate isn't whole JSON ({error}); copy the file again.") from error
+    table = read_json(text, "the certificate")
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
         found = table.get("schema") if isinstance(table, dict) else type(table).__name__
         raise InvalidRequest(f"this is no certificate: its schema is {found!r}, not '{SCHEMA}'; give certificate.json.")
@@ -47,6 +46,38 @@ def from_json(text: str) -> Certificate:
     lines = tuple(_line(entry) for entry in table["lines"])
     values = {name: table[name] for name in names} | {"lines": lines, "assumptions": tuple(table["assumptions"])}
     return Certificate(**values)
+
+
+def read_json(text: str, what: str) -> Any:
+    """The value behind JSON text in which every key stands once in its object and every number is finite.
+
+    Python's reader takes the last of two equal keys and others the first, so that one text would say two things.
+
+    Args:
+        text: JSON.
+        what: for messages, e.g. `the certificate`.
+
+    Raises:
+        InvalidRequest: it isn't such text.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise InvalidRequest(f"{what} holds the key '{twice}' twice in one object; get it again from its source.")
+        return dict(pairs)
+
+    def refuse(number: str) -> NoReturn:
+        raise InvalidRequest(f"{what} holds the number {number}, and only finite numbers are JSON; get it again from its source.")
+
+    def finite(number: str) -> float:
+        return float(number) if math.isfinite(float(number)) else refuse(number)
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InvalidRequest(f"{what} isn't whole JSON ({error}); copy the file again.") from error
 
 
 def _check_types(table: dict[str, Any]) -> None:

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import math
 
-from dyncompress.types import Line
+from dyncompress.types import Certificate, Line
+
+VACUOUS = "the bound is vacuous: the held-out examples are too few, or the file differs on too many of them, to promise anything"
+
+
+def is_vacuous(certificate: Certificate) -> bool:
+    """Whether a certificate promises nothing: the bound that it states, rounded up as it is printed, is 1 or more.
+
+    No loss in [0, 1] can rise by more than 1, so that such a bound holds for every file.
+    """
+    return not certificate.lines or _promises_nothing(certificate.lines[0])
+
+
+def sample(certificate: Certificate) -> str:
+    """What a certificate was made on: how many examples and, where groups are the independent units, how many of these."""
+    examples = certificate.counts.get("examples", certificate.n)
+    grouped = "groups" in certificate.evidence or examples != certificate.n
+    return f"{examples:,} held-out examples" + (f" in {certificate.n:,} groups" if grouped else "")
 
 
 def statement(risk: str, delta: float, line: Line, n: int, unit: str) -> str:
@@ -20,12 +37,17 @@ def statement(risk: str, delta: float, line: Line, n: int, unit: str) -> str:
     where = "on examples drawn like the held-out ones" if unit == "example" else "on groups drawn like the held-out ones"
     sure = f"With confidence {100 * (1 - delta):.6g} %, {where} ({n} independent {unit}s)"
     if risk == "agreement":
-        return (
-            f"{sure}, the file's prediction differs from the original's with probability at most {_up(line.upper)}, "
-            "so that its error rate differs by at most as much, whatever the labels."
-        )
+        bound = f"{sure}, the file's prediction differs from the original's with probability at most {_up(line.upper)}"
+        if _promises_nothing(line):
+            return f"{bound}; {VACUOUS}."
+        return f"{bound}, so that its error rate differs by at most as much, whatever the labels."
     name = "error rate (0-1 loss)" if risk == "zero_one" else f"risk '{risk}'"
-    return f"{sure}, the file's {name} exceeds the original's by at most {_up(line.upper)}."
+    vacuous = f"; {VACUOUS}" if _promises_nothing(line) else ""
+    return f"{sure}, the file's {name} exceeds the original's by at most {_up(line.upper)}{vacuous}."
+
+
+def _promises_nothing(line: Line) -> bool:
+    return float(_up(line.upper)) >= 1
 
 
 def _up(value: float) -> str:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from dyncompress.errors import Altered, InvalidRequest
 
@@ -35,7 +36,7 @@ def seal(body: bytes, entry: Mapping[str, Any]) -> bytes:
         `body` and at most 2048 bytes more.
 
     Raises:
-        InvalidRequest: the body is sealed already, the entry uses the seal's own keys, or is too long.
+        InvalidRequest: the body is sealed already, the entry uses the seal's own keys, is too long, or isn't JSON.
     """
     if _MARK in body:
         raise InvalidRequest("the file already carries a seal; unseal it first.")
@@ -43,7 +44,10 @@ def seal(body: bytes, entry: Mapping[str, Any]) -> bytes:
     if reserved:
         raise InvalidRequest(f"the seal sets {sorted(reserved)} itself; give the entry other keys.")
     full = {**entry, "length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
-    tail = _serialized({**full, "entry_sha256": _digest(full)})
+    try:
+        tail = _serialized({**full, "entry_sha256": _digest(full)})
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the seal's entry isn't JSON ({error}); put plain text and finite numbers into it.") from error
     if len(tail) > LIMIT:
         raise InvalidRequest(f"the seal would take {len(tail)} bytes, the limit is {LIMIT}; shorten the statement.")
     return body + tail
@@ -94,7 +98,7 @@ def _varint(value: int) -> bytes:
 
 def _text(entry: Mapping[str, Any]) -> bytes:
     """Canonical JSON: one entry has one text."""
-    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _digest(entry: Mapping[str, Any]) -> str:
@@ -118,9 +122,28 @@ def _entry(content: bytes, mark: int) -> dict[str, Any]:
         if byte < 128:
             break
     try:
-        found = json.loads(content[position : position + length])
-    except ValueError as error:
+        found = json.loads(
+            content[position : position + length], object_pairs_hook=_once, parse_constant=_refuse_number, parse_float=_finite
+        )
+    except (ValueError, RecursionError) as error:
         raise Altered("the seal can't be read; the file was changed or cut off.") from error
     if not isinstance(found, dict):
         raise Altered("the seal holds no entry; the file was changed.")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; one with a key twice would say different things to different readers."""
+    keys = [key for key, _ in pairs]
+    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if twice is not None:
+        raise Altered(f"the seal holds the key '{twice}' twice; the file was changed.")
+    return dict(pairs)
+
+
+def _refuse_number(number: str) -> NoReturn:
+    raise Altered(f"the seal holds the number {number}, and only finite numbers are sealed; the file was changed.")
+
+
+def _finite(number: str) -> float:
+    return float(number) if math.isfinite(float(number)) else _refuse_number(number)

@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from html import escape
 
 from dyncompress.reports import svg
-from dyncompress.reports.summary import bound_text, errors_of, percent
+from dyncompress.reports.summary import bound_text, errors_of, percent, sample_text, vacuous, verdict
 from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --ink: #1f2430; --dim: #626a78; --rule: #dcdad3; --mark: #2f6f8f;
-  --soft: #b9b4a6; --good: #2c7a4b; --bad: #a8392f; }
+  --soft: #b9b4a6; --good: #2c7a4b; --bad: #a8392f; --warn: #8a5a00; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #15181d; --ink: #e5e7ea; --dim: #99a1ad; --rule: #333942; --mark: #6fb3d1; --soft: #5d626b; --good: #74c493;
-    --bad: #e88a80; }
+    --bad: #e88a80; --warn: #e0b060; }
 }
 body { background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto;
   padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
 p { margin: .4rem 0; max-width: 46rem; } .dim { color: var(--dim); } .kept { color: var(--good); } .broken { color: var(--bad); }
+.vacuous { color: var(--warn); }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; margin: 1.25rem 0; }
 .figures b { display: block; font-size: 1.6rem; font-variant-numeric: tabular-nums; } .figures span { color: var(--dim); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; width: 100%; }
@@ -51,6 +52,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
         _certificate(file.certificate),
         _section("Bytes before and after", "Every byte of a file; payload is weights, scales and biases alone.", _bytes(file)),
         _section("Accuracy before and after", "Share of held-out examples that are answered right.", _accuracy(file.certificate)),
+        _section("Against the original", _PARITY, _parity(file)),
         _section("Where the accuracy went", _STAGES, _stages(file)),
         _section("Error by layer", _ERRORS, _errors(file)),
         _section("Bits by layer", "The width at which weights are stored; a full bar is float32.", _bits(file)),
@@ -75,6 +77,22 @@ _STAGES = (
 _ERRORS = "Relative squared error of each layer's output on its own inputs, after pruning and rounding, before matching."
 
 
+_PARITY = (
+    "Each output of the file against the same output of the model that came in: root mean square error of the whole, and of the "
+    "channel that is furthest off, relative to that channel's spread."
+)
+
+
+def _parity(file: OnnxFile) -> str:
+    """A row an output."""
+    header = ("output", "error", "worst channel", "its error", "by integers and export alone")
+    rows = tuple(
+        (o.name, percent(o.relative_error), f"{o.channel} (axis {o.axis})", percent(o.channel_error), percent(o.file_error))
+        for o in file.parity.outputs
+    )
+    return _table(Table(header, rows, frozenset({"error", "its error"}))) if rows else ""
+
+
 def _digest(file: OnnxFile) -> str:
     import hashlib
 
@@ -95,7 +113,7 @@ def _figures(file: OnnxFile) -> str:
         (f"{file.float_bytes / shipped:.2f}×", "fewer bytes"),
         (f"{shipped:,}", f"bytes, of {file.float_bytes:,}"),
         (f"{file.macs[1]:,}", f"MACs, of {file.macs[0]:,}"),
-        (percent(file.parity.agreement), f"same answer as torch, {file.parity.n} examples"),
+        (percent(file.parity.agreement), f"same answer as the original, {file.parity.n} examples"),
         (percent(share.get("weights", 0.0)), f"of the weights left alone ({percent(share.get('macs', 0.0))} of the MACs)"),
     ]
     items = (f"<div><b>{escape(figure)}</b><span>{escape(text)}</span></div>" for figure, text in found)
@@ -107,16 +125,18 @@ def _certificate(certificate: Certificate | None) -> str:
     if certificate is None:
         none = "None: no held-out data was given, so nothing is promised."
         return f'<section><h2>Certificate</h2><p class="certificate">{none}</p></section>'
-    kind = "kept" if certificate.kept else "broken"
+    kind = "broken" if not certificate.kept else "vacuous" if vacuous(certificate) else "kept"
     header = ("quantity", "observed", "certified", "delta", "method")
     rows = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in certificate.counts.items())
     assumptions = "".join(f"<li>{escape(sentence)}</li>" for sentence in certificate.assumptions)
     environment = ", ".join(f"{key} {value}" for key, value in certificate.environment.items())
+    counted = f"{sample_text(certificate)}; {counts}. {certificate.kind}. {environment}"
+    statement = f"<b>{escape(certificate.statement)}</b>{escape(verdict(certificate))}"
     return (
-        f'<section><h2>Certificate</h2><div class="certificate"><p class="{kind}"><b>{escape(certificate.statement)}</b></p>'
+        f'<section><h2>Certificate</h2><div class="certificate"><p class="{kind}">{statement}</p>'
         f"{_table(Table(header, rows, frozenset({'observed', 'delta'})))}"
-        f'<p class="dim">n = {certificate.n:,}; {escape(counts)}. {escape(certificate.kind)}. {escape(environment)}</p>'
+        f'<p class="dim">{escape(counted)}</p>'
         f"<p>It assumes:</p><ul>{assumptions}</ul></div></section>"
     )
 

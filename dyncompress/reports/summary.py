@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress.reports.table import number
-from dyncompress.types import Certificate, Line, OnnxFile
+from dyncompress.types import Certificate, Line, OnnxFile, Parity
 
 
 def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) -> str:
@@ -48,17 +48,42 @@ def as_text(file: OnnxFile) -> str:
         f"zipped, {sizes.resident:,} resident, {sizes.payload:,} payload; computes in {sizes.compute})",
         f"MACs: {file.macs[0]:,} -> {file.macs[1]:,}",
         f"where the accuracy went: {', '.join(f'{stage} {number(value)}' for stage, value in file.stages.items())}",
-        f"against torch, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same answer in "
-        f"{percent(parity.agreement)}; the float graph by {number(parity.float_error, 2)}",
+        *parity_text(parity),
     ]
     if file.certificate is not None and (errors := errors_of(file.certificate)) is not None:
-        lines.append(f"errors on {file.certificate.n:,} held-out examples: {errors[0]:,} -> {errors[1]:,}")
+        lines.append(f"errors on {sample_text(file.certificate)}: {errors[0]:,} -> {errors[1]:,}")
     if file.fused:
         lines.append("on integer kernels: " + ", ".join(f"{op} {a} of {n}" for op, (a, n) in file.fused.items()))
     lines.append(left_alone_sentence(file.plan.share_left_alone, file.plan.reasons))
     lines += [f"note: {note}" for note in file.notes]
     lines.append("not certified: no held-out data was given" if file.certificate is None else certificate_text(file.certificate))
     return "\n".join(lines)
+
+
+def parity_text(parity: Parity) -> list[str]:
+    """How far the file is from the model that came in, each output's worst channel, and beneath it from the compressed model.
+
+    Example:
+        >>> from dyncompress.types import OutputParity
+        >>> for line in parity_text(Parity(1e-7, 0.02, 0.98, 256, (OutputParity("y", 0.02, 1, 3, 0.05, 0.04),), 0.01, 0.99)):
+        ...     print(line)
+        against the model that came in, 256 examples: outputs differ by 2 % (RMS), same answer in 98 %
+          output y: 2 % (RMS), worst channel 3 (axis 1) by 5 % of its spread
+          against the compressed torch model: 1 % (RMS), same answer in 99 %; its float graph differs by 1e-07
+    """
+    lines = [
+        f"against the model that came in, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same "
+        f"answer in {percent(parity.agreement)}"
+    ]
+    for output in parity.outputs:
+        judged = not math.isnan(output.channel_error)
+        worst = f", worst channel {output.channel} (axis {output.axis}) by {percent(output.channel_error)} of its spread"
+        lines.append(f"  output {output.name}: {percent(output.relative_error)} (RMS){worst * judged}")
+    lines.append(
+        f"  against the compressed torch model: {percent(parity.compressed_error)} (RMS), same answer in "
+        f"{percent(parity.compressed_agreement)}; its float graph differs by {number(parity.float_error, 2)}"
+    )
+    return lines
 
 
 def errors_of(certificate: Certificate) -> tuple[int, int] | None:
@@ -71,16 +96,40 @@ def errors_of(certificate: Certificate) -> tuple[int, int] | None:
 
 def certificate_text(certificate: Certificate) -> str:
     """The statement, each line with its bound and share of delta, the counts, and the assumptions."""
-    kept = "" if certificate.promise is None else (" (promise kept)" if certificate.kept else " (PROMISE NOT KEPT)")
-    lines = [f"certificate: {certificate.statement}{kept}"]
+    lines = [f"certificate: {certificate.statement}{verdict(certificate)}"]
     lines += [
         f"  {line.quantity}: {number(line.point, 4)} observed, {bound_text(line)} ({line.method}, delta {number(line.delta)})"
         for line in certificate.lines
     ]
     counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in certificate.counts.items())
-    lines.append(f"  n = {certificate.n}; {counts}")
+    lines.append(f"  {sample_text(certificate)}; {counts}")
     lines += [f"  assumes: {sentence}" for sentence in certificate.assumptions]
     return "\n".join(lines)
+
+
+def vacuous(certificate: Certificate) -> bool:
+    """Whether the certificate promises nothing."""
+    from dyncompress.certificates.wording import is_vacuous
+
+    return is_vacuous(certificate)
+
+
+def sample_text(certificate: Certificate) -> str:
+    """How many held-out examples, and how many groups of them where these are the independent units."""
+    from dyncompress.certificates.wording import sample
+
+    return sample(certificate)
+
+
+def verdict(certificate: Certificate) -> str:
+    """What follows a statement: whether the promise is kept, or that nothing is promised; empty where nothing was asked for."""
+    from dyncompress.certificates.wording import VACUOUS  # here, since that package needs scipy and `unpack` does without it
+
+    if certificate.promise is not None and not certificate.kept:
+        return " (PROMISE NOT KEPT)"
+    if vacuous(certificate):
+        return " (PROMISES NOTHING)" if VACUOUS in certificate.statement else f" (PROMISES NOTHING: {VACUOUS})"
+    return "" if certificate.promise is None else " (promise kept)"
 
 
 def bound_text(line: Line) -> str:
@@ -116,8 +165,9 @@ def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def certificate_json(certificate: Certificate) -> dict[str, Any]:
-    """The certificate without its evidence, which lies in `certificate.json`."""
-    return plain_json({name: value for name, value in asdict(certificate).items() if name != "evidence"})
+    """The certificate without its evidence, which lies in `certificate.json`, and `vacuous`: whether it promises nothing."""
+    told = {name: value for name, value in asdict(certificate).items() if name != "evidence"}
+    return plain_json({**told, "vacuous": vacuous(certificate)})
 
 
 def plain_json(value: Any) -> Any:

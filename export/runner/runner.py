@@ -15,7 +15,9 @@ import argparse
 import hashlib
 import importlib.util
 import json
+import math
 import platform
+import re
 import sys
 import time
 import zipfile
@@ -57,6 +59,36 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
+def once(pairs: list) -> dict:
+    """A JSON object of the seal; one with a key twice would say different things to different readers.
+
+    Raises:
+        Stop: with code 5 where a key stands twice.
+    """
+    keys = [key for key, _ in pairs]
+    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if twice is not None:
+        raise Stop(ALTERED, f"the seal holds the key '{twice}' twice: the file was changed.")
+    return dict(pairs)
+
+
+def finite(number: str) -> float:
+    """A number of the seal.
+
+    Raises:
+        Stop: with code 5 where it is NaN or infinite.
+    """
+    if not math.isfinite(float(number)):
+        raise Stop(ALTERED, f"the seal holds the number {number}, and only finite numbers are sealed: the file was changed.")
+    return float(number)
+
+
+def promises_nothing(entry: dict) -> bool:
+    """Whether the sealed certificate's bound is 1 or more, which no loss can exceed: it then holds for every file."""
+    bound = re.search(r"at most (\d+\.\d+)", str(entry.get("statement", "")))
+    return bound is not None and float(bound.group(1)) >= 1
+
+
 def read_seal(content: bytes) -> dict | None:
     """The checked entry of a sealed file; None where there is no seal.
 
@@ -75,8 +107,8 @@ def read_seal(content: bytes) -> dict | None:
             break
     text = content[position : position + length]
     try:
-        entry = json.loads(text)
-    except ValueError as error:
+        entry = json.loads(text, object_pairs_hook=once, parse_constant=finite, parse_float=finite)
+    except (ValueError, RecursionError) as error:
         raise Stop(ALTERED, "the seal can't be read: the file was changed or cut off.") from error
     pair = MARK + varint(len(text)) + text
     size = entry.get("length") if isinstance(entry, dict) else None
@@ -248,6 +280,7 @@ def report(options: argparse.Namespace) -> dict:
         "unpacked_bytes": len(content),
         "sealed": entry is not None,
         "certificate": entry or {},
+        "vacuous": promises_nothing(entry or {}),
         "sha256": hashlib.sha256(content).hexdigest(),
         "runtime": f"onnxruntime {onnxruntime.__version__}",
         "machine": platform.machine(),
@@ -269,6 +302,8 @@ def show(found: dict) -> None:
     print(f"{found['model']}: {found['bytes']:,} bytes{packed}, {seal}")
     for key, value in found["certificate"].items():
         print(f"  {key}: {value}")
+    if found["vacuous"]:
+        print("  WARNING: this certificate promises nothing. Its bound is vacuous: it is 1 or more, which holds for every file.")
     seconds = found["seconds"]
     times = ", ".join(f"{name} {1e3 * value:.3f} ms" for name, value in seconds.items())
     print(f"{found['runtime']} on {found['machine']}, {found['threads']} thread(s): {times}")

@@ -21,6 +21,7 @@ from dyncompress.certificates.promise import (
     upper_increase,
 )
 from dyncompress.certificates.stored import from_json, to_json
+from dyncompress.certificates.wording import VACUOUS, is_vacuous, sample, statement
 from dyncompress.errors import Altered, InvalidRequest
 from dyncompress.types import Certificate
 
@@ -245,6 +246,60 @@ def test_cut_foreign_and_twisted_json_is_told_apart():
             from_json(json.dumps(table | {key: value}))
     with pytest.raises(InvalidRequest, match="line"):
         from_json(json.dumps(table | {"lines": [{"quantity": "risk increase"}]}))
+
+
+def test_a_key_that_stands_twice_is_refused_wherever_it_stands():
+    """Readers differ in which of the two they take."""
+    text = to_json(certificate("labels"))
+    for once, twice, key in (
+        ('"kept": true', '"kept": false,\n "kept": true', "kept"),
+        ('"kept": true', '"kept": true,\n "kept": true', "kept"),
+        ('"worse": 6', '"worse": 0, "worse": 6', "worse"),
+        ('"quantity": "risk increase"', '"quantity": "risk increase", "upper": 0.0', "upper"),
+    ):
+        assert once in text
+        with pytest.raises(InvalidRequest, match=f"the certificate holds the key '{key}' twice"):
+            from_json(text.replace(once, twice, 1))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_lacks_are_refused(number):
+    text = to_json(certificate("labels"))
+    for place in ('"delta": 0.05', '"after": 0.7'):  # a field, and a number in the context
+        assert place in text
+        with pytest.raises(InvalidRequest, match=f"holds the number {number}, and only finite numbers"):
+            from_json(text.replace(place, f"{place.split(':')[0]}: {number}", 1))
+
+
+def test_json_that_is_nested_without_end_is_refused():
+    with pytest.raises(InvalidRequest, match="whole JSON"):
+        from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize(("risk", "n", "worse"), [("zero_one", 1, 1), ("zero_one", 20, 20), ("agreement", 1, 1), ("brier", 3, 3)])
+def test_a_vacuous_bound_is_said_in_words(risk, n, worse):
+    file = np.repeat([1.0, 0.0], [worse, n - worse])
+    made = certificate_from_losses(np.zeros(n), file, Promise(risk))
+    assert made.lines[0].upper > 1 - 1e-4 and is_vacuous(made)
+    assert f"at most 1.0000; {VACUOUS}." in made.statement and "whatever the labels" not in made.statement
+
+
+def test_a_limit_of_one_is_vacuous_and_a_bound_that_prints_below_one_is_not():
+    original, file = losses(300, 6, 4, 20)
+    told = Circumstances(selection={"plans": 4})
+    assert is_vacuous(certificate_from_losses(original, file, Promise(risk_increase=1.0), circumstances=told))
+    for upper, vacuous in ((0.9999, False), (0.99991, True), (1.0, True), (1.5, True), (-0.1, False)):
+        made = certificate("labels")
+        line = dataclasses.replace(made.lines[0], upper=upper)
+        assert is_vacuous(dataclasses.replace(made, lines=(line, *made.lines[1:]))) is vacuous
+        assert (VACUOUS in statement("zero_one", 0.05, line, 300, "example")) is vacuous
+        assert (VACUOUS in statement("agreement", 0.05, line, 300, "example")) is vacuous
+    assert not any(is_vacuous(certificate(kind)) for kind in KINDS)
+
+
+def test_a_sample_is_told_in_examples_and_groups():
+    assert sample(certificate("labels")) == "300 held-out examples"
+    assert sample(certificate("groups")) == "300 held-out examples in 60 groups"
 
 
 def test_context_must_be_plain():

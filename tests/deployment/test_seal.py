@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress.deployment import Session, is_sealed, ranges, seal, unseal, write
-from dyncompress.deployment.seal import LIMIT
+from dyncompress.deployment.seal import _MARK, LIMIT, _varint
 from dyncompress.errors import Altered, InvalidRequest
 from tests.deployment.graphs import TARGET, encode, images, residual
 
@@ -80,3 +80,29 @@ def test_the_seal_needs_neither_onnx_nor_torch_and_a_session_no_onnx() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def with_text(sealed: bytes, old: bytes, new: bytes) -> bytes:
+    """A sealed file whose seal has another text, lengths corrected and digests not."""
+    body, _ = unseal(sealed)
+    text = sealed[sealed.index(b"{", len(body)) :]
+    assert old in text
+    changed = text.replace(old, new, 1)
+    pair = _MARK + _varint(len(changed)) + changed
+    return body + bytes([14 << 3 | 2]) + _varint(len(pair)) + pair
+
+
+def test_a_seal_that_says_two_things_is_refused(body: bytes) -> None:
+    sealed = seal(body, {"statement": "kept", "delta": 0.5})
+    assert with_text(sealed, b"kept", b"kept") == sealed
+    with pytest.raises(Altered, match="the key 'statement' twice"):
+        unseal(with_text(sealed, b'"statement"', b'"statement":"It is perfect.","statement"'))
+    for number in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):
+        with pytest.raises(Altered, match=f"the number {number.decode()}, and only finite"):
+            unseal(with_text(sealed, b'"delta":0.5', b'"delta":' + number))
+
+
+def test_what_isnt_json_is_never_sealed(body: bytes) -> None:
+    for value in (float("nan"), float("inf"), object()):
+        with pytest.raises(InvalidRequest, match="isn't JSON"):
+            seal(body, {"delta": value})

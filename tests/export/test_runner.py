@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.util
 import json
 import subprocess
@@ -78,6 +79,53 @@ def test_an_altered_file_ends_with_5(runner: ModuleType, model: Path, body: byte
         content = content[:-9]
     model.write_bytes(bytes(content))
     assert runner.main([str(model)]) == 5
+
+
+def sealed_with(runner: ModuleType, body: bytes, text: bytes) -> bytes:
+    """A file whose seal holds this JSON text, lengths written as they should be."""
+    pair = runner.MARK + runner.varint(len(text)) + text
+    return body + bytes([14 << 3 | 2]) + runner.varint(len(pair)) + pair
+
+
+def test_a_key_that_stands_twice_in_the_seal_ends_with_5(
+    runner: ModuleType, model: Path, body: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All digests fit what Python's reader takes, the last of the two; another reader would show the first."""
+    sealed = model.read_bytes()
+    text = sealed[sealed.index(b"{", len(body)) :]
+    assert sealed_with(runner, body, text) == sealed
+    model.write_bytes(sealed_with(runner, body, b'{"statement":"It is perfect.",' + text[1:]))
+    assert runner.main([str(model), "--runs", "1"]) == 5
+    assert "the key 'statement' twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"1e999"])
+def test_numbers_that_json_lacks_end_with_5(
+    runner: ModuleType, model: Path, body: bytes, number: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def digest(entry: dict) -> str:
+        text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    entry = {"delta": float(number), "length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    text = json.dumps({**entry, "entry_sha256": digest(entry)}).encode()
+    model.write_bytes(sealed_with(runner, body, text.replace(json.dumps(float(number)).encode(), number)))
+    assert runner.main([str(model), "--runs", "1"]) == 5
+    assert f"the number {number.decode()}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bound", "vacuous"), [("1.0000", True), ("1.0000; the bound is vacuous", True), ("0.9999", False), ("0.0120", False)]
+)
+def test_a_certificate_that_promises_nothing_is_shown_as_such(
+    runner: ModuleType, body: bytes, tmp_path: Path, bound: str, vacuous: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.onnx"
+    path.write_bytes(seal(body, {"statement": f"The file's error rate exceeds the original's by at most {bound}."}))
+    assert runner.main([str(path), "--runs", "1"]) == 0
+    assert ("promises nothing" in capsys.readouterr().out) is vacuous
+    assert runner.main([str(path), "--runs", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vacuous"] is vacuous
 
 
 def test_an_unsealed_file_runs_and_says_so_unless_a_seal_is_required(

@@ -80,3 +80,21 @@ def test_a_broken_promise_is_marked(file: OnnxFile) -> None:
     assert file.certificate is not None
     assert 'class="broken"' in page(replace(file, certificate=replace(file.certificate, kept=False)))
     assert 'class="broken"' not in page(file)
+
+
+def test_a_vacuous_certificate_is_neither_green_nor_plain(file: OnnxFile) -> None:
+    assert file.certificate is not None
+    vacuous = replace(file.certificate, lines=(replace(file.certificate.lines[0], upper=1.0),))
+    for certificate in (vacuous, replace(vacuous, promise=None)):
+        text = page(replace(file, certificate=certificate))
+        assert '<p class="vacuous">' in text and 'class="kept"' not in text and ".vacuous { color" in text
+        assert "PROMISES NOTHING" in " ".join(read(text).text) and "promise kept" not in text
+    broken = page(replace(file, certificate=replace(vacuous, kept=False)))
+    assert 'class="broken"' in broken and 'class="vacuous"' not in broken
+    assert 'class="kept"' in page(file) and 'class="vacuous"' not in page(file)
+
+
+def test_the_sample_is_told_in_examples_and_groups(file: OnnxFile) -> None:
+    assert file.certificate is not None
+    assert "800 held-out examples; examples 800" in page(file)
+    assert "800 held-out examples in 6 groups;" in page(replace(file, certificate=replace(file.certificate, n=6)))

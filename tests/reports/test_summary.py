@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from dyncompress.reports import as_json, as_text, certificate_text
+from dyncompress.certificates.wording import VACUOUS
+from dyncompress.reports import as_json, as_text, certificate_json, certificate_text
 from dyncompress.types import Certificate, OnnxFile
 
 
@@ -41,3 +42,24 @@ def test_a_broken_promise_is_said_aloud(certificate: Certificate) -> None:
     assert "PROMISE NOT KEPT" in certificate_text(replace(certificate, kept=False))
     assert "(promise kept)" in certificate_text(certificate)
     assert "promise" not in certificate_text(replace(certificate, promise=None))
+
+
+def test_errors_are_counted_among_examples_and_groups_are_told(file: OnnxFile, certificate: Certificate) -> None:
+    assert "errors on 800 held-out examples: 8 -> 10" in as_text(file)
+    counts = {**certificate.counts, "original_errors": 61, "file_errors": 57}
+    grouped = replace(certificate, n=6, counts=counts, evidence={**certificate.evidence, "groups": "00"})
+    text = as_text(replace(file, certificate=grouped))
+    assert "errors on 800 held-out examples in 6 groups: 61 -> 57" in text
+    assert "n = 6" not in text and "  800 held-out examples in 6 groups; examples 800" in certificate_text(grouped)
+
+
+def test_a_vacuous_certificate_is_said_to_promise_nothing(certificate: Certificate) -> None:
+    vacuous = replace(certificate, lines=(replace(certificate.lines[0], upper=1.0),), promise=None)
+    assert "(PROMISES NOTHING: the bound is vacuous" in certificate_text(vacuous)
+    said = replace(vacuous, statement=f"At most 1.0000; {VACUOUS}.")
+    assert certificate_text(said).count("vacuous") == 1 and "(PROMISES NOTHING)" in certificate_text(said)
+    limit = replace(vacuous, promise=1.0)
+    assert "(PROMISES NOTHING" in certificate_text(limit) and "promise kept" not in certificate_text(limit)
+    assert "PROMISE NOT KEPT" in certificate_text(replace(vacuous, kept=False, promise=0.1))
+    assert certificate_json(vacuous)["vacuous"] is True and certificate_json(certificate)["vacuous"] is False
+    assert "PROMISES NOTHING" not in certificate_text(certificate)
