@@ -89,11 +89,11 @@ def _command(commands: Commands, name: str, summary: str) -> argparse.ArgumentPa
     return command
 
 
-def _asking(command: argparse.ArgumentParser) -> None:
-    """What `compress` and `measure` share."""
+def _asking(command: argparse.ArgumentParser, first: str = "") -> None:
+    """What `compress` and `measure` share; without the word, a recipe or target is what comes first, else the usual one."""
     command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
-    command.add_argument("--recipe", default="edge-int8", metavar="NAME|FILE", help="default: %(default)s")
-    command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
+    command.add_argument("--recipe", metavar="NAME|FILE", help=f"default: {first}edge-int8")
+    command.add_argument("--target", metavar="NAME|FILE", help=f"default: {first}onnxruntime-x86-vnni")
     command.add_argument("--calibration", metavar="DATA", help="examples to observe the model on")
     command.add_argument("--trajectory", type=Path, metavar="FILE", help="a recorded training trajectory (.npz)")
     _setting(command)
@@ -112,7 +112,7 @@ def _demo(commands: Commands) -> None:
 
 def _compress(commands: Commands) -> None:
     command = _command(commands, "compress", "from a trained network to a small ONNX file, certified on held-out data")
-    _asking(command)
+    _asking(command, "the plan's, else ")
     command.add_argument("--held-out", metavar="DATA", help="examples nothing else sees, with labels: what certifies")
     command.add_argument("--plan", type=Path, metavar="FILE", help="apply this plan instead of allocating one")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go, all of them or none")
@@ -153,7 +153,7 @@ def _rank(commands: Commands) -> None:
 def _plan(commands: Commands) -> None:
     command = _command(commands, "plan", "allocate a budget from a saved profile: a text file to read, edit and apply")
     command.add_argument("profile", type=Path, metavar="PROFILE", help="profile.json, or the directory that holds it")
-    command.add_argument("--recipe", metavar="NAME|FILE", help="default: the profile's own")
+    command.add_argument("--recipe", metavar="NAME|FILE", help="whose budget and allocator; default: the profile's own")
     _setting(command)
     command.add_argument("--out", type=Path, metavar="FILE", help="where the plan goes, e.g. plan.toml; else it is only shown")
 

@@ -164,22 +164,23 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.pipeline import allocate
     from dyncompress.planfile import plan_to_toml
-    from dyncompress.recipe_file import load_recipe
+    from dyncompress.recipe_file import recipe_for
     from dyncompress.store import profile_from_json
 
     if args.out is not None:
         check_writable(args.out.parent)
     profile = profile_from_json(_inside(args.profile, PROFILE))
-    recipe = load_recipe(args.recipe or profile.recipe, settings(args.set))
+    recipe = recipe_for(args.recipe, profile, settings(args.set))
     plan = allocate(profile, recipe=recipe)
     paths = deliver(args.out.parent, {args.out.name: plan_to_toml(plan)}) if args.out is not None else {}
     shares = {name: plan.share_left_alone.get(name, 0.0) for name in ("weights", "macs")}
     costs = ", ".join(f"{name} {number(value, 6)}" for name, value in plan.cost.items())
     alone = left_alone_sentence(plan.share_left_alone, plan.reasons)
-    predicted = f"predicted: {costs}; distortion {number(plan.distortion)}\n{alone}"
+    notes = "".join(f"\nnote: {note}" for note in plan.notes)
+    predicted = f"predicted: {costs}; distortion {number(plan.distortion)}\n{alone}{notes}"
     text = "\n\n".join((layer_table(plan, profile.layers, profile.estimates).plain(), predicted))
     data = {"predicted": {**plan.cost, "distortion": plan.distortion, "gap": plan.gap}, "left_alone": shares, "paths": paths}
-    return Answer(text, data)
+    return Answer(text, {**data, "notes": plan.notes})
 
 
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:

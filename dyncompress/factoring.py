@@ -42,8 +42,8 @@ def split(model: Opened, plan: Plan) -> tuple[Opened, Plan, dict[str, Choice]]:
     edits = [LowRank(name, *fit.pairs[name], fit.bias(name, found[name][1] if name in found else None)) for name in asked]
     halves = {name + end: replace(choice, rank=None) for name, choice in asked.items() for end in (INNER, OUTER)}
     left = {name: choice for name, choice in plan.asked.items() if name not in asked}
-    realised = {name: replace(choice, method=METHOD) for name, choice in asked.items()}
-    narrow = Opened(model.door.edited(edits), model.batches, model.calibrated, model.seed, model.observed)
+    realised = {name: replace(choice, rank=len(fit.pairs[name][0]), method=METHOD) for name, choice in asked.items()}
+    narrow = replace(model, door=model.door.edited(edits), kept={})
     return narrow, replace(plan, asked={**left, **halves}), realised
 
 

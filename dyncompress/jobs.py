@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dyncompress import opening
+from dyncompress import __version__, opening
 from dyncompress.arguments import settings
 from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches, as_held_out, digests
+from dyncompress.examples import as_batches, as_held_out, as_labelled, digests
 from dyncompress.local_noise import probe
 from dyncompress.opening import Opened, first_rows
 from dyncompress.pipeline import compress, measure
@@ -23,13 +23,13 @@ from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
 from dyncompress.recipe import Recipe
-from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.recipe_file import load_target, recipe_for, refuse_others, target_for
 from dyncompress.run_table import read_runs
 from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
-from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Profile, Target, Trajectory
+from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 
 PROFILE = "profile.json"
 
@@ -54,10 +54,10 @@ class Request:
     trajectory: Path | None
 
     def key(self) -> str:
-        """Digest of all that a profile depends on; budgets, allocators and certificates are free to change."""
+        """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
         zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
         free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
-        parts = [self.model.door.digest(), repr(free), repr(self.target), *digests(self.batches or [])]
+        parts = [__version__, self.model.door.digest(), repr(free), repr(self.target), *digests(self.batches or [])]
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -66,7 +66,7 @@ class Request:
 def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, Profile | None, str | None]:
     """`dyncompress compress`: the file, the profile where there is one, and its text for the directory."""
     plan = None if args.plan is None else read_plan(args.plan)
-    request = opened(args, args.held_out)
+    request = opened(args, args.held_out, plan)
     profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
     file = compress(
         request.model,
@@ -91,7 +91,7 @@ def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
     data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
     if args.labels:
         names, data = filled(model, data)
-        data = as_held_out(data, names)
+        data = as_labelled(data, names)
         labels = data.labels
         if labels is None:
             raise InvalidRequest(f"--labels: calibration data '{args.calibration}' hold no y; add it, or leave --labels out.")
@@ -121,9 +121,16 @@ def ranked(args: argparse.Namespace, progress: Progress) -> Ranking:
     )
 
 
-def opened(args: argparse.Namespace, held_out: str | None) -> Request:
-    """Open what the words name; everything that can be refused is refused before any heavy work."""
-    recipe, target = load_recipe(args.recipe, settings(args.set)), load_target(args.target)
+def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = None) -> Request:
+    """Open what the words name; everything that can be refused is refused before any heavy work.
+
+    Args:
+        args: the words.
+        held_out: data, or None.
+        plan: to be carried out, which names its recipe and target where no word does.
+    """
+    recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
+    refuse_others(recipe, target, plan)
     if args.trajectory is not None and not args.trajectory.is_file():
         raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file.")
     kept = None if held_out is None else load_data(held_out, "held-out data")
@@ -132,7 +139,7 @@ def opened(args: argparse.Namespace, held_out: str | None) -> Request:
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
     model = load_model(args.model)
     names, seen = filled(model, kept if seen is None else seen)
-    batches = None if args.calibration is None else as_batches(seen, names, recipe.calibration or 1)
+    batches = None if args.calibration is None else as_batches(seen, names, opening.examples_drawn(recipe))
     examples = None if kept is None else as_held_out(kept, names)
     if examples is not None:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
@@ -184,6 +191,6 @@ def timed(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Tim
     """`dyncompress bench`: files against each other on the first examples of the data."""
     target = load_target(args.target)
     names = Session(next(iter(files.values())), target).input_names
-    held = as_held_out(load_data(args.data, "data"), names)
+    held = as_labelled(load_data(args.data, "data"), names)
     inputs = {name: value[: args.batch] for name, value in held.inputs.items()}
     return compare(files, inputs, target, threads=args.threads, rounds=args.rounds)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dyncompress.allocation import distortion
+from dyncompress.choice_checks import fits_pattern
 from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
 from dyncompress.quantization.input_prior import InputPrior
@@ -79,9 +80,9 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
             f"{tuple(bits)}; allow a common width."
         )
     sparsities = (rule.sparsities if rule and rule.sparsities else recipe.sparsities) or (0.0,)
-    if layer.kind == "embedding" or recipe.pruner is None:
+    if layer.kind == "embedding" or recipe.pruner is None or not fits_pattern(recipe.pattern, layer.shape):
         sparsities = (0.0,)
-    granularity = target.weight_granularity if target.weight_granularity == "tensor" else recipe.granularity
+    granularity = "tensor" if target.weight_granularity == "tensor" else within(recipe.granularity, layer)
     if recipe.steps:
         if 8 not in target.weight_bits or granularity != "channel":
             raise InvalidRequest(f"target '{target.name}' doesn't store 8 bits a channel, which entropy-coded weights unpack to.")
@@ -99,6 +100,11 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
         for sparsity in sorted(sparsities)
         for width in sorted(allowed, reverse=True)
     )
+
+
+def within(granularity: str, layer: Layer) -> str:
+    """The granularity, a group no longer than the layer's rows: `group:32` is `group:27` where 27 inputs make an output."""
+    return f"group:{min(int(granularity[6:]), layer.fan_in)}" if granularity.startswith("group:") else granularity
 
 
 def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
@@ -153,7 +159,7 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
     sorted_squares = weight.double().square().flatten().sort().values
-    sketch = getattr(recipe.quantizer, "sketch", None)
+    sketch = None if recipe.quantizer is None else recipe.quantizer.sketch
     quick = recipe if sketch is None else replace(recipe, quantizer=sketch)
     found, masked = [], {}
     for choice in tried:

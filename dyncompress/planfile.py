@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dyncompress.choice_checks import misplaced, wrong_for_channels, wrong_for_layer
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import Where, at, build, check_keys, nearest, read
-from dyncompress.types import BLOCKS, CHANNELS, FLOAT_BITS, STRUCTURE, Choice, Layer, Plan
+from dyncompress.types import BLOCKS, CHANNELS, STRUCTURE, Choice, Layer, Plan
 
 SCHEMA = 1
 ALWAYS = ("weight_bits", "sparsity", "granularity", "activation_bits")  # written even where they are the default: to be edited
@@ -30,6 +30,8 @@ HEAD = {
 TABLES = (*HEAD, "cost", "share_left_alone", "unit", "realised", "left_alone", "shapes")
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
+Places = Mapping[tuple[str, ...], str]  # (table, ..., key) -> `plan.toml line 41`; () -> the file's name
+
 
 def plan_to_toml(plan: Plan) -> str:
     """The plan as TOML: what was asked, unit by unit with its reason as a comment, and what was realised."""
@@ -37,6 +39,7 @@ def plan_to_toml(plan: Plan) -> str:
         "# What dyncompress does to each layer. Edit the [unit] tables and apply the file again; the rest checks an edit.",
         "# weight_bits: 2 to 8, 32 leaves the weights float. sparsity: share of zeros. keep: number of channels that stay.",
         "# drop: whether a block goes, its layers' own tables with it.",
+        "# The comment under a unit tells why, and of which choice; it is passed over where another one is written.",
         *(f"# note: {' '.join(note.split())}" for note in plan.notes),
         *_lines({"schema": SCHEMA, "recipe": plan.recipe, "target": plan.target, "digest": plan.digest}),
         *_lines({"distortion": plan.distortion, "gap": plan.gap, "units": len(plan.asked), "layers": len(plan.shapes)}),
@@ -65,20 +68,23 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(_broken(name, str(error))) from error
-    lines = line_numbers(text)
-    check_keys(table, TABLES, lambda key: _place(name, lines, (key,)))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise InvalidRequest(f"{name}: a value is too large to be read ({error}).") from error
+    places = _places(text, name)
+    check_keys(table, TABLES, lambda key: place(places, key))
     missing = [key for key in TABLES if key not in table and key not in ("unit", "realised", "left_alone", "shapes")]
     if missing:
         raise InvalidRequest(f"{name}: '{missing[0]}' is missing; the file is truncated or no plan.")
-    head = {key: read(kind, table[key], f"{_place(name, lines, (key,))}: '{key}'") for key, kind in HEAD.items()}
+    head = {key: read(kind, table[key], f"{place(places, key)}: '{key}'") for key, kind in HEAD.items()}
     if head["schema"] != SCHEMA:
         raise InvalidRequest(
             f"{name}: schema {head['schema']} is read by another version of dyncompress; this one reads {SCHEMA}."
         )
     numbers, sizes = Mapping[str, float], Mapping[str, tuple[int, ...]]
+    asked = _choices(table, "unit", places)
     plan = Plan(
-        asked=_choices(table, "unit", name, lines),
-        why=_reasons(text, lines),
+        asked=asked,
+        why=_reasons(text, asked),
         reasons=read(Mapping[str, str], table.get("left_alone", {}), f"{name}: 'left_alone'"),
         cost=read(numbers, table["cost"], f"{name}: 'cost'"),
         distortion=head["distortion"],
@@ -88,7 +94,8 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
         digest=head["digest"],
         shapes=read(sizes, table.get("shapes", {}), f"{name}: 'shapes'"),
         share_left_alone=read(numbers, table["share_left_alone"], f"{name}: 'share_left_alone'"),
-        realised=_choices(table, "realised", name, lines),
+        realised=_choices(table, "realised", places),
+        source=places,
     )
     for what, count, there in (("units", head["units"], len(plan.asked)), ("layers", head["layers"], len(plan.shapes))):
         if count != there:
@@ -96,7 +103,10 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
                 "the file is truncated, or a table was removed (to leave a layer as it is, write weight_bits = 32, sparsity = 0)"
             )
             raise InvalidRequest(f"{name} tells of {count} {what} and holds {there}; {hint}.")
-    _check_units(plan.asked, plan.shapes, {}, BITS, name, lines)
+    for layer, shape in plan.shapes.items():
+        if not shape or min(shape) < 1:
+            raise InvalidRequest(f"{place(places, 'shapes', layer)}: {list(shape)} is no weight's shape; restore the file's own.")
+    _check_units(plan, places, plan.shapes, None, BITS)
     return plan
 
 
@@ -115,7 +125,14 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def check_plan(
-    plan: Plan, layers: Sequence[Layer], *, weight_bits: Collection[int] = BITS, text: str = "", path: str | Path = "plan"
+    plan: Plan,
+    layers: Sequence[Layer],
+    *,
+    weight_bits: Collection[int] = BITS,
+    splits: Collection[str] | None = None,
+    blocks: Collection[str] | None = None,
+    text: str = "",
+    path: str | Path = "plan",
 ) -> None:
     """Refuse a plan that doesn't fit these layers.
 
@@ -123,80 +140,86 @@ def check_plan(
         plan: asked choices are checked.
         layers: of the model it shall be applied to.
         weight_bits: widths that the target stores.
-        text: of the plan's file, for line numbers.
-        path: for messages.
+        splits, blocks: layers that can have a rank, and units of blocks that can be dropped; None: not known.
+        text, path: of the plan's file, for line numbers; without a text those that the plan was read with.
 
     Raises:
         InvalidRequest: shapes differ, a unit doesn't exist, or a choice isn't possible.
     """
-    name, lines = Path(path).name, line_numbers(text.replace("\r\n", "\n"))
+    places = _places(text.replace("\r\n", "\n"), Path(path).name) if text else plan.source or {(): Path(path).name}
     shapes = {layer.name: tuple(layer.shape) for layer in layers}
     for layer, shape in plan.shapes.items():
-        place = _place(name, lines, ("shapes", layer))
+        where = place(places, "shapes", layer)
         if layer not in shapes:
-            raise InvalidRequest(f"{place}: the model has no layer '{layer}'{nearest(layer, shapes)}")
+            raise InvalidRequest(f"{where}: the model has no layer '{layer}'{nearest(layer, shapes)}")
         if shapes[layer] != tuple(shape):
-            raise InvalidRequest(f"{place}: layer '{layer}' has shape {shapes[layer]}, the plan was made for {tuple(shape)}.")
+            raise InvalidRequest(f"{where}: layer '{layer}' has shape {shapes[layer]}, the plan was made for {tuple(shape)}.")
     groups = {CHANNELS + layer.group: layer.out for layer in layers if layer.group}
-    _check_units(plan.asked, shapes, groups, weight_bits, name, lines)
+    _check_units(plan, places, shapes, groups, weight_bits)
+    _check_structure(plan, places, layers, splits, blocks)
+
+
+def place(places: Places, *path: str) -> str:
+    """`plan.toml line 41`, of a key or of the nearest table around it that has a line; the file's name where none has."""
+    return next((places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in places), "plan")
 
 
 # ---------------------------------------------------------------- checks
 def _check_units(
-    asked: Mapping[str, Choice],
+    plan: Plan,
+    places: Places,
     shapes: Mapping[str, tuple[int, ...]],
-    groups: Mapping[str, int],
+    groups: Mapping[str, int] | None,
     weight_bits: Collection[int],
-    name: str,
-    lines: Mapping[tuple[str, ...], int],
 ) -> None:
-    """Every choice against its unit; channel groups only where their sizes are known."""
-    for unit, choice in asked.items():
+    """Every choice against its unit; without a model (None) no channel group's size is known."""
+    known = [*shapes, *(groups or ())]
+    for unit, choice in plan.asked.items():
         if unit.startswith(BLOCKS):
-            _check_block(unit, shapes, _place(name, lines, ("unit", unit)))
-            continue
-        known = groups if unit.startswith(CHANNELS) else shapes
-        if unit not in known and (groups or not unit.startswith(CHANNELS)):
-            place = _place(name, lines, ("unit", unit))
-            raise InvalidRequest(f"{place}: the model has no unit '{unit}'{nearest(unit, [*shapes, *groups])}")
-        channels = groups.get(unit) if unit.startswith(CHANNELS) else shapes[unit][0]
-        wrong = _wrong(choice, channels, weight_bits)
-        if wrong:
-            key, message = wrong
-            raise InvalidRequest(f"{_place(name, lines, ('unit', unit, key))}: unit '{unit}': {message}")
+            _check_block(unit, shapes, place(places, "unit", unit))
+        elif unit.startswith(CHANNELS):
+            if groups is not None and unit not in groups:
+                raise _unknown(unit, place(places, "unit", unit), known)
+        elif unit not in shapes:
+            raise _unknown(unit, place(places, "unit", unit), known)
+        wrong = misplaced(unit, choice)
+        if wrong is None and unit.startswith(CHANNELS):
+            wrong = wrong_for_channels(choice, None if groups is None else groups[unit])
+        elif wrong is None and not unit.startswith(BLOCKS):
+            wrong = wrong_for_layer(choice, shapes[unit], weight_bits)
+        if wrong is None and unit in plan.reasons and choice != Choice():
+            wrong = "", f"it is left alone, {plan.reasons[unit]}; leave its table out."
+        if wrong is not None:
+            raise InvalidRequest(f"{place(places, 'unit', unit, wrong[0])}: unit '{unit}': {wrong[1]}")
 
 
-def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], place: str) -> None:
-    """A block holds layers; whether it can be dropped, the model says when it is."""
+def _unknown(unit: str, where: str, known: Collection[str]) -> InvalidRequest:
+    return InvalidRequest(f"{where}: the model has no unit '{unit}'{nearest(unit, known)}")
+
+
+def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """A block holds layers; whether it can be dropped, the model says."""
     inside = unit.removeprefix(BLOCKS) + "."
     if not any(layer.startswith(inside) for layer in shapes):
-        blocks = [BLOCKS + name.rpartition(".")[0] for name in shapes]
-        raise InvalidRequest(f"{place}: the model has no unit '{unit}'{nearest(unit, blocks)}")
+        raise _unknown(unit, where, [BLOCKS + name.rpartition(".")[0] for name in shapes])
 
 
-def _wrong(choice: Choice, channels: int | None, weight_bits: Collection[int]) -> tuple[str, str] | None:
-    """The first field that can't be, with a sentence."""
-    if choice.weight_bits not in (*weight_bits, FLOAT_BITS):
-        widths = ", ".join(map(str, sorted(weight_bits)))
-        return "weight_bits", f"weight_bits is {choice.weight_bits}; {widths} or {FLOAT_BITS} (float) are possible."
-    if not 0 <= choice.sparsity < 1:
-        return "sparsity", f"sparsity is {choice.sparsity:g}; a share of zeros in [0, 1) is needed, e.g. 0.5."
-    if choice.keep is not None and not 1 <= choice.keep <= (channels or math.inf):
-        return "keep", f"keep is {choice.keep}; it has {channels or 'at least 1'} channels."
-    if choice.indices is not None and (choice.keep != len(choice.indices) or len(set(choice.indices)) != len(choice.indices)):
-        return (
-            "indices",
-            f"indices name {len(set(choice.indices))} different channels and keep is {choice.keep}; they have to agree.",
-        )
-    if choice.indices is not None and not all(0 <= i < (channels or math.inf) for i in choice.indices):
-        return "indices", f"indices reach beyond its {channels} channels."
-    if choice.pattern and not re.fullmatch(r"[1-9]\d*:[1-9]\d*", choice.pattern):
-        return "pattern", f"pattern is '{choice.pattern}'; write '2:4', or leave it out."
-    if choice.granularity not in ("tensor", "channel") and not re.fullmatch(r"group:[1-9]\d*", choice.granularity):
-        return "granularity", f"granularity is '{choice.granularity}'; 'tensor', 'channel' or 'group:32' is needed."
-    if choice.activation_bits not in (8, FLOAT_BITS):
-        return "activation_bits", f"activation_bits is {choice.activation_bits}; 8 or {FLOAT_BITS} (float) is needed."
-    return None
+def _check_structure(
+    plan: Plan, places: Places, layers: Sequence[Layer], splits: Collection[str] | None, blocks: Collection[str] | None
+) -> None:
+    """What only the model can tell: which weights can be compressed at all, which layers split, which blocks dropped."""
+    alone = {layer.name: layer.left_alone for layer in layers if layer.left_alone}
+    for unit, choice in plan.asked.items():
+        key, reason = "", ""
+        if unit in alone and choice != Choice():
+            reason = f"its weight can't be compressed, {alone[unit]}; leave its table out."
+        elif choice.rank is not None and splits is not None and unit not in splits:
+            key, reason = "rank", f"rank is {choice.rank}; two layers can't take the place of this one; leave rank out."
+        elif choice.drop and blocks is not None and unit not in blocks:
+            known = f"this model offers {', '.join(sorted(blocks)) or 'none'}"
+            key, reason = "drop", f"there is no block '{unit.removeprefix(BLOCKS)}' that its shortcut can replace; {known}."
+        if reason:
+            raise InvalidRequest(f"{place(places, 'unit', unit, key)}: unit '{unit}': {reason}")
 
 
 # ---------------------------------------------------------------- writing
@@ -213,8 +236,14 @@ def _unit(kind: str, unit: str, choice: Choice, why: str) -> list[str]:
     fields = {f.name: getattr(choice, f.name) for f in dataclasses.fields(Choice)}
     structure = unit.startswith(STRUCTURE)
     shown = {k: v for k, v in fields.items() if v != getattr(default, k) or (k in ALWAYS and not structure and kind == "unit")}
-    comment = [f"# {' '.join(why.split())}"] if why else []
+    comment = [f"{_reason_of(choice)}{' '.join(why.split())}"] if why else []
     return ["", f"[{kind}.{_value(unit)}]", *comment, *_lines(shown)]
+
+
+def _reason_of(choice: Choice) -> str:
+    """How the comment begins that is the reason for exactly this choice."""
+    changed = {f.name: value for f in dataclasses.fields(Choice) if (value := getattr(choice, f.name)) != f.default}
+    return f"# {', '.join(f'{name} {_value(value)}' for name, value in changed.items()) or 'as it is'}: "
 
 
 def _key(key: str) -> str:
@@ -268,30 +297,29 @@ def _path_of(line: str) -> tuple[str, ...] | None:
     return tuple(path)
 
 
-def _place(name: str, lines: Mapping[tuple[str, ...], int], path: tuple[str, ...]) -> str:
-    """`plan.toml line 41`, of the key or of the nearest table around it that has a line."""
-    for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            return f"{name} line {lines[path[:end]]}"
-    return name
+def _places(text: str, name: str) -> Places:
+    """Where every table and key of a text stands."""
+    return {(): name, **{path: f"{name} line {number}" for path, number in line_numbers(text).items()}}
 
 
-def _choices(table: Mapping[str, Any], kind: str, name: str, lines: Mapping[tuple[str, ...], int]) -> dict[str, Choice]:
+def _choices(table: Mapping[str, Any], kind: str, places: Places) -> dict[str, Choice]:
     def where(unit: str) -> Where:
-        return lambda key: _place(name, lines, (kind, unit, key))
+        return lambda key: place(places, kind, unit, key)
 
     units = table.get(kind, {})
-    check_keys(units, units if isinstance(units, Mapping) else (), at(_place(name, lines, (kind,))))
+    check_keys(units, units if isinstance(units, Mapping) else (), at(place(places, kind)))
     return {unit: build(Choice, fields, where(unit)) for unit, fields in units.items()}
 
 
-def _reasons(text: str, lines: Mapping[tuple[str, ...], int]) -> dict[str, str]:
-    """The comment under each unit's header."""
-    rows = text.split("\n")
-    found = {}
-    for path, number in lines.items():
-        if len(path) == 2 and path[0] == "unit" and number < len(rows) and rows[number].startswith("# "):
-            found[path[1]] = rows[number][2:].strip()
+def _reasons(text: str, asked: Mapping[str, Choice]) -> dict[str, str]:
+    """The comment under each unit's header, where it is about the choice that stands there."""
+    rows, found = text.split("\n"), {}
+    for path, number in line_numbers(text).items():
+        if len(path) != 2 or path[0] != "unit" or path[1] not in asked or number >= len(rows):
+            continue
+        begins = _reason_of(asked[path[1]])
+        if rows[number].startswith(begins):
+            found[path[1]] = rows[number].removeprefix(begins).strip()
     return found
 
 

@@ -85,7 +85,7 @@ def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step:
     different positions for independent, and in front of an average over positions they add up (a factor of 60 was seen).
     """
     probe, found = Probe(model, FEW), {}
-    few = Opened(model.door, probe.batches, model.calibrated, model.seed, model.observed)
+    few = replace(model, batches=probe.batches, kept={})
 
     def harm(unit: str, choice: Choice) -> float:
         small, _ = restructured(few, {unit: choice}, REACH)

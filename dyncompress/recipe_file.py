@@ -15,11 +15,13 @@ from dyncompress.recipe import CertificateSpec, LayerRule, Recipe, allocators
 from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
 from dyncompress.shipped import prior_files, recipe_files, target_files
 from dyncompress.strict import at, build, check_keys, nearest, shown
-from dyncompress.types import FLOAT_BITS, Distillation, Target
+from dyncompress.types import FLOAT_BITS, Distillation, Plan, Profile, Target
 
 if TYPE_CHECKING:
     from dyncompress.allocation.prior import Prior
 
+DEFAULT_RECIPE, DEFAULT_TARGET = "edge-int8", "onnxruntime-x86-vnni"
+INTEGER_OPS = ("Conv", "Gemm", "MatMul", "Add")  # that the fusion audit knows
 BASES = {"error": "theory", "fisher": "fisher"}  # what a prior multiplies, and the source of harms that reads it
 
 
@@ -63,9 +65,70 @@ def load_target(target: str | Path | Target) -> Target:
         ("verified", ("runtime", "schema")),
     ):
         check_one_of(getattr(found, name), allowed, f"{where}: {name}")
+    for op in found.integer_ops:
+        check_one_of(op, INTEGER_OPS, f"{where}: integer_ops")
     if found.channel_multiple < 1 or found.max_model_bytes < 0:
         raise InvalidRequest(f"{where}: channel_multiple is at least 1 and max_model_bytes at least 0.")
     return found
+
+
+def recipe_for(
+    recipe: str | Path | Recipe | None, made: Plan | Profile | None, overrides: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe that is given, else the one that a plan or profile was made by, else `edge-int8`.
+
+    Raises:
+        InvalidRequest: as `load_recipe`; or a recipe of the user's own is to be found by its name.
+    """
+    if recipe is None and made is not None and made.recipe not in recipe_files():
+        raise InvalidRequest(
+            f"the {_kind(made)} was made by recipe '{made.recipe}', which doesn't come with the library; give its file, "
+            "--recipe FILE (in Python recipe=)."
+        )
+    return load_recipe(recipe if recipe is not None else DEFAULT_RECIPE if made is None else made.recipe, overrides)
+
+
+def target_for(target: str | Path | Target | None, made: Plan | Profile | None) -> Target:
+    """The target that is given, else the one that a plan or profile was made for, else `onnxruntime-x86-vnni`.
+
+    Raises:
+        InvalidRequest: as `load_target`; or a target of the user's own is to be found by its name.
+    """
+    if target is None and made is not None and made.target not in target_files():
+        raise InvalidRequest(
+            f"the {_kind(made)} was made for target '{made.target}', which doesn't come with the library; give its file, "
+            "--target FILE (in Python target=)."
+        )
+    return load_target(target if target is not None else DEFAULT_TARGET if made is None else made.target)
+
+
+def refuse_others(recipe: Recipe, target: Target, made: Plan | Profile | None) -> None:
+    """Refuse to carry out by one recipe, or for one target, what was chosen for another.
+
+    Raises:
+        InvalidRequest: tells both names, and what to do.
+    """
+    if made is None:
+        return
+    for what, given, own in (("recipe", recipe.name, made.recipe), ("target", target.name, made.target)):
+        if given != own:
+            change = f'write {what} = "{given}" in its file' if isinstance(made, Plan) else f"measure with this {what}"
+            both = f"{what} '{own}', and {what} '{given}' was given"
+            raise InvalidRequest(f"the {_kind(made)} was made for {both}; leave the {what} out, or {change}.")
+
+
+def allocated_by_another(recipe: Recipe, profile: Profile) -> tuple[str, ...]:
+    """A note for a plan whose budget and allocator are another recipe's than its profile's: the choices aren't."""
+    if recipe.name == profile.recipe:
+        return ()
+    return (
+        f"recipe '{recipe.name}' gave the budget and the allocator alone: the choices are those of recipe '{profile.recipe}', "
+        "which the profile was measured by and which carries the plan out.",
+    )
+
+
+def _kind(made: Plan | Profile) -> str:
+    return "plan" if isinstance(made, Plan) else "profile"
 
 
 def _table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[dict[str, Any], str]:
@@ -121,6 +184,7 @@ class _Quantize:
     steps: tuple[float, ...] = ()
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
+    activation_share: float = 0.98
 
 
 @dataclass(frozen=True)

@@ -50,13 +50,16 @@ def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     }
 
 
-def restructured(model: Opened, choices: Mapping[str, Choice], reach: int | None = None) -> tuple[Opened, dict[str, Choice]]:
+def restructured(
+    model: Opened, choices: Mapping[str, Choice], reach: int | None = None, *, mirrored: bool = False
+) -> tuple[Opened, dict[str, Choice]]:
     """Drop the blocks and remove the channels that choices give up, and refit what comes after.
 
     Args:
         model: with calibration data.
         choices: by unit; those of layers are passed over, and those of channels inside a dropped block.
         reach: at most this many layers after the last change are refitted; None: all.
+        mirrored: whether layers are refitted on mirrored images too; not where `reach` says how far, since a probe is quick.
 
     Returns:
         the smaller model, and the realised choices (with indices) of blocks and channels.
@@ -79,7 +82,7 @@ def restructured(model: Opened, choices: Mapping[str, Choice], reach: int | None
     affected = _affected(door, there, [group for group, _ in cut.values()], reach)
     fit = _Fit({name: o for name, o in door.observe((Weight(), Bias())) if name in affected}, cut, _together(model, cut))
     with bypassed(door.module, door.residual_blocks() if drops else (), drops):
-        data = with_mirrored(model.batches) if reach is None else model.batches  # a probe is quick
+        data = with_mirrored(model.batches) if mirrored and reach is None else model.batches
         found = in_sequence(door, data, affected, fit)
     _refuse_unfitted(cut, found)
     edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
@@ -89,7 +92,7 @@ def restructured(model: Opened, choices: Mapping[str, Choice], reach: int | None
         unit = CHANNELS + keep.group
         realised[unit] = replace(asked[unit], keep=len(keep.indices), indices=keep.indices, method=METHOD[CHANNELS])
     small = door.edited([*edits, *drops, *keeps])
-    return Opened(small, model.batches, model.calibrated, model.seed, model.observed), realised
+    return replace(model, door=small, kept={}), realised
 
 
 def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:

@@ -80,16 +80,34 @@ def _text(path: Path, kind: str) -> str:
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
-    def number(found: dict[str, Any]) -> Any:
-        return float(found["float"]) if found.keys() == {"float"} and isinstance(found["float"], str) else found
-
     try:
-        content = json.loads(text, object_hook=number)
-    except ValueError as error:
+        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {error}.") from error
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{name}: the file is truncated or no JSON ({error}).") from error
     if not isinstance(content, dict):
         raise InvalidRequest(f"{name}: this is no file of dyncompress.")
     return content
+
+
+def _refuse_constant(word: str) -> Any:
+    """NaN and infinities are no JSON; ours stand as texts."""
+    raise InvalidRequest(f'{word} is no JSON; write {{"float": "{word.lower()}"}}')
+
+
+def _pairs(found: list[tuple[str, Any]]) -> Any:
+    """An object, every key once; `{"float": "nan"}` is the number."""
+    table = dict(found)
+    if len(table) < len(found):
+        keys = [key for key, _ in found]
+        raise InvalidRequest(f"key '{max(keys, key=keys.count)}' stands twice in one object; write it once")
+    if table.keys() == {"float"} and isinstance(table["float"], str):
+        try:
+            return float(table["float"])
+        except ValueError as error:
+            raise InvalidRequest(f"'{table['float']}' is no number") from error
+    return table
 
 
 def _written(path: Path, content: bytes) -> Path:
@@ -165,6 +183,9 @@ def _thin(layer: Layer, rank: int) -> LowRank:
     """Two layers of zeros in place of one; the saved tensors fill them."""
     import torch
 
+    if not 1 <= rank <= min(layer.out, layer.fan_in):
+        most = min(layer.out, layer.fan_in)
+        raise InvalidRequest(f"{PLAN}: layer '{layer.name}' was realised with rank {rank}; it can have a rank of 1 to {most}.")
     return LowRank(layer.name, torch.zeros(rank, *layer.shape[1:]), torch.zeros(layer.out, rank))
 
 
@@ -182,9 +203,12 @@ def _stand_in(path: Path) -> dict[str, Any]:
     if content.get("format") != "dyncompress.model" or content.get("schema") != SCHEMA:
         raise InvalidRequest(f"{path}: this is no compressed model of this version of dyncompress.")
     found = {}
-    for name, (dtype, *shape) in content["inputs"].items():
-        kind = getattr(torch, dtype)
-        found[name] = torch.zeros(shape, dtype=kind) if kind.is_floating_point else torch.ones(shape, dtype=kind)
+    try:
+        for name, (dtype, *shape) in content["inputs"].items():
+            kind = getattr(torch, dtype)
+            found[name] = torch.zeros(shape, dtype=kind) if kind.is_floating_point else torch.ones(shape, dtype=kind)
+    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise InvalidRequest(f"{path}: the form of the inputs can't be read ({error}); save the model again.") from error
     return found
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress import options, structure_options
+from dyncompress.choice_checks import wrong_for_layer
 from dyncompress.errors import InvalidRequest
 from dyncompress.profiling import file_bytes
 from dyncompress.pruning import PRUNERS
@@ -226,3 +227,14 @@ def test_the_harm_of_fewer_channels_is_the_refitted_error() -> None:
     error = float((y - x[0][:, columns] @ refit).square().mean())
     fisher = float(reads[OutputFisher()].double().sum())
     assert table[2].distortion == pytest.approx(0.5 * fisher * error, rel=0.02)
+
+
+def test_choices_are_those_that_a_layer_can_have() -> None:
+    """A group no longer than a row, and a pattern only where it has inputs enough: a plan that is made can be applied."""
+    recipe = replace(RECIPE, pattern="2:4", sparsities=(0.5,), granularity="group:1000")
+    wide, stem = Layer("wide", "conv2d", (8, 4, 3, 3), 0), Layer("stem", "conv2d", (8, 3, 3, 3), 0)
+    target = load_target("onnxruntime-x86-vnni")
+    for layer, pattern, group in ((wide, "2:4", "group:36"), (stem, "", "group:27")):
+        found = options.choices(layer, recipe, target, None)
+        assert {(c.pattern, c.granularity) for c in found} == {(pattern, group)}
+        assert all(wrong_for_layer(choice, layer.shape, target.weight_bits) is None for choice in found)

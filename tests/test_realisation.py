@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 import dyncompress as dc
+from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened, opened
 from dyncompress.recipe import Recipe
+from dyncompress.shipped import recipe_files
 from dyncompress.store import save_compressed
 from dyncompress.types import Choice, InputMoment, Plan, Weight
 from tests import tiny
@@ -185,3 +187,30 @@ def test_what_was_observed_is_kept_whole_or_not_at_all(monkeypatch: pytest.Monke
     monkeypatch.setattr("dyncompress.opening.KEEP_BYTES", 100_000)
     small = Opened(model.door, model.batches, True)
     assert [name for name, _ in small.observe(needs)] == list(LAYERS) and not small.kept
+
+
+# ---------------------------------------------------------------- mirror images
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("learns", ["epochs", "weight_epochs"])
+def test_images_are_flipped_where_the_recipe_says_that_left_means_right(
+    mirrored: bool, learns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+
+    def watched(batch: Any, spec: Any, generator: torch.Generator, *, mirrored: bool = True) -> Any:
+        seen.add(mirrored)
+        return augmented(batch, spec, generator, mirrored=mirrored)
+
+    monkeypatch.setattr("dyncompress.models.torch_learning.augmented", watched)
+    wanted = {"channels.keeps": [1.0, 0.5], "distill.epochs": 0, f"distill.{learns}": 1, "targets.mirrored": mirrored}
+    recipe = dc.load_recipe("edge-int8", wanted)
+    plan = asked("edge-int8", channels__stem=Choice(keep=4), **tiny.plan().asked)
+    dc.apply(network(), plan, recipe=recipe, calibration=CALIBRATION)
+    assert seen == {mirrored}
+
+
+def test_recipes_that_distil_say_that_images_may_be_mirrored() -> None:
+    """They always flipped; a recipe that says nothing no longer does."""
+    found = {name: dc.load_recipe(name) for name in recipe_files()}
+    assert {name for name, recipe in found.items() if recipe.distill.epochs and not recipe.mirrored} == set()
+    assert not found["edge-int8"].mirrored

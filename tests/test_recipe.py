@@ -263,7 +263,7 @@ def test_targets_are_read_as_strictly(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- plans
 LAYERS = (
     Layer("stem.conv", "conv2d", (8, 3, 3, 3), 1000, group="g0"),
-    Layer('odd "name"\\é', "linear", (4, 8), 32),
+    Layer('odd "name"\\é', "linear", (4, 32), 128),
     Layer("embed", "embedding", (10, 4), 0, left_alone="shared"),
 )
 PLAN = Plan(
@@ -308,7 +308,7 @@ def test_any_names_and_numbers_survive(name: str, why: str, harm: float, bits: i
     name, why = (text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore") for text in (name, why))
     choice = Choice(weight_bits=bits, sparsity=sparsity)
     plan = dataclasses.replace(
-        PLAN, asked={name: choice}, realised={}, why={}, reasons={name: why}, shapes={name: (3, 2)}, distortion=harm
+        PLAN, asked={name: choice}, realised={}, why={}, reasons={name + "2": why}, shapes={name: (3, 2)}, distortion=harm
     )
     if name.startswith("channels:"):
         return

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import dyncompress as dc
+from dyncompress import probing
 from dyncompress.opening import Opened, opened, with_run
+from dyncompress.progress import NoStep
 from dyncompress.recorded import folded_motion
-from dyncompress.types import Gradients, Iterates, Motion, Weight, WeightFisher, WeightMotion
+from dyncompress.types import Choice, Gradients, Iterates, Motion, Option, Weight, WeightFisher, WeightMotion
 from tests import tiny
 
 
@@ -54,3 +56,28 @@ def test_a_layer_that_changed_its_shape_has_none(model: Opened) -> None:
     assert not model.run.of("stem", weight) and not model.run.of("absent", weight)
     silent = model.run.of("stem", torch.zeros(8, 3, 3, 3))
     assert not silent[WeightFisher()].any()
+
+
+@pytest.mark.parametrize("change", ["channels", "rank"])
+def test_less_structure_leaves_what_the_run_tells_of_the_other_layers(change: str) -> None:
+    """The steps of layers in front of a change are read off the run, with the change or without it."""
+    run = tiny.trained()[1]
+    given = {"trajectory": run, "calibration": tiny.CALIBRATION}
+    profile = dc.measure(tiny.network(), "trajectory", target=tiny.TARGET, **given)
+    plan = dc.allocate(profile, dc.Budget(bytes=0.22))
+    asked = {**plan.asked, "channels:conv2": Choice(keep=12)}
+    if change == "rank":
+        asked = {**plan.asked, "conv3": replace(plan.asked["conv3"], rank=8)}
+    whole, less = (dc.apply(tiny.network(), replace(plan, asked=a), **given).encodings for a in (plan.asked, asked))
+    for name in ("stem", "conv1"):
+        assert torch.equal(whole[name].scale, less[name].scale) and torch.equal(whole[name].codes, less[name].codes)
+
+
+def test_probes_of_structure_go_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny.trained()[1]
+    model = with_run(opened(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
+    seen = []
+    monkeypatch.setattr(probing, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
+    lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))
+    probing.structure_probed(model, {"channels:stem": lines}, NoStep())
+    assert seen[0].run is model.run and seen[0].seed == model.seed and seen[0].kept is not model.kept

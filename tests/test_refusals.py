@@ -236,6 +236,6 @@ class Scalar(nn.Module):
 
 def test_outputs_without_a_batch_axis() -> None:
     model, x = Scalar().eval(), np.ones((8, 3), np.float32)
-    plan = replace(tiny.plan(), asked={}, shapes={"body": (2, 3)})
+    plan = replace(tiny.plan(), asked={}, shapes={"body": (2, 3)}, digest="")
     with pytest.raises(dc.Unsupported, match=r"output 0 of the model has shape \[\] for 8 examples; wrap the model"):
         dc.apply(model, plan, calibration=x)

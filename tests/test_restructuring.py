@@ -7,8 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
+from dyncompress import restructuring
 from dyncompress.models.torch import open_model
 from dyncompress.opening import Opened, outputs
+from dyncompress.progress import SILENT
+from dyncompress.realisation import applied
+from dyncompress.recipe import Recipe
 from dyncompress.restructuring import restructured, structural, with_mirrored
 from dyncompress.types import Choice
 
@@ -119,3 +123,32 @@ def test_images_are_mirrored_and_other_inputs_are_not() -> None:
     images, ids = {"x": torch.arange(24.0).reshape(1, 3, 2, 4)}, {"ids": torch.arange(6).reshape(1, 6)}
     assert torch.equal(with_mirrored([images])[1]["x"], images["x"].flip(3))
     assert with_mirrored([ids]) == [ids]
+
+
+def test_images_are_mirrored_only_where_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+    x = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model, choices, seen = Opened(open_model(net, {"x": x[:2]}), [{"x": x}], True), {"channels:0": Choice(keep=4)}, []
+
+    def watched(door: object, data: list, *rest: object) -> object:
+        seen.append(len(data))
+        return in_sequence(door, data, *rest)  # type: ignore[arg-type]
+
+    in_sequence = restructuring.in_sequence
+    monkeypatch.setattr(restructuring, "in_sequence", watched)
+    for how in ({}, {"mirrored": True}, {"mirrored": True, "reach": 2}):
+        restructured(model, choices, **how)  # type: ignore[arg-type]
+    assert seen == [1, 2, 1]
+    for mirrored in (False, True):
+        seen.clear()
+        recipe = Recipe("mine", mirrored=mirrored, match=False)
+        plan = dc.Plan(choices, {}, {}, {}, 0.0, 0.0, "mine", "onnxruntime-x86-vnni", "", {}, {})
+        applied(model, plan, recipe, dc.load_target("onnxruntime-x86-vnni"), SILENT)
+        assert seen == [2 if mirrored else 1]
+
+
+@pytest.mark.parametrize("name", ["narrow", "fastest"])
+def test_recipes_that_remove_structure_refit_on_mirrored_images(name: str) -> None:
+    assert dc.load_recipe(name).mirrored and not dc.load_recipe(name).sequential

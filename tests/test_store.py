@@ -162,3 +162,19 @@ def test_broken_directories_and_wrong_networks_are_refused(tmp_path: Path) -> No
         assert name in str(caught.value) and "\n" not in str(caught.value)
         (folder / name).write_bytes(kept)
     assert load(net, folder) is not None
+
+
+def test_forms_and_ranks_that_no_network_has_are_refused(tmp_path: Path) -> None:
+    folder = save_compressed(compressed(), tmp_path / "small")
+    form = (folder / "model.json").read_text()
+    for old, new in (('"float32"', '"float33"'), ('"inputs"', '"input"'), ('["float32", 2', '["float32", -2')):
+        assert old in form
+        (folder / "model.json").write_text(form.replace(old, new, 1))
+        with pytest.raises(InvalidRequest, match=r"model\.json: the form of the inputs can't be read .*; save the model again\."):
+            load(net, folder)
+    (folder / "model.json").write_text(form)
+    plan = (folder / "plan.toml").read_text()
+    text = plan.replace("[left_alone]", '[realised."7"]\nrank = 1000000000000\n\n[left_alone]', 1)
+    (folder / "plan.toml").write_text(text)
+    with pytest.raises(InvalidRequest, match=r"layer '7' was realised with rank 1000000000000; it can have a rank of 1 to 4\."):
+        load(net, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -55,6 +56,29 @@ def audit(body: bytes, target: Target) -> dict[str, tuple[int, int]]:
         if on_integers + on_floats:
             counts[op] = (on_integers, on_integers + on_floats)
     return counts
+
+
+def float_operators(counts: Mapping[str, tuple[int, int]], target: Target) -> str:
+    """A sentence about the operators that run in float where the target expects integer kernels; empty where there are none.
+
+    Args:
+        counts: of `audit`.
+        target: its `integer_ops` are expected on integers, unless activations stay float.
+
+    Example:
+        >>> float_operators({"Conv": (3, 5)}, Target("t", "", "schema"))
+        "2 of 5 Conv run in float, where target 't' expects integer kernels, and take more time than those would; a ..."
+    """
+    if target.activation_dtype == "float32":
+        return ""
+    left = [(op, of - on, of) for op in target.integer_ops for on, of in [counts.get(op, (0, 0))] if on < of]
+    if not left:
+        return ""
+    found = ", ".join(f"{floats} of {of} {op}" for op, floats, of in left)
+    return (
+        f"{found} run in float, where target '{target.name}' expects integer kernels, and take more time than those would; a "
+        "layer whose weights stay float, or whose scales are of groups, is one reason."
+    )
 
 
 def _expected(node: onnx.NodeProto, op: str, makers: dict[str, str], constants: set[str]) -> bool:

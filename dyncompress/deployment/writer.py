@@ -84,6 +84,11 @@ def _stored_weights(graph: ir.Graph, encodings: Encodings, target: Target) -> di
                 f"initializer '{name}' has codes from {codes.min()} to {codes.max()}, target '{target.name}' saturates beyond "
                 "[-64, 63]; quantize it with a 7-bit range."
             )
+        if target.weight_symmetric_range and encoding.bits == 8 and codes.size and codes.min() < -127:
+            raise InvalidRequest(
+                f"initializer '{name}' has codes from {codes.min()} to {codes.max()}, target '{target.name}' takes [-127, 127]; "
+                "quantize it with a symmetric range."
+            )
         initializer = graph.initializers[name]
         groups = max((_groups(use.node) for use in initializer.uses()), default=1)
         assert initializer.const_value is not None

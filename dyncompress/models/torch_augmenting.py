@@ -10,16 +10,22 @@ from dyncompress.types import Batch, Distillation
 _SMALLEST_IMAGE = 8  # rows and columns from which an input `[n, c, h, w]` is taken for an image
 
 
-def augmented(batch: Batch, spec: Distillation, generator: torch.Generator) -> dict[str, Tensor]:
-    """Images flipped left to right by chance, shifted, and mixed with one another; other inputs as they are.
+def augmented(batch: Batch, spec: Distillation, generator: torch.Generator, *, mirrored: bool = True) -> dict[str, Tensor]:
+    """Images shifted, flipped left to right by chance where they may be, and mixed with one another; other inputs as they are.
 
     Answers to mixtures tell more of the teacher than answers to images do (Zhang et al. 2018 mix labels too; here none are
     needed). The edges of shifted images are mirrored.
+
+    Args:
+        batch: inputs by name.
+        spec: how far images are shifted and how much of another is mixed in; without a shift they aren't flipped either.
+        generator: what is drawn from.
+        mirrored: whether left and right mean the same in these images, so that they may be flipped.
     """
     found = {name: torch.as_tensor(value) for name, value in batch.items()}
     for name, value in found.items():
         if is_image(value):
-            moved = _moved(value, spec.shift, generator) if spec.shift else value
+            moved = _moved(value, spec.shift, generator, mirrored) if spec.shift else value
             found[name] = _mixed(moved, spec.mix, generator) if spec.mix else moved
     return found
 
@@ -36,10 +42,10 @@ def _mixed(images: Tensor, mix: float, generator: torch.Generator) -> Tensor:
     return torch.lerp(images, images[other], share)
 
 
-def _moved(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Flip and shift every image on its own."""
+def _moved(images: Tensor, shift: int, generator: torch.Generator, flipped: bool) -> Tensor:
+    """Shift every image on its own, and flip it by chance where that is allowed."""
     n, _, height, width = images.shape
-    flip = torch.randint(0, 2, (n, 1), generator=generator).bool()
+    flip = torch.randint(0, 2, (n, 1), generator=generator).bool() & flipped
     down, right = torch.randint(-shift, shift + 1, (2, n, 1), generator=generator)
 
     def mirrored(at: Tensor, size: int) -> Tensor:

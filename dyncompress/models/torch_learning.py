@@ -2,8 +2,8 @@
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """A student learns to answer as its teacher does, min KL(teacher || student), on unlabelled inputs.
 
-Images are flipped and shifted a little, and mixed. A part of the examples is kept aside; the state of least divergence on it is
-returned, the one that came in included. What of the student moves, and in which units, is the student's own to say.
+Images are shifted a little, flipped where that is allowed, and mixed. A part of the examples is kept aside; the state of least
+divergence on it is returned, the one that came in included. What of the student moves, and in which units, is its own to say.
 
 **Source**: knowledge distillation, Hinton et al. 2015, at temperature 1 and without its term for labels.
 
@@ -53,7 +53,9 @@ class Student(Protocol[State]):
         ...
 
 
-def learned(student: Student[State], teacher: Network, inputs: Batch, *, spec: Distillation, seed: int, live: int) -> State:
+def learned(
+    student: Student[State], teacher: Network, inputs: Batch, *, spec: Distillation, seed: int, live: int, mirrored: bool = True
+) -> State:
     """The student's state of least divergence on examples kept aside, after one of the epochs or before the first.
 
     Args:
@@ -63,13 +65,15 @@ def learned(student: Student[State], teacher: Network, inputs: Batch, *, spec: D
         spec: how long, how fast.
         seed: of the order of the examples and their augmentation.
         live: numbers that the student's layers put out for one example.
+        mirrored: whether images may be flipped left to right.
     """
     n = len(next(iter(inputs.values())))
     aside = max(1, round(n * spec.held_out))
     generator = torch.Generator().manual_seed(seed)
     size = max(1, min(spec.batch, _LIVE_NUMBERS // max(live, 1)))
     judge, learn = torch.randperm(n, generator=generator).split([aside, n - aside])
-    exam = augmented(_rows(inputs, judge), spec, generator)  # weights may have been fitted to these very images: others judge
+    # weights may have been fitted to these very images: others judge
+    exam = augmented(_rows(inputs, judge), spec, generator, mirrored=mirrored)
     wanted = _answers(teacher, exam, size)
     best, kept = _divergence(student, exam, wanted, size), student.state()
     groups = student.groups(spec.rate)
@@ -79,7 +83,7 @@ def learned(student: Student[State], teacher: Network, inputs: Batch, *, spec: D
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     for _ in range(spec.epochs):
         for rows in torch.randperm(len(learn), generator=generator).split(size):
-            batch = augmented(_rows(inputs, learn[rows]), spec, generator)
+            batch = augmented(_rows(inputs, learn[rows]), spec, generator, mirrored=mirrored)
             with _reduced_precision(parameters[0].device):
                 with torch.no_grad():
                     target = teacher(batch)

@@ -44,6 +44,7 @@ def taught(
     spec: Distillation,
     seed: int = 0,
     spared: Collection[str] = (),
+    mirrored: bool = True,
 ) -> TorchModel:
     """Distil the teacher into the weights and biases of the layers.
 
@@ -54,6 +55,7 @@ def taught(
         spec: how long (`epochs`), how fast (`rate`).
         seed: of the order of the examples and their augmentation.
         spared: layers that stay as they are.
+        mirrored: whether images may be flipped left to right.
 
     Returns:
         the new model.
@@ -65,7 +67,7 @@ def taught(
     few = {name: value[:_LOOKED_AT] for name, value in inputs.items()}
     original, network = networks(teacher, model, few)
     student = _Student(model, network, few, spared)
-    kept = learned(student, original, inputs, spec=spec, seed=seed, live=model.trace.activations)
+    kept = learned(student, original, inputs, spec=spec, seed=seed, live=model.trace.activations, mirrored=mirrored)
     return model.edited([SetWeight(name, canonical(student.layers[name], w), b) for name, (w, b) in kept.items()])
 
 

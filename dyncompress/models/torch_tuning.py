@@ -38,7 +38,14 @@ _LOOKED_AT = 256  # examples whose outputs' moments set the units
 
 
 def tuned(
-    model: TorchModel, teacher: TorchModel, batches: Sequence[Batch], *, spec: Distillation, seed: int = 0, gains: bool = True
+    model: TorchModel,
+    teacher: TorchModel,
+    batches: Sequence[Batch],
+    *,
+    spec: Distillation,
+    seed: int = 0,
+    gains: bool = True,
+    mirrored: bool = True,
 ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
     """Distil the teacher into gains and shifts.
 
@@ -49,6 +56,7 @@ def tuned(
         spec: how long, how fast.
         seed: of the order of the examples and their augmentation.
         gains: whether the outputs' scale may change; else shifts alone are learned.
+        mirrored: whether images may be flipped left to right.
 
     Returns:
         the new model, and layer -> (gain, shift), each `[out]`: an encoding's scale takes the gain.
@@ -60,7 +68,7 @@ def tuned(
     few = {name: value[:_LOOKED_AT] for name, value in inputs.items()}
     original, network = networks(teacher, model, few)
     student = _Student(model, network, few, gains)
-    kept = learned(student, original, inputs, spec=spec, seed=seed, live=model.trace.activations)
+    kept = learned(student, original, inputs, spec=spec, seed=seed, live=model.trace.activations, mirrored=mirrored)
     found = student.affine(kept)
     return model.edited([Affine(name, gain, shift) for name, (gain, shift) in found.items()]), found
 

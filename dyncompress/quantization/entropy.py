@@ -27,6 +27,8 @@ _GAINS = (0.5, 2.0)
 _FINER = 0.62
 # Codes are kept from their limits, where a path can't make up for errors any more.
 _ROOM = 0.7
+# Largest step, in a row's largest weights: codes are 0 far below; weights that nothing depends on have no step of their own.
+_WIDEST = 64.0
 # Of a path that begins and ends in no state of its choice, little is left to gain.
 _SHORTEST = 16
 # Channels that hardly matter are rounded as if they mattered this share of the layer's mean: Fisher is an estimate.
@@ -79,6 +81,15 @@ class Entropy:
         """The quicker one that tables of options are made with, if there is one."""
         return replace(self, trellis=False) if self.trellis else None
 
+    @property
+    def entropy_coded(self) -> bool:
+        """Yes: it rounds by `choice.step`."""
+        return True
+
+    def on_grid(self, grid: Grid) -> Entropy:
+        """The same quantizer on another grid."""
+        return replace(self, grid=grid)
+
     @torch.no_grad()
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` with `choice.step`.
@@ -100,7 +111,7 @@ class Entropy:
         factor = upper_factor(moment, order, self.damping, torch.float64)
         highest = self.grid.limits(8)[1]
         step = self._steps(rows, observation, factor, choice.step).flatten() * (_FINER if on_trellis else 1.0)
-        step = torch.maximum(step, matrix.abs().amax(1) / (highest * (_ROOM if on_trellis else 1.0)))
+        step = _bounded(step, matrix.abs().amax(1), highest * (_ROOM if on_trellis else 1.0))
         step = self.grid.allowed(step)
         by_group, inverse = step.reshape(len(rows), -1, 1), order.argsort(dim=-1)
         with full_precision(matrix.device):
@@ -135,6 +146,12 @@ class Entropy:
             sensitivity = (2 / (rows.shape[0] * rows.shape[1] * image)).expand(rows.shape[:2])
         slope = sensitivity.log() + pivots.mean(-1, keepdim=True)
         return (knob * (-slope / 2).exp()).float().clamp_min(SMALLEST_SCALE)
+
+
+def _bounded(step: Tensor, largest: Tensor, highest: float) -> Tensor:
+    """Steps `[out]` at which codes of weights up to `largest` are within their limits, and that are finite whatever they cost."""
+    largest = torch.where(largest > 0, largest, largest.max().clamp_min(SMALLEST_SCALE))
+    return torch.minimum(torch.maximum(step, largest / highest), _WIDEST * largest)
 
 
 def _taken(rows: Tensor, order: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,20 @@ class EntropyPrior:
     def needs(self) -> tuple[Need, ...]:
         """The weight, and what an error of each costs."""
         return (Weight(), WeightFisher())
+
+    @property
+    def entropy_coded(self) -> bool:
+        """Yes: it rounds by `choice.step`."""
+        return True
+
+    @property
+    def sketch(self) -> None:
+        """None: tables of options are made with the quantizer itself."""
+        return None
+
+    def on_grid(self, grid: Grid) -> EntropyPrior:
+        """The same quantizer on another grid."""
+        return replace(self, grid=grid)
 
     @torch.no_grad()
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -156,6 +156,20 @@ class Gptq:
     def needs(self) -> tuple[Need, ...]:
         """The weight and the inputs' second moment."""
         return (Weight(), InputMoment())
+
+    @property
+    def entropy_coded(self) -> bool:
+        """No: it rounds to a width."""
+        return False
+
+    @property
+    def sketch(self) -> None:
+        """None: tables of options are made with the quantizer itself."""
+        return None
+
+    def on_grid(self, grid: Grid) -> Gptq:
+        """The same quantizer on another grid."""
+        return replace(self, grid=grid)
 
     @torch.no_grad()
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:

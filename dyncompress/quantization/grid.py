@@ -20,20 +20,22 @@ SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 class Grid:
     """What a target's integers allow.
 
-    At 8 bits codes lie in [-127, 127]: kernels that negate or accumulate in pairs want it, and the lost code is worth
-    nothing. Below 8 bits the full range [-2^(b-1), 2^(b-1) - 1] is used, because the lost code matters there: at 2 bits a
-    symmetric range leaves {-1, 0, 1} of the four values that are stored, and every scale of those three codes is also open
-    to the four.
+    At 8 bits codes lie in [-127, 127] unless the target takes -128: kernels that negate or accumulate in pairs want it, and
+    the lost code is worth nothing. Below 8 bits the full range [-2^(b-1), 2^(b-1) - 1] is used, because the lost code matters
+    there: at 2 bits a symmetric range leaves {-1, 0, 1} of the four values that are stored, and every scale of those three
+    codes is also open to the four.
 
     Attributes:
         symmetric: keep [-(2^(b-1) - 1), 2^(b-1) - 1] below 8 bits as well.
         reduce_range: 7-bit codes at 8 bits, for instruction sets whose 16-bit sums saturate.
         power_of_two: scales are powers of two, for devices that shift.
+        full_range: the code -128 is used at 8 bits as well (-64 with `reduce_range`).
     """
 
     symmetric: bool = False
     reduce_range: bool = False
     power_of_two: bool = False
+    full_range: bool = False
 
     def limits(self, bits: int) -> tuple[int, int]:
         """Lowest and highest code at a width.
@@ -41,6 +43,8 @@ class Grid:
         Example:
             >>> Grid().limits(8), Grid().limits(2), Grid(symmetric=True).limits(4), Grid(reduce_range=True).limits(8)
             ((-127, 127), (-2, 1), (-7, 7), (-63, 63))
+            >>> Grid(full_range=True).limits(8)
+            (-128, 127)
 
         Raises:
             InvalidRequest: the width isn't 2 to 8.
@@ -49,7 +53,7 @@ class Grid:
             raise InvalidRequest(f"weight_bits is {bits}; an integer weight has 2 to 8 bits (32 leaves it in float).")
         if bits == 8:
             high = 63 if self.reduce_range else 127
-            return -high, high
+            return (-high - 1 if self.full_range and not self.symmetric else -high), high
         high = 2 ** (bits - 1) - 1
         return (-high if self.symmetric else -high - 1), high
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,20 @@ class Nearest:
     def needs(self) -> tuple[Need, ...]:
         """Only the weight."""
         return (Weight(),)
+
+    @property
+    def entropy_coded(self) -> bool:
+        """No: it rounds to a width."""
+        return False
+
+    @property
+    def sketch(self) -> None:
+        """None: tables of options are made with the quantizer itself."""
+        return None
+
+    def on_grid(self, grid: Grid) -> Nearest:
+        """The same quantizer on another grid."""
+        return replace(self, grid=grid)
 
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`.

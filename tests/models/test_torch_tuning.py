@@ -207,3 +207,15 @@ def test_mixed_images_lie_between_two_images() -> None:
 def test_values_out_of_range_are_refused(key: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=f"distill.{key} is"):
         Recipe("any", distill=Distillation(**{key: value}))
+
+
+def test_images_whose_left_isnt_their_right_are_shifted_alone() -> None:
+    x = torch.randn(40, 2, 9, 11, generator=torch.Generator().manual_seed(0))
+    spec = Distillation(shift=2, mix=0.0)
+    both, alone = (augmented({"x": x}, spec, torch.Generator().manual_seed(0), mirrored=m)["x"] for m in (True, False))
+    same = [torch.equal(one, other) for one, other in zip(both, alone, strict=True)]
+    assert 5 < sum(same) < 35
+    padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
+    places = [(down, right) for down in range(5) for right in range(5)]
+    for image, wide in zip(alone, padded, strict=True):
+        assert any(torch.equal(image, wide[:, down : down + 9, right : right + 11]) for down, right in places)

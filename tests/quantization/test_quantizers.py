@@ -319,3 +319,22 @@ def test_without_a_moment_gptq_is_mse():
     choice = Choice(weight_bits=4)
     assert torch.equal(Gptq()(weight, observation, choice).codes, Mse()(weight, observation, choice).codes)
     assert InputMoment() in Gptq().needs
+
+
+# ---------------------------------------------------------------- what callers ask of a quantizer
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantizer_says_how_it_rounds_and_takes_a_targets_grid(name):
+    quantizer, grid = QUANTIZERS[name](), Grid(power_of_two=True)
+    assert isinstance(quantizer, Quantizer)
+    assert quantizer.entropy_coded == name.startswith("entropy")
+    assert quantizer.on_grid(grid).grid == grid and quantizer.grid == Grid() and type(quantizer.on_grid(grid)) is type(quantizer)
+    assert quantizer.sketch is None or isinstance(quantizer.sketch, Quantizer)
+
+
+def test_a_full_range_at_8_bits_is_the_grids_to_say():
+    assert [Grid(full_range=True).limits(bits) for bits in (8, 4)] == [(-128, 127), (-8, 7)]
+    assert Grid(full_range=True, reduce_range=True).limits(8) == (-64, 63)
+    weight = torch.tensor([[-1.28, 1.0, 0.3]])
+    observation = Observation(Layer("a", "linear", (1, 3), 0), {})
+    codes = [Nearest(grid)(weight, observation, Choice(weight_bits=8)).codes for grid in (Grid(), Grid(full_range=True))]
+    assert [int(code.min()) for code in codes] == [-127, -128]
