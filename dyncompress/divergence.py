@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -31,6 +33,12 @@ def per_example(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
         return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
     power = max(float(np.square(reference - reference.mean()).sum()), 1e-30)
     return np.square(output - reference).reshape(len(reference), -1).sum(axis=1) * len(reference) / power
+
+
+def divergence_of_outputs(reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The divergence of each example over all float outputs together, `[n]`: the sum of theirs."""
+    pairs = [(a, b) for a, b in zip(reference, outputs, strict=False) if a.dtype.kind == "f"]
+    return np.sum([per_example(a, b) for a, b in pairs], axis=0) if pairs else np.zeros(len(reference[0]))
 
 
 def agreement(reference: np.ndarray, output: np.ndarray) -> float:

@@ -19,7 +19,20 @@ from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples
 from dyncompress.recipe import Recipe
 from dyncompress.shipment import as_numpy
-from dyncompress.types import BLOCKS, CHANNELS, FLOAT_BITS, ChannelGroup, Drop, Layer, Option, Placement, ResidualBlock, Target
+from dyncompress.types import (
+    BLOCKS,
+    CHANNELS,
+    FLOAT_BITS,
+    ChannelGroup,
+    Drop,
+    Layer,
+    OnnxFile,
+    Option,
+    Placement,
+    Profile,
+    ResidualBlock,
+    Target,
+)
 
 ROUNDS = {1: 120}  # of batches of one; larger ones are steadier
 FEW_ROUNDS = 25
@@ -85,6 +98,15 @@ def seconds_of(model: Opened, small: TorchModel, recipe: Recipe, target: Target)
     files = {name: writer(*door.to_onnx(batch)) for name, door in (("whole", model.door), ("small", small))}
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
     return _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))[0]["small"]
+
+
+def seconds_of_file(model: Opened, file: OnnxFile, profile: Profile, recipe: Recipe) -> float:
+    """The time of one run of a finished file: its ratio to the original's float32 file, times what that was measured to take."""
+    batch = as_numpy(first_examples(model.batches, RANGED)[0])
+    size = max(1, recipe.latency_batch)
+    inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
+    files = {"whole": model.door.to_onnx(batch)[0], "file": file.body}
+    return profile.seconds * _timed(files, inputs, file.target, ROUNDS.get(size, FEW_ROUNDS))[0]["file"]
 
 
 def with_seconds(table: Mapping[str, Sequence[Option]], measured: LatencyTable) -> dict[str, tuple[Option, ...]]:

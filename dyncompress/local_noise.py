@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches
-from dyncompress.models import torch_calling, torch_layers
+from dyncompress.models import torch_calling, torch_hooks, torch_layers
 from dyncompress.progress import SILENT, Progress
 from dyncompress.recording.probe import Probe, Problem
 from dyncompress.signature import filled
-from dyncompress.types import Trajectory
+from dyncompress.types import Batch, Trajectory
 
 EXAMPLES = 4096  # at most so many are read
 JUDGED = 512  # and on so many of them answers are compared
@@ -61,22 +60,21 @@ def probe(
     names, data = filled(model, calibration)
     batches = as_batches(data, names, EXAMPLES)
     torch_layers.refuse_bad_values(model)
-    own = _prepared(model)
+    own = _prepared(model, batches[0], names)
     torch_calling.checked_outputs(own, batches[0], names, torch_layers.compressible(own))
     inputs = {name: torch.cat([torch.as_tensor(part[name]) for part in batches]) for name in names}
-    objective = _Objective(own, _prepared(model), names, inputs, _targets(labels, len(inputs[names[0]])))
+    objective = _Objective(own, _prepared(model, batches[0], names), names, inputs, _targets(labels, len(inputs[names[0]])))
     source = "labels drawn from the model's own answers" if labels is None else "the labels given"
     problem = Problem(own, objective.loss, objective.harm, objective.examples, source)
     with progress.phase("probe the local noise", steps) as step:
         return Probe(steps, batch, rate, seed=seed)(problem, step.advance)
 
 
-def _prepared(model: nn.Module) -> nn.Module:
+def _prepared(model: nn.Module, example: Batch, names: Sequence[str]) -> nn.Module:
     """A copy of plain float32 weights in eval mode, as the door makes before it folds."""
-    own = torch_calling.private_copy(getattr(model, "_orig_mod", model))  # torch.compile wraps
-    for part in list(own.modules()):
-        for name in list(getattr(part, "parametrizations", {})):
-            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    own = torch_calling.private_copy(torch_calling.unwrapped(model))
+    torch_hooks.absorb(own, example, names, layers_apart=False)
+    torch_calling.without_parametrizations(own)
     return own.float()
 
 

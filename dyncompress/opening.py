@@ -28,11 +28,15 @@ from dyncompress.types import (
     OfTrajectories,
     OutputFisher,
     OutputMoments,
+    Plan,
+    Profile,
     Trajectory,
     Weight,
 )
 
 FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
+ASIDE = 256  # examples set aside at most, where more were given than are fitted on
+LEAST_ASIDE = 32
 KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
 
 
@@ -48,6 +52,7 @@ class Opened:
         observed: at most so many examples are observed; 0: all.
         kept: layer -> its observation, where all of them are small.
         run: the recorded run that the model ends, or None; what it tells of a layer is part of every observation.
+        aside: calibration batches that nothing is fitted on; a plan's divergence is measured on them.
     """
 
     door: TorchModel
@@ -57,6 +62,7 @@ class Opened:
     observed: int = 0
     kept: dict[str, Observation] = field(default_factory=dict, repr=False, compare=False)
     run: RecordedRun | None = field(default=None, repr=False, compare=False)
+    aside: Sequence[Batch] = field(default=(), repr=False, compare=False)
 
     @property
     def forward(self) -> Any:
@@ -109,11 +115,44 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
         raise InvalidRequest(
             "no input was given, and one tells what the model takes; give calibration=x, one batch is enough for this recipe."
         )
-    batches = as_batches(data, names, recipe.calibration)
+    batches = as_batches(data, names, examples_drawn(recipe))
     door = open_model(model, first_examples(batches, 2)[0])
     warning = preprocessing_warning(model, batches) if calibrated else None
     door = replace(door, notes=(*door.notes, warning)) if warning else door
-    return Opened(door, batches, calibrated, recipe.seed, recipe.observed)
+    fitted, aside = set_aside(batches, recipe) if calibrated else (batches, ())
+    return Opened(door, fitted, calibrated, recipe.seed, recipe.observed, aside=aside)
+
+
+def measures_distortion(recipe: Recipe) -> bool:
+    """Whether the recipe's budget is a distortion, which is measured on examples that nothing is fitted on."""
+    return recipe.budget.distortion is not None and recipe.budget.bytes is None and not recipe.path
+
+
+def examples_drawn(recipe: Recipe) -> int:
+    """How many calibration examples are read: those that are fitted, and where there are more, some to set aside."""
+    return recipe.calibration + (ASIDE if measures_distortion(recipe) else 0)
+
+
+def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], list[Batch]]:
+    """The batches to fit on, and those to measure a divergence on, evenly taken from all of them.
+
+    An eighth is set aside, 32 examples at least and half of all at most; and whatever is beyond what the recipe fits on.
+    """
+    n = sum(len(next(iter(batch.values()))) for batch in batches)
+    if not measures_distortion(recipe) or n < 2:
+        return list(batches), []
+    count = max(n - recipe.calibration, min(max(n // 8, LEAST_ASIDE), n // 2))
+    chosen = np.zeros(n, dtype=bool)
+    chosen[(np.arange(count) * n) // count] = True
+    parts: tuple[list[Batch], list[Batch]] = ([], [])
+    start = 0
+    for batch in batches:
+        mask = chosen[start : start + len(next(iter(batch.values())))]
+        start += len(mask)
+        for part, rows in zip(parts, (np.flatnonzero(~mask), np.flatnonzero(mask)), strict=True):
+            if len(rows):
+                part.append({name: value[rows] for name, value in batch.items()})
+    return parts
 
 
 def with_run(model: Opened, trajectory: Trajectory | str | Path | None) -> Opened:
@@ -123,6 +162,19 @@ def with_run(model: Opened, trajectory: Trajectory | str | Path | None) -> Opene
         InvalidRequest: the trajectory is another model's.
     """
     return model if trajectory is None else replace(model, run=recorded_run(trajectory, model.door))
+
+
+def refuse_other_weights(model: Opened, made: Plan | Profile) -> None:
+    """Refuse a plan or a profile that was made for other weights; one with an empty digest may be of any.
+
+    Raises:
+        InvalidRequest: tells both digests.
+    """
+    found, what = model.door.digest(), "plan" if isinstance(made, Plan) else "profile"
+    if made.digest and made.digest != found:
+        known = f"(digest {made.digest[:12]} against {found[:12]})"
+        again = "measure and allocate" if isinstance(made, Plan) else "measure"
+        raise InvalidRequest(f"the {what} was made for other weights than the model's {known}; {again} again for this model.")
 
 
 def observes_data(recipe: Recipe) -> bool:

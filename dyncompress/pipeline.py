@@ -1,25 +1,34 @@
-"""The hall: the verbs. A model is measured, a plan allocated and applied, the ONNX file written, and that file certified."""
+"""The verbs. A model is measured, a plan allocated and applied, the ONNX file written, and that file certified."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dyncompress import promises
-from dyncompress.allocation.cost import HARM, NONZEROS, nonzeros_left, solved
+from dyncompress.budget_search import Search
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
-from dyncompress.opening import first_rows, held_out_of, opened, with_run
+from dyncompress.opening import (
+    examples_drawn,
+    first_rows,
+    held_out_of,
+    measures_distortion,
+    opened,
+    refuse_other_weights,
+    with_run,
+)
 from dyncompress.planfile import read_plan
-from dyncompress.profiling import profiled, profiled_for_budget, share_left_alone
+from dyncompress.profiling import profiled, profiled_for_budget
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
 from dyncompress.recipe import Recipe
 from dyncompress.recipe_checks import parse_budget
-from dyncompress.recipe_file import load_recipe, load_target
-from dyncompress.settling import along
+from dyncompress.recipe_file import allocated_by_another, load_recipe, load_target, recipe_for, refuse_others, target_for
+from dyncompress.replanning import allocated, limits_of, plans_for_budgets
 from dyncompress.shipment import shipped_file, within
 from dyncompress.signature import filled, same_form
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
@@ -62,22 +71,10 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
         Infeasible: the smallest plan is above the budget.
         InvalidRequest: the budget isn't one.
     """
-    recipe = load_recipe(recipe or profile.recipe)
+    recipe = recipe_for(recipe, profile)
     budget = parse_budget(budget or recipe.budget)
-    limits = []
-    if budget.bytes is not None:
-        whole = budget.bytes if budget.bytes >= 1 else budget.bytes * profile.float_bytes
-        limits.append(("bytes", whole - profile.fixed_bytes))
-    if budget.macs is not None:
-        whole = budget.macs if budget.macs >= 1 else budget.macs * profile.macs
-        limits.append(("macs", whole - sum(layer.macs for layer in profile.layers if layer.name not in profile.table)))
-    if budget.seconds is not None:
-        whole = budget.seconds if budget.seconds >= 1 else budget.seconds * profile.seconds
-        limits.append(("seconds", whole - profile.whole_seconds))
-    if budget.sparsity is not None:
-        limits.append((NONZEROS, nonzeros_left(profile, budget.sparsity)))
-    limits += [] if budget.distortion is None or budget.bytes is not None else [(HARM, budget.distortion)]
-    return solved(profile, limits, recipe.allocator, share_left_alone(profile.layers, profile.reasons))
+    plan = allocated(profile, limits_of(profile, budget), recipe)
+    return replace(plan, notes=(*plan.notes, *allocated_by_another(recipe, profile)))
 
 
 def apply(
@@ -97,8 +94,9 @@ def apply(
         the compressed model; `.module` is a torch model again.
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
-    recipe, target = load_recipe(recipe or plan.recipe), load_target(target or plan.target)
-    return applied(with_run(opened(model, recipe, calibration, example), trajectory), plan, recipe, target, progress)
+    recipe, target = recipe_for(recipe, plan), target_for(target, plan)
+    small = applied(with_run(opened(model, recipe, calibration, example), trajectory), plan, recipe, target, progress)
+    return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
@@ -134,15 +132,16 @@ def certify(
     """
     held = held_out_of(reference, held_out)
     door = open_model(reference, first_rows(held))
+    promises.refuse_another_original(file, door)
     asked = Promise(delta=delta, risk_increase=promise)
     return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
 
 
 def compress(
     model: Any,
-    recipe: str | Path | Recipe = "edge-int8",
+    recipe: str | Path | Recipe | None = None,
     *,
-    target: str | Path | Target = "onnxruntime-x86-vnni",
+    target: str | Path | Target | None = None,
     calibration: Any = None,
     held_out: Any = None,
     trajectory: Any = None,
@@ -153,7 +152,8 @@ def compress(
 
     Args:
         model: a torch module; it is not changed.
-        recipe, target, calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
+        recipe, target: as in `measure`; None: the plan's, else `edge-int8` and `onnxruntime-x86-vnni`.
+        calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
         progress: who is told of phases.
@@ -161,30 +161,39 @@ def compress(
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: see the verbs.
     """
-    recipe, target = load_recipe(recipe), load_target(target)
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
+    recipe, target = recipe_for(recipe, plan), target_for(target, plan)
+    refuse_others(recipe, target, plan)
     spec, limit = recipe.certificate, recipe.budget.risk_increase
     if limit is not None and held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
     names, calibration = filled(model, calibration)
-    batches = None if calibration is None else as_batches(calibration, names, recipe.calibration)
+    batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe))
+    if batches is None and measures_distortion(recipe) and not isinstance(plan, Plan):
+        raise InvalidRequest("budget.distortion is measured on calibration data; give calibration=batches, or set budget.bytes.")
     held = None if held_out is None else held_out_of(model, held_out)
     start, trial = with_run(opened(model, recipe, batches, None if held is None else first_rows(held)), trajectory), None
+    if plan is not None:
+        refuse_other_weights(start, plan)
     if held is not None:  # everything that can be refused is refused before the work begins
         same_form(held.inputs, start.batches[0])
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
     found = plan or profiled_for_budget(start, recipe, target, None, progress)
-    plans = [found] if isinstance(found, Plan) else along(start, found, recipe, target, allocate)
 
-    def file(plan: Plan) -> OnnxFile:
-        return within(budgeted, shipped_file(applied(start, plan, recipe, target, progress), target, progress))
+    def build(plan: Plan) -> OnnxFile:
+        return shipped_file(applied(start, plan, recipe, target, progress), target, progress)
 
+    if limit is not None and trial is not None:
+        plans = [found] if isinstance(found, Plan) else plans_for_budgets(start, found, recipe, target)
+        return promises.boldest(plans, build, start.door, trial)
+    if isinstance(found, Plan):
+        finished = build(found)
+    else:
+        finished = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None).file()
+    finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
     if trial is None:
-        return file(plans[0])
-    if limit is not None:
-        return promises.boldest(plans, file, start.door, trial)
-    finished = file(plans[0])
+        return finished
     with progress.phase("certify"):
         return within(budgeted, promises.certified(finished, start.door, trial))

@@ -9,16 +9,18 @@ from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.factoring import split
 from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch_low_rank import INNER, OUTER
 from dyncompress.models.torch_teaching import taught
 from dyncompress.models.torch_tuning import tuned
-from dyncompress.opening import Opened, first_examples, outputs
-from dyncompress.planfile import check_plan
+from dyncompress.opening import Opened, first_examples, outputs, refuse_other_weights
+from dyncompress.planfile import check_plan, place
 from dyncompress.progress import Progress
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe import Recipe
 from dyncompress.restructuring import restructured, structural
 from dyncompress.sequential import compressed_in_order, edits
 from dyncompress.types import (
+    BLOCKS,
     FLOAT_BITS,
     STRUCTURE,
     Array,
@@ -41,8 +43,12 @@ def fitted(recipe: Recipe, target: Target) -> Recipe:
     """The recipe with its quantizer's grid set to what the target's integers allow."""
     if recipe.quantizer is None:
         return recipe
-    grid = Grid(reduce_range=target.reduce_range, power_of_two=target.power_of_two_scales)
-    return replace(recipe, quantizer=replace(recipe.quantizer, grid=grid))  # type: ignore[type-var]
+    grid = Grid(
+        reduce_range=target.reduce_range,
+        power_of_two=target.power_of_two_scales,
+        full_range=not target.weight_symmetric_range,
+    )
+    return replace(recipe, quantizer=recipe.quantizer.on_grid(grid))
 
 
 def pruned_weight(observation: Observation, choice: Choice, recipe: Recipe) -> Array:
@@ -68,7 +74,8 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         InvalidRequest: the plan doesn't fit the model or the target.
     """
     recipe, original, batches = fitted(recipe, target), model.door, model.batches
-    check_plan(plan, original.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS))
+    refuse_unfit(plan, original, target)
+    refuse_other_weights(model, plan)
     refuse_unrealisable(plan, recipe, model.calibrated)
     refuse_unrecorded(plan, recipe, model)
     shown = first_examples(batches, STAGE_EXAMPLES)
@@ -78,7 +85,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         return 0.0 if door is original else divergence(before, outputs(door, shown)[0])
 
     with progress.phase("remove channels, prune and round"):
-        narrow, structure = restructured(model, plan.asked)
+        narrow, structure = restructured(model, plan.asked, mirrored=recipe.mirrored)
         early, late = lessons(plan, recipe, model.calibrated)
         if early:
             narrow = replace(narrow, door=_taught(narrow.door, model, plan, recipe, progress), kept={})
@@ -102,15 +109,16 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         final = replace(final, notes=(*final.notes, "weights aren't taught: the plan takes nothing away before it rounds."))
     if recipe.distill.epochs and model.calibrated:
         with progress.phase("distil"):
-            found = tuned(final, original, batches, spec=recipe.distill, seed=recipe.seed, gains=free_scales)
-            final, encodings = _scaled(*found, encodings)
+            final, encodings = _scaled(*_distilled(final, model, recipe, free_scales), encodings)
         stages["distil"] = after(final)
     if any(choice.step for choice in layers.values()):
         encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
     whole = {unit: choice for unit, choice in layers.items() if unit in plan.asked}
-    realised = {unit: with_method(choice, recipe) for unit, choice in {**structure, **thin, **whole}.items()}
-    return Compressed(final, encodings, plan.with_realised(realised), stages, batches if model.calibrated else (), errors)
+    thin = rejoined(thin, layers, {layer.name: layer.weights for layer in narrow.door.layers()})
+    realised = {unit: carried_out(choice, recipe, target) for unit, choice in {**structure, **thin, **whole}.items()}
+    seen = batches if model.calibrated else ()
+    return Compressed(final, encodings, plan.with_realised(realised), stages, seen, errors, recipe.activation_share)
 
 
 def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:
@@ -131,7 +139,38 @@ def _taught(door: TorchModel, model: Opened, plan: Plan, recipe: Recipe, progres
     """The network with weights that the original taught; layers that the plan leaves alone stay as they are."""
     with progress.phase("teach weights"):
         spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
-        return taught(door, model.door, model.batches, spec=spec, seed=recipe.seed, spared=plan.reasons)
+        mirrored, seed = recipe.mirrored, recipe.seed
+        return taught(door, model.door, model.batches, spec=spec, seed=seed, spared=plan.reasons, mirrored=mirrored)
+
+
+def _distilled(door: TorchModel, model: Opened, recipe: Recipe, gains: bool) -> tuple[TorchModel, dict[str, tuple[Array, Array]]]:
+    """The network with gains (where they may change) and shifts that the original taught, and what they are."""
+    spec, seed, mirrored = recipe.distill, recipe.seed, recipe.mirrored
+    return tuned(door, model.door, model.batches, spec=spec, seed=seed, gains=gains, mirrored=mirrored)
+
+
+def refuse_unfit(plan: Plan, door: TorchModel, target: Target) -> None:
+    """Refuse a plan that doesn't fit the model's layers, or the target.
+
+    Raises:
+        InvalidRequest: names the unit, with its line where the plan was read from a file.
+    """
+    splits = door.factorable if any(choice.rank is not None for choice in plan.asked.values()) else None
+    drops = any(choice.drop for choice in plan.asked.values())
+    blocks = {BLOCKS + block.name for block in door.residual_blocks() if block.droppable} if drops else None
+    check_plan(plan, door.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS), splits=splits, blocks=blocks)
+    for unit, choice in plan.asked.items():
+        rounds = not unit.startswith(STRUCTURE) and choice.weight_bits != FLOAT_BITS
+        if rounds and target.weight_granularity == "tensor" and choice.granularity != "tensor":
+            raise InvalidRequest(
+                f"{_told(plan, unit, 'granularity')}granularity is '{choice.granularity}', and target '{target.name}' takes one "
+                "scale a tensor; write granularity = 'tensor'."
+            )
+
+
+def _told(plan: Plan, unit: str, key: str = "") -> str:
+    """How a message about a unit begins: with its line, where the plan was read from a file."""
+    return f"{place(plan.source, 'unit', unit, key)}: unit '{unit}': " if plan.source else f"unit '{unit}': "
 
 
 def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
@@ -146,20 +185,32 @@ def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
         if unit.startswith(STRUCTURE):
             if (choice.keep is not None or choice.drop) and not calibrated:
                 what = "what comes after a dropped block" if choice.drop else "what reads removed channels"
-                raise InvalidRequest(f"unit '{unit}': {what} is refitted on data; give calibration=batches.")
+                key = "drop" if choice.drop else "keep"
+                raise InvalidRequest(f"{_told(plan, unit, key)}{what} is refitted on data; give calibration=batches.")
         elif choice.sparsity and recipe.pruner is None:
             raise InvalidRequest(
-                f"unit '{unit}': recipe '{recipe.name}' has no pruner for its zeros; {other}, or set sparsity = 0."
+                f"{_told(plan, unit, 'sparsity')}recipe '{recipe.name}' has no pruner for its zeros; "
+                f"{other}, or set sparsity = 0."
             )
         elif choice.weight_bits != FLOAT_BITS and recipe.quantizer is None:
             raise InvalidRequest(
-                f"unit '{unit}': recipe '{recipe.name}' has no quantizer for its {choice.weight_bits} bits; {other}, or set "
-                f"weight_bits = {FLOAT_BITS}."
+                f"{_told(plan, unit, 'weight_bits')}recipe '{recipe.name}' has no quantizer for its {choice.weight_bits} bits; "
+                f"{other}, or set weight_bits = {FLOAT_BITS}."
+            )
+        elif choice.step and recipe.quantizer is not None and not recipe.quantizer.entropy_coded:
+            raise InvalidRequest(
+                f"{_told(plan, unit, 'step')}step is {choice.step:g}, and the quantizer of recipe '{recipe.name}' rounds to a "
+                f"width; {other}, or leave step out."
+            )
+        elif choice.weight_bits != FLOAT_BITS and not choice.step and recipe.quantizer and recipe.quantizer.entropy_coded:
+            raise InvalidRequest(
+                f"{_told(plan, unit, 'weight_bits')}the quantizer of recipe '{recipe.name}' codes by entropy and needs a step; "
+                f"set step beside weight_bits = 8, or weight_bits = {FLOAT_BITS}."
             )
         elif choice.activation_bits != widths[0]:
             raise InvalidRequest(
-                f"unit '{unit}': activation_bits is {choice.activation_bits}, the first unit's is {widths[0]}; a file has one "
-                "width of activations: write the same in every unit."
+                f"{_told(plan, unit, 'activation_bits')}activation_bits is {choice.activation_bits}, the first unit's is "
+                f"{widths[0]}; a file has one width of activations: write the same in every unit."
             )
 
 
@@ -174,6 +225,23 @@ def refuse_unrecorded(plan: Plan, recipe: Recipe, model: Opened) -> None:
         raise InvalidRequest(
             f"the plan's steps are in units of the trajectory that recipe '{recipe.name}' reads; give it, trajectory=run."
         )
+
+
+def rejoined(thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]) -> dict[str, Choice]:
+    """The realised choices of split layers, with the zeros, widths and scales that their two halves got."""
+    found = {}
+    for name, choice in thin.items():
+        halves = [name + end for end in (INNER, OUTER) if name + end in layers]
+        zeros, size = sum(layers[half].sparsity * weights[half] for half in halves), sum(weights[half] for half in halves)
+        done = {} if not halves else {"weight_bits": layers[halves[0]].weight_bits, "granularity": layers[halves[0]].granularity}
+        found[name] = replace(choice, sparsity=zeros / max(size, 1), **done)
+    return found
+
+
+def carried_out(choice: Choice, recipe: Recipe, target: Target) -> Choice:
+    """The choice with the pruner and the quantizer that realised it, and the width of activations that the target has."""
+    choice = replace(choice, activation_bits=FLOAT_BITS) if target.activation_dtype == "float32" else choice
+    return with_method(choice, recipe)
 
 
 def with_method(choice: Choice, recipe: Recipe) -> Choice:
@@ -207,7 +275,7 @@ def layers_compressed(
         pruned.update({name: less} if choice.sparsity else {})
         errors[name] = relative_error(observation, less), relative_error(observation, new)
         encodings.update({name: encoding} if encoding is not None else {})
-        realised[name] = replace(choice, sparsity=float((new == 0).float().mean()) if choice.sparsity else 0.0)
+        realised[name] = _done(choice, new, encoding)
         return new
 
     layers = [layer.name for layer in door.layers() if layer.name in chosen]
@@ -220,6 +288,15 @@ def layers_compressed(
     sparse = [edit for name in layers if chosen[name].sparsity for edit in edits(name, pruned[name], found[name][1])]
     final = [edit for name in layers for edit in edits(name, *found[name])]
     return door.edited(sparse) if sparse else door, door.edited(final) if final else door, encodings, realised, errors
+
+
+def _done(choice: Choice, new: Array, encoding: Encoding | None) -> Choice:
+    """The choice as its layer was really pruned and rounded."""
+    zeros = float((new == 0).float().mean()) if choice.sparsity else 0.0
+    if encoding is None:
+        return replace(choice, sparsity=zeros, weight_bits=FLOAT_BITS, step=0.0)
+    granularity = f"group:{encoding.group}" if encoding.group else choice.granularity
+    return replace(choice, sparsity=zeros, weight_bits=encoding.bits, granularity=granularity)
 
 
 def relative_error(observation: Observation, new: Array) -> float:

@@ -68,7 +68,8 @@ class Recipe:
         keeps, blocks: candidate shares of channels (empty: none is removed); whether whole residual blocks may be dropped.
         latency_batch, ranks: examples a run that is timed (0: none is); candidate shares of a layer's rank, as two thin layers.
         granularity: of the scales.
-        activation_bits: 8 or 32.
+        activation_bits, activation_share: 8 or 32; activation ranges may end where they hold this share of the calibration
+            examples whole, as long as the outputs bear it (1: they hold all).
         sequential, mirrored: whether layers aim at the original from the inputs that others leave them; on mirror images too.
         match: whether the original's moments are restored after rounding (needs calibration data).
         distill: how gains and biases learn from the original afterwards (needs calibration data).
@@ -100,6 +101,7 @@ class Recipe:
     ranks: tuple[float, ...] = ()
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
+    activation_share: float = 0.98
     sequential: bool = False
     mirrored: bool = False
     match: bool = True

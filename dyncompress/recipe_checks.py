@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import at, build, check_finite, nearest
-from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Rule
+from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Quantizer, Rule
 
 if TYPE_CHECKING:
     from dyncompress.recipe import Recipe
@@ -81,6 +81,10 @@ def check_recipe(recipe: Recipe) -> None:
         raise InvalidRequest(
             f"{where}: quantize.granularity is '{recipe.granularity}'; 'tensor', 'channel' or 'group:32' is needed."
         )
+    if not 0.5 <= recipe.activation_share <= 1:
+        raise InvalidRequest(
+            f"{where}: quantize.activation_share is {recipe.activation_share:g}; a share of the examples in [0.5, 1] is needed."
+        )
     if recipe.activation_bits not in (8, FLOAT_BITS):
         raise InvalidRequest(
             f"{where}: quantize.activation_bits is {recipe.activation_bits}; 8 or {FLOAT_BITS} (float) is needed."
@@ -136,11 +140,17 @@ def _check_ranks(where: str, recipe: Recipe) -> None:
 
 def _check_steps(where: str, recipe: Recipe) -> None:
     """Steps belong to the quantizer that codes by entropy, and widths to the others."""
-    coded = type(recipe.quantizer).__name__ in ("Entropy", "EntropyPrior")
+    if recipe.quantizer is not None and not isinstance(recipe.quantizer, Quantizer):
+        lacking = [word for word in ("needs", "entropy_coded", "sketch", "on_grid") if not hasattr(recipe.quantizer, word)]
+        raise InvalidRequest(
+            f"{where}: quantizer {type(recipe.quantizer).__name__} has no {', '.join(lacking) or '__call__'}; "
+            "types.Quantizer says what a quantizer needs."
+        )
+    coded = recipe.quantizer is not None and recipe.quantizer.entropy_coded
     if coded and not recipe.steps:
         raise InvalidRequest(f"{where}: the quantizer codes by entropy, without steps; set quantize.steps, e.g. [0.1, 0.3, 1.0].")
     if recipe.steps and not coded:
-        raise InvalidRequest(f"{where}: steps are for the quantizers entropy and entropy_prior; set quantize.name, or drop them.")
+        raise InvalidRequest(f"{where}: steps are for quantizers that code by entropy; set quantize.name to one, or drop them.")
     for step in recipe.steps:
         if not (math.isfinite(step) and step > 0):
             raise InvalidRequest(f"{where}: quantize.steps holds {step:g}; positive numbers are needed.")

@@ -41,6 +41,7 @@ class RecordedRun:
         Nothing where it wasn't, or has fewer channels by now.
         """
         run = self.trajectory
+        layer = layer if layer in run.motion else layer.removesuffix(".layer")  # one that the model puts between its hooks
         if layer not in run.motion or run.motion[layer].mean.shape != tuple(weight.shape):
             return {}
         values: dict[Need, Any] = {Motion(): folded_motion(run.motion[layer], weight), Iterates(): run.sketches[layer]}

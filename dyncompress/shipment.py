@@ -9,16 +9,17 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.coding import pack
+from dyncompress.deployment.fusion import float_operators
 from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
 from dyncompress.opening import first_examples, outputs
 from dyncompress.progress import Progress
-from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, OnnxFile, Parity, Placement, Target
+from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
 
 PARITY_EXAMPLES = 256
 FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6, so that more is another computation
-COARSE = 0.25
+COARSE = 0.25  # of an output's root mean square, or of a channel's spread: from here on a note
 
 
 def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> OnnxFile:
@@ -27,42 +28,55 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     Raises:
         InvalidRequest: activations are to be integers and there are no calibration batches to range them on.
         Unsupported: the file is larger than the target can take.
-        Differs: the float graph doesn't compute what torch computes.
+        Differs: the float graph doesn't compute what torch computes, or a channel of an output is lost.
     """
     plan, batches = compressed.plan, [as_numpy(batch) for batch in compressed.calibration]
     integer = any(choice.activation_bits != FLOAT_BITS for choice in plan.realised.values())
-    if not integer:
-        target = replace(target, activation_dtype="float32")
     coded = any(choice.step for choice in plan.realised.values())
     if integer and not batches:
         raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32.")
+    target = target if integer else replace(target, activation_dtype="float32")
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places, notes = compressed.model.to_onnx_with_notes(example)
+    shown = first_examples(batches or [example], PARITY_EXAMPLES)
+    joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
     with progress.phase("write the integer graph"):
+        session = deployment.Session(float_file, target)
+        exported = session.run(joined)
         encodings = placed(compressed.encodings, places)
-        found = deployment.ranges(float_file, batches) if integer else {}
-        body = deployment.write(float_file, encodings, found, deployment.dense(target) if coded else target)
-        deployment.check(body)
-    if target.max_model_bytes and len(body) > target.max_model_bytes:
-        most = f"{target.max_model_bytes:,}"
-        raise Unsupported(f"the file takes {len(body):,} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
-    with progress.phase("compare with torch"):
-        shown = first_examples(batches or [example], PARITY_EXAMPLES)
-        reference = outputs(compressed.model, shown)
-        joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
-        exported, ran = (deployment.Session(content, target).run(joined) for content in (float_file, body))
-        parity = faithful(deployment.compared(reference, exported, ran))
-    after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], ran[0])}
-    container = pack(body) if coded else b""
-    warnings = [deployment.matches_target(target), _coarse(parity)]
+        written = deployment.integer_file(
+            float_file,
+            encodings,
+            batches if integer else [],
+            deployment.dense(target) if coded else target,
+            shown=(joined, exported),
+            share=compressed.activation_share,
+        )
+        deployment.check(written.body)
+    if target.max_model_bytes and len(written.body) > target.max_model_bytes:
+        size, most = f"{len(written.body):,}", f"{target.max_model_bytes:,}"
+        raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
+    with progress.phase("compare with the model that came in"):
+        reference, original = outputs(compressed.model, shown), originals(compressed.model, shown)
+        parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
+        faithful(parity)
+    after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
+    container = pack(written.body) if coded else b""
+    fused = deployment.audit(written.body, target)
+    warnings = [
+        deployment.matches_target(target),
+        float_operators(fused, target),
+        *activation_notes(written),
+        *coarse(parity),
+    ]
     return OnnxFile(
-        body=body,
+        body=written.body,
         plan=plan,
-        sizes=replace(deployment.sizes(body, encodings), container=len(container)),
+        sizes=replace(deployment.sizes(written.body, encodings), container=len(container)),
         float_bytes=int(plan.cost["float_bytes"]),
         parity=parity,
-        fused=deployment.audit(body, target),
+        fused=fused,
         macs=(int(plan.cost["float_macs"]), compressed.model.macs),
         stages={**compressed.stages, **after},
         target=target,
@@ -74,27 +88,67 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
 
 
 def faithful(parity: Parity) -> Parity:
-    """The parity itself, if the float graph computes what torch computes.
+    """The parity itself, if the float graph computes what torch computes and no channel of an output is lost.
 
     Raises:
-        Differs: it doesn't.
+        Differs: it doesn't, or one is.
     """
     if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
         raise Differs(
             f"the exported float graph's outputs differ from torch's by {parity.float_error:.2g} of their range on {parity.n} "
             f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter froze something: rewrite what depends on data in forward."
         )
+    for output in parity.outputs:
+        if output.lost:
+            axis, channel = output.lost[0]
+            raise Differs(
+                f"{len(output.lost)} channels of output '{output.name}' are lost, channel {channel} (axis {axis}) the first: "
+                f"over {parity.n} examples nothing is left of what varies there in the model that came in; compress less, or "
+                "leave the layers that make it alone."
+            )
     return parity
 
 
-def _coarse(parity: Parity) -> str:
-    """A warning where integer activations change the outputs much."""
-    if parity.relative_error <= COARSE:
-        return ""
-    return (
-        f"integer activations change the outputs by {100 * parity.relative_error:.0f} % (RMS): give calibration data like the "
-        "data the model will meet, or set quantize.activation_bits = 32."
-    )
+def coarse(parity: Parity) -> list[str]:
+    """Warnings where the file's outputs are far from the model's that came in, output by output."""
+    found = []
+    for output in parity.outputs:
+        where = f"output '{output.name}'"
+        if output.relative_error > COARSE:
+            found.append(f"{where} differs from the model's that came in by {100 * output.relative_error:.0f} % (RMS).")
+        if output.channel_error > COARSE:
+            found.append(
+                f"channel {output.channel} (axis {output.axis}) of {where} is off by {100 * output.channel_error:.0f} % of its "
+                f"spread, of which {100 * output.file_error:.0f} % by integer activations; give calibration data like the data "
+                "the model will meet, compress less, or set quantize.activation_bits = 32."
+            )
+    return found
+
+
+def activation_notes(written: deployment.IntegerFile) -> list[str]:
+    """Sentences about activations that stay float, and about ranges that cut something off."""
+    found = []
+    if written.all_float:
+        found.append("all activations stay float: on 8-bit grids a channel of an output would be lost.")
+    elif written.floats:
+        name, error = max(written.floats.items(), key=lambda item: item[1])
+        found.append(
+            f"{len(written.floats)} activations stay float, since one 8-bit grid would cost a channel its signal (most at "
+            f"'{name}', {100 * error:.0f} % of the channel's spread)."
+        )
+    if written.cut:
+        name, share = max(written.cut.items(), key=lambda item: item[1])
+        found.append(
+            f"the ranges of {len(written.cut)} activations cut the largest values of some calibration examples (at '{name}', of "
+            f"{100 * share:.2g} % of them), which the outputs bear; quantize.activation_share = 1 keeps all."
+        )
+    return found
+
+
+def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
+    found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 
 def within(budget: float | None, file: OnnxFile) -> OnnxFile:

@@ -1,9 +1,10 @@
+# pyright: reportReturnType=false
+# (the methods of Protocols have no bodies)
 """The nouns: frozen dataclasses that every room speaks, and the Protocols of what may be plugged in.
 
 Arrays inside `Observation` and `Encoding` are the door's own (torch tensors on their device, or numpy). Weights have one
-layout everywhere: `(out, in / groups, *kernel)`; the doors translate. Nothing here computes.
-
-One long file on purpose: it is the vocabulary, and every room imports it whole.
+layout everywhere: `(out, in / groups, *kernel)`; the doors translate. Nothing here computes. One long file on purpose: it is the
+vocabulary, and every room imports it whole.
 """
 
 from __future__ import annotations
@@ -111,12 +112,9 @@ class ResidualBlock:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one use of a layer's weight lies in the ONNX file.
+    """Where one use of a layer's weight lies in the ONNX file: the initializer's name, and its layout.
 
-    Attributes:
-        initializer: its name.
-        layout: `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`:
-            `(in, out / groups, *kernel)`.
+    `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`: `(in, out / groups, *kernel)`.
     """
 
     initializer: str
@@ -267,8 +265,7 @@ class WeightMotion:
 
     Attributes:
         mean: `[out, in / groups, *kernel]` mean of the recorded iterates.
-        variance: the same shape; variance of the iterates (holds the drift).
-        increment_variance: the same shape; variance of the increments between recorded iterates (drift removed).
+        variance, increment_variance: the same shape; of the iterates (holds the drift), and of the increments between them.
         count: number of recorded iterates.
     """
 
@@ -293,8 +290,7 @@ class Trajectory:
         learning_rate, batch_size: of the recorded phase; nan and 0 where not told.
         gradients: by layer, `[T, d]` sketches, with the same signs, of the minibatch gradients of these steps; a row is nan where
             none was known; empty where none was asked for.
-        losses_per_example: `[T, n]` losses of the same n examples at every record, or None.
-        notes: sentences about how it was made.
+        losses_per_example, notes: `[T, n]` losses of the same n examples at every record, or None; how it was made.
     """
 
     steps: np.ndarray
@@ -319,7 +315,7 @@ class Distillation:
         epochs: passes over the calibration examples; 0: none.
         rate: of Adam, at its height: in log gains, and in standard deviations of the outputs.
         batch: examples a step.
-        shift: pixels by which images are moved at random, and flipped where it isn't 0; 0: inputs are taken as they are.
+        shift: pixels by which images are moved at random, and flipped where `targets.mirrored` is true; 0: neither.
         mix: images become (1 - a) image + a another, a drawn from [0, mix]; 0: they stay.
         held_out: share of the examples kept aside to choose among the epochs.
         weight_epochs: passes in which all weights learn, while they are float: once structure was removed, before rounding, or
@@ -342,8 +338,7 @@ class Choice:
     """What is done to one unit. The defaults mean: leave it as it is.
 
     Attributes:
-        keep: number of output channels kept; None: all.
-        indices: which ones, once realised.
+        keep, indices: number of output channels kept (None: all), and which ones, once realised.
         drop: of a residual block: whether only its shortcut stays.
         rank: of a layer that becomes two thin ones, with so many channels between them; None: it stays one.
         sparsity: share of zeros, in [0, 1).
@@ -501,10 +496,11 @@ class Plan:
         distortion: predicted, in all.
         gap: how far the plan may be from the best one of the additive table, as a share of the distortion's range.
         recipe, target: names.
-        digest: of the model's weights; a plan is applied only to a model with the same layers.
+        digest: of the model's weights, the only ones that a plan is applied to; empty: unknown, layers have to agree.
         shapes: layer -> shape of its weight: what an edit is checked against.
         share_left_alone: `weights` and `macs`, fractions.
         notes: warnings for the reader, e.g. that the target was never run on its own hardware; comments in the file.
+        source: of a plan read from a file: (table, key, ...) -> `plan.toml line 41`, for messages; () -> the file's name.
     """
 
     asked: Mapping[str, Choice]
@@ -520,6 +516,7 @@ class Plan:
     share_left_alone: Mapping[str, float]
     realised: Mapping[str, Choice] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         """A line a unit: what was chosen, and why."""
@@ -562,6 +559,7 @@ class Compressed:
             data; `teach` comes first where the plan rounds.
         calibration: the batches used, for activation ranges at export.
         errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
+        activation_share: of the examples that activation ranges hold whole, where none is answered worse for it.
     """
 
     model: Model
@@ -570,6 +568,7 @@ class Compressed:
     stages: Mapping[str, float]
     calibration: Sequence[Batch]
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    activation_share: float = 0.98
 
     @property
     def module(self) -> Any:
@@ -590,7 +589,7 @@ class Target:
         activation_symmetric: whether the zero point must be the middle of the range.
         weight_bits: widths that may be stored; with 8 alone, every code is a whole byte.
         folds_constants: whether the runtime computes once, at load, what depends on constants alone; else it is written out.
-        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits.
+        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits; False allows -128 too.
         weight_granularity: finest scales the kernels take: `channel` or `tensor`.
         reduce_range: 7-bit weights at 8 bits (instruction sets whose 16-bit sums saturate).
         power_of_two_scales: whether scales must be powers of two.
@@ -598,7 +597,7 @@ class Target:
         channel_multiple: widths that run well are multiples of this.
         processor_flags: flags that the processor must show for `verified` to hold; empty: any.
         session: onnxruntime session options, key -> value.
-        integer_ops: operators that must be on integer kernels after fusion (audited).
+        integer_ops: operators expected on integer kernels after fusion; a note of the file tells which aren't.
         max_model_bytes: largest file; 0: no limit.
     """
 
@@ -638,20 +637,47 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far the file's outputs are from the torch model it was made of.
+class OutputParity:
+    """One output of the file against the same output of the model that came in.
 
     Attributes:
-        float_error: largest absolute difference between the exported float graph and torch, relative to the output's range.
-        relative_error: root mean square difference of the shipped file's outputs, relative to the outputs' own.
-        agreement: share of examples with the same largest output; nan where outputs aren't scores.
+        name: of the output.
+        relative_error: root mean square difference, relative to the output's own root mean square.
+        axis, channel: of the channel with the largest error.
+        channel_error: that channel's root mean square difference, relative to its spread; nan where channels can't be judged.
+        file_error: the same of the worst channel against the compressed torch model: what integers and the export did.
+        lost: channels of which nothing is left, `(axis, channel)` each.
+    """
+
+    name: str
+    relative_error: float
+    axis: int = 0
+    channel: int = 0
+    channel_error: float = float("nan")
+    file_error: float = float("nan")
+    lost: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the shipped file is from the model that came in.
+
+    Attributes:
+        float_error: largest difference between the exported float graph and the compressed torch model, relative to the range.
+        relative_error: of the output with the largest one; root mean square, against the model that came in.
+        agreement: share of examples with the same largest output as that model's; nan where outputs aren't scores.
         n: examples compared.
+        outputs: one by one, each with its worst channel.
+        compressed_error, compressed_agreement: as the two above, against the compressed torch model.
     """
 
     float_error: float
     relative_error: float
     agreement: float
     n: int
+    outputs: tuple[OutputParity, ...] = ()
+    compressed_error: float = float("nan")
+    compressed_agreement: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -663,7 +689,7 @@ class OnnxFile:
         plan: what was done.
         sizes: of the file.
         float_bytes: of the original's float32 file.
-        parity: against torch.
+        parity: against the model that came in.
         fused: operator -> (on an integer kernel, in all), from onnxruntime's own optimized graph; empty if not audited.
         macs: original and compressed, one example.
         stages: divergence from the original after prune, weights and match; from the compressed model after export (the float
@@ -838,10 +864,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Put two layers in place of one: `inner` `[r, in, *kernel]`, then `outer` `[out, r]` with the bias (None: the layer's own).
-
-    Both have a bias, the first one of zeros.
-    """
+    """Two layers in place of one: `inner` `[r, in, *kernel]`, bias 0, and `outer` `[out, r]` with `bias` (None: the layer's)."""
 
     layer: str
     inner: Array
@@ -859,46 +882,39 @@ class Model(Protocol):
     @property
     def module(self) -> Any:
         """The network in its own framework."""
-        ...
 
     @property
     def example(self) -> Batch:
         """One batch that it runs on."""
-        ...
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one example."""
-        ...
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about it."""
-        ...
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
-        ...
 
     def observe(self, needs: Sequence[Need], data: Iterable[Batch]) -> Iterator[tuple[str, Observation]]:
         """Layer by layer, what `needs` asks for."""
-        ...
 
     def edited(self, edits: Sequence[Edit]) -> Model:
         """A new model; this one is untouched."""
-        ...
 
     def predict(self, inputs: Batch) -> tuple[Array, ...]:
         """The outputs, flattened to a tuple."""
-        ...
+
+    def original(self, inputs: Batch) -> tuple[Array, ...]:
+        """The outputs of the network that came in, whatever was edited since."""
 
     def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
         """The float32 ONNX file, stripped, and where each layer's weight lies in it (layers not found are absent)."""
-        ...
 
     def to_onnx_with_notes(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
         """The same, and sentences about what the exporter couldn't do."""
-        ...
 
 
 @runtime_checkable
@@ -908,11 +924,9 @@ class Measure(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What it reads."""
-        ...
 
     def __call__(self, observation: Observation) -> Estimate:
         """The estimate, computed in float64 numpy."""
-        ...
 
 
 @runtime_checkable
@@ -921,7 +935,6 @@ class Allocator(Protocol):
 
     def __call__(self, cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> tuple[np.ndarray, float]:
         """Cost `[R, L, C]`, distortion `[L, C]` (inf where a unit lacks a choice), budget `[R]` -> choice `[L]`, gap."""
-        ...
 
 
 @runtime_checkable
@@ -931,16 +944,13 @@ class Rule(Protocol):
     @property
     def measures(self) -> tuple[str, ...]:
         """The measures whose estimates it reads."""
-        ...
 
     @property
     def solver(self) -> Allocator:
         """Who chooses from its table, in place of the distortions."""
-        ...
 
     def __call__(self, profile: Profile) -> np.ndarray:
         """`[L, C]` a number for every option of every layer of `profile.table`, the bolder the larger; inf: none there."""
-        ...
 
 
 @runtime_checkable
@@ -950,11 +960,9 @@ class Pruner(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What it reads."""
-        ...
 
     def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Array:
         """The new weight, the same shape, with exactly the zeros that `choice` asks for."""
-        ...
 
 
 @runtime_checkable
@@ -964,11 +972,20 @@ class Quantizer(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What it reads."""
-        ...
+
+    @property
+    def entropy_coded(self) -> bool:
+        """Whether it rounds by `choice.step`, for an entropy coder, in place of a width."""
+
+    @property
+    def sketch(self) -> Quantizer | None:
+        """A quicker quantizer that tables of options are made with; None: the quantizer itself."""
+
+    def on_grid(self, grid: Any) -> Quantizer:
+        """The same quantizer with its codes and scales on a `quantization.Grid`: what the target's integers allow."""
 
     def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Encoding:
         """The integer weight."""
-        ...
 
 
 class Bound(Protocol):
@@ -976,7 +993,6 @@ class Bound(Protocol):
 
     def __call__(self, losses: np.ndarray, delta: float) -> Interval:
         """Bounds on the mean of the law of `losses` `[n]` at confidence 1 - delta."""
-        ...
 
 
 Risk = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (outputs [n, ...], labels) -> losses [n] in [0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -104,6 +105,11 @@ def solved(
         share_left_alone=dict(share_left_alone),
         notes=profile.notes,
     )
+
+
+def least(profile: Profile, row: str) -> float:
+    """The least that all units together can cost in a row: of bytes, macs, seconds, nonzeros, distortion."""
+    return math.fsum(min(getattr(o, row) for o in options) for options in joined(profile.table).values())
 
 
 def _fixed(profile: Profile) -> dict[str, float]:

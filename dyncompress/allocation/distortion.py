@@ -75,9 +75,7 @@ def shapes(layers: Sequence[Layer]) -> dict[str, dict[str, Estimate]]:
     }
 
 
-def z_scores(
-    estimates: Mapping[str, Mapping[str, Estimate]], layers: Sequence[str], measures: Sequence[str]
-) -> np.ndarray:
+def z_scores(estimates: Mapping[str, Mapping[str, Estimate]], layers: Sequence[str], measures: Sequence[str]) -> np.ndarray:
     """Each measure standardised over the layers and clipped to [-2, 2], `[L, d]`; 0 where an estimate is missing or invalid."""
     table = np.zeros((len(layers), len(measures)))
     for column, measure in enumerate(measures):

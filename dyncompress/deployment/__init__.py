@@ -17,6 +17,8 @@ _INDEX = {
     "strip": "stripping",
     "ranges": "activation_ranges",
     "write": "writer",
+    "integer_file": "integer_form",
+    "IntegerFile": "integer_form",
     "storage_bytes": "accounting",
     "dense": "accounting",
     "overhead": "accounting",

@@ -14,29 +14,60 @@ from dyncompress.deployment.session import processors
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
-# Of the examples, for each end: 0.98 was the best of 0.9, 0.98 and 1 on ResNet-20, by divergence on other training images.
-SHARE = 0.98
 _MADE_BY = ("Conv", "Gemm", "MatMul", "Relu", "Clip", *FOLLOWING)
 _READ_BY = ("Conv", "Gemm", "MatMul")
 
 
-def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
-    """The range of every activation that `write` may quantize: what all but a few examples stay within, whole.
+def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], share: float = 1.0) -> dict[str, tuple[float, float]]:
+    """The range of every activation that `write` may quantize: what a share of the examples stays within, whole.
 
-    One example's rare peak would make the grid coarser for all others. The range ends where `SHARE` of the examples have their
-    smallest and their largest value: on ResNet-20 that takes a fifth of the divergence off that 8-bit activations cause.
+    One example's rare peak makes the grid coarser for all others, but it may be the very event that a detector is for. With a
+    share of 1 the range holds whatever the calibration examples showed; below, it ends where this share of the examples have
+    their smallest and their largest value, and what lies beyond is cut (`cut_shares`).
     onnxruntime runs the float graph with a ReduceMin and a ReduceMax on each candidate: one number an example leaves the graph,
     so that memory is that of one batch.
 
     Args:
         float_file: float32 ONNX.
         batches: inputs by name.
+        share: of the examples, for each end, in (0, 1].
 
     Returns:
         value -> (low, high).
 
     Raises:
-        InvalidRequest: no batch, or an activation that isn't finite.
+        InvalidRequest: no batch.
+    """
+    return within(extremes(float_file, batches), share)
+
+
+def within(found: Mapping[str, tuple[np.ndarray, np.ndarray]], share: float) -> dict[str, tuple[float, float]]:
+    """Activation -> the range that a share of the examples stays within, of what `extremes` found."""
+    return {name: (-_end(-low, share), _end(high, share)) for name, (low, high) in found.items()}
+
+
+def cut_shares(found: Mapping[str, tuple[np.ndarray, np.ndarray]], ends: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Activation -> share of the examples of which a range cuts something off, where it does.
+
+    Args:
+        found: of `extremes`.
+        ends: of `ranges`.
+    """
+    shares = {}
+    for name, (low, high) in ends.items():
+        least, most = found[name]
+        cut = float(((least < low) | (most > high)).mean())
+        shares.update({name: cut} if cut else {})
+    return shares
+
+
+def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Activation -> its smallest and its largest value in each example, each `[n]` (in each batch, where it has no batch axis).
+
+    Activations that are infinite somewhere are left out and stay float: scores of attention behind a mask are.
+
+    Raises:
+        InvalidRequest: no batch.
     """
     model = parse(strip(float_file))
     values = candidates(model)
@@ -46,28 +77,27 @@ def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> di
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    inputs = {value.name for value in model.graph.input}
     outputs = [f"{kind}{index}" for index in range(len(values)) for kind in ("__min", "__max")]
-    extremes: list[list[np.ndarray]] = [[] for _ in outputs]
+    columns: list[list[np.ndarray]] = [[] for _ in outputs]
     seen = 0
     for batch in batches:
         found = session.run(outputs, dict(batch)) if outputs else []
         for index, column in enumerate(found):
-            if not np.isfinite(np.asarray(column)).all():
-                worst = values[index // 2]
-                raise InvalidRequest(
-                    f"calibration batch {seen}: activation '{worst}' isn't finite; check the inputs' normalisation."
-                )
-            extremes[index].append(np.asarray(column).reshape(-1))
+            columns[index].append(np.asarray(column).reshape(-1))
+            if values[index // 2] in inputs and not np.isfinite(columns[index][-1]).all():
+                raise InvalidRequest(f"calibration batch {seen}: input '{values[index // 2]}' isn't finite; clean the data.")
         seen += 1
     if not seen:
         raise InvalidRequest("no calibration batch; activation ranges need at least one.")
-    joined = [np.concatenate(columns) for columns in extremes]
-    return {name: (-_within(-low), _within(high)) for name, low, high in zip(values, joined[::2], joined[1::2], strict=True)}
+    joined = [np.concatenate(parts) for parts in columns]
+    pairs = zip(values, zip(joined[::2], joined[1::2], strict=True), strict=True)
+    return {name: ends for name, ends in pairs if all(np.isfinite(end).all() for end in ends)}
 
 
-def _within(largest: np.ndarray) -> float:
-    """What `SHARE` of the examples' largest values stay within; of a few examples, all."""
-    return float(np.quantile(largest, SHARE, method="higher"))
+def _end(largest: np.ndarray, share: float) -> float:
+    """What a share of the examples' largest values stay within; of a few examples, all."""
+    return float(np.quantile(largest, share, method="higher"))
 
 
 def candidates(model: onnx.ModelProto) -> list[str]:

@@ -52,6 +52,11 @@ class Session:
         """In the file's order."""
         return tuple(self._inputs)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """In the file's order."""
+        return tuple(value.name for value in self._session.get_outputs())
+
     def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """All outputs over all examples, chunk by chunk.
 

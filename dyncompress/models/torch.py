@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import (
@@ -24,10 +23,12 @@ from dyncompress.models import (
     torch_calling,
     torch_channels,
     torch_folding,
+    torch_hooks,
     torch_layers,
     torch_low_rank,
     torch_matching,
     torch_observing,
+    torch_source,
 )
 from dyncompress.models.torch_folding import preprocessing_warning
 from dyncompress.types import (
@@ -61,6 +62,8 @@ class TorchModel:
         original_digest: of the weights before folding.
         normalised: layers that took in a BatchNorm.
         kept: layer -> its output channels, counted in the model as it was opened; only where channels were removed.
+        source: the caller's own module, which edits leave out of account: what files are compared with.
+        state_digest: of everything in the source's `state_dict`.
     """
 
     module: nn.Module
@@ -70,6 +73,8 @@ class TorchModel:
     original_digest: str = field(default="", repr=False)
     normalised: frozenset[str] = field(default=frozenset(), repr=False)
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    source: nn.Module | None = field(default=None, repr=False, compare=False)
+    state_digest: str = field(default="", repr=False)
 
     @cached_property
     def trace(self) -> torch_layers.Trace:
@@ -137,6 +142,17 @@ class TorchModel:
             raise InvalidRequest(
                 f"the model can't run on these inputs: {str(error).splitlines()[0] if str(error) else error!r}"
             ) from error
+
+    def original(self, inputs: Batch) -> tuple[Tensor, ...]:
+        """The outputs of the module that came in, called as its owner calls it, whatever was edited since; float32.
+
+        Raises:
+            InvalidRequest: the inputs don't fit it.
+        """
+        source = self.module if self.source is None else self.source
+        return tuple(
+            t.float() if t.is_floating_point() else t for t in torch_calling.caller_outputs(source, inputs, self.input_names)
+        )
 
     def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
         """The float32 ONNX file, stripped, with a batch axis of any size where the exporter can, and where the weights lie.
@@ -256,21 +272,26 @@ def open_model(module: nn.Module, example: Batch) -> TorchModel:
         raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
     torch_layers.refuse_bad_values(module)
     notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    own = torch_calling.private_copy(getattr(module, "_orig_mod", module))  # torch.compile wraps
+    module = torch_calling.unwrapped(module)
+    own = torch_calling.private_copy(module)
     digest = torch_layers.digest_of({name: torch_layers.canonical(m) for name, m in torch_layers.compressible(own).items()})
+    state = torch_layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
     names = tuple(example)
+    torch_hooks.absorb(own, example, names)
     notes += _prepared(own)
-    torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
+    found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
+    source = torch_calling.evaluating(module)
+    torch_source.refuse_another(source, found, example, names)
     folded = torch_folding.fold(own, example, names)
-    return TorchModel(own, names, (*notes, *folded.notes), example, digest, frozenset(folded.pairs))
+    return TorchModel(
+        own, names, (*notes, *folded.notes), example, digest, frozenset(folded.pairs), source=source, state_digest=state
+    )
 
 
 def _prepared(own: nn.Module) -> list[str]:
     """Bring the copy into the one form that the door works on; what that changed, in sentences."""
     notes = []
-    for part in list(own.modules()):
-        for name in list(getattr(part, "parametrizations", {})):
-            parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    torch_calling.without_parametrizations(own)
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in own.parameters()):
         own.float()
         notes.append("weights were converted to float32.")

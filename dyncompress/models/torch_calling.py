@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
@@ -26,24 +28,77 @@ class EnoughError(Exception):
     """Ends a forward pass early, from a hook: what it was run for has been seen."""
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside what torch wraps around one: `torch.compile`, `DataParallel`, `DistributedDataParallel`."""
+    inner = getattr(module, "_orig_mod", module)
+    if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(inner.module)
+    return inner
+
+
+def evaluating(module: nn.Module) -> nn.Module:
+    """A network of the caller's as it answers: itself where it is in eval mode, else a copy that is; hooks and all."""
+    return _copied(module).eval() if any(part.training for part in module.modules()) else module
+
+
 def private_copy(module: nn.Module) -> nn.Module:
-    """A deep copy in eval mode without the original's hooks; hooks that compute a weight are replaced by that weight.
+    """A deep copy in eval mode; hooks that compute a weight are replaced by that weight. Forward hooks stay (`torch_hooks`).
 
     Raises:
         InvalidRequest: it holds what can't be copied.
     """
+    own = _copied(module)
+    for part in own.modules():
+        for number, hook in list(part._forward_pre_hooks.items()):
+            if type(hook).__name__ in ("WeightNorm", "SpectralNorm") or isinstance(hook, BasePruningMethod):
+                hook.remove(part)
+                del part._forward_pre_hooks[number]
+        for hooks in (part._backward_hooks, part._backward_pre_hooks):
+            hooks.clear()
+    return own.eval()
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A deep copy; tensors that hang on a graph, which torch doesn't copy, are copied without it.
+
+    Raises:
+        InvalidRequest: it holds what can't be copied.
+    """
+    kept = (v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and not v.is_leaf)
     try:
-        own = copy.deepcopy(module)
+        return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequest(f"the model can't be copied ({reason}); open it before training graphs hang on it.") from error
-    for part in own.modules():
-        for hook in list(part._forward_pre_hooks.values()):
-            if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
-                hook.remove(part)
-        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
-            hooks.clear()
-    return own.eval()
+
+
+def without_parametrizations(module: nn.Module) -> None:
+    """Weights that are computed by parametrizations become plain weights, in place.
+
+    torch keeps the computing property on a class of its own, which a copy shares with the module it was copied from: the copy
+    gets another one first, or the caller's module would lose its weight.
+    """
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            shared = type(part)
+            members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+            part.__class__ = type(shared.__name__, shared.__bases__, members)
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put the module's buffers back on the way out: the forward pass of a network with a state changes them."""
+    before = [(part, name, b, b.clone()) for part in module.modules() for name, b in part._buffers.items() if b is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for part, name, buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+                part._buffers[name] = buffer
 
 
 def takes_names(module: nn.Module, names: Sequence[str]) -> bool:
@@ -75,9 +130,26 @@ def placed(batch: Batch, module: nn.Module, names: Sequence[str]) -> dict[str, T
     return found
 
 
+def caller_outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """The flattened outputs of the caller's own network, called as the caller calls it; it is left as it was.
+
+    Raises:
+        InvalidRequest: the inputs don't fit it.
+    """
+    with torch.no_grad(), buffers_kept(module):
+        try:
+            return flattened(call(module, placed(batch, module, names), names))
+        except CALL_ERRORS as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise InvalidRequest(f"the model itself can't run on these inputs: {reason}; give inputs that fit it.") from error
+
+
 def call(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Any:
-    """The module's own output for inputs that `placed` prepared."""
-    if takes_names(module, names):
+    """The module's own output for inputs that `placed` prepared, called as people call it: by position wherever the names are its
+    first parameters. Hooks see keyword arguments only where they ask for them."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(names)]
+    if first != list(names) and takes_names(module, names):
         return module(**{name: inputs[name] for name in names})
     return module(*[inputs[name] for name in names])
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, hooked, outputs, private_copy
+from dyncompress.models.torch_hooks import absorb
 from dyncompress.models.torch_layers import canonical, compressible, kind_of, stored
 from dyncompress.types import Batch
 
@@ -237,7 +238,9 @@ def preprocessing_warning(module: nn.Module, batches: Sequence[Batch]) -> str | 
     """
     if not batches or not remembering(module):
         return None
-    name, distance = foreign_distance(private_copy(module), batches, tuple(batches[0]))
+    own, names = private_copy(module), tuple(batches[0])
+    absorb(own, batches[0], names)
+    name, distance = foreign_distance(own, batches, names)
     if distance <= _FOREIGN_DISTANCE:
         return None
     return (

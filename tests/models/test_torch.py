@@ -138,9 +138,10 @@ def test_the_callers_model_is_untouched() -> None:
     before = copy.deepcopy(module.state_dict())
     batch = {"image": images(2, 2), "side": torch.randn(2, 3)}
     model = open_model(module, batch)
+    preprocessing_warning(module, [batch])
+    seen.clear()  # a hook is run to find out whether it changes a value; this one only looks
     list(model.observe((Weight(), InputMoment()), [batch]))
     model.edited([Affine("conv", torch.full((4,), 2.0), torch.ones(4))])
-    preprocessing_warning(module, [batch])
     assert module.training and "training mode" in model.notes[0]
     assert not seen, "the copy must not carry the caller's hooks"
     assert len(module.head._forward_hooks) == 1 and not module.conv._forward_hooks
@@ -296,6 +297,7 @@ def test_half_precision_and_weight_norm_are_brought_to_plain_float32() -> None:
     assert [layer.name for layer in model.layers()] == ["0", "1"]
     assert all(p.dtype == torch.float32 for p in model.module.parameters())
     assert any("float32" in note for note in model.notes)
+    assert nn.utils.parametrize.is_parametrized(module[0]) and module[0].weight.shape == (4, 3), "the caller's keeps its own"
 
 
 def test_unusual_inputs_are_told_from_those_that_were_trained_on() -> None:

@@ -1,0 +1,260 @@
+"""Files that keep a budget: plans are carried out, and what came out is measured, until one is within it.
+
+A prediction decides only what is tried first. Bytes are those of the file that ships; seconds are a run's, timed; zeros are
+counted; and the divergence of outputs is measured on the finished file, on calibration examples that were set aside: nothing was
+fitted on them. Where no plan keeps the budget, the error says what was reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.allocation.cost import HARM
+from dyncompress.divergence import divergence_of_outputs
+from dyncompress.errors import Differs, Infeasible, InvalidRequest
+from dyncompress.latency import seconds_of_file
+from dyncompress.opening import Opened
+from dyncompress.profiling import SEAL_BYTES
+from dyncompress.recipe import Recipe
+from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget
+from dyncompress.shipment import as_numpy, originals
+from dyncompress.types import Budget, OnnxFile, Plan, Profile, Target
+
+Build = Callable[[Plan], OnnxFile]
+
+FILES = 7  # files that are made for a budget of bytes or distortion
+FULL = 0.8  # of a budget of distortion: a plan that spends so much isn't made bolder
+AIM = 0.9  # of a budget of distortion: what the next plan aims at
+SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
+MOST = 8.0  # times that a level is changed at once
+
+
+@dataclass
+class Search:
+    """Makes files from plans until one keeps the budget.
+
+    Attributes:
+        model: opened.
+        profile, budget, recipe, target: what is asked for.
+        build: makes the file of a plan.
+        sealed: whether the file will carry a seal, whose bytes count.
+        made: how many files were made.
+    """
+
+    model: Opened
+    profile: Profile
+    budget: Budget
+    recipe: Recipe
+    target: Target
+    build: Build
+    sealed: bool = False
+    made: int = field(default=0)
+
+    def file(self) -> OnnxFile:
+        """The file of a plan that keeps every budget, as measured on the file itself.
+
+        Raises:
+            Infeasible: none was found; the message tells the smallest that was reached.
+        """
+        if self.budget.distortion is not None and self.budget.bytes is None:
+            return self._within_distortion()
+        if self.budget.bytes is not None:
+            return self._within_bytes()
+        return self._within_seconds() if self.budget.seconds is not None else self._checked(self._built(self._plan({})))
+
+    def _plan(self, limits: Mapping[str, float]) -> Plan:
+        """The plan of the budget with other limits for some rows of the table."""
+        known = {**limits_of(self.profile, self.budget), **limits}
+        return replan_with_measured_costs(self.model, self.profile, self.budget, self.recipe, self.target, known)
+
+    def _built(self, plan: Plan) -> OnnxFile:
+        self.made += 1
+        return self.build(plan)
+
+    def _checked(self, file: OnnxFile) -> OnnxFile:
+        """The file itself, if it has the zeros and the time that were asked for.
+
+        Raises:
+            Infeasible: it doesn't.
+        """
+        asked = self.budget.sparsity
+        if asked is not None:
+            zeros, weights = realised_zeros(file.plan, self.profile)
+            if zeros < asked * weights - len(self.profile.table) / 2:
+                raise Infeasible(
+                    f"budget.sparsity is {asked:.4g}, and {zeros / weights:.4g} of the weights came out as zeros; lower it, or "
+                    "list larger shares in prune.sparsities."
+                )
+        return file
+
+    def _within_seconds(self) -> OnnxFile:
+        """A file that runs in the time asked for, by its own measured time.
+
+        Raises:
+            Infeasible: the fastest one found takes longer.
+        """
+        asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
+        fastest = math.inf
+        for _ in range(TIMED):
+            file = self._built(self._plan({"seconds": limit}))
+            real = seconds_of_file(self.model, file, self.profile, self.recipe)
+            fastest = min(fastest, real)
+            if real <= asked * (1 + NOISE):
+                return self._checked(replace(file, plan=replace(file.plan, cost={**file.plan.cost, "file_seconds": real})))
+            limit -= real - asked
+        raise out_of_reach(self.profile, {"seconds": asked}, {"seconds": fastest}, self.recipe)
+
+    # -------------------------------------------------- bytes
+    def _within_bytes(self) -> OnnxFile:
+        """A file of at most the bytes asked for: its real size moves the limit of the table.
+
+        Raises:
+            Infeasible: the smallest file is larger.
+        """
+        whole = whole_budget(self.profile, self.budget)["bytes"]
+        most, floor = whole - SEAL_BYTES * self.sealed, floor_of(self.profile, "bytes")
+        limit, smallest, best = limits_of(self.profile, self.budget)["bytes"], math.inf, None
+        for number in range(FILES):
+            last = limit <= floor
+            file = self._built(self._plan({"bytes": max(limit, floor)}))
+            size = len(file.shipped)
+            smallest = min(smallest, size)
+            if size <= most:
+                best = self._checked(file)
+            room = most - size
+            if last or (best is not None and 0 <= room <= 0.05 * most) or (best is not None and size > most):
+                break
+            if best is not None and (limit >= self._largest("bytes") or number >= FILES - 4):
+                break
+            limit = max(limit, floor) + (room if room < 0 else 0.9 * room)
+        if best is None:
+            need = f"{smallest + SEAL_BYTES * self.sealed:,.0f} bytes".replace(",", " ") + ", its seal included" * self.sealed
+            most = f"{math.floor(whole):,}".replace(",", " ")
+            other = "list larger quantize.steps" if self.recipe.steps else "allow fewer bits in the recipe and the target"
+            raise Infeasible(
+                f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {most}; "
+                f"raise budget.bytes, or {other}."
+            )
+        return best
+
+    def _largest(self, row: str) -> float:
+        """What the most careful plan costs by the table: a limit above frees nothing more."""
+        return math.fsum(max(getattr(o, row) for o in options) for options in self.profile.table.values())
+
+    # -------------------------------------------------- distortion
+    def _within_distortion(self) -> OnnxFile:
+        """The smallest file found whose measured divergence is within what was asked for.
+
+        Raises:
+            Infeasible: not even the most careful plan's is.
+        """
+        asked, level = float(self.budget.distortion or 0.0), float(self.budget.distortion or 0.0)
+        passed: tuple[float, float, OnnxFile] | None = None
+        failed, reached, tried = math.inf, math.inf, {}
+        for number in range(FILES):
+            plan = self._plan({HARM: max(level, floor_of(self.profile, HARM))})
+            key = tuple(plan.asked.items())
+            if key in tried:  # the table's options are few: the same plan again
+                upper, file = tried[key]
+            else:
+                file, upper = self._measured(plan)
+                tried[key] = upper, file
+            reached = min(reached, upper)
+            if file is not None and upper <= asked:
+                if passed is None or level > passed[0]:
+                    passed = level, upper, file
+                if upper >= FULL * asked / (1 + number // 2) or plan.distortion >= self._boldest():
+                    break
+            else:
+                failed = min(failed, level)
+            if passed is None and plan.distortion <= floor_of(self.profile, HARM):
+                break
+            if passed is not None and number >= FILES - 4:
+                break
+            level = next_level(level, upper, asked, passed[0] if passed else 0.0, failed)
+        if passed is None:
+            unit = " nats" if self._nats() else ""
+            raise Infeasible(
+                f"budget.distortion is {asked:.3g}{unit}, and the smallest that recipe '{self.recipe.name}' reached is "
+                f"{reached:.3g}{unit} ({SURE:g} standard errors above the mean, measured on the file with {self._aside()} "
+                f"calibration examples that nothing was fitted on); raise it, {self._gentler()}."
+            )
+        return self._checked(passed[2])
+
+    def _measured(self, plan: Plan) -> tuple[OnnxFile | None, float]:
+        """The file of a plan (None if a channel is lost), and its divergence on the examples set aside plus `SURE` errors."""
+        try:
+            file = self._built(plan)
+        except Differs:
+            return None, math.inf
+        mean, error = divergence_of_file(self.model, file)
+        told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
+        return replace(file, plan=replace(file.plan, cost=told)), mean + SURE * error
+
+    def _boldest(self) -> float:
+        """The predicted distortion of the boldest plan there is."""
+        bold = (max(o.distortion for o in options if np.isfinite(o.distortion)) for options in self.profile.table.values())
+        return math.fsum(bold) * (1 - 1e-9)
+
+    def _aside(self) -> int:
+        return sum(len(next(iter(batch.values()))) for batch in self.model.aside)
+
+    def _nats(self) -> bool:
+        outputs = self.model.door.predict(self.model.aside[0])
+        return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+
+    def _gentler(self) -> str:
+        """What else would help."""
+        finer = "list smaller quantize.steps" if self.recipe.steps else "allow more bits in quantize.weight_bits"
+        return f"{finer}, or set quantize.activation_bits = 32" if self.recipe.activation_bits == 8 else f"or {finer}"
+
+
+def next_level(level: float, upper: float, asked: float, passed: float, failed: float) -> float:
+    """The level of predicted distortion to try next: divergence grows about as predicted distortion does.
+
+    Args:
+        level, upper: that was tried, and what was measured there.
+        asked: the budget.
+        passed, failed: the boldest level that kept it, and the most careful one that didn't; 0 and infinity where there is none.
+
+    Example:
+        >>> round(next_level(0.08, 0.16, 0.08, 0.0, 0.08), 6)
+        0.036
+    """
+    factor = min(max(AIM * asked / max(upper, 1e-12), 1 / MOST), MOST)
+    aim = level * factor
+    if passed and math.isfinite(failed) and not passed < aim < failed:
+        return math.sqrt(passed * failed)
+    return aim
+
+
+def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float]:
+    """Divergence of a file from the model that came in, on the calibration examples set aside: its mean and standard error.
+
+    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance.
+
+    Raises:
+        InvalidRequest: no examples were set aside.
+    """
+    if not model.aside:
+        raise InvalidRequest(
+            "budget.distortion is measured on calibration examples, and none were given; give calibration=batches, or set "
+            "budget.bytes."
+        )
+    session = deployment.Session(file.body, file.target)
+    parts = [session.run(as_numpy(batch)) for batch in model.aside]
+    found = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    each = divergence_of_outputs(originals(model.door, model.aside), found)
+    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+
+
+def realised_zeros(plan: Plan, profile: Profile) -> tuple[float, float]:
+    """Zeros among the weights of the layers that were chosen for, and how many weights these are."""
+    sizes = {layer.name: layer.weights for layer in profile.layers if layer.name in profile.table}
+    zeros = sum(size * plan.realised[name].sparsity for name, size in sizes.items() if name in plan.realised)
+    return zeros, float(sum(sizes.values()))
