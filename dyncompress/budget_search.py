@@ -16,7 +16,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
 from dyncompress.divergence import divergence_of_outputs
-from dyncompress.errors import Differs, Infeasible, InvalidRequest
+from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
 from dyncompress.opening import Opened
 from dyncompress.profiling import SEAL_BYTES
@@ -29,8 +29,9 @@ Build = Callable[[Plan], OnnxFile]
 
 FILES = 7  # files that are made for a budget of bytes or distortion
 FULL = 0.8  # of a budget of distortion: a plan that spends so much isn't made bolder
-AIM = 0.9  # of a budget of distortion: what the next plan aims at
-SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
+AIM = 0.95  # of a budget of distortion: what the next plan aims at
+SURE = 1.0  # standard errors above the mean that a measured divergence must keep its budget by
+FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
 MOST = 8.0  # times that a level is changed at once
 
 
@@ -44,6 +45,7 @@ class Search:
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
         made: how many files were made.
+        lost: what was said of the last file that lost a channel.
     """
 
     model: Opened
@@ -54,6 +56,7 @@ class Search:
     build: Build
     sealed: bool = False
     made: int = field(default=0)
+    lost: str = field(default="")
 
     def file(self) -> OnnxFile:
         """The file of a plan that keeps every budget, as measured on the file itself.
@@ -153,44 +156,56 @@ class Search:
         Raises:
             Infeasible: not even the most careful plan's is.
         """
-        asked, level = float(self.budget.distortion or 0.0), float(self.budget.distortion or 0.0)
-        passed: tuple[float, float, OnnxFile] | None = None
-        failed, reached, tried = math.inf, math.inf, {}
+        asked = level = float(self.budget.distortion or 0.0)
+        passed, failed, reached = (
+            0.0,
+            math.inf,
+            math.inf,
+        )  # boldest level that kept it, most careful one that didn't, least measured
+        best: OnnxFile | None = None
+        tried: dict[tuple, tuple[OnnxFile | None, float]] = {}
         for number in range(FILES):
             plan = self._plan({HARM: max(level, floor_of(self.profile, HARM))})
             key = tuple(plan.asked.items())
-            if key in tried:  # the table's options are few: the same plan again
-                upper, file = tried[key]
-            else:
-                file, upper = self._measured(plan)
-                tried[key] = upper, file
+            if key not in tried:  # the table's options are few: it may be the same plan again
+                tried[key] = self._measured(plan)
+            file, upper = tried[key]
             reached = min(reached, upper)
             if file is not None and upper <= asked:
-                if passed is None or level > passed[0]:
-                    passed = level, upper, file
+                passed = max(passed, level)
+                best = file if best is None or len(file.shipped) < len(best.shipped) else best
                 if upper >= FULL * asked / (1 + number // 2) or plan.distortion >= self._boldest():
                     break
             else:
                 failed = min(failed, level)
-            if passed is None and plan.distortion <= floor_of(self.profile, HARM):
+            if (best is None and plan.distortion <= floor_of(self.profile, HARM)) or (best is not None and number >= FILES - 4):
                 break
-            if passed is not None and number >= FILES - 4:
-                break
-            level = next_level(level, upper, asked, passed[0] if passed else 0.0, failed)
-        if passed is None:
-            unit = " nats" if self._nats() else ""
-            raise Infeasible(
-                f"budget.distortion is {asked:.3g}{unit}, and the smallest that recipe '{self.recipe.name}' reached is "
-                f"{reached:.3g}{unit} ({SURE:g} standard errors above the mean, measured on the file with {self._aside()} "
-                f"calibration examples that nothing was fitted on); raise it, {self._gentler()}."
+            level = next_level(level, upper, asked, passed, failed)
+        if best is None:
+            raise self._unkept(asked, reached)
+        return self._checked(best)
+
+    def _unkept(self, asked: float, reached: float) -> Infeasible:
+        """What was asked for and what was reached."""
+        unit = " nats" if self._nats() else ""
+        start = f"budget.distortion is {asked:.3g}{unit}, and"
+        if not math.isfinite(reached):
+            return Infeasible(
+                f"{start} every plan of recipe '{self.recipe.name}' that was tried lost a channel of an output ({self.lost}); "
+                f"{self._gentler()}."
             )
-        return self._checked(passed[2])
+        return Infeasible(
+            f"{start} the smallest that recipe '{self.recipe.name}' reached is {reached:.3g}{unit} (a standard error above the "
+            f"mean, measured on the file with {self._aside()} calibration examples that nothing was fitted on); raise it, or "
+            f"{self._gentler()}."
+        )
 
     def _measured(self, plan: Plan) -> tuple[OnnxFile | None, float]:
-        """The file of a plan (None if a channel is lost), and its divergence on the examples set aside plus `SURE` errors."""
+        """The file of a plan (None if a channel is lost), and its divergence on the examples set aside with its error."""
         try:
             file = self._built(plan)
-        except Differs:
+        except Differs as error:
+            self.lost = str(error).partition(";")[0]
             return None, math.inf
         mean, error = divergence_of_file(self.model, file)
         told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
@@ -211,7 +226,33 @@ class Search:
     def _gentler(self) -> str:
         """What else would help."""
         finer = "list smaller quantize.steps" if self.recipe.steps else "allow more bits in quantize.weight_bits"
-        return f"{finer}, or set quantize.activation_bits = 32" if self.recipe.activation_bits == 8 else f"or {finer}"
+        return f"{finer}, or set quantize.activation_bits = 32" if self.recipe.activation_bits == 8 else finer
+
+
+def file_within_budget(search: Search, measure: Callable[[Recipe], Profile]) -> OnnxFile:
+    """The file of a search; where no step of the recipe is fine enough, of one with finer steps.
+
+    Args:
+        search: for a recipe's budget.
+        measure: the profile for a recipe with other steps.
+
+    Raises:
+        Infeasible: no plan keeps the budget.
+    """
+    try:
+        return search.file()
+    except Infeasible:
+        finer = with_finer_steps(search.recipe)
+        if finer is None:
+            raise
+        return replace(search, recipe=finer, profile=measure(finer)).file()
+
+
+def with_finer_steps(recipe: Recipe) -> Recipe | None:
+    """The recipe with steps for a network that bears less than its finest; None without steps or a budget of distortion."""
+    if not recipe.steps or recipe.budget.distortion is None or recipe.budget.bytes is not None:
+        return None
+    return replace(recipe, steps=tuple(step / FINER for step in recipe.steps))
 
 
 def next_level(level: float, upper: float, asked: float, passed: float, failed: float) -> float:
@@ -224,7 +265,7 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
 
     Example:
         >>> round(next_level(0.08, 0.16, 0.08, 0.0, 0.08), 6)
-        0.036
+        0.038
     """
     factor = min(max(AIM * asked / max(upper, 1e-12), 1 / MOST), MOST)
     aim = level * factor
@@ -249,7 +290,13 @@ def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float]:
     session = deployment.Session(file.body, file.target)
     parts = [session.run(as_numpy(batch)) for batch in model.aside]
     found = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    each = divergence_of_outputs(originals(model.door, model.aside), found)
+    wanted = originals(model.door, model.aside)
+    if not any(output.dtype.kind == "f" for output in wanted):
+        raise Unsupported(
+            "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
+            "return its scores, or set budget.bytes."
+        )
+    each = divergence_of_outputs(wanted, found)
     return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
 
 

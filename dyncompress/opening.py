@@ -35,8 +35,8 @@ from dyncompress.types import (
 )
 
 FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
-ASIDE = 256  # examples set aside at most, where more were given than are fitted on
-LEAST_ASIDE = 32
+ASIDE = 256  # examples set aside of those that are fitted on
+MORE = 1024  # examples that are read, and set aside, beyond those that are fitted on
 KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
 
 
@@ -129,19 +129,19 @@ def measures_distortion(recipe: Recipe) -> bool:
 
 
 def examples_drawn(recipe: Recipe) -> int:
-    """How many calibration examples are read: those that are fitted, and where there are more, some to set aside."""
-    return recipe.calibration + (ASIDE if measures_distortion(recipe) else 0)
+    """How many calibration examples are read: those that are fitted on, and where there are more, some to set aside."""
+    return recipe.calibration + (MORE if measures_distortion(recipe) else ASIDE)
 
 
 def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], list[Batch]]:
-    """The batches to fit on, and those to measure a divergence on, evenly taken from all of them.
+    """The batches to fit on, and those that a file is measured on, evenly taken from all of them.
 
-    An eighth is set aside, 32 examples at least and half of all at most; and whatever is beyond what the recipe fits on.
+    What is beyond the examples that the recipe fits on is set aside; where the budget is a distortion a quarter at least, or 256.
     """
     n = sum(len(next(iter(batch.values()))) for batch in batches)
-    if not measures_distortion(recipe) or n < 2:
+    count = max(n - recipe.calibration, min(ASIDE, n // 4) if measures_distortion(recipe) else 0)
+    if n < 2 or not count:
         return list(batches), []
-    count = max(n - recipe.calibration, min(max(n // 8, LEAST_ASIDE), n // 2))
     chosen = np.zeros(n, dtype=bool)
     chosen[(np.arange(count) * n) // count] = True
     parts: tuple[list[Batch], list[Batch]] = ([], [])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress import promises
-from dyncompress.budget_search import Search
+from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
@@ -131,9 +131,8 @@ def certify(
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
     held = held_out_of(reference, held_out)
-    door = open_model(reference, first_rows(held))
+    door, asked = open_model(reference, first_rows(held)), Promise(delta=delta, risk_increase=promise)
     promises.refuse_another_original(file, door)
-    asked = Promise(delta=delta, risk_increase=promise)
     return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
 
 
@@ -191,7 +190,8 @@ def compress(
     if isinstance(found, Plan):
         finished = build(found)
     else:
-        finished = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None).file()
+        search = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None)
+        finished = file_within_budget(search, lambda finer: profiled_for_budget(start, finer, target, None, progress))
     finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
     if trial is None:
         return finished

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
@@ -79,7 +81,8 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     refuse_unrealisable(plan, recipe, model.calibrated)
     refuse_unrecorded(plan, recipe, model)
     shown = first_examples(batches, STAGE_EXAMPLES)
-    before, stages = outputs(original, shown)[0], {}
+    answers, stages = outputs(original, shown), {}
+    before, recipe = answers[0], without_distillation(recipe) if not _differentiable(answers) else recipe
 
     def after(door: TorchModel) -> float:
         return 0.0 if door is original else divergence(before, outputs(door, shown)[0])
@@ -118,7 +121,18 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     thin = rejoined(thin, layers, {layer.name: layer.weights for layer in narrow.door.layers()})
     realised = {unit: carried_out(choice, recipe, target) for unit, choice in {**structure, **thin, **whole}.items()}
     seen = batches if model.calibrated else ()
-    return Compressed(final, encodings, plan.with_realised(realised), stages, seen, errors, recipe.activation_share)
+    share, aside = recipe.activation_share, model.aside
+    return Compressed(final, encodings, plan.with_realised(realised), stages, seen, errors, share, aside)
+
+
+def without_distillation(recipe: Recipe) -> Recipe:
+    """The recipe for a model that returns integers alone: no gradient leads from them to a weight."""
+    return replace(recipe, distill=replace(recipe.distill, epochs=0, weight_epochs=0))
+
+
+def _differentiable(answers: Sequence[np.ndarray]) -> bool:
+    """Whether an output is a number that a weight moves a little."""
+    return any(answer.dtype.kind == "f" for answer in answers)
 
 
 def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:

@@ -39,10 +39,11 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places, notes = compressed.model.to_onnx_with_notes(example)
-    shown = first_examples(batches or [example], PARITY_EXAMPLES)
+    aside = [as_numpy(batch) for batch in compressed.aside]
+    shown = first_examples([*aside, *batches] or [example], PARITY_EXAMPLES)
     joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
     with progress.phase("write the integer graph"):
-        session = deployment.Session(float_file, target)
+        session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
         exported = session.run(joined)
         encodings = placed(compressed.encodings, places)
         written = deployment.integer_file(
@@ -51,6 +52,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             batches if integer else [],
             deployment.dense(target) if coded else target,
             shown=(joined, exported),
+            original=original,
             share=compressed.activation_share,
         )
         deployment.check(written.body)
@@ -58,7 +60,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         size, most = f"{len(written.body):,}", f"{target.max_model_bytes:,}"
         raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
     with progress.phase("compare with the model that came in"):
-        reference, original = outputs(compressed.model, shown), originals(compressed.model, shown)
+        reference = outputs(compressed.model, shown)
         parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
         faithful(parity)
     after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
@@ -81,7 +83,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         stages={**compressed.stages, **after},
         target=target,
         notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
-        seen=frozenset(digests(batches)),
+        seen=frozenset(digests([*aside, *batches])),
         errors=compressed.errors,
         packed=container,
     )
@@ -100,11 +102,10 @@ def faithful(parity: Parity) -> Parity:
         )
     for output in parity.outputs:
         if output.lost:
-            axis, channel = output.lost[0]
+            (axis, channel), others = output.lost[0], f" and {len(output.lost) - 1} more" * (len(output.lost) > 1)
             raise Differs(
-                f"{len(output.lost)} channels of output '{output.name}' are lost, channel {channel} (axis {axis}) the first: "
-                f"over {parity.n} examples nothing is left of what varies there in the model that came in; compress less, or "
-                "leave the layers that make it alone."
+                f"output '{output.name}' has lost channel {channel} (axis {axis}){others}: over {parity.n} examples nothing is "
+                "left of what varies there in the model that came in; compress less, or leave the layers that make it alone."
             )
     return parity
 
@@ -132,9 +133,10 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
         found.append("all activations stay float: on 8-bit grids a channel of an output would be lost.")
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
+        stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
         found.append(
-            f"{len(written.floats)} activations stay float, since one 8-bit grid would cost a channel its signal (most at "
-            f"'{name}', {100 * error:.0f} % of the channel's spread)."
+            f"{stay} float, since one 8-bit grid would cost a channel its signal (most at '{name}', {100 * error:.0f} % of the "
+            "channel's spread)."
         )
     if written.cut:
         name, share = max(written.cut.items(), key=lambda item: item[1])

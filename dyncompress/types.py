@@ -559,7 +559,8 @@ class Compressed:
             data; `teach` comes first where the plan rounds.
         calibration: the batches used, for activation ranges at export.
         errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
-        activation_share: of the examples that activation ranges hold whole, where none is answered worse for it.
+        activation_share: of the examples that activation ranges hold whole, where the outputs bear it.
+        aside: batches that nothing was fitted on, which parity is measured on first.
     """
 
     model: Model
@@ -569,6 +570,7 @@ class Compressed:
     calibration: Sequence[Batch]
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     activation_share: float = 0.98
+    aside: Sequence[Batch] = ()
 
     @property
     def module(self) -> Any:
@@ -638,10 +640,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """One output of the file against the same output of the model that came in.
+    """One output, named, of the file against the same output of the model that came in.
 
     Attributes:
-        name: of the output.
         relative_error: root mean square difference, relative to the output's own root mean square.
         axis, channel: of the channel with the largest error.
         channel_error: that channel's root mean square difference, relative to its spread; nan where channels can't be judged.

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING
-from dyncompress.deployment.session import processors
+from dyncompress.deployment.session import pieces, processors
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
@@ -82,11 +82,13 @@ def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> 
     columns: list[list[np.ndarray]] = [[] for _ in outputs]
     seen = 0
     for batch in batches:
-        found = session.run(outputs, dict(batch)) if outputs else []
-        for index, column in enumerate(found):
-            columns[index].append(np.asarray(column).reshape(-1))
-            if values[index // 2] in inputs and not np.isfinite(columns[index][-1]).all():
-                raise InvalidRequest(f"calibration batch {seen}: input '{values[index // 2]}' isn't finite; clean the data.")
+        for part, count in pieces(session, batch):
+            size = len(next(iter(part.values())))
+            for index, column in enumerate(session.run(outputs, part) if outputs else ()):
+                ends = np.asarray(column).reshape(-1)
+                columns[index].append(ends[:count] if len(ends) == size else ends)
+                if values[index // 2] in inputs and not np.isfinite(ends).all():
+                    raise InvalidRequest(f"calibration batch {seen}: input '{values[index // 2]}' isn't finite; clean the data.")
         seen += 1
     if not seen:
         raise InvalidRequest("no calibration batch; activation ranges need at least one.")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NEARLY_CONSTANT = 1e-3  # of a channel's root mean square: a spread below is what float arithmetic may leave of a constant
+_NEARLY_CONSTANT = 1e-4  # of a channel's root mean square: a spread below is what float arithmetic may leave of a constant
 FEWEST = 8  # values of a channel; of fewer, a spread says nothing
 LOST_ERROR = 0.9  # of a channel's spread: from here on a constant does as well
 LOST_SIGNAL = 0.1  # squared correlation: below, nothing of the channel is left

@@ -8,7 +8,7 @@ matter; there values are given up only where the outputs show that they do (`LOS
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ import onnxruntime
 
 from dyncompress.deployment.domain import FOLLOWING
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import options
+from dyncompress.deployment.session import options, pieces
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import Target
 
@@ -93,10 +93,16 @@ def _spreads(
     plain = Target(name="plain", summary="", verified="schema")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options(plain), providers=["CPUExecutionProvider"])
     sums: dict[tuple[str, int], list[np.ndarray]] = {}
-    for part in _pieces(batches):
-        for name, value in zip(names, map(np.asarray, session.run(None, dict(part))), strict=True):
-            for axis in dict.fromkeys((1, value.ndim - 1)) if value.ndim > 1 else ():
-                sums.setdefault((name, axis), []).append(_moments(value, axis))
+    left = _EXAMPLES
+    for batch in batches:
+        few = {name: value[: max(left, 0)] for name, value in batch.items()}
+        left -= len(next(iter(batch.values())))
+        for part, count in pieces(session, few, _AT_ONCE):
+            size = len(next(iter(part.values())))
+            for name, value in zip(names, map(np.asarray, session.run(None, part)), strict=True):
+                value = value[:count] if value.ndim and len(value) == size else value
+                for axis in dict.fromkeys((1, value.ndim - 1)) if value.ndim > 1 else ():
+                    sums.setdefault((name, axis), []).append(_moments(value, axis))
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for (name, _), parts in sums.items():
         if len({part.shape for part in parts}) == 1:  # an axis of another length in every example counts no channels
@@ -118,15 +124,3 @@ def _varying(sums: np.ndarray) -> np.ndarray:
     mean, power = total / count, squares / count
     spread = np.sqrt(np.maximum(power - mean**2, 0.0))
     return spread[spread > 1e-3 * np.sqrt(power)]
-
-
-def _pieces(batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.ndarray]]:
-    """The first examples, a few at a time."""
-    left = _EXAMPLES
-    for batch in batches:
-        n = len(next(iter(batch.values())))
-        for start in range(0, min(n, left), _AT_ONCE):
-            yield {name: value[start : start + _AT_ONCE] for name, value in batch.items()}
-        left -= n
-        if left <= 0:
-            return

@@ -55,6 +55,7 @@ def integer_file(
     target: Target,
     *,
     shown: tuple[Mapping[str, np.ndarray], Sequence[np.ndarray]],
+    original: Sequence[np.ndarray] = (),
     share: float = 1.0,
 ) -> IntegerFile:
     """Write the file, run it, and give up grids until no channel of an output is lost.
@@ -65,6 +66,7 @@ def integer_file(
         batches: calibration inputs.
         target: of the file.
         shown: inputs, and the float graph's outputs on them: what the file's outputs are compared with.
+        original: outputs of the model that came in, of which no channel that the float graph has may be lost either.
         share: of the examples that ranges may end at.
     """
     inputs, wanted = shown
@@ -77,16 +79,21 @@ def integer_file(
         body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"))
         return body, Session(body, target).run(inputs)
 
+    told = [right for right in (wanted, original) if right and not any_lost(wanted, right)]
+
+    def loses(outputs: Sequence[np.ndarray]) -> bool:
+        return any(any_lost(outputs, right) for right in told)
+
     chosen, (body, outputs) = whole, attempt(whole)
     if narrow != whole:
         cut_body, cut_outputs = attempt(narrow)
         if _spared(float_file, (body, cut_body), (found, narrow), batches, target, wanted):
             chosen, body, outputs = narrow, cut_body, cut_outputs
-    if any_lost(outputs, wanted):
+    if loses(outputs):
         floats = {**floats, **losing(float_file, batches, chosen, target)}
         chosen = {name: ends for name, ends in chosen.items() if name not in floats}
         body, outputs = attempt(chosen)
-    all_float = bool(chosen) and any_lost(outputs, wanted)
+    all_float = bool(chosen) and loses(outputs)
     if all_float:
         chosen = {}
         body, outputs = attempt(chosen)

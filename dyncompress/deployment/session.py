@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,41 +70,53 @@ class Session:
             InvalidRequest: wrong names, lengths or forms.
             Unsupported: an output has no batch axis, so that chunks can't be joined.
         """
-        count = self._count(inputs)
-        size = next((v.shape[0] for v in self._inputs.values() if v.shape and isinstance(v.shape[0], int)), 0)
-        step = size or CHUNK
-        pieces = []
-        for start in range(0, count, step):
-            part = {name: np.asarray(array)[start : start + step] for name, array in inputs.items()}
-            pieces.append(self._chunk(part, size))
-        if len(pieces) == 1:
-            return tuple(pieces[0])
-        return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        self._check(inputs)
+        found = [self._chunk(part, count) for part, count in pieces(self._session, inputs, CHUNK)]
+        if len(found) == 1:
+            return tuple(found[0])
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
-    def _count(self, inputs: Mapping[str, np.ndarray]) -> int:
+    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
         if set(inputs) != set(self._inputs):
             raise InvalidRequest(f"the file has inputs {sorted(self._inputs)}, got {sorted(inputs)}; name them alike.")
         counts = {name: len(array) for name, array in inputs.items()}
         if len(set(counts.values())) != 1 or not next(iter(counts.values())):
             raise InvalidRequest(f"inputs have {counts} examples; give each the same number, at least one.")
-        return next(iter(counts.values()))
 
-    def _chunk(self, part: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
-        """Run one chunk; a file of fixed batch gets its last chunk filled up by repetition, and the surplus cut off."""
-        count = len(next(iter(part.values())))
-        fill = size - count if size else 0
-        feed = {name: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for name, x in part.items()}
+    def _chunk(self, part: dict[str, np.ndarray], count: int) -> list[np.ndarray]:
+        """Run one chunk; what is beyond its own examples is cut off."""
+        size = len(next(iter(part.values())))
         try:
-            outputs = [np.asarray(out) for out in self._session.run(None, feed)]
+            outputs = [np.asarray(out) for out in self._session.run(None, part)]
         except state.InvalidArgument as error:
             forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
             raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
         for value, out in zip(self._session.get_outputs(), outputs, strict=True):
-            if out.ndim == 0 or len(out) != count + fill:
-                raise Unsupported(
-                    f"output '{value.name}' {list(out.shape)} has no batch axis in front ({count + fill} examples)."
-                )
+            if out.ndim == 0 or len(out) != size:
+                raise Unsupported(f"output '{value.name}' {list(out.shape)} has no batch axis in front ({size} examples).")
         return [out[:count] for out in outputs]
+
+
+def pieces(
+    session: onnxruntime.InferenceSession, batch: Mapping[str, np.ndarray], size: int = 0
+) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+    """A batch in pieces that a session takes, and how many examples of each piece are of the batch.
+
+    A file of fixed batch gets pieces of that size, the last one filled up by repetition.
+
+    Args:
+        session: its inputs tell whether the batch is fixed.
+        batch: inputs by name, each `[n, ...]`.
+        size: of a piece, where the batch is free; 0: the whole.
+    """
+    fixed = next((v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int)), 0)
+    count = len(next(iter(batch.values())))
+    step = fixed or size or max(count, 1)
+    for start in range(0, count, step):
+        part = {name: np.asarray(array)[start : start + step] for name, array in batch.items()}
+        there = len(next(iter(part.values())))
+        fill = fixed - there if fixed else 0
+        yield {n: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for n, x in part.items()}, there
 
 
 def _sentence(error: Exception) -> str:

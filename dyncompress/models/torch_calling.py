@@ -149,9 +149,21 @@ def call(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]) 
     first parameters. Hooks see keyword arguments only where they ask for them."""
     parameters = inspect.signature(module.forward).parameters.values()
     first = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)][: len(names)]
-    if first != list(names) and takes_names(module, names):
-        return module(**{name: inputs[name] for name in names})
-    return module(*[inputs[name] for name in names])
+    with layer_by_layer():
+        if first != list(names) and takes_names(module, names):
+            return module(**{name: inputs[name] for name in names})
+        return module(*[inputs[name] for name in names])
+
+
+@contextmanager
+def layer_by_layer() -> Iterator[None]:
+    """No fused encoder layers inside this block: torch's fast path calls none of their layers, and no exporter knows it."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def called(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Any:

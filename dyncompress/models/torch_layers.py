@@ -223,18 +223,21 @@ def parameter_of(module: nn.Module, layer: Layer) -> Tensor:
 
 
 def refuse_bad_values(module: nn.Module) -> None:
-    """Every parameter and buffer must be finite.
+    """Every parameter must be finite, and no buffer NaN; a buffer may be infinite: masks of attention are, and limits.
 
     Raises:
         InvalidRequest: the name of the first that isn't.
     """
     for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for name, tensor in tensors:
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                count = int((~torch.isfinite(tensor)).sum())
+            if not tensor.is_floating_point():
+                continue
+            bad = ~torch.isfinite(tensor) if kind == "parameter" else torch.isnan(tensor)
+            if bool(bad.any()):
+                what = "NaN or infinite" if kind == "parameter" else "NaN"
                 where = name.rpartition(".")[0] or name
                 raise InvalidRequest(
-                    f"layer '{where}': {kind} '{name}' holds {count} NaN or infinite values; load a sound checkpoint."
+                    f"layer '{where}': {kind} '{name}' holds {int(bad.sum())} {what} values; load a sound checkpoint."
                 )
 
 

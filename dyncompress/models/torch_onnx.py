@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -17,8 +18,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch_calling import CALL_ERRORS, placed, takes_names
-from dyncompress.models.torch_layers import parameter_of
+from dyncompress.models.torch_calling import CALL_ERRORS, layer_by_layer, placed, takes_names
+from dyncompress.models.torch_layers import parameter_of, set_weight
 from dyncompress.models.torch_tracing import traced
 from dyncompress.types import Batch, Layer, Placement
 
@@ -36,11 +37,57 @@ def exported(
     Raises:
         Unsupported: no exporter takes the model.
     """
-    model, notes = _converted(module, placed(_two_examples(example), module, names), names)
+    inputs = placed(_two_examples(example), module, names)
+    model, notes = _converted(module, inputs, names)
     strip(model)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    places = {layer.name: found for layer in layers if (found := _placements(module, layer, users, arrays))}
+    places = _located(model, module, layers, users)
+    if _ambiguous(module, layers, places):
+        model, places, notes = _with_stand_ins(module, layers, users, inputs, names)
     return model.SerializeToString(), places, notes
+
+
+def _located(
+    model: onnx.ModelProto, module: nn.Module, layers: Sequence[Layer], users: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Placement, ...]]:
+    """Layer -> every place of its weight; layers that can't be found are absent."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {layer.name: found for layer in layers if (found := _placements(module, layer, users, arrays))}
+
+
+def _ambiguous(module: nn.Module, layers: Sequence[Layer], places: Mapping[str, Sequence[Placement]]) -> bool:
+    """Whether weights of equal values, zeros for one, don't tell which initializer is whose."""
+    claimed = [place.initializer for found in places.values() for place in found]
+    absent = [layer for layer in layers if not layer.left_alone and layer.name not in places]
+    alike = any(bool((w := parameter_of(module, layer)).eq(w.flatten()[0]).all()) for layer in absent)
+    return len(set(claimed)) < len(claimed) or alike
+
+
+def _with_stand_ins(
+    module: nn.Module,
+    layers: Sequence[Layer],
+    users: Mapping[str, Sequence[str]],
+    inputs: dict[str, Tensor],
+    names: Sequence[str],
+) -> tuple[onnx.ModelProto, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
+    """The file exported with random weights, which no other is equal to, and filled with the real ones where these were found.
+
+    What an exporter computed from a stand-in would be wrong; the file's outputs are compared with torch's afterwards.
+    """
+    other, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    chosen = [layer for layer in layers if not layer.left_alone]
+    for layer in chosen:
+        weight = parameter_of(other, layer)
+        set_weight(layer.name, other.get_submodule(layer.name), torch.randn(weight.shape, generator=generator) / 16)
+    model, notes = _converted(other, inputs, names)
+    strip(model)
+    places = _located(model, other, layers, users)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer in chosen:
+        forms = _forms(parameter_of(module, layer).detach().float().cpu().numpy(), layer)
+        for place in places.get(layer.name, ()):
+            real = numpy_helper.from_array(np.ascontiguousarray(forms[place.layout]), place.initializer)
+            tensors[place.initializer].CopyFrom(real)
+    return model, places, notes
 
 
 def _two_examples(example: Batch) -> Batch:
@@ -76,7 +123,7 @@ def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str
 def _plain(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> onnx.ModelProto | None:
     """The graph of a plain convolutional network, None for any other."""
     try:
-        with _silenced():
+        with _silenced(), layer_by_layer():
             model = traced(module, inputs, names, takes_names(module, names), _OPSET)
         onnx.checker.check_model(model)
     except (*CALL_ERRORS, Unsupported, torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError):
@@ -109,7 +156,7 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str], 
     args = () if by_name else tuple(inputs[name] for name in names)
     keywords = dict(inputs) if by_name else None
     axes: dict[str, object] = {}
-    with _silenced(), torch.no_grad():
+    with _silenced(), layer_by_layer(), torch.no_grad():
         if dynamo:
             if dynamic:
                 batch = torch.export.Dim("batch")

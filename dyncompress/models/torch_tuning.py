@@ -126,7 +126,7 @@ class _Student:
         y = output.movedim(axis, 1) if output.ndim > 2 and axis != 1 else output
         weight, bias = self.gain[name].exp() * std, mean + self.shift[name] * std
         y = functional.batch_norm(y, mean, std.square(), weight, bias, training=False, eps=0.0)
-        return y.movedim(1, axis) if output.ndim > 2 and axis != 1 else y
+        return y.movedim(1, axis).contiguous() if output.ndim > 2 and axis != 1 else y  # models call view on it
 
 
 def _free(model: TorchModel, name: str) -> bool:
