@@ -143,7 +143,10 @@ class Search:
                 f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {most}; "
                 f"raise budget.bytes, or {other}."
             )
-        return best
+        if self.budget.distortion is None:
+            return best
+        beside = "budget.bytes decides; budget.distortion isn't looked at beside it."
+        return replace(best, notes=(*best.notes, beside))
 
     def _largest(self, row: str) -> float:
         """What the most careful plan costs by the table: a limit above frees nothing more."""

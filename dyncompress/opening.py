@@ -170,7 +170,7 @@ def refuse_other_weights(model: Opened, made: Plan | Profile) -> None:
     Raises:
         InvalidRequest: tells both digests.
     """
-    found, what = model.door.digest(), "plan" if isinstance(made, Plan) else "profile"
+    found, what = model.door.state_digest, "plan" if isinstance(made, Plan) else "profile"
     if made.digest and made.digest != found:
         known = f"(digest {made.digest[:12]} against {found[:12]})"
         again = "measure and allocate" if isinstance(made, Plan) else "measure"

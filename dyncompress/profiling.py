@@ -143,7 +143,7 @@ def profiled(
         float_bytes=float_bytes,
         fixed_bytes=SEAL_BYTES + fixed,
         macs=door.macs,
-        digest=door.digest(),
+        digest=door.state_digest,
         recipe=recipe.name,
         target=target.name,
         notes=(*door.notes, *(model.run.notes if model.run else ()), *filter(None, [deployment.matches_target(target)])),

@@ -18,7 +18,7 @@ from dyncompress.certificates.promise import Circumstances, Promise, certificate
 from dyncompress.certificates.risks import losses_of, risk_name
 from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
-from dyncompress.errors import InvalidRequest, NotCertified
+from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import overlap, repeats
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import outputs
@@ -149,10 +149,11 @@ def refuse_another_original(file: OnnxFile, door: TorchModel) -> None:
     Raises:
         InvalidRequest: names both digests.
     """
-    if file.plan.digest and file.plan.digest != door.digest():
+    if file.plan.digest and file.plan.digest != door.state_digest:
+        own, other = file.plan.digest[:12], door.state_digest[:12]
         raise InvalidRequest(
-            f"the reference's weights have the digest {door.digest()[:12]}, the file is of a model with {file.plan.digest[:12]}; "
-            "give the model that was compressed as the reference."
+            f"the reference's weights have the digest {other}, the file is of a model with {own}; give the model that was "
+            "compressed as the reference."
         )
 
 
@@ -162,6 +163,7 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
     Raises:
         InvalidRequest: the file is of another model.
         NotCertified: the promise isn't kept.
+        Unsupported: with its seal the file is larger than the target can take.
     """
     refuse_another_original(file, door)
     before, after = held.losses(file)
@@ -181,6 +183,11 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
         "certificate": certificate_digest(certificate),
     }
     sealed = deployment.seal(file.body, entry)
+    most = file.target.max_model_bytes
+    if most and len(sealed) > most:
+        raise Unsupported(
+            f"the file takes {len(sealed):,} bytes with its seal, target '{file.target.name}' takes {most:,}; lower budget.bytes."
+        )
     container = pack(sealed) if file.packed else b""
     sizes = replace(file.sizes, container=len(container))
     return replace(file, certificate=certificate, sealed=sealed, packed=container, sizes=sizes)
@@ -237,7 +244,7 @@ def _circumstances(
         },
         digests={
             "file": hashlib.sha256(file.body).hexdigest(),
-            "original": door.digest(),
+            "original": door.state_digest,
             "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
             "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
         },

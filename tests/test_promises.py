@@ -65,7 +65,7 @@ def test_a_certificate_counts_what_a_reader_counts() -> None:
     assert found.lines[0].point == pytest.approx(after.mean() - before.mean())
     assert "only look" in found.valid_as and any("independent" in line for line in found.assumptions)
     assert found.digests["file"] == hashlib.sha256(tiny.file().body).hexdigest()
-    assert found.digests["original"] == door().digest() == tiny.plan().digest
+    assert found.digests["original"] == door().state_digest == tiny.plan().digest
     bounds = found.context["code_length_bounds"]
     assert bounds["original"] > before.mean() and "bounds nothing" in found.context["code_length_note"]
 
@@ -196,11 +196,15 @@ def test_a_seen_example_and_its_copies_are_counted_in_the_data_as_given() -> Non
 def test_another_reference_is_refused_by_its_digest() -> None:
     other = copy.deepcopy(network())
     other.head.weight.neg_()
-    digest = open_model(other, {"x": X[:2]}).digest()
+    digest = open_model(other, {"x": X[:2]}).state_digest
     with pytest.raises(dc.InvalidRequest) as caught:
         dc.certify(tiny.file(), reference=other, held_out=HELD_OUT)
-    assert all(fact in str(caught.value) for fact in (digest[:12], door().digest()[:12], "reference"))
+    assert all(fact in str(caught.value) for fact in (digest[:12], door().state_digest[:12], "reference"))
     assert digest[:13] not in str(caught.value) and "\n" not in str(caught.value)
+    shifted = copy.deepcopy(network())
+    shifted.norm1.running_mean += 1.0  # the same weights, and other statistics of a BatchNorm
+    with pytest.raises(dc.InvalidRequest, match="reference"):
+        dc.certify(tiny.file(), reference=shifted, held_out=HELD_OUT)
     unknown = replace(tiny.file(), plan=replace(tiny.plan(), digest=""))  # a file that says nothing of its model
     assert dc.certify(unknown, reference=other, held_out=(X[:20], Y[:20])).certificate is not None
 

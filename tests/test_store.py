@@ -122,7 +122,7 @@ def compressed(calibrated: bool = True) -> Compressed:
         0.0,
         "r",
         "t",
-        door.digest(),
+        door.state_digest,
         shapes,
         {},
         {unit: Choice(keep=5, indices=kept)},
