@@ -45,7 +45,7 @@ class _Part(NamedTuple):
 
 
 def as_batches(data: Any, input_names: Sequence[str], limit: int | None = None) -> list[dict[str, Array]]:
-    """Batches by input name, tensors left tensors and numpy left numpy (except float64, numpy's default, to float32).
+    """Batches by input name, tensors left tensors and numpy left numpy; floats of any width as float32, as files take them.
 
     Labels are dropped. One array holding all examples is split into batches of 128; batches of an iterable stay as they are,
     and no more of them are drawn than `limit` needs.
@@ -310,12 +310,13 @@ def _checked(value: Any, where: str) -> Array:
     if hasattr(value, "detach"):
         value, complex_valued = value.detach(), value.is_complex()
         floating = value.is_floating_point()
+        value = value.float() if floating else value
     else:
         value = _plain(value, where)
         floating, complex_valued = value.dtype.kind == "f", value.dtype.kind == "c"
         if value.dtype.kind not in "fiubc":
             raise InvalidRequest(f"{where} has dtype {value.dtype}; numbers are needed (float, integer or bool).")
-        value = value.astype(np.float32) if value.dtype == np.float64 else value
+        value = _native(value)
     if complex_valued:
         raise InvalidRequest(f"{where} is complex; give its real and imaginary parts as channels.")
     if value.ndim == 0 or len(value) == 0:
@@ -323,6 +324,12 @@ def _checked(value: Any, where: str) -> Array:
     if floating:
         _finite(value, where)
     return value
+
+
+def _native(value: np.ndarray) -> np.ndarray:
+    """An array that torch takes: strides that aren't negative, the machine's byte order, floats as float32."""
+    kind = np.dtype(np.float32) if value.dtype.kind == "f" else value.dtype.newbyteorder("=")
+    return np.ascontiguousarray(value, kind).reshape(value.shape)
 
 
 def _plain(value: Any, where: str) -> np.ndarray:

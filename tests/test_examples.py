@@ -258,3 +258,35 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         load_npz(tmp_path / "absent.npz")
     with pytest.raises(InvalidRequest, match=r"read from \.npz"):
         load_npz(tmp_path / "data.csv")
+
+
+IMAGES = np.random.default_rng(0).normal(size=(6, 3, 4, 4)).astype(np.float32)
+
+
+LAYOUTS = {
+    "flipped channels": IMAGES[:, ::-1].copy()[:, ::-1],
+    "flipped rows": IMAGES[::-1].copy()[::-1],
+    "big-endian": IMAGES.astype(">f4"),
+    "float64": IMAGES.astype(np.float64),
+    "columns first": np.asfortranarray(IMAGES),
+    "a view": IMAGES.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2),
+}
+
+
+@pytest.mark.parametrize("given", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_arrays_of_any_layout_are_taken_as_they_are(given: np.ndarray) -> None:
+    (batch,) = as_batches(given, ("x",))
+    assert batch["x"].dtype == np.float32 and batch["x"].dtype.isnative and min(batch["x"].strides) > 0
+    np.testing.assert_array_equal(batch["x"], IMAGES)
+    np.testing.assert_array_equal(as_held_out((given, np.arange(6)), ("x",)).inputs["x"], IMAGES)
+
+
+def test_flipped_channels_stay_flipped() -> None:
+    (batch,) = as_batches(IMAGES[:, ::-1], ("x",))
+    np.testing.assert_array_equal(batch["x"], IMAGES[:, ::-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_width_are_float32(dtype: torch.dtype) -> None:
+    (batch,) = as_batches(torch.from_numpy(IMAGES).to(dtype), ("x",))
+    assert batch["x"].dtype == torch.float32

@@ -111,13 +111,16 @@ def _spared(
     """Whether the second file, whose ranges are cut, is the better one, and spares the examples that are cut most."""
     chosen = _cut_most(*ranges, batches)
     weights = [_per_channel(right) for right in wanted]
-    sessions = [Session(content, target) for content in (float_file, *files)]
-    errors: list[list[np.ndarray]] = [[], []]
-    for part in chosen:
-        right, *others = (session.run(part) for session in sessions)
-        for column, outputs in zip(errors, others, strict=True):
-            column.append(_example_errors(outputs, right, weights))
-    whole, cut = (np.concatenate(column) for column in errors)
+
+    def answers(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
+        session = Session(content, target)
+        return [session.run(part) for part in chosen]
+
+    right = answers(float_file)
+    whole, cut = (
+        np.concatenate([_example_errors(*pair, weights) for pair in zip(answers(content), right, strict=True)])
+        for content in files
+    )
     return bool(cut.mean() <= whole.mean() and cut.max() <= max(_SPARED**2, float(whole.max())))
 
 

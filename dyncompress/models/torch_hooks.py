@@ -76,6 +76,8 @@ class HookedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):  # how the layer is copied or pickled isn't how this is
+                raise
             return getattr(super().__getattr__("layer"), name)
 
 

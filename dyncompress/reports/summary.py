@@ -13,6 +13,8 @@ import numpy as np
 from dyncompress.reports.table import number
 from dyncompress.types import Certificate, Line, OnnxFile, Parity
 
+SHOWN = 6  # outputs, those that are furthest off
+
 
 def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) -> str:
     """The share of weights and MACs that nothing touched, and why.
@@ -75,10 +77,13 @@ def parity_text(parity: Parity) -> list[str]:
         f"against the model that came in, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same "
         f"answer in {percent(parity.agreement)}"
     ]
-    for output in parity.outputs:
+    shown = sorted(parity.outputs, key=lambda output: -np.nan_to_num(output.channel_error))[:SHOWN]
+    for output in shown:
         judged = not math.isnan(output.channel_error)
         worst = f", worst channel {output.channel} (axis {output.axis}) by {percent(output.channel_error)} of its spread"
         lines.append(f"  output {output.name}: {percent(output.relative_error)} (RMS){worst * judged}")
+    if len(shown) < len(parity.outputs):
+        lines.append(f"  and {len(parity.outputs) - len(shown)} outputs that are less far off")
     lines.append(
         f"  against the compressed torch model: {percent(parity.compressed_error)} (RMS), same answer in "
         f"{percent(parity.compressed_agreement)}; its float graph differs by {number(parity.float_error, 2)}"
