@@ -22,7 +22,7 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
 
     Raises:
         InvalidRequest: the model isn't a torch module.
-        Unsupported: the model is a file.
+        Unsupported: the model is a file, or TorchScript.
 
     Example:
         >>> class Net:
@@ -36,7 +36,7 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         raise InvalidRequest(f"the model is the class {model.__name__}; give an instance of it, with its trained weights.")
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
-    given = inspect.signature(model.forward).parameters.values()
+    given = inspect.signature(_inner(model).forward).parameters.values()
     parameters = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = tuple(p.name for p in parameters if p.default is p.empty) or tuple(p.name for p in parameters[:1]) or ("x",)
     first, data = _first(data)
@@ -47,6 +47,20 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         named = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
         return (named if set(required) <= set(named) else required), data
     return required, data
+
+
+def _inner(model: Any) -> Any:
+    """The network inside what torch wraps around one, known by name: nothing here imports torch.
+
+    Raises:
+        Unsupported: it is TorchScript.
+    """
+    if any(cls.__name__ == "ScriptModule" for cls in type(model).__mro__):
+        raise Unsupported("the model is TorchScript, whose layers can't be edited; give the module that it was made of.")
+    if hasattr(model, "_orig_mod"):  # torch.compile
+        return _inner(model._orig_mod)
+    wraps = any(cls.__name__ in ("DataParallel", "DistributedDataParallel") for cls in type(model).__mro__)
+    return _inner(model.module) if wraps else model
 
 
 def same_form(held_out: Batch, calibration: Batch) -> None:

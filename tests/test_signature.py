@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.signature import filled, same_form
@@ -103,3 +104,26 @@ def test_held_out_data_have_the_calibrations_form() -> None:
         with pytest.raises(InvalidRequest) as caught:
             same_form(held_out, {"x": X})
         assert all(fact in str(caught.value) for fact in facts)
+
+
+class Sum(nn.Module):
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right
+
+
+def test_the_inputs_of_a_wrapped_network_are_its_own() -> None:
+    wrapped = {
+        "compiled": torch.compile(Sum()),
+        "parallel": nn.DataParallel(Sum()),
+        "both": torch.compile(nn.DataParallel(Sum())),
+    }
+    for name, model in wrapped.items():
+        assert filled(model, {"left": [1], "right": [2]})[0] == ("left", "right"), name
+
+
+def test_torchscript_is_refused_in_one_sentence() -> None:
+    with pytest.warns(DeprecationWarning):
+        scripted = torch.jit.script(Sum()), torch.jit.trace(Sum(), (torch.ones(1), torch.ones(1)))
+    for model in scripted:
+        with pytest.raises(Unsupported, match="the model is TorchScript, whose layers can't be edited"):
+            filled(model, {"left": [1], "right": [2]})
