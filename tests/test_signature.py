@@ -111,6 +111,7 @@ class Sum(nn.Module):
         return left + right
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_inputs_of_a_wrapped_network_are_its_own() -> None:
     wrapped = {
         "compiled": torch.compile(Sum()),
@@ -121,9 +122,8 @@ def test_the_inputs_of_a_wrapped_network_are_its_own() -> None:
         assert filled(model, {"left": [1], "right": [2]})[0] == ("left", "right"), name
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused_in_one_sentence() -> None:
-    with pytest.warns(DeprecationWarning):
-        scripted = torch.jit.script(Sum()), torch.jit.trace(Sum(), (torch.ones(1), torch.ones(1)))
-    for model in scripted:
+    for model in (torch.jit.script(Sum()), torch.jit.trace(Sum(), (torch.ones(1), torch.ones(1)))):
         with pytest.raises(Unsupported, match="the model is TorchScript, whose layers can't be edited"):
             filled(model, {"left": [1], "right": [2]})
