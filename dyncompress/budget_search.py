@@ -15,7 +15,7 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
-from dyncompress.divergence import divergence_of_outputs
+from dyncompress.divergence import are_scores, divergence_of_outputs, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
 from dyncompress.opening import Opened
@@ -30,7 +30,8 @@ Build = Callable[[Plan], OnnxFile]
 FILES = 7  # files that are made for a budget of bytes or distortion
 FULL = 0.8  # of a budget of distortion: a plan that spends so much isn't made bolder
 AIM = 0.95  # of a budget of distortion: what the next plan aims at
-SURE = 1.0  # standard errors above the mean that a measured divergence must keep its budget by
+ERRORS = 64  # of outputs, that other examples are tried with
+SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
 FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
 MOST = 8.0  # times that a level is changed at once
 
@@ -198,8 +199,8 @@ class Search:
                 f"{self._gentler()}."
             )
         return Infeasible(
-            f"{start} the smallest that recipe '{self.recipe.name}' reached is {reached:.3g}{unit} (a standard error above the "
-            f"mean, measured on the file with {self._aside()} calibration examples that nothing was fitted on); raise it, or "
+            f"{start} the smallest that recipe '{self.recipe.name}' reached is {reached:.3g}{unit} (two standard errors above "
+            f"the mean, measured on the file with {self._aside()} calibration examples that nothing was fitted on); raise it, or "
             f"{self._gentler()}."
         )
 
@@ -210,9 +211,9 @@ class Search:
         except Differs as error:
             self.lost = str(error).partition(";")[0]
             return None, math.inf
-        mean, error = divergence_of_file(self.model, file)
+        mean, error, upper = divergence_of_file(self.model, file)
         told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
-        return replace(file, plan=replace(file.plan, cost=told)), mean + SURE * error
+        return replace(file, plan=replace(file.plan, cost=told)), upper
 
     def _boldest(self) -> float:
         """The predicted distortion of the boldest plan there is."""
@@ -277,13 +278,16 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
     return aim
 
 
-def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float]:
-    """Divergence of a file from the model that came in, on the calibration examples set aside: its mean and standard error.
+def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float, float]:
+    """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
 
-    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance.
+    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. The upper end is
+    `SURE` standard errors above the mean, and no less than what the outputs' errors would do to other calibration examples
+    (`crossed`): of sure answers a few examples make up all of the mean, and none of them may lie among those set aside.
 
     Raises:
         InvalidRequest: no examples were set aside.
+        Unsupported: no output is a number that may be a little off.
     """
     if not model.aside:
         raise InvalidRequest(
@@ -300,7 +304,22 @@ def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float]:
             "return its scores, or set budget.bytes."
         )
     each = divergence_of_outputs(wanted, found)
-    return float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+    mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+    others = originals(model.door, model.batches)[0] if are_scores(wanted[0]) else wanted[0]
+    return mean, error, max(mean + SURE * error, crossed(found[0] - wanted[0], others) if are_scores(others) else 0.0)
+
+
+def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
+    """Mean KL(softmax(z) || softmax(z + e)) over pairs of an error `[n, c]` and scores `[m, c]`, plus `SURE` standard errors of
+    the mean over the errors, of which 64 are taken at most.
+
+    Example:
+        >>> crossed(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
+        0.0
+    """
+    few = errors[np.linspace(0, len(errors) - 1, min(len(errors), ERRORS)).astype(np.int64)].astype(np.float64)
+    means = np.array([per_example(scores, scores + error).mean() for error in few])
+    return float(means.mean() + SURE * means.std() / math.sqrt(len(means)))
 
 
 def realised_zeros(plan: Plan, profile: Profile) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def test_a_budget_of_distortion_holds_for_confident_answers_too(digits: tuple[Di
     model, calibration, new = digits
     model.scale = scale
     file = dc.compress(model, packed(distortion=0.08), target=tiny.TARGET, calibration=calibration)
-    assert file.plan.cost["divergence"] + file.plan.cost["divergence_stderr"] <= 0.08
+    assert file.plan.cost["divergence"] + 2 * file.plan.cost["divergence_stderr"] <= 0.08
     assert divergence(file, model, new).mean() <= 0.08
     model.scale = 1.0
 
