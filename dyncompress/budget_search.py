@@ -8,22 +8,24 @@ fitted on them. Where no plan keeps the budget, the error says what was reached.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
 from dyncompress.divergence import are_scores, divergence_of_outputs, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
+from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened
 from dyncompress.profiling import SEAL_BYTES
 from dyncompress.recipe import Recipe
 from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget
 from dyncompress.shipment import as_numpy, originals
-from dyncompress.types import Budget, OnnxFile, Plan, Profile, Target
+from dyncompress.types import Batch, Budget, Distillation, OnnxFile, Plan, Profile, Target
 
 Build = Callable[[Plan], OnnxFile]
 
@@ -33,6 +35,7 @@ AIM = 0.95  # of a budget of distortion: what the next plan aims at
 ERRORS = 64  # of outputs, that other examples are tried with
 SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
 FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
+SHIFT = 2  # pixels
 MOST = 8.0  # times that a level is changed at once
 
 
@@ -211,7 +214,7 @@ class Search:
         except Differs as error:
             self.lost = str(error).partition(";")[0]
             return None, math.inf
-        mean, error, upper = divergence_of_file(self.model, file)
+        mean, error, upper = divergence_of_file(self.model, file, self.recipe.mirrored)
         told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
         return replace(file, plan=replace(file.plan, cost=told)), upper
 
@@ -278,12 +281,18 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
     return aim
 
 
-def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float, float]:
+def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
     """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
 
-    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. The upper end is
-    `SURE` standard errors above the mean, and no less than what the outputs' errors would do to other calibration examples
-    (`crossed`): of sure answers a few examples make up all of the mean, and none of them may lie among those set aside.
+    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. Few examples make up
+    most of the divergence, and few of them may lie among those set aside. So the upper end is `SURE` standard errors above the
+    mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted
+    by chance, where they may be flipped), and what the outputs' errors would do to the answers to all examples (`crossed`).
+
+    Args:
+        model: opened, with examples set aside.
+        file: finished.
+        mirrored: whether images may be flipped.
 
     Raises:
         InvalidRequest: no examples were set aside.
@@ -295,18 +304,29 @@ def divergence_of_file(model: Opened, file: OnnxFile) -> tuple[float, float, flo
             "budget.bytes."
         )
     session = deployment.Session(file.body, file.target)
-    parts = [session.run(as_numpy(batch)) for batch in model.aside]
-    found = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    wanted = originals(model.door, model.aside)
+    wanted, found = originals(model.door, model.aside), _answers(session, model.aside)
     if not any(output.dtype.kind == "f" for output in wanted):
         raise Unsupported(
             "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
             "return its scores, or set budget.bytes."
         )
-    each = divergence_of_outputs(wanted, found)
+    each, fitted = divergence_of_outputs(wanted, found), _moved(model) if mirrored else model.batches
     mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
-    others = originals(model.door, model.batches)[0] if are_scores(wanted[0]) else wanted[0]
-    return mean, error, max(mean + SURE * error, crossed(found[0] - wanted[0], others) if are_scores(others) else 0.0)
+    right = originals(model.door, fitted)
+    upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
+    return mean, error, max(upper, crossed(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
+
+
+def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """A file's outputs on all batches, each `[n, ...]`."""
+    parts = [session.run(as_numpy(batch)) for batch in batches]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _moved(model: Opened) -> list[Batch]:
+    """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
+    generator = torch.Generator().manual_seed(model.seed)
+    return [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in model.batches]
 
 
 def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
