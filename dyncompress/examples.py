@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.npz import load_npz
 from dyncompress.strict import nearest
 from dyncompress.types import Array, HeldOut
 
@@ -138,32 +137,6 @@ def _joined_parts(parts: Iterable[_Part], what: str, listed: bool) -> HeldOut:
         raise InvalidRequest(f"{what}: it holds no examples (an empty list, or a generator that was read before).")
     whole = {name: np.concatenate([batch[name] for batch in inputs]) for name in inputs[0]}
     return HeldOut(whole, _joined(labels, f"{what}: labels"), _joined(groups, f"{what}: groups"))
-
-
-def load_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file.
-
-    Raises:
-        InvalidRequest: there is no such file, or it isn't one, or it is truncated or holds pickled objects.
-    """
-    path = Path(path)
-    if path.suffix != ".npz":
-        raise InvalidRequest(f"{path}: data is read from .npz files; write one with numpy.savez('{path.stem}.npz', x=x, y=y).")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            twice = next((name for i, name in enumerate(archive.files) if name in archive.files[:i]), None)
-            if twice is not None:
-                raise InvalidRequest(f"{path}: it holds '{twice}' twice; write it again with numpy.savez.")
-            return {name: archive[name] for name in archive.files}
-    except OSError as error:
-        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise InvalidRequest(f"{path}: {str(error.strerror).lower()}.") from error
-        raise InvalidRequest(f"{path}: truncated or not an .npz file; write it again with numpy.savez.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidRequest(f"{path}: truncated or not an .npz file; write it again with numpy.savez.") from error
-    except ValueError as error:
-        why = "it holds Python objects" if "Object arrays" in str(error) else "truncated or not an .npz file"
-        raise InvalidRequest(f"{path}: {why}; write plain number arrays with numpy.savez.") from error
 
 
 def digests(batches: Iterable[Mapping[str, Array]]) -> list[str]:

@@ -97,6 +97,7 @@ def test_activations_that_stay_float_are_told_and_alike_channels_stay_integers()
 
 def test_a_lost_channel_is_an_error() -> None:
     model = Head("one convolution").eval()
+    assert model.b.bias is not None
     spec = replace(load_recipe("edge-int4"), weight_bits=(2,), layers=(), mirrored=False, sequential=False)
     with torch.no_grad():  # two inputs that cancel: at 2 bits their difference, which is all the signal, is rounded away
         model.b.weight[1] = model.b.weight[0] * 1.001

@@ -82,7 +82,7 @@ def without_parametrizations(module: nn.Module) -> None:
         if parametrize.is_parametrized(part):
             shared = type(part)
             members = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-            part.__class__ = type(shared.__name__, shared.__bases__, members)
+            object.__setattr__(part, "__class__", type(shared.__name__, shared.__bases__, members))
             for name in list(part.parametrizations):
                 parametrize.remove_parametrizations(part, name, leave_parametrized=True)
 

@@ -166,6 +166,7 @@ def _watched(hook: Callable[..., Any], found: set[tuple[int, int]], key: tuple[i
     """The hook, noting its key where it returns a value or writes into a tensor it is shown."""
 
     def watched(module: nn.Module, *shown: Any) -> Any:
+        """Run the hook, and look at what it was shown."""
         tensors: list[Tensor] = list(flattened(shown))
         versions = [tensor._version for tensor in tensors]
         result = hook(module, *shown)

@@ -88,6 +88,7 @@ def test_networks_of_digits() -> None:
     pytest.importorskip("sklearn")
     for name in ("digits, perceptron", "digits, logits x1000", "digits, argmax"):
         one = subject(name)
+        assert one.fresh is not None
         scores = one.called(one.fresh(64, torch.Generator().manual_seed(0)))[0]
         assert len(scores) == 64
     assert subject("digits, logits x1000").module.scale == 1000.0

@@ -65,7 +65,7 @@ ATTACH: dict[str, Callable[[nn.Module], object]] = {
 
 def answers(file: dc.OnnxFile, x: Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(file.body)
-    return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
 def off_by(found: np.ndarray, wanted: np.ndarray) -> float:
