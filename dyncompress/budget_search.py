@@ -16,7 +16,7 @@ import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
-from dyncompress.divergence import are_scores, divergence_of_outputs, per_example
+from dyncompress.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
 from dyncompress.models.torch_augmenting import augmented
@@ -36,6 +36,7 @@ ERRORS = 64  # of outputs, that other examples are tried with
 SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
 FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
 SHIFT = 2  # pixels
+ALIKE = 1.5  # times that answers to moved images may be less sure than to the images as they are
 MOST = 8.0  # times that a level is changed at once
 
 
@@ -286,8 +287,9 @@ def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[f
 
     All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. Few examples make up
     most of the divergence, and few of them may lie among those set aside. So the upper end is `SURE` standard errors above the
-    mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted
-    by chance, where they may be flipped), and what the outputs' errors would do to the answers to all examples (`crossed`).
+    mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted by
+    chance, where they may be flipped and the answers are about as sure), and what the outputs' errors would do to the answers to
+    all examples (`crossed`).
 
     Args:
         model: opened, with examples set aside.
@@ -310,9 +312,14 @@ def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[f
             "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
             "return its scores, or set budget.bytes."
         )
-    each, fitted = divergence_of_outputs(wanted, found), _moved(model) if mirrored else model.batches
+    each, fitted = divergence_of_outputs(wanted, found), model.batches
     mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
     right = originals(model.door, fitted)
+    if mirrored and are_scores(right[0]):
+        moved = _moved(model)
+        other = originals(model.door, moved)
+        if _unsure(other[0]) <= ALIKE * _unsure(right[0]):  # else they aren't of the calibration's law: mirrored digits aren't
+            fitted, right = moved, other
     upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
     return mean, error, max(upper, crossed(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
 
@@ -321,6 +328,11 @@ def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.
     """A file's outputs on all batches, each `[n, ...]`."""
     parts = [session.run(as_numpy(batch)) for batch in batches]
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _unsure(scores: np.ndarray) -> float:
+    """How unsure answers are: the mean probability that two draws from one differ."""
+    return float(1 - np.square(np.exp(log_softmax(scores.astype(np.float64)))).sum(1).mean())
 
 
 def _moved(model: Opened) -> list[Batch]:

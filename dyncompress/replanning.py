@@ -153,14 +153,9 @@ def _solved_or_smallest(
     Raises:
         Infeasible: a row that isn't measured on the structure can't be met.
     """
-    try:
-        return allocated(profile, limits, recipe), False
-    except Infeasible:
-        floors = {row: floor_of(profile, row) for row in limits}
-        low = {row for row in asked if limits[row] < floors[row]}
-        if not low:
-            raise
-        return allocated(profile, {**limits, **{row: floors[row] for row in low}}, recipe), True
+    floors = {row: floor_of(profile, row) for row in asked}
+    low = {row: floor for row, floor in floors.items() if limits[row] < floor}
+    return allocated(profile, {**limits, **low}, recipe), bool(low)
 
 
 def structure_costs(model: Opened, profile: Profile, plan: Plan, recipe: Recipe, target: Target) -> dict[str, float]:

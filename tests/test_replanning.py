@@ -64,3 +64,16 @@ def test_what_no_structure_reaches_is_told_in_what_was_asked() -> None:
     recipe = replace(narrow(), budget=dc.Budget(macs=0.02))
     with pytest.raises(dc.Infeasible, match=r"budget\.macs is \d+ macs \(0\.02 of the original's\).*takes \d+ macs \(0\.\d+ of"):
         dc.compress(chain(), recipe, target=tiny.TARGET, calibration=X)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.15, 0.1])
+def test_convolutions_reach_what_the_smallest_structure_has(share: float) -> None:
+    """Where no step of the limit hits the budget, the smallest structure is tried before the budget is refused."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        widths = [(3, 32, 1), (32, 32, 2), (32, 32, 1)]
+        layers = [part for a, b, stride in widths for part in (nn.Conv2d(a, b, 3, stride, 1), nn.ReLU())]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+    x = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    file = dc.compress(model, replace(narrow(), budget=dc.Budget(macs=share)), target=tiny.TARGET, calibration=x)
+    assert file.macs[1] <= share * file.macs[0]
