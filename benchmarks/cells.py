@@ -76,3 +76,24 @@ def arguments(text: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="make cells again that are there")
     parser.add_argument("--table", action="store_true", help="print the Markdown table of the JSON file, and make nothing")
     return parser
+
+
+def script(
+    text: str | None,
+    keys: Sequence[str],
+    path: Path,
+    made: Callable[[str], Cell],
+    told: Callable[[str, Cell], str],
+    table: Callable[[Mapping[str, Cell]], str],
+) -> None:
+    """Make the missing cells, as the command line asks, and print the table.
+
+    Args:
+        text: of the help.
+        keys, path, made, told: as for `run`.
+        table: Markdown of the finished cells.
+    """
+    args = arguments(text).parse_args()
+    if not args.table:
+        run(keys, path, made, told, args)
+    print(table(read(path)))

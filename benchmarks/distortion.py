@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import dyncompress as dc
-from benchmarks.cells import Cell, arguments, failed, read, run
+from benchmarks.cells import Cell, failed, script
 from benchmarks.distortion_nets import NETS, Trained, trained_net
 from benchmarks.judging import TARGET
 from benchmarks.soundness import file_outputs
@@ -124,13 +124,5 @@ def table(cells: Mapping[str, Cell]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Make the missing cells, and print the table."""
-    args = arguments(__doc__).parse_args()
-    if not args.table:
-        run(KEYS, RESULT, cell, line, args)
-    print(table(read(RESULT)))
-
-
 if __name__ == "__main__":
-    main()
+    script(__doc__, KEYS, RESULT, cell, line, table)

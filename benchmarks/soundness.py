@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 import dyncompress as dc
-from benchmarks.cells import Cell, arguments, failed, read, run
+from benchmarks.cells import Cell, failed, script
 from benchmarks.judging import TARGET
 from benchmarks.soundness_models import MODELS, subject
 from benchmarks.soundness_subject import Subject
@@ -202,13 +202,5 @@ def table(cells: Mapping[str, Cell]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Make the missing cells, and print the table."""
-    args = arguments(__doc__).parse_args()
-    if not args.table:
-        run(KEYS, RESULT, cell, line, args)
-    print(table(read(RESULT)))
-
-
 if __name__ == "__main__":
-    main()
+    script(__doc__, KEYS, RESULT, cell, line, table)

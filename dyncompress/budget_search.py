@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,7 +49,6 @@ class Search:
         profile, budget, recipe, target: what is asked for.
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
-        made: how many files were made.
         lost: what was said of the last file that lost a channel.
     """
 
@@ -60,8 +59,7 @@ class Search:
     target: Target
     build: Build
     sealed: bool = False
-    made: int = field(default=0)
-    lost: str = field(default="")
+    lost: str = ""
 
     def file(self) -> OnnxFile:
         """The file of a plan that keeps every budget, as measured on the file itself.
@@ -73,19 +71,15 @@ class Search:
             return self._within_distortion()
         if self.budget.bytes is not None:
             return self._within_bytes()
-        return self._within_seconds() if self.budget.seconds is not None else self._checked(self._built(self._plan({})))
+        return self._within_seconds() if self.budget.seconds is not None else self._checked(self.build(self._plan({})))
 
     def _plan(self, limits: Mapping[str, float]) -> Plan:
         """The plan of the budget with other limits for some rows of the table."""
         known = {**limits_of(self.profile, self.budget), **limits}
         return replan_with_measured_costs(self.model, self.profile, self.budget, self.recipe, self.target, known)
 
-    def _built(self, plan: Plan) -> OnnxFile:
-        self.made += 1
-        return self.build(plan)
-
     def _checked(self, file: OnnxFile) -> OnnxFile:
-        """The file itself, if it has the zeros and the time that were asked for.
+        """The file itself, if it has the zeros that were asked for.
 
         Raises:
             Infeasible: it doesn't.
@@ -109,7 +103,7 @@ class Search:
         asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
         fastest = math.inf
         for _ in range(TIMED):
-            file = self._built(self._plan({"seconds": limit}))
+            file = self.build(self._plan({"seconds": limit}))
             real = seconds_of_file(self.model, file, self.profile, self.recipe)
             fastest = min(fastest, real)
             if real <= asked * (1 + NOISE):
@@ -129,7 +123,7 @@ class Search:
         limit, smallest, best = limits_of(self.profile, self.budget)["bytes"], math.inf, None
         for number in range(FILES):
             last = limit <= floor
-            file = self._built(self._plan({"bytes": max(limit, floor)}))
+            file = self.build(self._plan({"bytes": max(limit, floor)}))
             size = len(file.shipped)
             smallest = min(smallest, size)
             if size <= most:
@@ -142,10 +136,10 @@ class Search:
             limit = max(limit, floor) + (room if room < 0 else 0.9 * room)
         if best is None:
             need = f"{smallest + SEAL_BYTES * self.sealed:,.0f} bytes".replace(",", " ") + ", its seal included" * self.sealed
-            most = f"{math.floor(whole):,}".replace(",", " ")
+            limited = f"{math.floor(whole):,}".replace(",", " ")
             other = "list larger quantize.steps" if self.recipe.steps else "allow fewer bits in the recipe and the target"
             raise Infeasible(
-                f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {most}; "
+                f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {limited}; "
                 f"raise budget.bytes, or {other}."
             )
         if self.budget.distortion is None:
@@ -165,11 +159,8 @@ class Search:
             Infeasible: not even the most careful plan's is.
         """
         asked = level = float(self.budget.distortion or 0.0)
-        passed, failed, reached = (
-            0.0,
-            math.inf,
-            math.inf,
-        )  # boldest level that kept it, most careful one that didn't, least measured
+        passed, failed = 0.0, math.inf  # the boldest level that kept it, and the most careful one that didn't
+        reached = math.inf  # the least that was measured
         best: OnnxFile | None = None
         tried: dict[tuple, tuple[OnnxFile | None, float]] = {}
         for number in range(FILES):
@@ -211,7 +202,7 @@ class Search:
     def _measured(self, plan: Plan) -> tuple[OnnxFile | None, float]:
         """The file of a plan (None if a channel is lost), and its divergence on the examples set aside with its error."""
         try:
-            file = self._built(plan)
+            file = self.build(plan)
         except Differs as error:
             self.lost = str(error).partition(";")[0]
             return None, math.inf
@@ -228,8 +219,8 @@ class Search:
         return sum(len(next(iter(batch.values()))) for batch in self.model.aside)
 
     def _nats(self) -> bool:
-        outputs = self.model.door.predict(self.model.aside[0])
-        return len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1
+        outputs = originals(self.model.door, self.model.aside[:1])
+        return len(outputs) == 1 and are_scores(outputs[0])
 
     def _gentler(self) -> str:
         """What else would help."""

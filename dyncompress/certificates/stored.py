@@ -62,6 +62,7 @@ def read_json(text: str, what: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object, if no key stands twice in it."""
         keys = [key for key, _ in pairs]
         twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
         if twice is not None:

@@ -6,7 +6,7 @@ of a per cent; measured against the logits' own spread it is all there was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +67,17 @@ def channel_errors(found: np.ndarray, wanted: np.ndarray) -> list[ChannelErrors]
     gap = np.where(agree | broken, 0.0, found - np.where(np.isfinite(wanted), wanted, 0.0))
     level = np.where(np.isfinite(wanted), wanted, 0.0)
     whole = float(np.sqrt(np.mean(np.square(level)))) or 1.0 if level.size else 1.0
-    return [_along(axis, gap, level, broken, whole) for axis in _axes(wanted.shape)]
+    return [_along(axis, gap, level, broken, whole) for axis in channel_axes(wanted.shape) or (0,)]
 
 
-def _axes(shape: tuple[int, ...]) -> Iterator[int]:
-    """Axes that may count channels; 0 stands for none."""
-    yield from dict.fromkeys((1, len(shape) - 1)) if len(shape) > 1 else (0,)
+def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Axes that may count channels: the second and the last.
+
+    Example:
+        >>> channel_axes((8, 3, 32, 32)), channel_axes((8,))
+        ((1, 3), ())
+    """
+    return tuple(dict.fromkeys((1, len(shape) - 1))) if len(shape) > 1 else ()
 
 
 def _along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, whole: float) -> ChannelErrors:

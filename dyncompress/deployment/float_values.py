@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from dyncompress.deployment.channels import channel_axes
 from dyncompress.deployment.domain import FOLLOWING
 from dyncompress.deployment.grid import activation_grid
 from dyncompress.deployment.session import options, pieces
@@ -101,7 +102,7 @@ def _spreads(
             size = len(next(iter(part.values())))
             for name, value in zip(names, map(np.asarray, session.run(None, part)), strict=True):
                 value = value[:count] if value.ndim and len(value) == size else value
-                for axis in dict.fromkeys((1, value.ndim - 1)) if value.ndim > 1 else ():
+                for axis in channel_axes(value.shape):
                     sums.setdefault((name, axis), []).append(_moments(value, axis))
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for (name, _), parts in sums.items():
