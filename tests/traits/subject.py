@@ -1,0 +1,74 @@
+"""One model with a trait of public bug reports: how it is built, what it is calibrated on, and what is expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and its data.
+
+    Attributes:
+        model: builds it, in eval mode unless training is the trait.
+        data: calibration data, anything that a user may pass.
+        refused: a pattern that the one sentence of the refusal contains; empty: the model is compressed.
+        fresh: new inputs by name, for the file and for the model; None: what `data` holds serves.
+        judged: whether the file's outputs are compared with the model's.
+    """
+
+    model: Callable[[], Any]
+    data: Callable[[], Any]
+    refused: str = ""
+    fresh: Callable[[], dict[str, Any]] | None = None
+    judged: bool = True
+
+
+def randn(*shape: int, seed: int = 1) -> Tensor:
+    """Standard normal numbers that every run draws alike."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ids(*shape: int, most: int = 30) -> Tensor:
+    """Whole numbers below `most`."""
+    return torch.randint(0, most, shape, generator=torch.Generator().manual_seed(1))
+
+
+def seeded(build: Callable[[], Any]) -> Callable[[], Any]:
+    """The builder with weights that every run draws alike; the model is in eval mode."""
+
+    def made() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build()
+        return model.eval() if isinstance(model, nn.Module) else model
+
+    return made
+
+
+def perceptron() -> nn.Sequential:
+    """Two linear layers: 20 features in, 5 scores out."""
+    return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+
+
+def convolutions() -> nn.Sequential:
+    """Two convolutions and a linear layer: images `[n, 3, 12, 12]` in, 5 scores out."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5)
+    )
+
+
+def images() -> Tensor:
+    """64 images for `convolutions`."""
+    return randn(64, 3, 12, 12)
+
+
+def pixels() -> np.ndarray:
+    """The same in numpy."""
+    return images().numpy()
