@@ -72,7 +72,7 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
         recipe, target, rule: what is allowed.
         weights: of the whole model, which the unit of steps is counted in.
     """
-    bits = (rule.weight_bits if rule and rule.weight_bits else recipe.weight_bits) or (FLOAT_BITS,)
+    bits = (rule.weight_bits if rule and rule.weight_bits else careful(layer, recipe.weight_bits, target)) or (FLOAT_BITS,)
     allowed = [b for b in bits if b == FLOAT_BITS or b in target.weight_bits]
     if not allowed:
         raise InvalidRequest(
@@ -80,9 +80,10 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
             f"{tuple(bits)}; allow a common width."
         )
     sparsities = (rule.sparsities if rule and rule.sparsities else recipe.sparsities) or (0.0,)
-    if layer.kind == "embedding" or recipe.pruner is None or not fits_pattern(recipe.pattern, layer.shape):
+    if layer.kind in ("embedding", "recurrent") or recipe.pruner is None or not fits_pattern(recipe.pattern, layer.shape):
         sparsities = (0.0,)
-    granularity = "tensor" if target.weight_granularity == "tensor" else within(recipe.granularity, layer)
+    finest = "channel" if layer.kind == "recurrent" else within(recipe.granularity, layer)
+    granularity = "tensor" if target.weight_granularity == "tensor" else finest
     if recipe.steps:
         if 8 not in target.weight_bits or granularity != "channel":
             raise InvalidRequest(f"target '{target.name}' doesn't store 8 bits a channel, which entropy-coded weights unpack to.")
@@ -100,6 +101,11 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
         for sparsity in sorted(sparsities)
         for width in sorted(allowed, reverse=True)
     )
+
+
+def careful(layer: Layer, bits: Sequence[int], target: Target) -> tuple[int, ...]:
+    """The recipe's widths; for a recurrent weight 8 bits in place of fewer, since its errors return at every step."""
+    return tuple(dict.fromkeys(max(b, 8) for b in bits)) if layer.kind == "recurrent" and 8 in target.weight_bits else tuple(bits)
 
 
 def within(granularity: str, layer: Layer) -> str:

@@ -15,6 +15,7 @@ from dyncompress.deployment.activation_ranges import candidates
 from dyncompress.deployment.fusion import optimized
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
 from dyncompress.deployment.stripping import parse
+from dyncompress.deployment.weights import GATES
 from dyncompress.deployment.writer import Encodings, write
 from dyncompress.types import FLOAT_BITS, Encoding, Placement, Sizes, Target
 
@@ -168,6 +169,8 @@ def _groups(model: onnx.ModelProto, name: str) -> int:
 def _canonical(shape: tuple[int, ...], layout: str, groups: int) -> tuple[int, ...]:
     if layout == "transposed":
         return shape[::-1]
+    if layout.startswith(GATES):
+        return shape[1:]
     if layout == "conv_transpose":
         return (shape[1] * groups, shape[0] // groups, *shape[2:])
     return shape

@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING
-from dyncompress.deployment.session import pieces, processors
+from dyncompress.deployment.session import pieces, processors, ran
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
@@ -84,7 +84,7 @@ def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> 
     for batch in batches:
         for part, count in pieces(session, batch):
             size = len(next(iter(part.values())))
-            for index, column in enumerate(session.run(outputs, part) if outputs else ()):
+            for index, column in enumerate(ran(session, outputs, part) if outputs else ()):
                 ends = np.asarray(column).reshape(-1)
                 columns[index].append(ends[:count] if len(ends) == size else ends)
                 if values[index // 2] in inputs and not np.isfinite(ends).all():

@@ -17,7 +17,7 @@ import onnxruntime
 from dyncompress.deployment.channels import channel_axes
 from dyncompress.deployment.domain import FOLLOWING
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import options, pieces
+from dyncompress.deployment.session import options, pieces, ran
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import Target
 
@@ -100,7 +100,7 @@ def _spreads(
         left -= len(next(iter(batch.values())))
         for part, count in pieces(session, few, _AT_ONCE):
             size = len(next(iter(part.values())))
-            for name, value in zip(names, map(np.asarray, session.run(None, part)), strict=True):
+            for name, value in zip(names, ran(session, None, part), strict=True):
                 value = value[:count] if value.ndim and len(value) == size else value
                 for axis in channel_axes(value.shape):
                     sums.setdefault((name, axis), []).append(_moments(value, axis))

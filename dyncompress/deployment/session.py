@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ class Session:
         """Run one chunk; what is beyond its own examples is cut off."""
         size = len(next(iter(part.values())))
         try:
-            outputs = [np.asarray(out) for out in self._session.run(None, part)]
+            outputs = ran(self._session, None, part)
         except state.InvalidArgument as error:
             forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
             raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
@@ -117,6 +117,21 @@ def pieces(
         there = len(next(iter(part.values())))
         fill = fixed - there if fixed else 0
         yield {n: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for n, x in part.items()}, there
+
+
+def ran(session: onnxruntime.InferenceSession, names: Sequence[str] | None, part: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The named outputs (None: all) on one batch.
+
+    Raises:
+        Unsupported: an operator of the graph fails in onnxruntime; its first line says which.
+    """
+    try:
+        return [np.asarray(value) for value in session.run(names, dict(part))]
+    except (state.Fail, state.RuntimeException, state.NotImplemented) as error:
+        reason = " ".join(str(error).split())[:300].rpartition("while running ")[2].rstrip(".")
+        raise Unsupported(
+            f"onnxruntime {onnxruntime.__version__} can't run the exported graph: {reason}; write it without that operator."
+        ) from error
 
 
 def _sentence(error: Exception) -> str:

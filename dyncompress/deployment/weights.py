@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from dyncompress.deployment.constants import Constants
 from dyncompress.deployment.storage import stored
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Encoding
+
+GATES = "gates:"  # how the layout of a recurrent weight begins
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def stored_weight(name: str, shape: tuple[int, ...], encoding: Encoding, layout:
         name: of the initializer.
         shape: of the initializer.
         encoding: codes `(out, in / groups, *kernel)`.
-        layout: `as_is`, `transposed` or `conv_transpose`.
+        layout: `as_is`, `transposed`, `conv_transpose`, or `gates:i,j,...`: blocks of rows in that order, behind an axis of one.
         groups: of a transposed convolution.
 
     Returns:
@@ -68,9 +71,15 @@ def stored_weight(name: str, shape: tuple[int, ...], encoding: Encoding, layout:
         placed, axis = np.ascontiguousarray(codes.T), 1
     elif layout == "conv_transpose":
         placed, axis = _conv_transpose(codes, groups), (1 if groups == 1 else None)
+    elif layout.startswith(GATES):
+        order = [int(gate) for gate in layout.removeprefix(GATES).split(",")]
+        placed, axis = _reordered(codes, order)[None], 1
+        scale = scale if scale.size == 1 else _reordered(scale, order)
+        if encoding.group:
+            raise Unsupported(f"initializer '{name}': recurrent weights have a scale a row; use granularity 'channel'.")
     else:
-        raise Unsupported(f"initializer '{name}': unknown layout '{layout}'; use as_is, transposed or conv_transpose.")
-    if shape == (1, *placed.shape):  # recurrent weights carry an axis of directions
+        raise Unsupported(f"initializer '{name}': unknown layout '{layout}'; use as_is, transposed, conv_transpose or gates.")
+    if shape == (1, *placed.shape):  # an axis of directions
         placed, axis = placed[None], (None if axis is None else axis + 1)
     if placed.shape != shape:
         raise InvalidRequest(
@@ -80,6 +89,11 @@ def stored_weight(name: str, shape: tuple[int, ...], encoding: Encoding, layout:
     if scale.size == 1:
         scale, axis = scale.reshape(()), None
     return StoredWeight(name, placed.astype(np.int8), scale, axis, encoding.bits, encoding, layout, groups)
+
+
+def _reordered(rows: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """Equal blocks of rows in another order."""
+    return np.concatenate([np.split(rows, len(order))[block] for block in order])
 
 
 def _check(name: str, codes: np.ndarray, scale: np.ndarray, encoding: Encoding) -> None:

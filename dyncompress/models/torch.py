@@ -28,6 +28,7 @@ from dyncompress.models import (
     torch_low_rank,
     torch_matching,
     torch_observing,
+    torch_recurrent,
     torch_source,
 )
 from dyncompress.models.torch_folding import preprocessing_warning
@@ -295,6 +296,7 @@ def _prepared(own: nn.Module) -> list[str]:
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in own.parameters()):
         own.float()
         notes.append("weights were converted to float32.")
+    torch_recurrent.hold(own)
     config: Any = getattr(own, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, hooked, outputs, private_copy
 from dyncompress.models.torch_hooks import absorb
-from dyncompress.models.torch_layers import canonical, compressible, kind_of, stored
+from dyncompress.models.torch_layers import canonical, compressible, has_inputs, stored
 from dyncompress.types import Batch
 
 # A folded network may differ by float32 rounding through its depth, not more; a wrong fold is off by orders of magnitude.
@@ -81,7 +81,7 @@ def pairs_of(module: nn.Module, example: Batch, names: Sequence[str]) -> dict[st
         outputs(module, example, names)
 
     def sound(layer: str, norm: str) -> bool:
-        fits = canonical(layers[layer]).shape[0] == norms[norm].num_features and kind_of(layers[layer]) != "embedding"
+        fits = canonical(layers[layer]).shape[0] == norms[norm].num_features and has_inputs(layers[layer])
         return fits and calls[layer] == 1 and calls[norm] == 1 and uses[id(layers[layer].weight)] == 1
 
     return {layer: norm for layer, norm in pairs.items() if sound(layer, norm)}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_calling import flattened, hooked, outputs
+from dyncompress.models.torch_recurrent import RecurrentWeight
 from dyncompress.types import Batch, Layer
 
 Weighted = Any  # a module that `kind_of` names: torch's annotations don't say what its attributes are
@@ -27,6 +28,7 @@ _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.ConvTranspose2d, "conv_transpose2d"),
     (nn.Linear, "linear"),
     (nn.Embedding, "embedding"),
+    (RecurrentWeight, "recurrent"),
 )
 
 
@@ -44,6 +46,11 @@ def kind_of(module: nn.Module) -> str:
 def is_conv1d_of_transformers(module: nn.Module) -> bool:
     """Whether this is GPT-2's linear layer, weight `(in, out)`."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def has_inputs(module: nn.Module) -> bool:
+    """Whether the inputs that the weight multiplies can be observed: tables have none, those of recurrent weights are hidden."""
+    return kind_of(module) not in ("embedding", "recurrent")
 
 
 def groups_of(module: nn.Module) -> int:
@@ -131,7 +138,7 @@ def traced(module: nn.Module, example: Batch, names: Sequence[str]) -> Trace:
     others = {
         name: m
         for name, m in module.named_modules()
-        if name not in candidates and isinstance(m, nn.RNNBase | nn.MultiheadAttention)
+        if name not in candidates and isinstance(m, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention)
     }
     handles += [m.register_forward_hook(lambda m, a, o, name=name: seen(name, _steps(a), 1)) for name, m in others.items()]
     with hooked(handles):
@@ -184,15 +191,18 @@ def _weights(
     for users in owners.values():
         users = sorted(users, key=lambda name: name not in calls)
         name, layer = users[0], candidates[users[0]]
+        owner = name.rpartition(".")[0] if kind_of(layer) == "recurrent" else name
         trace.users[name] = tuple(users)
         layouts = {tuple(canonical(candidates[user]).shape) for user in users}
-        reason = "" if name in calls else "never called in the forward pass (unused, or its weight is read by another module)"
+        reason = "" if owner in calls else "never called in the forward pass (unused, or its weight is read by another module)"
         if len(layouts) > 1:
             reason = f"its weight is shared by {' and '.join(users)} in different layouts"
         if not reason:
             trace.modules[name] = name
         shape = tuple(int(s) for s in canonical(layer).shape)
-        total = round(sum(macs.get(user, 0.0) for user in users))
+        total = round(
+            sum(macs.get(user, 0.0) for user in users) if owner == name else macs.get(owner, 0.0) * layer.weight.numel()
+        )
         yield Layer(name, kind_of(layer), shape, total, groups_of(layer), left_alone=reason, fixed_channels=reason)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_calling import hooked, outputs, split
-from dyncompress.models.torch_layers import Trace, channel_axis, kind_of
+from dyncompress.models.torch_layers import Trace, channel_axis, has_inputs
 from dyncompress.types import Batch
 
 # A channel whose spread must change by more than this is broken; stretching it further amplifies noise.
@@ -181,7 +181,7 @@ def _can_match(model: Opened, name: str) -> bool:
     trace = model.trace
     if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
         return False
-    return kind_of(model.module.get_submodule(trace.modules[name])) != "embedding"
+    return has_inputs(model.module.get_submodule(trace.modules[name]))
 
 
 def _moments(model: Opened, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch_calling import CALL_ERRORS, layer_by_layer, placed, takes_names
 from dyncompress.models.torch_layers import parameter_of, set_weight
+from dyncompress.models.torch_recurrent import RecurrentWeight
 from dyncompress.models.torch_tracing import traced
 from dyncompress.types import Batch, Layer, Placement
 
@@ -40,10 +41,38 @@ def exported(
     inputs = placed(_two_examples(example), module, names)
     model, notes = _converted(module, inputs, names)
     strip(model)
+    _split_directions(model.graph)
     places = _located(model, module, layers, users)
     if _ambiguous(module, layers, places):
         model, places, notes = _with_stand_ins(module, layers, users, inputs, names)
     return model.SerializeToString(), places, notes
+
+
+def _split_directions(graph: onnx.GraphProto) -> None:
+    """The matrices of both directions of a recurrent operator become initializers of their own, joined where they are read."""
+    arrays = {tensor.name: tensor for tensor in graph.initializer}
+    split: dict[str, str] = {}
+    joins: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for index in (1, 2) if node.op_type in ("LSTM", "GRU", "RNN") else ():
+            name = node.input[index]
+            if name not in split and (name not in arrays or arrays[name].dims[0] != 2):
+                continue
+            if name not in split:
+                halves = [f"{name}_{way}" for way in ("forward", "backward")]
+                for half, value in zip(halves, numpy_helper.to_array(arrays[name]), strict=True):
+                    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value[None]), half))
+                split[name] = f"{name}_both"
+                joins.append(onnx.helper.make_node("Concat", halves, [split[name]], axis=0))
+            node.input[index] = split[name]
+    if joins:
+        others = list(graph.node)
+        del graph.node[:]
+        graph.node.extend([*joins, *others])
+        read = {name for node in graph.node for name in node.input}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in split]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
 
 
 def _located(
@@ -80,10 +109,13 @@ def _with_stand_ins(
         set_weight(layer.name, other.get_submodule(layer.name), torch.randn(weight.shape, generator=generator) / 16)
     model, notes = _converted(other, inputs, names)
     strip(model)
+    _split_directions(model.graph)
     places = _located(model, other, layers, users)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for layer in chosen:
-        forms = _forms(parameter_of(module, layer).detach().float().cpu().numpy(), layer)
+        owner = module.get_submodule(layer.name)
+        gates = owner.gates if isinstance(owner, RecurrentWeight) else ()
+        forms = _forms(parameter_of(module, layer).detach().float().cpu().numpy(), layer, gates)
         for place in places.get(layer.name, ()):
             real = numpy_helper.from_array(np.ascontiguousarray(forms[place.layout]), place.initializer)
             tensors[place.initializer].CopyFrom(real)
@@ -240,8 +272,10 @@ def _placements(
     if layer.left_alone:
         return ()
     weight = parameter_of(module, layer).detach().float().cpu().numpy()
-    forms = _forms(weight, layer)
+    owner = module.get_submodule(layer.name)
+    forms = _forms(weight, layer, owner.gates if isinstance(owner, RecurrentWeight) else ())
     named = {f"{user}.weight" for user in users.get(layer.name, (layer.name,))}
+    named |= {owner.parameter} if isinstance(owner, RecurrentWeight) else set()
     found = []
     for name, array in arrays.items():
         for layout, form in forms.items():
@@ -258,7 +292,7 @@ def _named_elsewhere(initializer: str, module: nn.Module) -> bool:
     return any(name == initializer for name, _ in module.named_parameters())
 
 
-def _forms(weight: np.ndarray, layer: Layer) -> dict[str, np.ndarray]:
+def _forms(weight: np.ndarray, layer: Layer, gates: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """Layout -> the weight in it."""
     if layer.kind.startswith("conv_transpose"):
         groups = layer.groups
@@ -267,4 +301,9 @@ def _forms(weight: np.ndarray, layer: Layer) -> dict[str, np.ndarray]:
     forms = {"as_is": weight}
     if weight.ndim == 2:
         forms["transposed"] = weight.T
+    if layer.kind == "recurrent":
+        order = gates or (0,)
+        forms["gates:" + ",".join(map(str, order))] = np.stack(np.split(weight, len(order)))[list(order)].reshape(
+            1, *weight.shape
+        )
     return forms

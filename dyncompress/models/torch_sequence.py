@@ -29,7 +29,7 @@ from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_blocks import silenced
 from dyncompress.models.torch_calling import call, hooked, placed
 from dyncompress.models.torch_inputs import InputSums, patches
-from dyncompress.models.torch_layers import canonical, channel_axis, kind_of, stored
+from dyncompress.models.torch_layers import canonical, channel_axis, has_inputs, kind_of, stored
 from dyncompress.models.torch_matching import together
 from dyncompress.types import Batch
 
@@ -137,7 +137,7 @@ def _alone(model: TorchModel, name: str) -> bool:
     trace = model.trace
     if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
         return False
-    return kind_of(model.module.get_submodule(trace.modules[name])) != "embedding"
+    return has_inputs(model.module.get_submodule(trace.modules[name]))
 
 
 def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> Wanted:

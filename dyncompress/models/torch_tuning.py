@@ -27,7 +27,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented, is_image
 from dyncompress.models.torch_calling import hooked
-from dyncompress.models.torch_layers import channel_axis, kind_of
+from dyncompress.models.torch_layers import channel_axis, has_inputs
 from dyncompress.models.torch_learning import Network, learned, loss, networks
 from dyncompress.models.torch_matching import moments_of, together
 from dyncompress.types import Affine, Batch, Distillation
@@ -133,4 +133,4 @@ def _free(model: TorchModel, name: str) -> bool:
     """Whether one gain and shift stand for the layer's every use."""
     trace = model.trace
     alone = trace.calls.get(name, 0) == 1 and len(trace.users[name]) == 1
-    return alone and kind_of(model.module.get_submodule(trace.modules[name])) != "embedding"
+    return alone and has_inputs(model.module.get_submodule(trace.modules[name]))
