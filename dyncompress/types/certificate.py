@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dyncompress.types.representation import described, short_repr
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -22,6 +24,9 @@ class HeldOut:
     inputs: Mapping[str, np.ndarray]
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        return described(self, n=len(self) if self.inputs else 0, inputs=self.inputs, labels=self.labels, groups=self.groups)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -39,6 +44,8 @@ class Interval:
     n: int
     method: str
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Line:
@@ -50,6 +57,8 @@ class Line:
     upper: float
     delta: float
     method: str
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,10 @@ class Certificate:
     kept: bool
     risk: str
     promise: float | None = None
+
+    def __repr__(self) -> str:
+        told = {"statement": self.statement, "kept": self.kept, "promise": self.promise, "delta": self.delta, "n": self.n}
+        return described(self, **told, risk=self.risk, counts=self.counts)
 
     def __str__(self) -> str:
         """The statement."""

@@ -10,6 +10,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.types.certificate import Certificate
 from dyncompress.types.network import Array
 from dyncompress.types.plan import Plan
+from dyncompress.types.representation import described, short_repr
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Encoding:
     scale: Array
     bits: int
     group: int = 0
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Target:
     integer_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul", "Add")
     max_model_bytes: int = 0
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -86,6 +91,8 @@ class Sizes:
     payload: int
     compute: str
     container: int = 0
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class OutputParity:
     file_error: float = float("nan")
     lost: tuple[tuple[int, int], ...] = ()
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -129,6 +138,8 @@ class Parity:
     outputs: tuple[OutputParity, ...] = ()
     compressed_error: float = float("nan")
     compressed_agreement: float = float("nan")
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,10 @@ class OnnxFile:
     seen: frozenset[str] = frozenset()
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     packed: bytes = b""
+
+    def __repr__(self) -> str:
+        told = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
+        return described(self, **told, container=bool(self.packed), certified=self.certificate is not None)
 
     @property
     def content(self) -> bytes:

@@ -12,6 +12,7 @@ from dyncompress.types.file import Encoding
 from dyncompress.types.network import Array, Batch, Layer, Placement
 from dyncompress.types.observation import Need, Observation
 from dyncompress.types.plan import Plan
+from dyncompress.types.representation import described, short_repr
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class SetWeight:
     weight: Array
     bias: Array | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -29,6 +32,8 @@ class Keep:
 
     group: str
     indices: tuple[int, ...]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,16 @@ class Affine:
     gain: Array
     shift: Array
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Drop:
     """Leave nothing of a residual block but its shortcut."""
 
     block: str
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class LowRank:
     inner: Array
     outer: Array
     bias: Array | None = None
+
+    __repr__ = short_repr
 
 
 Edit = SetWeight | Keep | Affine | Drop | LowRank
@@ -125,6 +136,10 @@ class Compressed:
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     activation_share: float = 0.98
     aside: Sequence[Batch] = ()
+
+    def __repr__(self) -> str:
+        told = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
+        return described(self, **told, stages=self.stages)
 
     @property
     def module(self) -> Any:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dyncompress.types.representation import short_repr
+
 Array = Any  # torch.Tensor on its device, or numpy.ndarray
 Batch = Mapping[str, Array]  # inputs by name, each [n, ...]
 FLOAT_BITS = 32  # the width that stands for "left in float32"
@@ -43,6 +45,8 @@ class Layer:
     group: str = ""
     left_alone: str = ""
     fixed_channels: str = ""
+
+    __repr__ = short_repr
 
     @property
     def weights(self) -> int:
@@ -77,6 +81,8 @@ class ChannelGroup:
     producers: tuple[str, ...]
     consumers: Mapping[str, int]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class ResidualBlock:
@@ -100,6 +106,8 @@ class ResidualBlock:
     relu: bool = False
     follows: str = ""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -110,3 +118,5 @@ class Placement:
 
     initializer: str
     layout: str = "as_is"
+
+    __repr__ = short_repr

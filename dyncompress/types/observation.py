@@ -10,6 +10,7 @@ import numpy as np
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.types.network import Layer
+from dyncompress.types.representation import described, short_repr
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class Observation:
     layer: Layer
     values: Mapping[Need, Any]
 
+    def __repr__(self) -> str:
+        return described(self, layer=self.layer.name, shape=self.layer.shape, collected=[repr(need) for need in self.values])
+
     def __getitem__(self, need: Need) -> Any:
         """The array of `need`.
 
@@ -147,6 +151,8 @@ class Estimate:
     valid: bool = True
     notes: tuple[str, ...] = ()
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class WeightMotion:
@@ -162,6 +168,8 @@ class WeightMotion:
     variance: np.ndarray
     increment_variance: np.ndarray
     count: int
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -193,3 +201,7 @@ class Trajectory:
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
     losses_per_example: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        span = (int(self.steps[0]), int(self.steps[-1])) if len(self.steps) else ()
+        return described(self, records=len(self.steps), steps=span, layers=tuple(self.motion), digest=self.digest[:12])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.types.network import FLOAT_BITS, Layer
 from dyncompress.types.observation import Estimate
+from dyncompress.types.representation import described, short_repr
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Distillation:
     held_out: float = 0.125
     weight_epochs: int = 0
     weight_rate: float = 0.003
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Choice:
     granularity: str = "channel"
     activation_bits: int = FLOAT_BITS
     method: str = ""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         """A short reading, e.g. `4 bits, 50 % zeros`."""
@@ -99,6 +104,8 @@ class WeightChange:
     threshold: float
     left: float
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Option:
@@ -124,6 +131,8 @@ class Option:
     nonzeros: float = float("nan")
     change: WeightChange | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -146,6 +155,8 @@ class Budget:
     sparsity: float | None = None
     distortion: float | None = None
     risk_increase: float | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -184,6 +195,11 @@ class Profile:
     seconds: float = 0.0
     whole_seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        options = sum(len(found) for found in self.table.values())
+        told = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
+        return described(self, recipe=self.recipe, target=self.target, **told, float_bytes=self.float_bytes, macs=self.macs)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -219,6 +235,11 @@ class Plan:
     realised: Mapping[str, Choice] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        told = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}
+        predicted = {"bytes": self.cost.get("bytes"), "distortion": self.distortion}
+        return described(self, **told, **predicted, applied=bool(self.realised))
 
     def __str__(self) -> str:
         """A line a unit: what was chosen, and why."""
