@@ -30,6 +30,7 @@ from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
+from dyncompress.types.representation import whole_text
 
 PROFILE = "profile.json"
 
@@ -57,7 +58,8 @@ class Request:
         """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
         zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
         free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
-        parts = [__version__, self.model.door.state_digest, repr(free), repr(self.target), *digests(self.batches or [])]
+        parts = [__version__, self.model.door.state_digest, whole_text(free), whole_text(self.target)]
+        parts += digests(self.batches or [])
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -12,6 +12,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.recipe_checks import SCHEMA, check_recipe
 from dyncompress.strict import nearest
 from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Rule
+from dyncompress.types.representation import short_repr
 
 FIRST, LAST = "<first>", "<last>"  # in a rule's `match`: the first and the last layer of the forward pass
 
@@ -30,6 +31,8 @@ class CertificateSpec:
     delta: float = 0.05
     method: str = ""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class LayerRule:
@@ -45,6 +48,8 @@ class LayerRule:
     weight_bits: tuple[int, ...] = ()
     sparsities: tuple[float, ...] = ()
     leave_alone: bool = False
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class Recipe:
     path_row: str = "bytes"
     layers: tuple[LayerRule, ...] = ()
     seed: int = 0
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         check_recipe(self)

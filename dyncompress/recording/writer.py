@@ -61,6 +61,11 @@ class TrajectoryWriter:
         self._gradients: list[dict[str, np.ndarray]] = []
         self._digest = ""
 
+    def __repr__(self) -> str:
+        return (
+            f"TrajectoryWriter(records={len(self._steps)}, layers={len(self._running)}, sketch={self.sketch}, seed={self.seed})"
+        )
+
     def append(
         self,
         step: int,

@@ -11,6 +11,7 @@ import numpy as np
 from dyncompress.measures import MEASURES
 from dyncompress.measures.border import unusable
 from dyncompress.types import Estimate, Measure
+from dyncompress.types.representation import short_repr
 
 Shares = Callable[[np.ndarray], np.ndarray]  # numbers of weights `[L]` -> what each layer's value is multiplied by, `[L]`
 
@@ -43,6 +44,8 @@ class Prediction:
     sign: int
     source: str
     shares: Shares = averaged
+
+    __repr__ = short_repr
 
 
 _DIMENSION = "a bound grows with the dimension of the trajectory"

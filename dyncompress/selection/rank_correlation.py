@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.types.representation import short_repr
 
 RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
@@ -37,6 +38,8 @@ class Correlation:
     high: float
     n: int
 
+    __repr__ = short_repr
+
     def turned(self) -> Correlation:
         """That of the measure times -1."""
         return Correlation(-self.value, -self.high, -self.low, self.n)
@@ -57,6 +60,8 @@ class Agreement:
     granulated: Mapping[str, Correlation] = field(default_factory=dict)
     mean_granulated: Correlation | None = None
     partial: Correlation | None = None
+
+    __repr__ = short_repr
 
     def turned(self) -> Agreement:
         """That of the measure times -1."""

@@ -18,6 +18,7 @@ from dyncompress.selection.rank_correlation import FEWEST, Agreement, Setting, a
 from dyncompress.selection.reading import Examples, checkpoint, estimates
 from dyncompress.strict import nearest
 from dyncompress.types import Estimate, Measure
+from dyncompress.types.representation import described, short_repr
 
 INDICATOR = "Indicators, never a certificate: no bound whose constants are computed stands behind it; promises take `certify`."
 LEARNED = "learned from these gaps: the order is no prediction of them"
@@ -41,6 +42,8 @@ class Row:
     gap: float | None = None
     hyperparameters: Mapping[str, Setting] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -58,6 +61,10 @@ class Ranking:
     predictions: Mapping[str, Prediction]
     agreements: Mapping[str, Agreement]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        order = [row.checkpoint for row in self.rows]
+        return described(self, best=order[:1], order=order, measures=tuple(self.predictions), gaps_known=bool(self.agreements))
 
     @property
     def best(self) -> str:
