@@ -71,6 +71,26 @@ def settings(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def free_axes(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`--free-axes` words as input -> axes.
+
+    Example:
+        >>> free_axes(["x=2,3", "mask=1"])
+        {'x': (2, 3), 'mask': (1,)}
+
+    Raises:
+        InvalidRequest: a word of another form.
+    """
+    found = {}
+    for word in words:
+        name, _, axes = word.partition("=")
+        numbers = axes.split(",")
+        if not name.strip() or not all(number.strip().isdecimal() and len(number) < 4 for number in numbers):
+            raise InvalidRequest(f"--free-axes {word}: write it as INPUT=AXIS,AXIS, e.g. --free-axes x=2,3.")
+        found[name.strip()] = tuple(int(number) for number in numbers)
+    return found
+
+
 def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
     """Usage errors end like all others: one sentence, exit code 2."""
 
@@ -95,6 +115,13 @@ def _asking(command: argparse.ArgumentParser, first: str = "") -> None:
     command.add_argument("--recipe", metavar="NAME|FILE", help=f"default: {first}edge-int8")
     command.add_argument("--target", metavar="NAME|FILE", help=f"default: {first}onnxruntime-x86-vnni")
     command.add_argument("--calibration", metavar="DATA", help="examples to observe the model on")
+    command.add_argument(
+        "--free-axes",
+        action="append",
+        default=[],
+        metavar="INPUT=AXES",
+        help="axes that take any length in the file, e.g. x=2,3 (the batch axis is 0); axes that differ in the data are free",
+    )
     command.add_argument("--trajectory", type=Path, metavar="FILE", help="a recorded training trajectory (.npz)")
     _setting(command)
 

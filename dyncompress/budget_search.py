@@ -317,8 +317,7 @@ def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[f
 
 def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     """A file's outputs on all batches, each `[n, ...]`."""
-    parts = [session.run(as_numpy(batch)) for batch in batches]
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    return session.over([as_numpy(batch) for batch in batches])
 
 
 def _unsure(scores: np.ndarray) -> float:

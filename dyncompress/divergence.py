@@ -36,9 +36,14 @@ def per_example(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
 
 
 def divergence_of_outputs(reference: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The divergence of each example over all float outputs together, `[n]`: the sum of theirs."""
+    """The divergence of each example over all float outputs together, `[n]`: the sum of theirs.
+
+    An output that counts positions as examples, since its axes have several lengths, adds its mean to each.
+    """
     pairs = [(a, b) for a, b in zip(reference, outputs, strict=False) if a.dtype.kind == "f"]
-    return np.sum([per_example(a, b) for a, b in pairs], axis=0) if pairs else np.zeros(len(reference[0]))
+    found = [per_example(a, b) for a, b in pairs] or [np.zeros(len(reference[0]))]
+    alike = [each for each in found if len(each) == len(found[0])]
+    return np.sum(alike, axis=0) + sum(float(each.mean()) for each in found if len(each) != len(found[0]))
 
 
 def agreement(reference: np.ndarray, output: np.ndarray) -> float:

@@ -43,7 +43,9 @@ class _Part(NamedTuple):
     left_out: str = ""
 
 
-def as_batches(data: Any, input_names: Sequence[str], limit: int | None = None) -> list[dict[str, Array]]:
+def as_batches(
+    data: Any, input_names: Sequence[str], limit: int | None = None, *, unchecked: bool = False
+) -> list[dict[str, Array]]:
     """Batches by input name, tensors left tensors and numpy left numpy; floats of any width as float32, as files take them.
 
     Labels are dropped. One array holding all examples is split into batches of 128; batches of an iterable stay as they are,
@@ -53,9 +55,11 @@ def as_batches(data: Any, input_names: Sequence[str], limit: int | None = None) 
         data: see the head of this file.
         input_names: of the model, in the order of its arguments.
         limit: at most this many examples, the first ones; None: all.
+        unchecked: whether the caller asks the model which sizes it takes, and whether it has a use for NaN and infinite values
+            (masks of attention hold some): batches may then have axes of several lengths.
 
     Returns:
-        Batches, each with arrays `[n, ...]`, the same trailing shape and dtype throughout.
+        Batches, each with arrays `[n, ...]`, the same trailing shape (unless `unchecked`) and dtype throughout.
 
     Raises:
         InvalidRequest: empty, not numbers, NaN or infinite, a missing input, or shapes that differ.
@@ -65,9 +69,10 @@ def as_batches(data: Any, input_names: Sequence[str], limit: int | None = None) 
     batches: list[dict[str, Array]] = []
     left = math.inf if limit is None else limit
     for part in _parts(data, tuple(input_names), "data"):
-        batch = {name: _checked(value, f"{part.where}: input '{name}'") for name, value in part.inputs.items()}
+        named = {name: f"{part.where}: input '{name}'" for name in part.inputs}
+        batch = {name: _checked(value, named[name], finite=not unchecked) for name, value in part.inputs.items()}
         count = _same_length(batch, part.where)
-        _same_form(batches[0] if batches else batch, batch, part.where, isinstance(data, list))
+        _same_form(batches[0] if batches else batch, batch, part.where, isinstance(data, list), lengths=unchecked)
         take = int(min(count, left))
         size = BATCH if _is_one_batch(data) else take
         batches += [{name: value[i : min(i + size, take)] for name, value in batch.items()} for i in range(0, take, size)]
@@ -278,10 +283,11 @@ def _is_array(value: Any) -> bool:
 
 
 # ---------------------------------------------------------------- checks
-def _checked(value: Any, where: str) -> Array:
+def _checked(value: Any, where: str, finite: bool = True) -> Array:
     """The array, detached, with its numbers checked."""
     if hasattr(value, "detach"):
-        value, complex_valued = value.detach(), value.is_complex()
+        complex_valued = value.is_complex()
+        value = value.detach().clone() if value.is_inference() else value.detach()  # the first kind enters no graph
         floating = value.is_floating_point()
         value = value.float() if floating else value
     else:
@@ -294,8 +300,8 @@ def _checked(value: Any, where: str) -> Array:
         raise InvalidRequest(f"{where} is complex; give its real and imaginary parts as channels.")
     if value.ndim == 0 or len(value) == 0:
         raise InvalidRequest(f"{where} is empty or has no batch axis (shape {tuple(value.shape)}); give arrays [n, ...].")
-    if floating:
-        _finite(value, where)
+    if floating and finite:
+        refuse_not_finite(value, where)
     return value
 
 
@@ -312,7 +318,12 @@ def _plain(value: Any, where: str) -> np.ndarray:
         raise InvalidRequest(f"{where}: its rows have different lengths; pad them to one shape.") from error
 
 
-def _finite(value: Array, where: str) -> None:
+def refuse_not_finite(value: Array, where: str) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises:
+        InvalidRequest: says how many there are and in which example the first one is.
+    """
     finite = value.isfinite() if hasattr(value, "isfinite") else np.isfinite(value)
     if not bool(finite.all()):
         rows = finite.reshape(len(value), -1).all(1)
@@ -323,15 +334,19 @@ def _finite(value: Array, where: str) -> None:
 def _same_length(batch: Mapping[str, Array], where: str) -> int:
     lengths = {name: len(value) for name, value in batch.items()}
     if len(set(lengths.values())) != 1:
-        raise InvalidRequest(f"{where}: its inputs have different numbers of examples: {lengths}.")
+        raise InvalidRequest(
+            f"{where}: its inputs have different numbers of examples: {lengths}; the batch axis comes first in every input (wrap "
+            "a model whose state has it elsewhere)."
+        )
     return next(iter(lengths.values()))
 
 
-def _same_form(first: Mapping[str, Array], batch: Mapping[str, Array], where: str, listed: bool) -> None:
+def _same_form(first: Mapping[str, Array], batch: Mapping[str, Array], where: str, listed: bool, lengths: bool = False) -> None:
+    """Refuse another number of axes, other lengths (unless `lengths` may differ), or another dtype than the first batch's."""
     hint = " (a list is read as batches; inputs with labels are a tuple (x, y))" if listed else ""
     for name, value in batch.items():
         was, now = tuple(first[name].shape[1:]), tuple(value.shape[1:])
-        if was != now:
+        if was != now and not (lengths and len(was) == len(now)):
             raise InvalidRequest(
                 f"{where}: input '{name}' has shape {now} an example, the first batch had {was}; pad or crop to one shape{hint}."
             )
@@ -352,7 +367,7 @@ def _column(value: Any, count: int, where: str, words: bool = False) -> np.ndarr
     if column.ndim == 0 or len(column) != count:
         raise InvalidRequest(f"{where} have shape {column.shape} for {count} examples; one entry an example is needed.")
     if column.dtype.kind == "f":
-        _finite(column, where)
+        refuse_not_finite(column, where)
     return column
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dyncompress import __version__, opening
-from dyncompress.arguments import settings
+from dyncompress.arguments import free_axes, settings
 from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
@@ -58,7 +58,7 @@ class Request:
         """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
         zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
         free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
-        parts = [__version__, self.model.door.state_digest, whole_text(free), whole_text(self.target)]
+        parts = [__version__, self.model.door.state_digest, whole_text(free), whole_text(self.target), repr(self.model.door.free)]
         parts += digests(self.batches or [])
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
@@ -141,13 +141,14 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
     model = load_model(args.model)
     names, seen = filled(model, kept if seen is None else seen)
-    batches = None if args.calibration is None else as_batches(seen, names, opening.examples_drawn(recipe))
+    batches = None if args.calibration is None else as_batches(seen, names, opening.examples_drawn(recipe), unchecked=True)
     examples = None if kept is None else as_held_out(kept, names)
     if examples is not None:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
-    start = opening.opened(model, recipe, batches, None if examples is None else first_rows(examples))
+    example = None if examples is None else first_rows(examples)
+    start = opening.opened(model, recipe, batches, example, free_axes(args.free_axes))
     return Request(start, recipe, target, batches, examples, args.trajectory)
 
 

@@ -24,6 +24,7 @@ JUDGED = 512  # and on so many of them answers are compared
 LIVE = 2**26  # numbers of the model's own answers that are kept; above, they are computed again at every step
 
 
+@torch_calling.with_gradients
 def probe(
     model: Any,
     calibration: Any,

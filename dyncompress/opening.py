@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dyncompress import deployment
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.examples import as_batches, as_held_out
+from dyncompress.examples import as_batches, as_held_out, refuse_not_finite
 from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe import Recipe
 from dyncompress.recorded import RecordedRun, recorded_run
-from dyncompress.signature import filled
+from dyncompress.signature import filled, same_form
+from dyncompress.strict import nearest
 from dyncompress.types import (
     FLOAT_BITS,
     Batch,
@@ -99,8 +101,18 @@ class Opened:
             self.kept.update(found)
 
 
-def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) -> Opened:
+def opened(
+    model: Any, recipe: Recipe, calibration: Any, example: Any = None, free_axes: Mapping[str, Sequence[int]] | None = None
+) -> Opened:
     """Open a model on its calibration data, or on one example; one that is open stays as it is.
+
+    Args:
+        model: a module.
+        recipe: says how many examples are read, and how many are fitted on.
+        calibration: data, or None.
+        example: in place of calibration data.
+        free_axes: input -> axes that may have any length in the file, beside the batch axis and those that have several lengths
+            in the data.
 
     Raises:
         InvalidRequest: there are neither, or the recipe observes calibration data and there are none.
@@ -115,12 +127,151 @@ def opened(model: Any, recipe: Recipe, calibration: Any, example: Any = None) ->
         raise InvalidRequest(
             "no input was given, and one tells what the model takes; give calibration=x, one batch is enough for this recipe."
         )
-    batches = as_batches(data, names, examples_drawn(recipe))
-    door = open_model(model, first_examples(batches, 2)[0])
+    batches = as_batches(data, names, examples_drawn(recipe), unchecked=True)
+    door = _opened_on(model, batches, asked_free(free_axes, batches[0]))
     warning = preprocessing_warning(model, batches) if calibrated else None
     door = replace(door, notes=(*door.notes, warning)) if warning else door
     fitted, aside = set_aside(batches, recipe) if calibrated else (batches, ())
+    fitted = sorted(fitted, key=lambda batch: -_examples_like(batch, fitted)) if any(door.free.values()) else fitted
     return Opened(door, fitted, calibrated, recipe.seed, recipe.observed, aside=aside)
+
+
+def opened_with_held_out(
+    model: Any,
+    recipe: Recipe,
+    calibration: Any,
+    held_out: Any,
+    free_axes: Mapping[str, Sequence[int]] | None,
+    planned: bool,
+) -> tuple[Opened, Sequence[Batch] | None, HeldOut | None]:
+    """A model opened on its calibration data, all batches of these, and the held-out examples in the same form.
+
+    Args:
+        model, recipe, calibration, free_axes: as for `opened`.
+        held_out: anything that `examples.as_held_out` reads, or None.
+        planned: whether a plan says what is done, so that nothing has to be measured for the budget.
+
+    Raises:
+        InvalidRequest: there is nothing to open the model on, or nothing to measure the budget on, or the forms differ.
+    """
+    names, calibration = filled(model, calibration)
+    batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe), unchecked=True)
+    if batches is None and measures_distortion(recipe) and not planned:
+        raise InvalidRequest("budget.distortion is measured on calibration data; give calibration=batches, or set budget.bytes.")
+    held = None if held_out is None else held_out_of(model, held_out)
+    start = opened(model, recipe, batches, None if held is None else first_rows(held), free_axes)
+    if held is not None:
+        same_form(held.inputs, start.batches[0], start.door.free)
+    return start, batches, held
+
+
+def _opened_on(model: Any, batches: Sequence[Batch], free: Mapping[str, tuple[int, ...]]) -> TorchModel:
+    """The model, opened on the first batch and tried on one of every other form.
+
+    Raises:
+        InvalidRequest: a batch holds NaN or infinite values that the model makes no sense of, or lengths that it doesn't take.
+    """
+    odd = [(i, batch) for i, batch in enumerate(batches) if not _finite(batch)]
+    try:
+        door = open_model(model, first_examples(batches, 2)[0], batches[0])
+    except InvalidRequest:
+        _refuse_values(odd)  # the data are the likelier reason, where they hold some
+        raise
+    for i, batch in odd:
+        if not all(bool(value.isfinite().all()) for value in door.predict(batch) if value.is_floating_point()):
+            _refuse_values([(i, batch)])
+    first = batches[0]
+    for i, batch in enumerate(batches):
+        if _form(batch) == _form(first) or any(_form(batch) == _form(other) for other in batches[:i]):
+            continue
+        try:
+            door.predict(first_examples([batch], 2)[0])
+        except InvalidRequest as error:
+            name = next(name for name in batch if batch[name].shape[1:] != first[name].shape[1:])
+            now, was = tuple(batch[name].shape[1:]), tuple(first[name].shape[1:])
+            raise InvalidRequest(
+                f"data, batch {i}: input '{name}' has shape {now} an example, the first batch had {was}, and the model doesn't "
+                f"take both ({str(error).rstrip('.')}); pad or crop to one shape (a list is read as batches; inputs with "
+                "labels are a tuple (x, y))."
+            ) from error
+    if any(free.values()):
+        shorter = cropped(first_examples([first], 2)[0], free)
+        try:
+            door.predict(shorter)
+        except InvalidRequest as error:
+            forms = ", ".join(f"'{name}' {list(shorter[name].shape)}" for name in free)
+            raise InvalidRequest(
+                f"free_axes: the model doesn't run on inputs of another length ({forms}; {str(error).rstrip('.')}); leave the "
+                "axes out, or make its forward method independent of that length."
+            ) from error
+    return replace(door, free={name: axes for name in first if (axes := _uneven(name, batches, free.get(name, ())))})
+
+
+def asked_free(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Input -> the axes that a user wants free, checked.
+
+    Raises:
+        InvalidRequest: no such input or axis.
+    """
+    found = {}
+    for name, axes in (free_axes or {}).items():
+        if name not in batch:
+            raise InvalidRequest(f"free_axes: the model has no input '{name}'{nearest(name, list(batch))}")
+        last = batch[name].ndim - 1
+        wrong = [axis for axis in axes if isinstance(axis, bool) or not isinstance(axis, int) or not 1 <= axis <= last]
+        if wrong:
+            raise InvalidRequest(
+                f"free_axes: input '{name}' has axes 1 to {last} behind the batch axis, and {wrong[0]!r} isn't one of them."
+            )
+        found[name] = tuple(sorted(set(axes)))
+    return found
+
+
+def cropped(batch: Batch, free: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The examples cut to three quarters along their free axes, to two entries at least."""
+    found = dict(batch)
+    for name, axes in free.items():
+        for axis in axes:
+            size = found[name].shape[axis]
+            length = max(size - max(size // 4, 1), min(size, 2))
+            found[name] = found[name][(slice(None),) * axis + (slice(length),)]
+    return found
+
+
+def _uneven(name: str, batches: Sequence[Batch], asked: Sequence[int]) -> tuple[int, ...]:
+    """The axes of an input that have several lengths, and those that were asked for."""
+    shapes = {tuple(batch[name].shape[1:]) for batch in batches}
+    return tuple(axis + 1 for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1 or axis + 1 in asked)
+
+
+def _form(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """The shapes of one example."""
+    return tuple(tuple(value.shape[1:]) for value in batch.values())
+
+
+def _examples_like(batch: Batch, batches: Sequence[Batch]) -> int:
+    """How many examples have this batch's shapes: methods that take one shape alone take the first batch's."""
+    return sum(len(next(iter(other.values()))) for other in batches if _form(other) == _form(batch))
+
+
+def of_every_form(batches: Sequence[Batch], n: int) -> list[Batch]:
+    """About n examples, as many of every form as there are: the first ones, batch by batch."""
+    forms: dict[tuple, list[Batch]] = {}
+    for batch in batches:
+        forms.setdefault(_form(batch), []).append(batch)
+    return [batch for alike in forms.values() for batch in first_examples(alike, -(-n // len(forms)))]
+
+
+def _finite(batch: Batch) -> bool:
+    """Whether the batch holds neither NaN nor infinity."""
+    return all(bool((value.isfinite() if hasattr(value, "isfinite") else np.isfinite(value)).all()) for value in batch.values())
+
+
+def _refuse_values(odd: Sequence[tuple[int, Batch]]) -> None:
+    """Refuse the first of these batches, which hold NaN or infinite values, if there is one."""
+    for i, batch in odd:
+        for name, value in batch.items():
+            refuse_not_finite(value, f"data, batch {i}: input '{name}'")
 
 
 def measures_distortion(recipe: Recipe) -> bool:
@@ -213,7 +364,7 @@ def outputs(door: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
                     f"output {i} of the model has shape {list(value.shape)} for {n} examples; wrap the model in a module "
                     "that returns outputs [n, ...] only, scores first."
                 )
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
 
 
 def held_out_of(model: Any, data: Any) -> HeldOut:

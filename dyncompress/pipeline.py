@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,12 @@ from dyncompress import promises
 from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches, digests
-from dyncompress.models.torch import open_model
+from dyncompress.examples import digests
+from dyncompress.models.torch_calling import with_gradients
 from dyncompress.opening import (
-    examples_drawn,
-    first_rows,
     held_out_of,
-    measures_distortion,
     opened,
+    opened_with_held_out,
     refuse_other_weights,
     with_run,
 )
@@ -30,13 +29,13 @@ from dyncompress.recipe_checks import parse_budget
 from dyncompress.recipe_file import allocated_by_another, load_recipe, load_target, recipe_for, refuse_others, target_for
 from dyncompress.replanning import allocated, limits_of, plans_for_budgets
 from dyncompress.shipment import shipped_file, within
-from dyncompress.signature import filled, same_form
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
 from dyncompress.verification import verify
 
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
 
 
+@with_gradients
 def measure(
     model: Any,
     recipe: str | Path | Recipe,
@@ -45,6 +44,7 @@ def measure(
     calibration: Any = None,
     trajectory: Any = None,
     example: Any = None,
+    free_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
 ) -> Profile:
     """Observe the layers, and tabulate what every choice costs and harms.
@@ -55,13 +55,15 @@ def measure(
         calibration: any iterable of batches (tensor, tuple, dict; labels ignored). Recipes on weights alone need none.
         trajectory: a recorded trajectory or its `.npz`; only some recipes read it.
         example: one batch of inputs, where there is no calibration data.
+        free_axes: input -> its axes (counted from 1, the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`.
+            Axes of which the calibration data have several lengths are free without being named.
         progress: who is told of phases.
 
     Returns:
         the profile; any number of budgets can be allocated from it.
     """
     recipe, target = load_recipe(recipe), load_target(target)
-    return profiled(opened(model, recipe, calibration, example), recipe, target, trajectory, progress)
+    return profiled(opened(model, recipe, calibration, example, free_axes), recipe, target, trajectory, progress)
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
@@ -77,6 +79,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     return replace(plan, notes=(*plan.notes, *allocated_by_another(recipe, profile)))
 
 
+@with_gradients
 def apply(
     model: Any,
     plan: Plan | str | Path,
@@ -86,24 +89,29 @@ def apply(
     calibration: Any = None,
     trajectory: Any = None,
     example: Any = None,
+    free_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
 ) -> Compressed:
     """Carry out a plan, or the file of one, on a copy of the model: remove channels and refit, prune, round, match moments.
 
-    Returns:
-        the compressed model; `.module` is a torch model again.
+    The other arguments are those of `measure`.
+
+    Returns the compressed model; its `.module` is a torch model again.
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    small = applied(with_run(opened(model, recipe, calibration, example), trajectory), plan, recipe, target, progress)
+    start = with_run(opened(model, recipe, calibration, example, free_axes), trajectory)
+    small = applied(start, plan, recipe, target, progress)
     return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
+@with_gradients
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
     """Write the integer ONNX file, check it, and compare it with the torch model it was made of."""
     return shipped_file(compressed, load_target(target or compressed.plan.target), progress)
 
 
+@with_gradients
 def certify(
     file: OnnxFile,
     *,
@@ -131,11 +139,11 @@ def certify(
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
     held = held_out_of(reference, held_out)
-    door, asked = open_model(reference, first_rows(held)), Promise(delta=delta, risk_increase=promise)
-    promises.refuse_another_original(file, door)
+    door, asked = promises.opened_original(file, reference, held), Promise(delta=delta, risk_increase=promise)
     return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
 
 
+@with_gradients
 def compress(
     model: Any,
     recipe: str | Path | Recipe | None = None,
@@ -145,6 +153,7 @@ def compress(
     held_out: Any = None,
     trajectory: Any = None,
     plan: Plan | Profile | str | Path | None = None,
+    free_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
 ) -> OnnxFile:
     """All verbs in one call: measure, allocate, apply, export, and certify where there are held-out examples.
@@ -155,10 +164,11 @@ def compress(
         calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
+        free_axes: as in `measure`.
         progress: who is told of phases.
 
     Raises:
-        Infeasible, NotCertified, InvalidRequest, Unsupported: see the verbs.
+        Infeasible, NotCertified, InvalidRequest, Unsupported: as the verbs.
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
@@ -166,16 +176,11 @@ def compress(
     spec, limit = recipe.certificate, recipe.budget.risk_increase
     if limit is not None and held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
-    names, calibration = filled(model, calibration)
-    batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe))
-    if batches is None and measures_distortion(recipe) and not isinstance(plan, Plan):
-        raise InvalidRequest("budget.distortion is measured on calibration data; give calibration=batches, or set budget.bytes.")
-    held = None if held_out is None else held_out_of(model, held_out)
-    start, trial = with_run(opened(model, recipe, batches, None if held is None else first_rows(held)), trajectory), None
+    start, batches, held = opened_with_held_out(model, recipe, calibration, held_out, free_axes, isinstance(plan, Plan))
+    start, trial = with_run(start, trajectory), None
     if plan is not None:
         refuse_other_weights(start, plan)
     if held is not None:  # everything that can be refused is refused before the work begins
-        same_form(held.inputs, start.batches[0])
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
         trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes

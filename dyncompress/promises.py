@@ -20,8 +20,8 @@ from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import overlap, repeats
-from dyncompress.models.torch import TorchModel
-from dyncompress.opening import outputs
+from dyncompress.models.torch import TorchModel, open_model
+from dyncompress.opening import first_rows, outputs
 from dyncompress.planfile import plan_to_toml
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
 from dyncompress.verification import certificate_digest, examples_digest, without_rows
@@ -155,6 +155,19 @@ def refuse_another_original(file: OnnxFile, door: TorchModel) -> None:
             f"the reference's weights have the digest {other}, the file is of a model with {own}; give the model that was "
             "compressed as the reference."
         )
+
+
+def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> TorchModel:
+    """The model behind a file, opened on held-out examples, in batches of the file's size where that is fixed.
+
+    Raises:
+        InvalidRequest: it isn't that model.
+    """
+    rows = deployment.Session(file.body, file.target).batch_size
+    whole = {name: value[:rows] for name, value in held.inputs.items()} if rows else None
+    door = open_model(reference, first_rows(held), whole)
+    refuse_another_original(file, door)
+    return door
 
 
 def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:

@@ -13,7 +13,7 @@ from dyncompress.factoring import split
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_low_rank import INNER, OUTER
 from dyncompress.models.torch_teaching import taught
-from dyncompress.models.torch_tuning import tuned
+from dyncompress.models.torch_tuning import tunable, tuned
 from dyncompress.opening import Opened, first_examples, outputs, refuse_other_weights
 from dyncompress.planfile import check_plan, place
 from dyncompress.progress import Progress
@@ -110,7 +110,9 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
         stages["teach"] = after(final)
     elif recipe.distill.weight_epochs and not early:
         final = replace(final, notes=(*final.notes, "weights aren't taught: the plan takes nothing away before it rounds."))
-    if recipe.distill.epochs and model.calibrated:
+    if recipe.distill.epochs and model.calibrated and not tunable(final):
+        final = replace(final, notes=(*final.notes, "gains and biases aren't distilled: no layer is called once a pass, alone."))
+    elif recipe.distill.epochs and model.calibrated:
         with progress.phase("distil"):
             final, encodings = _scaled(*_distilled(final, model, recipe, free_scales), encodings)
         stages["distil"] = after(final)

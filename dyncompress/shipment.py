@@ -13,7 +13,7 @@ from dyncompress.deployment.fusion import float_operators
 from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.examples import digests
-from dyncompress.opening import first_examples, outputs
+from dyncompress.opening import cropped, first_examples, of_every_form, outputs
 from dyncompress.progress import Progress
 from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
 
@@ -40,18 +40,18 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places, notes = compressed.model.to_onnx_with_notes(example)
     aside = [as_numpy(batch) for batch in compressed.aside]
-    shown = first_examples([*aside, *batches] or [example], PARITY_EXAMPLES)
-    joined = {name: np.concatenate([batch[name] for batch in shown]) for name in shown[0]}
+    shown = of_every_form([*aside, *batches] or [example], PARITY_EXAMPLES)
+    shown += other_lengths(compressed.model, shown)
     with progress.phase("write the integer graph"):
         session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
-        exported = session.run(joined)
+        exported = of_any_length(session, shown, compressed.model)
         encodings = placed(compressed.encodings, places)
         written = deployment.integer_file(
             float_file,
             encodings,
             batches if integer else [],
             deployment.dense(target) if coded else target,
-            shown=(joined, exported),
+            shown=(shown, exported),
             original=original,
             share=compressed.activation_share,
         )
@@ -150,7 +150,32 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
 def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
     found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
+
+
+def of_any_length(session: deployment.Session, shown: Sequence[Batch], model: Model) -> tuple[np.ndarray, ...]:
+    """The float graph's outputs.
+
+    Raises:
+        Unsupported: it doesn't take every length along the axes that have to be free.
+    """
+    try:
+        return session.over(shown)
+    except InvalidRequest as error:
+        free = ", ".join(f"{list(axes)} of input '{name}'" for name, axes in model.free.items() if axes)
+        if not free:
+            raise
+        raise Unsupported(
+            f"the exported graph keeps one length along axes {free}, which have to take any length ({str(error).rstrip('.')}); "
+            "pad or crop all inputs to one shape, or make the forward method independent of that length."
+        ) from error
+
+
+def other_lengths(model: Model, shown: Sequence[Batch]) -> list[Batch]:
+    """A few examples, shorter along the axes that are to take any length, where the data have one length alone."""
+    free = {name: axes for name, axes in model.free.items() if axes}
+    several = any(batch[name].shape[1:] != shown[0][name].shape[1:] for batch in shown for name in free)
+    return [cropped(first_examples(shown, 4)[0], free)] if free and not several else []
 
 
 def within(budget: float | None, file: OnnxFile) -> OnnxFile:

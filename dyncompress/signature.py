@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ def _inner(model: Any) -> Any:
     return _inner(model.module) if wraps else model
 
 
-def same_form(held_out: Batch, calibration: Batch) -> None:
+def same_form(held_out: Batch, calibration: Batch, free: Mapping[str, Sequence[int]] | None = None) -> None:
     """Refuse held-out inputs that have another shape or dtype than the calibration's.
+
+    Args:
+        held_out, calibration: inputs by name.
+        free: input -> axes that may have another length.
 
     Raises:
         InvalidRequest: names the input and both forms.
@@ -73,7 +77,9 @@ def same_form(held_out: Batch, calibration: Batch) -> None:
         if name not in held_out:
             raise InvalidRequest(f"held-out data: input '{name}' is missing, which the calibration data have; give it.")
         forms = [(_kind(array), list(array.shape[1:])) for array in (held_out[name], value)]
-        if forms[0] != forms[1]:
+        open_ends = {axis - 1 for axis in (free or {}).get(name, ())}
+        fixed = [(dtype, [None if i in open_ends else size for i, size in enumerate(shape)]) for dtype, shape in forms]
+        if fixed[0] != fixed[1]:
             (dtype, shape), (was, before) = forms
             raise InvalidRequest(
                 f"held-out data: input '{name}' is {dtype} {shape} an example, the calibration data's is {was} {before}; "

@@ -326,15 +326,15 @@ def seeded(kind: type[nn.Module]) -> Any:
 def test_what_cant_be_compressed_is_told_and_counted() -> None:
     model, x = seeded(Recurrent), np.random.default_rng(0).normal(size=(60, 2, 6)).astype(np.float32)
     plan = dc.allocate(dc.measure(model, "edge-int8", target=TARGET, calibration=x))
-    assert set(plan.reasons) == {"gru.weight_ih_l0", "gru.weight_hh_l0", "table"}
-    assert "GRU" in plan.reasons["gru.weight_hh_l0"] and "Recurrent" in plan.reasons["table"]
-    alone, rest = 2 * 24 * 8 + 8 * 12, 8 * 6 + 3 * 12
+    assert set(plan.reasons) == {"table"}
+    assert "Recurrent" in plan.reasons["table"]
+    alone, rest = 8 * 12, 2 * 24 * 8 + 8 * 6 + 3 * 12
     assert plan.share_left_alone["weights"] == pytest.approx(alone / (alone + rest))
-    assert plan.share_left_alone["macs"] == pytest.approx(2 * 2 * 24 * 8 / (2 * (2 * 24 * 8 + 8 * 6) + 36))
+    assert plan.share_left_alone["macs"] == 0, "products with a bare parameter aren't counted"
     assert all(re.search(rf"^{re.escape(name)} +left alone: ", str(plan), re.MULTILINE) for name in plan.reasons)
     small = dc.apply(model, plan, calibration=x)
-    assert set(small.encodings) == set(small.plan.realised) == {"inner", "head"}
-    assert torch.equal(small.module.table, model.table) and torch.equal(small.module.gru.weight_hh_l0, model.gru.weight_hh_l0)
+    assert set(small.encodings) == set(small.plan.realised) == {"inner", "head", "gru.ih_l0", "gru.hh_l0"}
+    assert torch.equal(small.module.table, model.table)
     with torch.no_grad():
         new, old = (m(torch.from_numpy(x)).numpy().ravel() for m in (small.module, model))
     assert np.corrcoef(new, old)[0, 1] > 0.99

@@ -29,6 +29,7 @@ _INDEX = {
     "compared": "checks",
     "parity": "checks",
     "Session": "session",
+    "joined": "session",
     "environment": "session",
     "matches_target": "session",
     "compare": "bench",

@@ -54,7 +54,7 @@ def integer_file(
     batches: Batches,
     target: Target,
     *,
-    shown: tuple[Mapping[str, np.ndarray], Sequence[np.ndarray]],
+    shown: tuple[Batches, Sequence[np.ndarray]],
     original: Sequence[np.ndarray] = (),
     share: float = 1.0,
 ) -> IntegerFile:
@@ -65,7 +65,8 @@ def integer_file(
         encodings: initializer -> (encoding, layout).
         batches: calibration inputs.
         target: of the file.
-        shown: inputs, and the float graph's outputs on them: what the file's outputs are compared with.
+        shown: batches of inputs, and the float graph's outputs on all of them as `session.joined` puts them together: what the
+            file's outputs are compared with.
         original: outputs of the model that came in, of which no channel that the float graph has may be lost either.
         share: of the examples that ranges may end at.
     """
@@ -77,7 +78,7 @@ def integer_file(
 
     def attempt(ranges: Ranges) -> tuple[bytes, tuple[np.ndarray, ...]]:
         body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"))
-        return body, Session(body, target).run(inputs)
+        return body, Session(body, target).over(inputs)
 
     told = [right for right in (wanted, original) if right and not any_lost(wanted, right)]
 
@@ -161,6 +162,8 @@ def _example_errors(
     total = np.zeros(len(wanted[0]))
     for found, right, weight in zip(outputs, wanted, weights, strict=True):
         if weight is not None:
+            if weight.ndim not in (0, right.ndim):  # axes of several lengths: channels lie elsewhere in what was joined
+                weight = weight.mean()
             gap = np.where(found == right, 0.0, found - np.where(np.isfinite(right), right, 0.0)) * weight
             total += np.square(gap).reshape(len(right), -1).mean(1)
     return total

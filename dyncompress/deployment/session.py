@@ -76,6 +76,15 @@ class Session:
             return tuple(found[0])
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
+    @property
+    def batch_size(self) -> int:
+        """The one batch size that the file takes; 0: any."""
+        return fixed_batch(self._session)
+
+    def over(self, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
+        """All outputs over batches, whose axes may have several lengths, as `joined` puts them together."""
+        return tuple(joined(parts) for parts in zip(*(self.run(batch) for batch in batches), strict=True))
+
     def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
         if set(inputs) != set(self._inputs):
             raise InvalidRequest(f"the file has inputs {sorted(self._inputs)}, got {sorted(inputs)}; name them alike.")
@@ -97,6 +106,36 @@ class Session:
         return [out[:count] for out in outputs]
 
 
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One output of several batches, examples first.
+
+    Where an axis has another length in another batch (time, height), each position along it counts as an example, so that
+    channels stay channels: `[2, 5, 4]` and `[2, 7, 4]` become `[24, 4]`.
+
+    Raises:
+        Unsupported: the parts have other numbers of axes.
+
+    Example:
+        >>> joined([np.zeros((2, 5, 4)), np.zeros((2, 7, 4))]).shape
+        (24, 4)
+    """
+    if len({part.shape[1:] for part in parts}) <= 1:
+        return np.concatenate(parts)
+    if len({part.ndim for part in parts}) > 1:
+        raise Unsupported("an output of the model has more axes for one batch than for another; return as many for every batch.")
+    uneven = [axis for axis in range(1, parts[0].ndim) if len({part.shape[axis] for part in parts}) > 1]
+    flat = []
+    for part in parts:
+        moved = np.moveaxis(part, uneven, range(1, 1 + len(uneven)))
+        flat.append(moved.reshape(-1, *moved.shape[1 + len(uneven) :]))
+    return np.concatenate(flat)
+
+
+def fixed_batch(session: onnxruntime.InferenceSession) -> int:
+    """The one batch size that a session takes; 0: any."""
+    return next((v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int)), 0)
+
+
 def pieces(
     session: onnxruntime.InferenceSession, batch: Mapping[str, np.ndarray], size: int = 0
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
@@ -109,7 +148,7 @@ def pieces(
         batch: inputs by name, each `[n, ...]`.
         size: of a piece, where the batch is free; 0: the whole.
     """
-    fixed = next((v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int)), 0)
+    fixed = fixed_batch(session)
     count = len(next(iter(batch.values())))
     step = fixed or size or max(count, 1)
     for start in range(0, count, step):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import (
+    torch_batches,
     torch_blocks,
     torch_calling,
     torch_channels,
@@ -27,6 +28,7 @@ from dyncompress.models import (
     torch_layers,
     torch_low_rank,
     torch_matching,
+    torch_numbers,
     torch_observing,
     torch_recurrent,
     torch_source,
@@ -65,6 +67,8 @@ class TorchModel:
         kept: layer -> its output channels, counted in the model as it was opened; only where channels were removed.
         source: the caller's own module, which edits leave out of account: what files are compared with.
         state_digest: of everything in the source's `state_dict`.
+        size: the one batch size that the source runs on; 0: any.
+        free: input -> its axes behind the batch axis that may have any length.
     """
 
     module: nn.Module
@@ -76,6 +80,8 @@ class TorchModel:
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
     source: nn.Module | None = field(default=None, repr=False, compare=False)
     state_digest: str = field(default="", repr=False)
+    size: int = 0
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
     def trace(self) -> torch_layers.Trace:
@@ -152,7 +158,8 @@ class TorchModel:
         """
         source = self.module if self.source is None else self.source
         return tuple(
-            t.float() if t.is_floating_point() else t for t in torch_calling.caller_outputs(source, inputs, self.input_names)
+            t.float() if t.is_floating_point() else t
+            for t in torch_calling.caller_outputs(source, inputs, self.input_names, self.size)
         )
 
     def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
@@ -174,11 +181,14 @@ class TorchModel:
         from dyncompress.models import torch_onnx, torch_skeleton  # onnx is imported only where a file is written
 
         example = example or self.example
+        example = torch_batches.resized(example, self.size) if self.size else example
         form, known = torch_skeleton.form_of(example), self.__dict__.get("_skeleton")
         content = None if known is None else known.filled(self.module, form)
         if known is not None and content is not None:
             return content, known.places, known.notes
-        found = torch_onnx.exported(self.module, self.trace.layers, self.trace.users, example, self.input_names)
+        found = torch_onnx.exported(
+            self.module, self.trace.layers, self.trace.users, example, self.input_names, self.free, self.size
+        )
         self.__dict__["_skeleton"] = torch_skeleton.skeleton(found[0], self.module, form, *found[1:])
         return found
 
@@ -257,15 +267,18 @@ class TorchModel:
         return tuple(found)
 
 
-def open_model(module: nn.Module, example: Batch) -> TorchModel:
+def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) -> TorchModel:
     """Open a torch module: copy, check, run once, fold BatchNorm.
 
     Args:
         module: never changed.
-        example: one batch of inputs by name, `[n, ...]`.
+        example: two examples (or one) by input name, `[n, ...]`.
+        batch: a whole batch as its owner makes them, for networks that run on no other size; None: the example.
 
     Raises:
-        InvalidRequest: it isn't a module, holds NaN or infinite values, or doesn't run on the example.
+        InvalidRequest: it isn't a module, holds no numbers or NaN or infinite values, doesn't run on the example, or doesn't
+            answer alike when it is asked again.
+        Unsupported: a part of it is TorchScript.
     """
     if not isinstance(module, nn.Module):
         raise InvalidRequest(f"the model is a {type(module).__name__}; give a torch.nn.Module.")
@@ -280,21 +293,34 @@ def open_model(module: nn.Module, example: Batch) -> TorchModel:
     names = tuple(example)
     torch_hooks.absorb(own, example, names)
     notes += _prepared(own)
+    size = torch_batches.only_size(own, batch or example, names)
+    if size:
+        torch_batches.cut(own, size)
+        example = torch_batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice
     found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
+    torch_batches.refuse_memory(own, example, names)
     source = torch_calling.evaluating(module)
-    torch_source.refuse_another(source, found, example, names)
+    torch_source.refuse_another(source, found, example, names, size)
     folded = torch_folding.fold(own, example, names)
     return TorchModel(
-        own, names, (*notes, *folded.notes), example, digest, frozenset(folded.pairs), source=source, state_digest=state
+        own,
+        names,
+        (*notes, *folded.notes),
+        example,
+        digest,
+        frozenset(folded.pairs),
+        source=source,
+        state_digest=state,
+        size=size,
     )
 
 
 def _prepared(own: nn.Module) -> list[str]:
     """Bring the copy into the one form that the door works on; what that changed, in sentences."""
     notes = []
+    torch_calling.without_wrappers(own)
     torch_calling.without_parametrizations(own)
-    if any(p.is_floating_point() and p.dtype != torch.float32 for p in own.parameters()):
-        own.float()
+    if torch_numbers.to_float32(own):
         notes.append("weights were converted to float32.")
     torch_recurrent.hold(own)
     config: Any = getattr(own, "config", None)

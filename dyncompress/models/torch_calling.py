@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Batch
 
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
 # What torch and model code raise when an input doesn't fit.
 CALL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
 
@@ -28,12 +33,32 @@ class EnoughError(Exception):
     """Ends a forward pass early, from a hook: what it was run for has been seen."""
 
 
+def with_gradients(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """The function with gradients on inside it, whatever mode it is called in (`torch.no_grad`, `torch.inference_mode`)."""
+
+    @functools.wraps(verb)
+    def inner(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
+        """Run in the ordinary mode."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return verb(*args, **keywords)
+
+    return inner
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network inside what torch wraps around one: `torch.compile`, `DataParallel`, `DistributedDataParallel`."""
     inner = getattr(module, "_orig_mod", module)
     if isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(inner.module)
     return inner
+
+
+def without_wrappers(module: nn.Module) -> None:
+    """Put the networks inside `torch.compile` and `DataParallel` in the place of these wrappers, in place."""
+    for parent in list(module.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is not None and (inner := unwrapped(child)) is not child:
+                parent._modules[key] = inner
 
 
 def evaluating(module: nn.Module) -> nn.Module:
@@ -64,12 +89,35 @@ def _copied(module: nn.Module) -> nn.Module:
     Raises:
         InvalidRequest: it holds what can't be copied.
     """
-    kept = (v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and not v.is_leaf)
+    kept = {id(v): v.detach().clone() for part in module.modules() for v in _tensors_of(vars(part)) if not v.is_leaf}
+    made = {
+        id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad) if isinstance(p, nn.Parameter) else p.clone()
+        for p in (*module.parameters(), *module.buffers())
+        if p.is_inference()
+    }
     try:
-        return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept})
+        return copy.deepcopy(module, kept | made)
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequest(f"the model can't be copied ({reason}); open it before training graphs hang on it.") from error
+
+
+def _tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """Every tensor in a value, inside lists, tuples, mappings and plain objects; modules are left to the caller."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, nn.Module | type | types.ModuleType):
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in list(value.values()):
+            yield from _tensors_of(entry, seen)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for entry in value:
+            yield from _tensors_of(entry, seen)
+    elif hasattr(value, "__dict__"):
+        yield from _tensors_of(vars(value), seen)
 
 
 def without_parametrizations(module: nn.Module) -> None:
@@ -130,15 +178,29 @@ def placed(batch: Batch, module: nn.Module, names: Sequence[str]) -> dict[str, T
     return found
 
 
-def caller_outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
+def caller_outputs(module: nn.Module, batch: Batch, names: Sequence[str], size: int = 0) -> tuple[Tensor, ...]:
     """The flattened outputs of the caller's own network, called as the caller calls it; it is left as it was.
+
+    Args:
+        module: in eval mode.
+        batch: inputs by name.
+        names: of the inputs.
+        size: the one batch size that it runs on; 0: any.
 
     Raises:
         InvalidRequest: the inputs don't fit it.
     """
     with torch.no_grad(), buffers_kept(module):
         try:
-            return flattened(call(module, placed(batch, module, names), names))
+            inputs = placed(batch, module, names)
+            if not size:
+                return flattened(call(module, inputs, names))
+            rows = len(inputs[names[0]])
+            whole = {
+                name: torch.cat([value, value[-1:].expand(-rows % size, *value.shape[1:])]) for name, value in inputs.items()
+            }
+            parts = [flattened(call(module, piece, names)) for piece in split(whole, names, size)]
+            return tuple(torch.cat(values)[:rows] for values in zip(*parts, strict=True))
         except CALL_ERRORS as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise InvalidRequest(f"the model itself can't run on these inputs: {reason}; give inputs that fit it.") from error
@@ -272,10 +334,14 @@ def checked_outputs(
             raise InvalidRequest(_explained(error, entered, example, names)) from error
     if not found:
         raise InvalidRequest("the model returned no tensor for the example; wrap it in a module whose forward returns tensors.")
-    if not all(bool(torch.isfinite(t).all()) for t in found if t.is_floating_point()):
-        raise InvalidRequest(
-            "the model's output for the example holds NaN or infinite values; check the example and the weights."
-        )
+    for index, tensor in enumerate(found):
+        bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if bad:
+            raise InvalidRequest(
+                f"output {index} of the model holds NaN or infinite values for the example ({bad} of {tensor.numel()} numbers); "
+                "check the example and the weights, or let forward return finite numbers (torch.nan_to_num behind the softmax of "
+                "positions that are masked altogether, a large negative number for masked scores)."
+            )
     return found
 
 

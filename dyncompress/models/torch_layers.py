@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from dyncompress.errors import InvalidRequest
+from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.torch_calling import flattened, hooked, outputs
 from dyncompress.models.torch_recurrent import RecurrentWeight
 from dyncompress.types import Batch, Layer
@@ -233,22 +234,44 @@ def parameter_of(module: nn.Module, layer: Layer) -> Tensor:
 
 
 def refuse_bad_values(module: nn.Module) -> None:
-    """Every parameter must be finite, and no buffer NaN; a buffer may be infinite: masks of attention are, and limits.
+    """Every parameter must hold finite numbers, and no buffer NaN; a buffer may be infinite: masks of attention are, and limits.
 
     Raises:
-        InvalidRequest: the name of the first that isn't.
+        InvalidRequest: the name of the first that doesn't.
+        Unsupported: a part of the model is TorchScript, or a parameter's storage isn't a plain array.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"part '{name}' of the model" if name else "the model"
+            raise Unsupported(f"{where} is TorchScript, whose layers can't be edited; give the module that it was made of.")
     for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for name, tensor in tensors:
+            _refuse_storage(kind, name, tensor)
             if not tensor.is_floating_point():
                 continue
-            bad = ~torch.isfinite(tensor) if kind == "parameter" else torch.isnan(tensor)
-            if bool(bad.any()):
+            with torch.no_grad():
+                bad = ~torch.isfinite(tensor) if kind == "parameter" else torch.isnan(tensor)
+                count = int(bad.sum())
+            if count:
                 what = "NaN or infinite" if kind == "parameter" else "NaN"
-                where = name.rpartition(".")[0] or name
-                raise InvalidRequest(
-                    f"layer '{where}': {kind} '{name}' holds {int(bad.sum())} {what} values; load a sound checkpoint."
-                )
+                raise InvalidRequest(f"{_place(kind, name)} holds {count} {what} values; load a sound checkpoint.")
+
+
+def _refuse_storage(kind: str, name: str, tensor: Tensor) -> None:
+    """Refuse what holds no numbers, or holds them otherwise than an array does."""
+    if is_lazy(tensor):
+        raise InvalidRequest(f"{_place(kind, name)} has no shape yet; run the model once on an example, so that it gets one.")
+    if tensor.is_meta:
+        raise InvalidRequest(f"{_place(kind, name)} is on the meta device, without numbers; load the model's weights first.")
+    if tensor.layout != torch.strided:
+        raise Unsupported(f"{_place(kind, name)} is stored as {tensor.layout}; replace it by its to_dense().")
+    if tensor.is_quantized:
+        raise Unsupported(f"{_place(kind, name)} is quantized already; give the float model that it was made of.")
+
+
+def _place(kind: str, name: str) -> str:
+    """How a message about a tensor begins."""
+    return f"layer '{name.rpartition('.')[0] or name}': {kind} '{name}'"
 
 
 def digest_of(weights: Mapping[str, Tensor]) -> str:

@@ -4,47 +4,55 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
-from dyncompress.errors import Unsupported
-from dyncompress.models.torch_calling import CALL_ERRORS, layer_by_layer, placed, takes_names
+from dyncompress.models.torch_calling import placed
+from dyncompress.models.torch_exporting import Given, converted, two_examples
 from dyncompress.models.torch_layers import parameter_of, set_weight
 from dyncompress.models.torch_recurrent import RecurrentWeight
-from dyncompress.models.torch_tracing import traced
 from dyncompress.types import Batch, Layer, Placement
-
-_OPSET = 20
 
 
 def exported(
-    module: nn.Module, layers: Sequence[Layer], users: Mapping[str, Sequence[str]], example: Batch, names: Sequence[str]
+    module: nn.Module,
+    layers: Sequence[Layer],
+    users: Mapping[str, Sequence[str]],
+    example: Batch,
+    names: Sequence[str],
+    free: Mapping[str, Sequence[int]] | None = None,
+    size: int = 0,
 ) -> tuple[bytes, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
     """Export, strip, and locate the weights.
+
+    Args:
+        module: in eval mode.
+        layers: of the module.
+        users: layer -> modules that share its weight.
+        example: inputs to export with.
+        names: of the inputs.
+        free: input -> axes behind the batch axis that may have any length.
+        size: the one batch size that the module runs on, which the example has; 0: any.
 
     Returns:
         the file's bytes; layer -> every place of its weight (layers that can't be found are absent); notes on fallbacks.
 
     Raises:
-        Unsupported: no exporter takes the model.
+        Unsupported: no exporter takes the model, or the exported graph fixes a free axis.
     """
-    inputs = placed(_two_examples(example), module, names)
-    model, notes = _converted(module, inputs, names)
+    given = Given(placed(example if size else two_examples(example), module, names), tuple(names), free or {}, size)
+    model, notes = converted(module, given)
     strip(model)
     _split_directions(model.graph)
     places = _located(model, module, layers, users)
     if _ambiguous(module, layers, places):
-        model, places, notes = _with_stand_ins(module, layers, users, inputs, names)
+        model, places, notes = _with_stand_ins(module, layers, users, given)
     return model.SerializeToString(), places, notes
 
 
@@ -95,8 +103,7 @@ def _with_stand_ins(
     module: nn.Module,
     layers: Sequence[Layer],
     users: Mapping[str, Sequence[str]],
-    inputs: dict[str, Tensor],
-    names: Sequence[str],
+    given: Given,
 ) -> tuple[onnx.ModelProto, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
     """The file exported with random weights, which no other is equal to, and filled with the real ones where these were found.
 
@@ -107,7 +114,7 @@ def _with_stand_ins(
     for layer in chosen:
         weight = parameter_of(other, layer)
         set_weight(layer.name, other.get_submodule(layer.name), torch.randn(weight.shape, generator=generator) / 16)
-    model, notes = _converted(other, inputs, names)
+    model, notes = converted(other, given)
     strip(model)
     _split_directions(model.graph)
     places = _located(model, other, layers, users)
@@ -120,118 +127,6 @@ def _with_stand_ins(
             real = numpy_helper.from_array(np.ascontiguousarray(forms[place.layout]), place.initializer)
             tensors[place.initializer].CopyFrom(real)
     return model, places, notes
-
-
-def _two_examples(example: Batch) -> Batch:
-    """Two examples at least: exporters take a batch of one for a constant."""
-    if any(len(value) != 1 for value in example.values()):
-        return example
-    return {name: torch.cat([torch.as_tensor(value)] * 2) for name, value in example.items()}
-
-
-def _converted(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The first way that works: a trace where it is sure, dynamic batch, fixed batch, and any trace."""
-    plain = _plain(module, inputs, names)
-    if plain is not None:
-        return plain, ()
-    failures = []
-    for dynamic, dynamo in ((True, True), (False, True), (True, False), (False, False)):
-        try:
-            model = _export(module, inputs, names, dynamic, dynamo)
-            onnx.checker.check_model(model)
-        except _export_errors() as error:
-            failures.append(f"{type(error).__name__}: {_first_line(error)}")
-            continue
-        notes = []
-        if not _batch_is_free(model):  # the exporter may fix it without a word
-            reason = failures[0] if failures else "its forward pass depends on the batch size"
-            notes.append(f"the batch size of the ONNX file is fixed at {len(inputs[names[0]])}: {reason}.")
-        if not dynamo:
-            notes.append(f"exported by tracing, which keeps no data-dependent branches: {failures[-1]}.")
-        return model, tuple(notes)
-    raise Unsupported(f"torch.onnx can't export this model ({failures[0]}); make its forward free of data-dependent Python.")
-
-
-def _plain(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str]) -> onnx.ModelProto | None:
-    """The graph of a plain convolutional network, None for any other."""
-    try:
-        with _silenced(), layer_by_layer():
-            model = traced(module, inputs, names, takes_names(module, names), _OPSET)
-        onnx.checker.check_model(model)
-    except (*CALL_ERRORS, Unsupported, torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError):
-        return None
-    return model if _batch_is_free(model) else None
-
-
-def _export_errors() -> tuple[type[BaseException], ...]:
-    """What exporters raise. torch._dynamo takes a second to load and isn't, where a trace will do."""
-    own = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, onnx.checker.ValidationError)
-    return (*CALL_ERRORS, *own)
-
-
-def _batch_is_free(model: onnx.ModelProto) -> bool:
-    """Whether the first axis of every input is symbolic."""
-    shapes = [entry.type.tensor_type.shape.dim for entry in model.graph.input]
-    return all(len(shape) > 0 and bool(shape[0].dim_param) for shape in shapes)
-
-
-def _first_line(error: BaseException) -> str:
-    """The last cause's first line: exporters wrap the reason several times."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")[:200]
-
-
-def _export(module: nn.Module, inputs: dict[str, Tensor], names: Sequence[str], dynamic: bool, dynamo: bool) -> onnx.ModelProto:
-    """One attempt."""
-    by_name = takes_names(module, names)
-    args = () if by_name else tuple(inputs[name] for name in names)
-    keywords = dict(inputs) if by_name else None
-    axes: dict[str, object] = {}
-    with _silenced(), layer_by_layer(), torch.no_grad():
-        if dynamo:
-            if dynamic:
-                batch = torch.export.Dim("batch")
-                shapes = {name: {0: batch} for name in names}
-                axes = {"dynamic_shapes": shapes if by_name else tuple(shapes.values())}
-            program = torch.onnx.export(
-                module, args, kwargs=keywords, input_names=list(names), opset_version=_OPSET, dynamo=True, external_data=False,
-                optimize=True, verbose=False, **axes,
-            )  # fmt: skip
-            return program.model_proto
-        if dynamic:
-            axes = {"dynamic_axes": {name: {0: "batch"} for name in names}}
-        buffer = io.BytesIO()
-        torch.onnx.export(
-            module,
-            args,
-            buffer,
-            kwargs=keywords,
-            input_names=list(names),
-            opset_version=_OPSET,
-            dynamo=False,
-            verbose=False,
-            **axes,
-        )
-        return onnx.load_from_string(buffer.getvalue())
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """The exporters print and log their progress; none of it is for the user."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._dynamo", "torch.fx")
-    ]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
 
 
 def strip(model: onnx.ModelProto) -> None:

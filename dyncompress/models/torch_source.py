@@ -15,7 +15,7 @@ TOLERANCE = 1e-3  # of an output's largest magnitude; a copy in float32 agrees t
 _DIGITS = 16.0  # roundings of a narrower number type that add up through a network
 
 
-def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, names: Sequence[str]) -> None:
+def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, names: Sequence[str], size: int = 0) -> None:
     """Refuse a copy whose outputs on the example aren't the source's.
 
     Args:
@@ -23,11 +23,12 @@ def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, n
         found: the copy's outputs.
         example: what both are run on.
         names: of the inputs.
+        size: the one batch size that the source runs on; 0: any.
 
     Raises:
         InvalidRequest: names the output that differs, by how much, and the likely reason.
     """
-    wanted = caller_outputs(source, example, names)
+    wanted = caller_outputs(source, example, names, size)
     if len(found) != len(wanted) and not _caches(source):
         raise InvalidRequest(
             f"the model returns {len(wanted)} outputs and its copy {len(found)}; make its forward return the same every time."
@@ -37,7 +38,7 @@ def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, n
         error = difference(one, other)
         if error <= limit:
             continue
-        again = caller_outputs(source, example, names)
+        again = caller_outputs(source, example, names, size)
         if difference(again[index], other) > limit:
             raise InvalidRequest(
                 f"output {index} of the model changes from call to call on the same example (by {100 * error:.2g} % of its "

@@ -73,6 +73,11 @@ def tuned(
     return model.edited([Affine(name, gain, shift) for name, (gain, shift) in found.items()]), found
 
 
+def tunable(model: TorchModel) -> bool:
+    """Whether a layer has one gain and one shift to distil into: it is called once a pass and shares its weight with no other."""
+    return any(_free(model, name) for name in model.trace.modules)
+
+
 class _Student:
     """The compressed network with a gain and a shift behind every layer."""
 

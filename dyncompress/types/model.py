@@ -90,6 +90,10 @@ class Model(Protocol):
     def notes(self) -> tuple[str, ...]:
         """What the user should know about it."""
 
+    @property
+    def free(self) -> Mapping[str, tuple[int, ...]]:
+        """Input -> axes behind the batch axis that take any length."""
+
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
 

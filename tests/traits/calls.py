@@ -1,3 +1,4 @@
+# pyright: reportIncompatibleMethodOverride=false
 """Layers called by keyword, with more than one argument, or through functions; layers that compute their own weight."""
 
 from __future__ import annotations
