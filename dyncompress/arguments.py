@@ -115,6 +115,7 @@ def _compress(commands: Commands) -> None:
     _asking(command, "the plan's, else ")
     command.add_argument("--held-out", metavar="DATA", help="examples nothing else sees, with labels: what certifies")
     command.add_argument("--plan", type=Path, metavar="FILE", help="apply this plan instead of allocating one")
+    command.add_argument("--keep-float", action="store_true", help="write the model's float32 file beside, model.float32.onnx")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go, all of them or none")
 
 

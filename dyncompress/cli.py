@@ -16,6 +16,7 @@ from dyncompress import __version__
 from dyncompress.arguments import parse, parser, settings
 from dyncompress.delivery import check_writable, deliver
 from dyncompress.errors import DyncompressError, InvalidRequest
+from dyncompress.output_files import MODEL, PROFILE, write_directory
 from dyncompress.progress import SILENT, Progress, on_standard_error
 from dyncompress.reports import (
     Table,
@@ -31,11 +32,6 @@ from dyncompress.reports import (
 )
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.sources import load_data
-
-MODEL = "model.onnx"
-CERTIFICATE = "certificate.json"
-PROFILE = "profile.json"
-PACKED = "model.dync"
 
 
 @dataclass(frozen=True)
@@ -93,30 +89,16 @@ def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
     from dyncompress.demo import run
-    from dyncompress.store import profile_to_json
 
-    file, profile, _ = run(progress)
-    return _finished(args.out, file, profile, profile_to_json(profile))
+    return _finished(args.out, run(progress)[0], None)
 
 
-def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> Answer:
-    """Deliver the files of a run, and tell."""
-    from dyncompress.certificates.stored import to_json
-    from dyncompress.planfile import plan_to_toml
-    from dyncompress.reports import page
-
-    files: dict[str, bytes | str] = {} if profile_text is None else {PROFILE: profile_text}
-    files["plan.toml"] = plan_to_toml(file.plan)
-    files["report.html"] = page(file, profile)
-    if file.certificate is not None:
-        files[CERTIFICATE] = to_json(file.certificate)
-    if file.packed:
-        files[PACKED] = file.packed
-    files[MODEL] = file.content
-    paths = deliver(out, files, stale=(PROFILE, CERTIFICATE, PACKED))  # of an earlier run, they would describe another file
-    layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
+def _finished(out: Path, file: Any, profile_text: str | None) -> Answer:
+    """Write the files of a run, and tell what came out, what the user came for first."""
+    paths = write_directory(file, out, profile_text)
+    layers, estimates = (file.profile.layers, file.profile.estimates) if file.profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
-    text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))
+    text = "\n\n".join((as_text(file), layer_table(file.plan, layers, estimates).plain(), where))
     return Answer(text, as_json(file, paths))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from dyncompress import promises
 from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
+from dyncompress.completion import completed
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
@@ -47,7 +48,7 @@ def measure(
     example: Any = None,
     progress: Progress = SILENT,
 ) -> Profile:
-    """Observe the layers, and tabulate what every choice costs and harms.
+    """Observe the layers, and tabulate costs and predicted distortions of every choice: plans for any budget come from that.
 
     Args:
         model: a torch module; it is not changed.
@@ -56,9 +57,6 @@ def measure(
         trajectory: a recorded trajectory or its `.npz`; only some recipes read it.
         example: one batch of inputs, where there is no calibration data.
         progress: who is told of phases.
-
-    Returns:
-        the profile; any number of budgets can be allocated from it.
     """
     recipe, target = load_recipe(recipe), load_target(target)
     return profiled(opened(model, recipe, calibration, example), recipe, target, trajectory, progress)
@@ -145,6 +143,7 @@ def compress(
     held_out: Any = None,
     trajectory: Any = None,
     plan: Plan | Profile | str | Path | None = None,
+    keep_float: bool = False,
     progress: Progress = SILENT,
 ) -> OnnxFile:
     """All verbs in one call: measure, allocate, apply, export, and certify where there are held-out examples.
@@ -155,6 +154,7 @@ def compress(
         calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
+        keep_float: keep the model's float32 ONNX file as `file.float_body`, to be saved and compared with; costs its bytes.
         progress: who is told of phases.
 
     Raises:
@@ -186,14 +186,14 @@ def compress(
 
     if limit is not None and trial is not None:
         plans = [found] if isinstance(found, Plan) else plans_for_budgets(start, found, recipe, target)
-        return promises.boldest(plans, build, start.door, trial)
-    if isinstance(found, Plan):
+        finished, trial = promises.boldest(plans, build, start.door, trial), None  # it is certified
+    elif isinstance(found, Plan):
         finished = build(found)
     else:
         search = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None)
         finished = file_within_budget(search, lambda finer: profiled_for_budget(start, finer, target, None, progress))
     finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
-    if trial is None:
-        return finished
-    with progress.phase("certify"):
-        return within(budgeted, promises.certified(finished, start.door, trial))
+    if trial is not None:
+        with progress.phase("certify"):
+            finished = within(budgeted, promises.certified(finished, start.door, trial))
+    return completed(finished, start, found, keep_float=keep_float, progress=progress)

@@ -62,7 +62,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("compare with the model that came in"):
         reference = outputs(compressed.model, shown)
         parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
-        faithful(parity)
+        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]))
     after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)

@@ -11,14 +11,12 @@ from dyncompress.allocation.exclusive import Whole, joined
 from dyncompress.allocation.lagrangian import check_feasible
 from dyncompress.allocation.rule import chosen_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.types import FLOAT_BITS, STRUCTURE, Allocator, Option, Plan, Profile, Rule
+from dyncompress.types import FLOAT_BITS, NATS, STRUCTURE, UNMEASURED, Allocator, Option, Plan, Profile, Rule
 
 ROWS = ("bytes", "macs", "seconds")
 NONZEROS = "nonzeros"  # the row of budget.sparsity
 HARM = "distortion"  # the row of budget.distortion
-UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
 MOOT = "its block is dropped"
-NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
 def arrays(table: Mapping[str, Sequence[Option | Whole]], rows: Sequence[str] = ROWS[:2]) -> tuple[np.ndarray, np.ndarray]:

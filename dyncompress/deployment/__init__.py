@@ -31,6 +31,9 @@ _INDEX = {
     "Session": "session",
     "environment": "session",
     "matches_target": "session",
+    "processor": "session",
+    "cannot_run_here": "session",
+    "in_turn": "bench",
     "compare": "bench",
     "Timing": "bench",
 }

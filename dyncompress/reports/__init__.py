@@ -1,7 +1,9 @@
 """What people and machines read: tables, drawings, one HTML page, one JSON object. Pure readers of the nouns."""
 
+from dyncompress.reports.certificate import certificate_json, certificate_text
 from dyncompress.reports.html import page
-from dyncompress.reports.summary import as_json, as_text, certificate_json, certificate_text, left_alone_sentence, plain_json
+from dyncompress.reports.plain import plain_json
+from dyncompress.reports.summary import as_json, as_text, left_alone_sentence
 from dyncompress.reports.table import Table, layer_table, number, profile_table
 
 __all__ = [

@@ -53,6 +53,16 @@ def number(value: float, digits: int = 3) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
 
 
+def percent(fraction: float, digits: int = 3) -> str:
+    """A fraction as a person reads it.
+
+    Example:
+        >>> percent(0.1234), percent(0.0), percent(float("nan"))
+        ('12.3 %', '0 %', '–')
+    """
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.{digits}g} %"
+
+
 def estimate_text(estimate: Estimate) -> str:
     """The value with its standard error; marked where the estimator's own conditions fail.
 

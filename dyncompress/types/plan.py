@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dyncompress.types import presentation
 from dyncompress.types.network import FLOAT_BITS, Layer
 from dyncompress.types.observation import Estimate
 from dyncompress.types.representation import described, short_repr
+
+UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
+NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,15 @@ class Profile:
     seconds: float = 0.0
     whole_seconds: float = 0.0
 
+    @property
+    def unit(self) -> str:
+        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`."""
+        compared = {source for source in self.source.values() if source != UNMEASURED}
+        return "nats" if compared <= NATS else "relative"
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)
+
     def __repr__(self) -> str:
         options = sum(len(found) for found in self.table.values())
         told = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
@@ -235,6 +248,9 @@ class Plan:
     realised: Mapping[str, Choice] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)
 
     def __repr__(self) -> str:
         told = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}

@@ -1,0 +1,55 @@
+"""What a finished file carries beside its bytes: the profile, the time of a run before and after, the original's float file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from dyncompress import deployment
+from dyncompress.errors import Unsupported
+from dyncompress.opening import Opened, first_examples
+from dyncompress.progress import Progress
+from dyncompress.shipment import as_numpy
+from dyncompress.types import Candidate, OnnxFile, Plan, Profile, Speed
+
+
+def completed(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:
+    """The file with what is told of it, of which nothing decides anything.
+
+    Args:
+        file: finished.
+        model: that came in, opened.
+        made: what the file was made from; a profile stays with the file.
+        keep_float: whether the original's float32 file stays with it too: as many bytes as the model has.
+        progress: who is told.
+    """
+    reason = deployment.cannot_run_here(file.target)
+    float_body = b""
+    if keep_float or not reason:
+        float_body = model.door.to_onnx(as_numpy(first_examples(model.batches, 2)[0]))[0]
+    speed = Speed(reason=reason)
+    if not reason:
+        with progress.phase("time a run before and after"):
+            speed = _speed(float_body, file, model)
+    profile = made if isinstance(made, Profile) else None
+    return replace(file, profile=profile, speed=speed, float_body=float_body if keep_float else b"")
+
+
+def _speed(float_body: bytes, file: OnnxFile, model: Opened) -> Speed:
+    """Of one example; a file that doesn't run here has none, with the reason."""
+    example = {name: value[:1] for name, value in as_numpy(model.batches[0]).items()}
+    try:
+        return deployment.in_turn(float_body, file.body, example, file.target)
+    except Unsupported as error:
+        return Speed(reason=str(error).rstrip("."))
+
+
+def candidate(file: OnnxFile) -> Candidate:
+    """What a built file came to, without its bytes."""
+    return Candidate(len(file.shipped), file.plan.distortion, file.parity.divergence)
+
+
+def with_candidates(file: OnnxFile, made: Iterable[Candidate]) -> OnnxFile:
+    """The file with all that were made on the way to it, equal ones once; it is the chosen one."""
+    chosen = candidate(file)
+    return replace(file, candidates=tuple(replace(one, chosen=one == chosen) for one in dict.fromkeys([*made, chosen])))
