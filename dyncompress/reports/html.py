@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from html import escape
 
-from dyncompress.reports import svg
+from dyncompress.reports import rows
 from dyncompress.reports.certificate import bound_text, errors_of, sample_text, vacuous, verdict
 from dyncompress.reports.considered import plans_sections
 from dyncompress.reports.headline import accuracy, agreement, milliseconds, time_sentence, times_faster, where_timed
@@ -26,7 +26,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
     name, target = file.plan.recipe, file.target
     body = [
         f"<h1>{text(name)} for {text(target.name)}</h1>",
-        f'<p class="dim">{text(target.summary)} ONNX file <code>sha256 {_digest(file)}</code></p>',
+        f'<p class="dim">{text(target.summary)}</p><p class="dim">ONNX file: <code>sha256 {_digest(file)}</code></p>',
         figures(file),
         f"<section><h2>Certificate</h2>{certificate_block(file.certificate)}</section>",
         *plans_sections(file, profile),
@@ -62,11 +62,11 @@ _PARITY = (
 def _parity(file: OnnxFile) -> str:
     """A row an output."""
     header = ("output", "error", "worst channel", "its error", "by integers and export alone")
-    rows = tuple(
+    drawn = tuple(
         (o.name, percent(o.relative_error), f"{o.channel} (axis {o.axis})", percent(o.channel_error), percent(o.file_error))
         for o in file.parity.outputs
     )
-    return table(Table(header, rows, frozenset({"error", "its error"}))) if rows else ""
+    return table(Table(header, drawn, frozenset({"error", "its error"}))) if drawn else ""
 
 
 def _digest(file: OnnxFile) -> str:
@@ -121,13 +121,13 @@ def certificate_block(certificate: Certificate | None) -> str:
         return '<p class="certificate">None: no held-out data was given, so nothing is promised.</p>'
     kind = "broken" if not certificate.kept else "vacuous" if vacuous(certificate) else "kept"
     header = ("quantity", "observed", "certified", "delta", "method")
-    rows = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
+    drawn = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in certificate.counts.items())
     environment = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in certificate.environment.items())
     counted = f"{sample_text(certificate)}; {counts}. {certificate.kind}. {environment}"
     return (
         f'<div class="certificate"><p class="{kind}"><b>{text(certificate.statement)}</b>{text(verdict(certificate))}</p>'
-        f'<div class="scroll">{table(Table(header, rows, frozenset({"observed", "delta"})))}</div>'
+        f'<div class="scroll">{table(Table(header, drawn, frozenset({"observed", "delta"})))}</div>'
         f'<p class="dim">{text(counted)}</p>'
         f"<p>It assumes:</p>{items(certificate.assumptions)}</div>"
     )
@@ -135,15 +135,15 @@ def certificate_block(certificate: Certificate | None) -> str:
 
 def _bytes(file: OnnxFile) -> str:
     sizes = file.sizes
-    rows = [
-        svg.Bar("original, float32", file.float_bytes, f"{file.float_bytes:,}", soft=True),
-        *([svg.Bar("container, ships", len(file.packed), f"{len(file.packed):,}")] if file.packed else []),
-        svg.Bar("ONNX file" if file.packed else "ONNX file, ships", len(file.content), f"{len(file.content):,}"),
-        svg.Bar("ONNX file, zipped", sizes.compressed, f"{sizes.compressed:,}"),
-        svg.Bar("weights in memory", sizes.resident, f"{sizes.resident:,}"),
-        svg.Bar("payload", sizes.payload, f"{sizes.payload:,}"),
+    drawn = [
+        rows.Bar("original, float32", file.float_bytes, f"{file.float_bytes:,}", soft=True),
+        *([rows.Bar("container, ships", len(file.packed), f"{len(file.packed):,}")] if file.packed else []),
+        rows.Bar("ONNX file" if file.packed else "ONNX file, ships", len(file.content), f"{len(file.content):,}"),
+        rows.Bar("ONNX file, zipped", sizes.compressed, f"{sizes.compressed:,}"),
+        rows.Bar("weights in memory", sizes.resident, f"{sizes.resident:,}"),
+        rows.Bar("payload", sizes.payload, f"{sizes.payload:,}"),
     ]
-    return svg.bars(rows, "Bytes of the original and of the shipped file")
+    return rows.bars(drawn, "Bytes of the original and of the shipped file")
 
 
 def _accuracy(certificate: Certificate | None) -> str:
@@ -152,31 +152,31 @@ def _accuracy(certificate: Certificate | None) -> str:
     if certificate is None or errors is None:
         return ""
     n = certificate.counts.get("examples", certificate.n)
-    rows = [
-        svg.Bar(name, 1 - wrong / n, f"{percent(1 - wrong / n)} ({wrong:,} of {n:,} wrong)", soft)
+    drawn = [
+        rows.Bar(name, 1 - wrong / n, f"{percent(1 - wrong / n)} ({wrong:,} of {n:,} wrong)", soft)
         for name, wrong, soft in (("original", errors[0], True), ("shipped file", errors[1], False))
     ]
-    return svg.bars(rows, "Accuracy of the original and of the shipped file", full=1.0)
+    return rows.bars(drawn, "Accuracy of the original and of the shipped file", full=1.0)
 
 
 def _stages(file: OnnxFile) -> str:
-    rows = [svg.Bar(stage, value, number(value)) for stage, value in file.stages.items()]
-    return svg.bars(rows, "Divergence from the original after each stage") if rows else ""
+    drawn = [rows.Bar(stage, value, number(value)) for stage, value in file.stages.items()]
+    return rows.bars(drawn, "Divergence from the original after each stage") if drawn else ""
 
 
 def _errors(file: OnnxFile) -> str:
-    rows = [
-        svg.Bar(layer, rounded, f"{number(rounded)}, of which pruning {number(pruned)}" if pruned else number(rounded))
+    drawn = [
+        rows.Bar(layer, rounded, f"{number(rounded)}, of which pruning {number(pruned)}" if pruned else number(rounded))
         for layer, (pruned, rounded) in file.errors.items()
     ]
-    return svg.bars(rows, "Relative output error of each layer") if rows else ""
+    return rows.bars(drawn, "Relative output error of each layer") if drawn else ""
 
 
 def _bits(file: OnnxFile) -> str:
     done = choices(file.plan)
-    rows = [svg.Bar(unit, c.weight_bits, _width(c.weight_bits)) for unit, c in done.items() if unit in file.plan.shapes]
-    rows += [svg.Bar(layer, FLOAT_BITS, "float, left alone", soft=True) for layer in file.plan.reasons if layer not in done]
-    return svg.bars(rows, "Stored width of each layer's weights", full=FLOAT_BITS)
+    drawn = [rows.Bar(unit, c.weight_bits, _width(c.weight_bits)) for unit, c in done.items() if unit in file.plan.shapes]
+    drawn += [rows.Bar(layer, FLOAT_BITS, "float, left alone", soft=True) for layer in file.plan.reasons if layer not in done]
+    return rows.bars(drawn, "Stored width of each layer's weights", full=FLOAT_BITS)
 
 
 def _width(bits: int) -> str:
@@ -187,8 +187,8 @@ def _zeros(file: OnnxFile) -> str:
     sparse = {unit: choice for unit, choice in choices(file.plan).items() if choice.sparsity}
     if not sparse:
         return ""
-    rows = [svg.Bar(u, c.sparsity, percent(c.sparsity) + (f" ({c.pattern})" if c.pattern else "")) for u, c in sparse.items()]
-    return svg.bars(rows, "Share of zeros in each layer", full=1.0)
+    drawn = [rows.Bar(u, c.sparsity, percent(c.sparsity) + (f" ({c.pattern})" if c.pattern else "")) for u, c in sparse.items()]
+    return rows.bars(drawn, "Share of zeros in each layer", full=1.0)
 
 
 def _measures(profile: Profile | None) -> list[str]:
@@ -200,8 +200,8 @@ def _measures(profile: Profile | None) -> list[str]:
 
 
 def _dots(name: str, found: Mapping[str, Estimate]) -> str:
-    rows = [svg.Point(layer, e.value, e.stderr, estimate_text(e), not e.valid) for layer, e in found.items()]
-    return svg.points(rows, f"{name} of each layer with its standard error") if rows else ""
+    drawn = [rows.Point(layer, e.value, e.stderr, estimate_text(e), not e.valid) for layer, e in found.items()]
+    return rows.points(drawn, f"{name} of each layer with its standard error") if drawn else ""
 
 
 def _layers(file: OnnxFile, profile: Profile | None) -> str:

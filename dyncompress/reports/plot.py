@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from dyncompress.reports.svg import ticks
-
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
 DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
@@ -20,6 +18,7 @@ STYLE = (
     "svg{background:#fbfaf7;font:12px system-ui,sans-serif}.mark{fill:#2f6f8f;stroke:#2f6f8f}.soft{fill:#8d8778;stroke:#8d8778}"
     "text{fill:#1f2430}.tick{fill:#626a78;font-size:11px}.rule{stroke:#dcdad3}"
 )
+TINY = 1e-15  # of a vertical axis: less is zero
 Scale = Callable[[float], float]
 
 
@@ -98,9 +97,9 @@ def _linear(low: float, high: float, start: float, end: float, wanted: int) -> t
 
 def _vertical(values: Sequence[float]) -> tuple[list[float], Scale]:
     """As `_linear`, from the bottom to the top; powers of ten where values differ much. Zero lies at the bottom."""
-    positive = [value for value in values if value > 0]
+    positive = [value for value in values if value > TINY]
     if not positive or max(positive) < DECADES * min(positive):
-        return _linear(0.0, max(values) or 1.0, HEIGHT - BOTTOM, TOP, 4)
+        return _linear(0.0, max(positive, default=1.0), HEIGHT - BOTTOM, TOP, 4)
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     every = max(1, round((high - low) / 5))
     steps = [10.0**power for power in range(low, high + 1, every)]
@@ -142,6 +141,23 @@ def _series(one: Series, x: Scale, y: Scale) -> str:
         parts.append(f'<polyline class="{kind}" fill-opacity="0" stroke-width="1.5" points="{path}"/>')
     parts += [_dot(one, x(a), y(b), f"{one.name}: {a:,.0f}, {b:.3g}") for a, b in places]
     return f"<g>{''.join(parts)}</g>"
+
+
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers that cover [low, high], about `wanted` of them.
+
+    Example:
+        >>> ticks(1.7, 6.2)
+        [0.0, 2.0, 4.0, 6.0, 8.0]
+    """
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * size else size or 1.0
+    raw = span / wanted
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
+    first = math.floor(low / step)
+    last = max(math.ceil(high / step), first + 1)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def short(value: float) -> str:
