@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _probe(commands)
     _rank(commands)
     _plan(commands)
+    _pareto(commands)
     _verify(commands)
     _bench(commands)
     _packing(commands)
@@ -69,6 +70,22 @@ def settings(words: Sequence[str]) -> dict[str, str]:
             raise InvalidRequest(f"--set {word}: write it as key=value, e.g. --set budget.bytes=0.2.")
         found[key.strip()] = text.strip()
     return found
+
+
+def amounts(words: str) -> list[float]:
+    """Numbers between commas.
+
+    Example:
+        >>> amounts("0.1, 0.2,30000"), amounts("")
+        ([0.1, 0.2, 30000.0], [])
+
+    Raises:
+        InvalidRequest: one is no number.
+    """
+    try:
+        return [float(word) for word in words.split(",") if word.strip()]
+    except ValueError as error:
+        raise InvalidRequest(f"--budgets {words}: write numbers with commas between them, e.g. --budgets 0.1,0.2,0.3.") from error
 
 
 def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +174,18 @@ def _plan(commands: Commands) -> None:
     command.add_argument("--recipe", metavar="NAME|FILE", help="whose budget and allocator; default: the profile's own")
     _setting(command)
     command.add_argument("--out", type=Path, metavar="FILE", help="where the plan goes, e.g. plan.toml; else it is only shown")
+
+
+def _pareto(commands: Commands) -> None:
+    command = _command(commands, "pareto", "list and draw the plans of several budgets, from a saved profile")
+    command.add_argument("profile", type=Path, metavar="PROFILE", help="profile.json, or the directory that holds it")
+    command.add_argument("--of", choices=("bytes", "macs", "seconds", "distortion"), default="bytes", help="default: %(default)s")
+    command.add_argument(
+        "--budgets", default="", metavar="A,B,...", help="e.g. 0.1,0.2,0.3: below 1 a share of the original's; default: a dozen"
+    )
+    command.add_argument("--recipe", metavar="NAME|FILE", help="whose allocator chooses; default: the profile's own")
+    _setting(command)
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the curve: .html with the table, .svg, or .csv")
 
 
 def _verify(commands: Commands) -> None:

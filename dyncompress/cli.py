@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress import __version__
-from dyncompress.arguments import parse, parser, settings
-from dyncompress.delivery import check_writable, deliver
+from dyncompress.arguments import amounts, parse, parser, settings
+from dyncompress.delivery import check_writable, check_writable_file, deliver
 from dyncompress.errors import DyncompressError, InvalidRequest
 from dyncompress.output_files import MODEL, PROFILE, write_directory
 from dyncompress.progress import SILENT, Progress, on_standard_error
@@ -26,6 +26,7 @@ from dyncompress.reports import (
     certificate_text,
     layer_table,
     left_alone_sentence,
+    measures_sentence,
     number,
     plain_json,
     profile_table,
@@ -113,7 +114,8 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     estimates = {name: {layer: asdict(e) for layer, e in found.items()} for name, found in profile.estimates.items()}
     shares = share_left_alone(profile.layers, profile.reasons)
     alone = left_alone_sentence(shares, profile.reasons)
-    lines = [profile_table(profile).plain(), alone, *(f"note: {note}" for note in profile.notes), *map(str, paths.values())]
+    told = filter(None, [alone, measures_sentence(profile), *(f"note: {note}" for note in profile.notes)])
+    lines = [profile_table(profile).plain(), "", *told, *map(str, paths.values())]
     data = {"bytes": profile.float_bytes, "macs": profile.macs, "left_alone": {**shares, "layers": profile.reasons}}
     return Answer("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
 
@@ -161,6 +163,23 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     text = "\n\n".join((layer_table(plan, profile.layers, profile.estimates).plain(), predicted))
     data = {"predicted": {**plan.cost, "distortion": plan.distortion, "gap": plan.gap}, "left_alone": shares, "paths": paths}
     return Answer(text, {**data, "notes": plan.notes})
+
+
+def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.pareto_list import pareto
+    from dyncompress.recipe_file import recipe_for
+    from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
+    from dyncompress.store import profile_from_json
+
+    if args.out is not None:
+        check_writable_file(args.out)
+    write = None if args.out is None else drawn_as(args.out)
+    profile = profile_from_json(_inside(args.profile, PROFILE))
+    budgets = [{args.of: value} for value in amounts(args.budgets)]
+    found = pareto(profile, budgets, of=args.of, recipe=recipe_for(args.recipe, profile, settings(args.set)))
+    paths = {} if write is None else deliver(args.out.parent, {args.out.name: write(found)})
+    text = "\n".join((pareto_text(found), *map(str, paths.values())))
+    return Answer(text, {**pareto_json(found), "paths": paths})
 
 
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
@@ -272,6 +291,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "probe": _probe,
     "rank": _rank,
     "plan": _plan,
+    "pareto": _pareto,
     "verify": _verify,
     "bench": _bench,
     "pack": _pack,

@@ -49,7 +49,7 @@ class ParetoList:
     Attributes:
         plans: in the order of the budgets.
         row: the cost that the budgets are of, and that tables and curves show first.
-        float_cost: of the original's float32 file in that row; nan where it isn't known.
+        float_cost: of the original's float32 file in that row, or its bytes where the row is the distortion.
         unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data.
     """
 
@@ -99,6 +99,7 @@ def pareto(
 
     Raises:
         InvalidRequest: `of` is no such cost, or the profile holds no times.
+        Infeasible: none of the budgets can be met.
     """
     asked = [parse_budget(budget) for budget in budgets or ()]
     row = of or next((name for budget in asked for name in ROWS if getattr(budget, name) is not None), "bytes")
@@ -110,11 +111,26 @@ def pareto(
             continue
         cost = plan.cost
         found.append(Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", math.nan), plan.distortion, plan))
+    if not found:
+        raise _out_of_reach(profile, row)
     points = [_point(one) for one in found]
     beaten = [any(_beats(q, p) or (q == p and j < i) for j, q in enumerate(points)) for i, p in enumerate(points)]
     kept = tuple(one for one, worse in zip(found, beaten, strict=True) if not worse)
-    original = {"bytes": profile.float_bytes, "macs": profile.macs, "seconds": profile.seconds}.get(row, 0)
+    original = {"macs": profile.macs, "seconds": profile.seconds}.get(row, profile.float_bytes)
     return ParetoList(kept, row, float(original) or math.nan, profile.unit)
+
+
+def _out_of_reach(profile: Profile, row: str) -> Infeasible:
+    """What the smallest plan takes."""
+    smallest = least(profile, row) + _fixed(profile, row)
+    told = {"seconds": f"{1e3 * smallest:.4g} ms", HARM: f"{smallest:.3g} in distortion"}.get(row, f"{smallest:,.0f} {row}")
+    return Infeasible(f"none of the budgets can be met: the smallest plan takes {told}; ask for more.")
+
+
+def _fixed(profile: Profile, row: str) -> float:
+    """What a plan costs in a row whatever is chosen."""
+    alone = sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
+    return {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds, HARM: 0.0}[row]
 
 
 def spread(profile: Profile, row: str, count: int = BUDGETS) -> list[Budget]:
@@ -135,9 +151,7 @@ def spread(profile: Profile, row: str, count: int = BUDGETS) -> list[Budget]:
     if row == HARM:
         low = max(low, 1e-6 * high, 1e-12)
         return [Budget(distortion=float(value)) for value in np.geomspace(low * (1 + 1e-9), max(high, low), count)]
-    alone = sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
-    fixed = {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds}[row]
-    values = fixed + np.linspace(low + 1e-9 * max(1.0, abs(low)), high, count)
+    values = _fixed(profile, row) + np.linspace(low + 1e-9 * max(1.0, abs(low)), high, count)
     if row == "seconds":  # budgets below 1 are shares of the original's
         return [Budget(seconds=min(float(value) / profile.seconds, 1 - 1e-9)) for value in values]
     return [Budget(**{row: float(value)}) for value in values if value >= 1]

@@ -4,7 +4,7 @@ from dyncompress.reports.certificate import certificate_json, certificate_text
 from dyncompress.reports.html import page
 from dyncompress.reports.plain import plain_json
 from dyncompress.reports.summary import as_json, as_text, left_alone_sentence
-from dyncompress.reports.table import Table, layer_table, number, profile_table
+from dyncompress.reports.table import Table, layer_table, measures_sentence, number, profile_table
 
 __all__ = [
     "Table",
@@ -14,6 +14,7 @@ __all__ = [
     "certificate_text",
     "layer_table",
     "left_alone_sentence",
+    "measures_sentence",
     "number",
     "page",
     "plain_json",

@@ -46,7 +46,8 @@ svg .whisker { stroke: var(--mark); stroke-width: 1.5; }
 .points u { position: absolute; top: 0; bottom: -.25rem; border-left: 1px solid var(--rule); }
 .points s { position: absolute; top: .55rem; height: 2px; background: var(--mark); }
 .points .axis { position: relative; height: 1.2rem; margin: 0 .4rem; }
-.points .axis b { position: absolute; white-space: nowrap; transform: translateX(-50%); font-weight: 400; color: var(--dim); font-size: .75rem; }
+.points .axis b { position: absolute; white-space: nowrap; transform: translateX(-50%); font-weight: 400;
+  color: var(--dim); font-size: .75rem; }
 @media (max-width: 40rem) {
   .bars { grid-template-columns: minmax(0, 1fr) auto; } .bars .name { grid-column: 1 / -1; margin-top: .35rem; }
 }

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dyncompress.errors import InvalidRequest
 from dyncompress.reports import markup
 from dyncompress.reports.plain import plain_json
 from dyncompress.reports.plot import Series, legend, plot
@@ -22,7 +25,7 @@ def pareto_table(found: ParetoList) -> Table:
     """One row a plan: its costs, what share of the original's they are, and the predicted distortion."""
     timed = any(not math.isnan(one.seconds) for one in found)
     costs = ("bytes", "MACs", "ms a run") if timed else ("bytes", "MACs")
-    header = ("budget", *costs, f"of the original's {_cost(found)}", _distortion(found))
+    header = ("budget", *costs, f"share of the original's {_cost(found)}", _distortion(found))
     rows = []
     for one in found:
         share = percent(getattr(one, _cost(found)) / found.float_cost)
@@ -69,6 +72,22 @@ def pareto_csv(found: ParetoList) -> str:
         seconds = "" if math.isnan(one.seconds) else repr(one.seconds)
         writer.writerow((_budget(one, exact=True), repr(one.bytes), repr(one.macs), seconds, repr(one.distortion)))
     return text.getvalue()
+
+
+def drawn_as(path: Path) -> Callable[[ParetoList], str]:
+    """What writes a list into a file of this name.
+
+    Raises:
+        InvalidRequest: no form has such an ending.
+    """
+    writers: dict[str, Callable[[ParetoList], str]] = {
+        ".html": lambda found: pareto_page(found, "Pareto list of the plans of several budgets"),
+        ".svg": lambda found: pareto_svg(found, standalone=True) + "\n",
+        ".csv": pareto_csv,
+    }
+    if path.suffix not in writers:
+        raise InvalidRequest(f"{path}: a curve is written as {', '.join(writers)}; end the name in one of them.")
+    return writers[path.suffix]
 
 
 def pareto_json(found: ParetoList) -> dict[str, Any]:
