@@ -177,7 +177,7 @@ def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
     profile = profile_from_json(_inside(args.profile, PROFILE))
     budgets = [{args.of: value} for value in amounts(args.budgets)]
     found = pareto(profile, budgets, of=args.of, recipe=recipe_for(args.recipe, profile, settings(args.set)))
-    paths = {} if write is None else deliver(args.out.parent, {args.out.name: write(found)})
+    paths = {} if args.out is None or write is None else deliver(args.out.parent, {args.out.name: write(found)})
     text = "\n".join((pareto_text(found), *map(str, paths.values())))
     return Answer(text, {**pareto_json(found), "paths": paths})
 

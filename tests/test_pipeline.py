@@ -358,21 +358,6 @@ def test_several_inputs_by_name_and_outputs_in_a_dictionary() -> None:
     assert torch.equal(named.encodings["a"].codes, ordered.encodings["a"].codes)
 
 
-# ---------------------------------------------------------------- the front page
-def test_the_readmes_first_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    readme = Path(__file__).parents[1] / "README.md"
-    code = re.search(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
-    assert code is not None
-    monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = tiny.Tiny(width=16).eval()
-    names = {"model": model, "batches": [CALIBRATION[:48], CALIBRATION[48:]], "x": HELD_OUT[0], "y": HELD_OUT[1]}
-    exec(code.group(1), names)
-    assert (tmp_path / "small.onnx").is_file() and "With confidence 95 %" in capsys.readouterr().out
-    assert dc.verify(names["file"]).kept and isinstance(names["small"].module, nn.Module)  # type: ignore[arg-type, union-attr]
-
-
 def test_a_target_that_was_never_run_says_so_in_plan_file_and_certificate() -> None:
     file = dc.compress(network(), "edge-int8", target="onnxruntime-arm64", calibration=CALIBRATION, held_out=HELD_OUT)
     told = "target 'onnxruntime-arm64' was never run on its own hardware"
