@@ -157,7 +157,7 @@ class Search:
             )
         if self.budget.distortion is None:
             return best
-        beside = "budget.bytes decides; budget.distortion isn't looked at beside it."
+        beside = "both budget.bytes and budget.distortion are set; the bytes decide, and the distortion isn't a limit."
         return replace(best, notes=(*best.notes, beside))
 
     def _largest(self, row: str) -> float:

@@ -27,8 +27,8 @@ from dyncompress.reports import (
     layer_table,
     left_alone_sentence,
     measures_sentence,
-    number,
     plain_json,
+    predicted_sentence,
     profile_table,
 )
 from dyncompress.shipped import recipe_files, target_files
@@ -156,10 +156,9 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     plan = allocate(profile, recipe=recipe)
     paths = deliver(args.out.parent, {args.out.name: plan_to_toml(plan)}) if args.out is not None else {}
     shares = {name: plan.share_left_alone.get(name, 0.0) for name in ("weights", "macs")}
-    costs = ", ".join(f"{name} {number(value, 6)}" for name, value in plan.cost.items())
     alone = left_alone_sentence(plan.share_left_alone, plan.reasons)
     notes = "".join(f"\nnote: {note}" for note in plan.notes)
-    predicted = f"predicted: {costs}; distortion {number(plan.distortion)}\n{alone}{notes}"
+    predicted = f"{predicted_sentence(plan, profile)}\n{alone}{notes}"
     text = "\n\n".join((layer_table(plan, profile.layers, profile.estimates).plain(), predicted))
     data = {"predicted": {**plan.cost, "distortion": plan.distortion, "gap": plan.gap}, "left_alone": shares, "paths": paths}
     return Answer(text, {**data, "notes": plan.notes})

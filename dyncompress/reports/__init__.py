@@ -3,7 +3,7 @@
 from dyncompress.reports.certificate import certificate_json, certificate_text
 from dyncompress.reports.html import page
 from dyncompress.reports.plain import plain_json
-from dyncompress.reports.summary import as_json, as_text, left_alone_sentence
+from dyncompress.reports.summary import as_json, as_text, left_alone_sentence, predicted_sentence
 from dyncompress.reports.table import Table, layer_table, measures_sentence, number, profile_table
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "number",
     "page",
     "plain_json",
+    "predicted_sentence",
     "profile_table",
 ]

@@ -34,13 +34,14 @@ def plans_sections(file: OnnxFile, profile: Profile | None) -> list[str]:
 
 
 def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
-    """Bytes and distortion of the best plans of the profile; empty where there is none."""
+    """Bytes, without those reserved for a seal, and distortion of the best plans of the profile; empty where there is none."""
     if profile is None or not profile.table:
         return ()
     from dyncompress.allocation import ALLOCATORS
     from dyncompress.allocation.cost import solved
     from dyncompress.errors import Infeasible
     from dyncompress.pareto_list import spread
+    from dyncompress.profiling import SEAL_BYTES
 
     found = set()
     for budget in spread(profile, "bytes", PREDICTED):
@@ -48,7 +49,7 @@ def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
             plan = solved(profile, [("bytes", (budget.bytes or 0.0) - profile.fixed_bytes)], ALLOCATORS["knapsack"](), {})
         except Infeasible:
             continue
-        found.add((plan.cost["bytes"], plan.distortion))
+        found.add((plan.cost["bytes"] - SEAL_BYTES, plan.distortion))
     return tuple(sorted(found))
 
 

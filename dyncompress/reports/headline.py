@@ -33,7 +33,7 @@ def accuracy_sentence(file: OnnxFile) -> str:
     share, where = agreement(file)
     if math.isnan(share):
         return f"outputs: the file's differ from the original's by {percent(file.parity.relative_error)} (RMS) on {where}"
-    return f"agreement: the file answers as the original does on {percent(share, 4)} of {where}"
+    return f"agreement: the file predicts what the original does on {percent(share, 4)} of {where}"
 
 
 def accuracy(file: OnnxFile) -> tuple[float, float, str] | None:

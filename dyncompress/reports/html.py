@@ -11,7 +11,7 @@ from dyncompress.reports.certificate import bound_text, errors_of, sample_text, 
 from dyncompress.reports.considered import plans_sections
 from dyncompress.reports.headline import accuracy, agreement, milliseconds, time_sentence, times_faster, where_timed
 from dyncompress.reports.markup import document, items, section, table, text
-from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number, percent
+from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number, percent, stage_name
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
 
@@ -31,7 +31,9 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
         f"<section><h2>Certificate</h2>{certificate_block(file.certificate)}</section>",
         *plans_sections(file, profile),
         section("Bytes before and after", _BYTES, _bytes(file)),
-        section("Accuracy before and after", "Share of held-out examples that are answered right.", _accuracy(file.certificate)),
+        section(
+            "Accuracy before and after", "Share of held-out examples with the right prediction.", _accuracy(file.certificate)
+        ),
         section("Against the original", _PARITY, _parity(file)),
         section("Divergence after each stage", _STAGES, _stages(file)),
         section("Error by layer", _ERRORS, _errors(file)),
@@ -54,7 +56,7 @@ _STAGES = (
 )
 _ERRORS = "Relative squared error of each layer's output on its own inputs, after pruning and rounding, before matching."
 _PARITY = (
-    "Each output of the file against the same output of the model that came in: root mean square error of the whole, and of the "
+    "Each output of the file against the same output of the original model: root mean square error of the whole, and of the "
     "channel with the largest error, relative to that channel's spread."
 )
 
@@ -98,7 +100,7 @@ def _quality(file: OnnxFile) -> tuple[str, str]:
     share, where = agreement(file)
     if math.isnan(share):
         return percent(file.parity.relative_error), f"RMS difference of the outputs on {where}"
-    return percent(share, 4), f"same answer as the original on {where}"
+    return percent(share, 4), f"same prediction as the original on {where}"
 
 
 def _time(file: OnnxFile) -> tuple[str, str]:
@@ -160,7 +162,7 @@ def _accuracy(certificate: Certificate | None) -> str:
 
 
 def _stages(file: OnnxFile) -> str:
-    drawn = [rows.Bar(stage, value, number(value)) for stage, value in file.stages.items()]
+    drawn = [rows.Bar(stage_name(stage), value, number(value)) for stage, value in file.stages.items()]
     return rows.bars(drawn, "Divergence from the original after each stage") if drawn else ""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.profiling import SEAL_BYTES
 from dyncompress.reports import markup
 from dyncompress.reports.plain import plain_json
 from dyncompress.reports.plot import Series, legend, plot
@@ -18,7 +19,10 @@ from dyncompress.reports.table import Table, number, percent
 if TYPE_CHECKING:
     from dyncompress.pareto_list import Costed, ParetoList
 
-HOW = "Each plan is predicted from the profile; an indicator, no promise. No other plan on the list is better in everything."
+HOW = (
+    "Costs and distortions are predicted from the profile: indicators, no promises. For every plan, each other plan on the list "
+    f"is worse in something. Bytes include {SEAL_BYTES:,} reserved for the seal of a certificate."
+)
 
 
 def pareto_table(found: ParetoList) -> Table:
@@ -41,14 +45,15 @@ def pareto_text(found: ParetoList) -> str:
     return f"{pareto_table(found).plain()}\n\n{HOW}"
 
 
-def pareto_html(found: ParetoList) -> str:
-    """Curve and table, for a notebook or a page."""
-    return f'<div class="scroll">{pareto_svg(found)}</div><div class="scroll">{markup.table(pareto_table(found))}</div>'
+def pareto_html(found: ParetoList, *, standalone: bool = True) -> str:
+    """Curve and table; `standalone` for a notebook, where no page has the colours."""
+    parts = pareto_svg(found, standalone=standalone), markup.table(pareto_table(found))
+    return "".join(f'<div class="scroll">{part}</div>' for part in parts)
 
 
 def pareto_page(found: ParetoList, title: str) -> str:
     """A page of its own."""
-    body = f'<h1>{markup.text(title)}</h1><p class="dim">{HOW}</p>{legend(_series(found))}{pareto_html(found)}'
+    body = f'<h1>{markup.text(title)}</h1><p class="dim">{HOW}</p>{legend(_series(found))}{pareto_html(found, standalone=False)}'
     return markup.document(title, body)
 
 

@@ -14,9 +14,10 @@ from html import escape
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
 DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
-STYLE = (
-    "svg{background:#fbfaf7;font:12px system-ui,sans-serif}.mark{fill:#2f6f8f;stroke:#2f6f8f}.soft{fill:#8d8778;stroke:#8d8778}"
-    "text{fill:#1f2430}.tick{fill:#626a78;font-size:11px}.rule{stroke:#dcdad3}"
+STYLE = (  # every selector names the drawing: in a notebook, a style holds for the whole page
+    "svg.plot{background:#fbfaf7;font:12px system-ui,sans-serif}svg.plot .mark{fill:#2f6f8f;stroke:#2f6f8f}"
+    "svg.plot .soft{fill:#8d8778;stroke:#8d8778}svg.plot text{fill:#1f2430}svg.plot .tick{fill:#626a78;font-size:11px}"
+    "svg.plot .rule{stroke:#dcdad3}"
 )
 TINY = 1e-15  # of a vertical axis: less is zero
 Scale = Callable[[float], float]

@@ -13,8 +13,8 @@ import numpy as np
 from dyncompress.reports.certificate import certificate_details, certificate_json
 from dyncompress.reports.headline import headline, headline_json
 from dyncompress.reports.plain import plain_json
-from dyncompress.reports.table import number, percent
-from dyncompress.types import OnnxFile, Parity
+from dyncompress.reports.table import number, percent, stage_name
+from dyncompress.types import OnnxFile, Parity, Plan, Profile
 
 SHOWN = 6  # outputs, those that are furthest off
 
@@ -34,6 +34,25 @@ def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) 
     return text + (f" ({'; '.join(listed)})" if listed else "")
 
 
+def predicted_sentence(plan: Plan, profile: Profile) -> str:
+    """What a plan is predicted to cost, against the original, and its distortion.
+
+    Example:
+        >>> profile = Profile((), {}, {}, {}, {}, 4_000, 0, 100, "", "r", "t")
+        >>> predicted_sentence(Plan({}, {}, {}, {"bytes": 1e3, "macs": 50.0}, 0.25, 0.0, "r", "t", "", {}, {}), profile)
+        "predicted: 1,000 bytes (25 % of the original's), 50 multiply-accumulates (50 %), distortion 0.25 nats"
+    """
+    share = {"bytes": plan.cost["bytes"] / profile.float_bytes, "macs": plan.cost["macs"] / max(profile.macs, 1)}
+    parts = [
+        f"{plan.cost['bytes']:,.0f} bytes ({percent(share['bytes'])} of the original's)",
+        f"{plan.cost['macs']:,.0f} multiply-accumulates ({percent(share['macs'])})",
+    ]
+    if "seconds" in plan.cost:
+        parts.append(f"{number(1e3 * plan.cost['seconds'])} ms a run, {number(1e3 * plan.cost['float_seconds'])} before")
+    unit = " nats" if profile.unit == "nats" else " (relative)"
+    return f"predicted: {', '.join(parts)}, distortion {number(plan.distortion)}{unit}"
+
+
 def as_text(file: OnnxFile) -> str:
     """Bytes, accuracy, time and certificate on top; then what they are made of, what was left alone, and warnings."""
     sizes = file.sizes
@@ -43,7 +62,8 @@ def as_text(file: OnnxFile) -> str:
         f"ONNX file: {len(file.content):,} bytes, {sizes.compressed:,} zipped, of which {sizes.payload:,} are weights, scales "
         f"and biases; the weights take {sizes.resident:,} bytes in memory; computes in {sizes.compute}",
         f"multiply-accumulates: {file.macs[0]:,} -> {file.macs[1]:,}",
-        f"divergence after each stage: {', '.join(f'{stage} {number(value)}' for stage, value in file.stages.items())}",
+        "divergence after each stage: "
+        + ", ".join(f"{stage_name(stage)} {number(value)}" for stage, value in file.stages.items()),
         *parity_text(file.parity),
     ]
     if file.fused:
@@ -56,19 +76,19 @@ def as_text(file: OnnxFile) -> str:
 
 
 def parity_text(parity: Parity) -> list[str]:
-    """How far the file is from the model that came in, each output's worst channel, and beneath it from the compressed model.
+    """How far the file is from the original model, each output's worst channel, and beneath it from the compressed model.
 
     Example:
         >>> from dyncompress.types import OutputParity
         >>> for line in parity_text(Parity(1e-7, 0.02, 0.98, 256, (OutputParity("y", 0.02, 1, 3, 0.05, 0.04),), 0.01, 0.99)):
         ...     print(line)
-        against the model that came in, 256 examples: outputs differ by 2 % (RMS), same answer in 98 %
+        against the original model, 256 examples: outputs differ by 2 % (RMS), same prediction in 98 %
           output y: 2 % (RMS), worst channel 3 (axis 1) by 5 % of its spread
-          against the compressed torch model: 1 % (RMS), same answer in 99 %; its float graph differs by 1e-07
+          against the compressed torch model: 1 % (RMS), same prediction in 99 %; its float graph differs by 1e-07
     """
     lines = [
-        f"against the model that came in, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same "
-        f"answer in {percent(parity.agreement)}"
+        f"against the original model, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same "
+        f"prediction in {percent(parity.agreement)}"
     ]
     shown = sorted(parity.outputs, key=lambda output: -np.nan_to_num(output.channel_error))[:SHOWN]
     for output in shown:
@@ -76,9 +96,9 @@ def parity_text(parity: Parity) -> list[str]:
         worst = f", worst channel {output.channel} (axis {output.axis}) by {percent(output.channel_error)} of its spread"
         lines.append(f"  output {output.name}: {percent(output.relative_error)} (RMS){worst * judged}")
     if len(shown) < len(parity.outputs):
-        lines.append(f"  and {len(parity.outputs) - len(shown)} outputs that are less far off")
+        lines.append(f"  and {len(parity.outputs) - len(shown)} outputs with smaller errors")
     lines.append(
-        f"  against the compressed torch model: {percent(parity.compressed_error)} (RMS), same answer in "
+        f"  against the compressed torch model: {percent(parity.compressed_error)} (RMS), same prediction in "
         f"{percent(parity.compressed_agreement)}; its float graph differs by {number(parity.float_error, 2)}"
     )
     return lines

@@ -76,6 +76,16 @@ def estimate_text(estimate: Estimate) -> str:
     return f"{number(estimate.value)}{stderr}" + ("" if estimate.valid else " ?")
 
 
+def stage_name(stage: str) -> str:
+    """What a stage of compression is called.
+
+    Example:
+        >>> stage_name("teach"), stage_name("prune")
+        ('distil weights', 'prune')
+    """
+    return {"teach": "distil weights", "distil": "distil gains and biases"}.get(stage, stage)
+
+
 def choices(plan: Plan) -> dict[str, Choice]:
     """Unit -> what was done, or what is asked where the plan hasn't been applied."""
     return {unit: plan.realised.get(unit, asked) for unit, asked in plan.asked.items()}

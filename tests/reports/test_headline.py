@@ -42,7 +42,7 @@ def test_the_headline_comes_first_everywhere(packed: OnnxFile) -> None:
 def test_accuracy_where_there_are_labels_else_agreement_else_the_outputs(file: OnnxFile, certificate: Certificate) -> None:
     assert headline(file)[1] == "accuracy: 99 % -> 98.75 % (8 -> 10 errors on 800 held-out examples)"
     alone = replace(file, certificate=None)
-    assert headline(alone)[1] == "agreement: the file answers as the original does on 99.8 % of 256 calibration examples"
+    assert headline(alone)[1] == "agreement: the file predicts what the original does on 99.8 % of 256 calibration examples"
     agreed = replace(certificate, risk="agreement", lines=(replace(certificate.lines[0], point=0.25),))
     assert headline(replace(file, certificate=agreed))[1].endswith("on 75 % of 800 held-out examples")
     numbers = replace(alone, parity=replace(file.parity, agreement=float("nan")))
