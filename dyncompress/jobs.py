@@ -1,4 +1,4 @@
-"""The command line's work around the hall: open what words name, measure once, reuse what was measured, call the verbs."""
+"""The command line's work around the verbs: open what words name, measure once, reuse what was measured, call the verbs."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def measure(
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
-    """Choose one option for every unit: the least expected harm within the budget; for budget.distortion, the fewest bytes.
+    """Choose one option for every unit: the least distortion within the budget; for budget.distortion, the fewest bytes.
 
     Raises:
         Infeasible: the smallest plan is above the budget.
