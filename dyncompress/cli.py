@@ -117,6 +117,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     told = filter(None, [alone, measures_sentence(profile), *(f"note: {note}" for note in profile.notes)])
     lines = [profile_table(profile).plain(), "", *told, *map(str, paths.values())]
     data = {"bytes": profile.float_bytes, "macs": profile.macs, "left_alone": {**shares, "layers": profile.reasons}}
+    data |= {"distortion_unit": profile.unit, "sources": profile.source}
     return Answer("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dyncompress as dc
@@ -91,3 +93,16 @@ def test_a_wrong_word_is_one_sentence(
     assert cli.main(["pareto", str(saved), *words]) == code
     assert message in capsys.readouterr().err
     assert [path.name for path in saved.parent.iterdir()] == ["profile.json"]
+
+
+def test_measure_tells_distortions_and_how_to_see_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.py").write_text("from tests import tiny\n\n\ndef build():\n    return tiny.network()\n")
+    np.savez(tmp_path / "x.npz", x=tiny.CALIBRATION)
+    words = ["measure", f"{tmp_path}/net.py:build", "--calibration", str(tmp_path / "x.npz"), "--quiet"]
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "distortion, nats" in told and "fisher" in told and "4 options, 8 bits to 4 bits" in told
+    (setting,) = re.findall(r"--set '(measure=.*?)'", told)
+    assert cli.main([*words, "--set", setting]) == 0
+    told = capsys.readouterr().out
+    assert "stable_rank" in told and " ± " in told and "computes no measures" not in told
