@@ -9,7 +9,7 @@ from dyncompress.reports.plot import Series, legend, plot
 from dyncompress.reports.table import Table, number
 from dyncompress.types import Candidate, OnnxFile, Profile
 
-PREDICTED = 10  # plans on the curve
+PREDICTED = 16  # plans on the curve
 
 HOW = (
     "Every file that was built on the way, by the bytes that ship (without a seal) and the divergence of its output from the "
@@ -37,20 +37,14 @@ def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
     """Bytes, without those reserved for a seal, and distortion of the best plans of the profile; empty where there is none."""
     if profile is None or not profile.table:
         return ()
-    from dyncompress.allocation import ALLOCATORS
-    from dyncompress.allocation.cost import solved
-    from dyncompress.errors import Infeasible
-    from dyncompress.pareto_list import spread
+    from dyncompress.allocation.cost import arrays
+    from dyncompress.allocation.exclusive import joined
+    from dyncompress.allocation.hull import hull
     from dyncompress.profiling import SEAL_BYTES
 
-    found = set()
-    for budget in spread(profile, "bytes", PREDICTED):
-        try:
-            plan = solved(profile, [("bytes", (budget.bytes or 0.0) - profile.fixed_bytes)], ALLOCATORS["knapsack"](), {})
-        except Infeasible:
-            continue
-        found.add((plan.cost["bytes"] - SEAL_BYTES, plan.distortion))
-    return tuple(sorted(found))
+    cost, distortion = arrays(joined(profile.table), ["bytes"])
+    fixed = profile.fixed_bytes - SEAL_BYTES
+    return tuple((fixed + bytes_, total) for bytes_, total in hull(cost[0], distortion, PREDICTED))
 
 
 def _measured(file: OnnxFile, *, chosen: bool) -> tuple[tuple[float, float], ...]:
