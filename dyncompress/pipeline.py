@@ -9,7 +9,7 @@ from typing import Any
 from dyncompress import promises
 from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
-from dyncompress.completion import completed
+from dyncompress.completion import completed, timed
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, digests
 from dyncompress.models.torch import open_model
@@ -131,7 +131,7 @@ def certify(
     held = held_out_of(reference, held_out)
     door, asked = open_model(reference, first_rows(held)), Promise(delta=delta, risk_increase=promise)
     promises.refuse_another_original(file, door)
-    return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
+    return timed(promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look)), door)
 
 
 def compress(

@@ -50,6 +50,14 @@ def test_a_file_that_does_not_run_here_says_so(monkeypatch: pytest.MonkeyPatch, 
     assert file.speed is not None and file.speed.reason == "onnxruntime can't load the file: no kernel"
 
 
+def test_a_file_made_verb_by_verb_is_timed_when_it_is_certified(any_processor: None) -> None:
+    assert tiny.file().speed is None, "export knows no original"
+    file = dc.certify(tiny.file(), reference=tiny.network(), held_out=tiny.HELD_OUT)
+    assert file.speed is not None and file.speed.before > 0
+    again = dc.certify(file, reference=tiny.network(), held_out=tiny.HELD_OUT, look=2)
+    assert again.speed is file.speed, "once is enough"
+
+
 def test_every_file_that_was_made_for_a_budget_is_told() -> None:
     profile = tiny.profile("packed")
     recipe = dc.load_recipe("packed")
