@@ -31,10 +31,10 @@ from dyncompress.types import InputMoment
 RESULTS = Path(__file__).parent / "results"
 WRITING = (
     "export the original",
-    "count what no choice changes",
+    "count the bytes that stay fixed",
     "export to ONNX",
     "write the integer graph",
-    "compare with torch",
+    "compare with the original model",
 )
 
 

@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 from dyncompress.errors import InvalidRequest
 
 EPILOG = (
-    "MODEL: file.py:callable or package.module:callable that returns a torch.nn.Module.  "
-    "DATA: an .npz file (x or one key per input, y, groups) or file.py:callable that returns batches.  "
-    "Exit codes: 0 done, 2 usage or unreadable input, 3 the budget can't be met, 4 not certified, 5 file altered, "
-    "6 outputs differ."
+    "MODEL is file.py:callable or package.module:callable; the callable returns a torch.nn.Module.  "
+    "DATA is an .npz file with x (or one key for each input), y and groups, or file.py:callable that returns batches.  "
+    "Exit codes: 0 done, 2 wrong usage or unreadable input, 3 the budget can't be met, 4 not certified, 5 the file was altered, "
+    "6 the outputs differ."
 )
 Commands = Any  # what argparse gives for subparsers; its type is private
 
@@ -44,11 +44,12 @@ def parser() -> argparse.ArgumentParser:
     _probe(commands)
     _rank(commands)
     _plan(commands)
+    _pareto(commands)
     _verify(commands)
     _bench(commands)
     _packing(commands)
-    _lists(commands, "recipes", ("list", "show"), "the recipes that come with the library")
-    _lists(commands, "targets", ("list", "show", "check"), "the hardware profiles that come with the library")
+    _lists(commands, "recipes", ("list", "show"), "list or show the recipes that come with the library")
+    _lists(commands, "targets", ("list", "show", "check"), "list, show or check the hardware profiles that come with the library")
     return whole
 
 
@@ -91,6 +92,22 @@ def free_axes(words: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def amounts(words: str) -> list[float]:
+    """Numbers between commas.
+
+    Example:
+        >>> amounts("0.1, 0.2,30000"), amounts("")
+        ([0.1, 0.2, 30000.0], [])
+
+    Raises:
+        InvalidRequest: one is no number.
+    """
+    try:
+        return [float(word) for word in words.split(",") if word.strip()]
+    except ValueError as error:
+        raise InvalidRequest(f"--budgets {words}: write numbers with commas between them, e.g. --budgets 0.1,0.2,0.3.") from error
+
+
 def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
     """Usage errors end like all others: one sentence, exit code 2."""
 
@@ -104,17 +121,17 @@ def _command(commands: Commands, name: str, summary: str) -> argparse.ArgumentPa
     """A new command with what every command takes."""
     command = commands.add_parser(name, help=summary, description=summary, epilog=EPILOG, allow_abbrev=False)
     _refuse_in_one_sentence(command)
-    command.add_argument("--json", action="store_true", help="print one JSON object, for machines")
-    command.add_argument("--quiet", action="store_true", help="show no progress")
+    command.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    command.add_argument("--quiet", action="store_true", help="show no progress on standard error")
     return command
 
 
 def _asking(command: argparse.ArgumentParser, first: str = "") -> None:
-    """What `compress` and `measure` share; without the word, a recipe or target is what comes first, else the usual one."""
-    command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
-    command.add_argument("--recipe", metavar="NAME|FILE", help=f"default: {first}edge-int8")
-    command.add_argument("--target", metavar="NAME|FILE", help=f"default: {first}onnxruntime-x86-vnni")
-    command.add_argument("--calibration", metavar="DATA", help="examples to observe the model on")
+    """What `compress` and `measure` share; `first` says whose recipe and target are taken where none is given."""
+    command.add_argument("model", metavar="MODEL", help="the trained network, as file.py:callable or package.module:callable")
+    command.add_argument("--recipe", metavar="NAME|FILE", help=f"what to do; default: {first}edge-int8")
+    command.add_argument("--target", metavar="NAME|FILE", help=f"what the file will run on; default: {first}onnxruntime-x86-vnni")
+    command.add_argument("--calibration", metavar="DATA", help="examples to run the model on; labels aren't read")
     command.add_argument(
         "--free-axes",
         action="append",
@@ -133,81 +150,153 @@ def _setting(command: argparse.ArgumentParser) -> None:
 
 
 def _demo(commands: Commands) -> None:
-    command = _command(commands, "demo", "train a small network on handwritten digits, compress and certify it: a minute")
-    command.add_argument("--out", type=Path, default=Path("dyncompress-demo"), metavar="DIR", help="default: %(default)s")
+    command = _command(
+        commands, "demo", "train a small network on handwritten digits, compress it and certify the file; takes a minute"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("dyncompress-demo"), metavar="DIR", help="directory of the results; default: %(default)s"
+    )
 
 
 def _compress(commands: Commands) -> None:
-    command = _command(commands, "compress", "from a trained network to a small ONNX file, certified on held-out data")
+    command = _command(commands, "compress", "compress a trained network into a small ONNX file, certified on held-out data")
     _asking(command, "the plan's, else ")
-    command.add_argument("--held-out", metavar="DATA", help="examples nothing else sees, with labels: what certifies")
-    command.add_argument("--plan", type=Path, metavar="FILE", help="apply this plan instead of allocating one")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go, all of them or none")
+    command.add_argument(
+        "--held-out", metavar="DATA", help="examples that nothing else uses, with labels; the file is certified on them"
+    )
+    command.add_argument(
+        "--plan", type=Path, metavar="FILE", help="apply this plan, an edited one for example, instead of allocating one"
+    )
+    command.add_argument("--keep-float", action="store_true", help="also write the model's float32 file, model.float32.onnx")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the results; all of them are written, or none"
+    )
 
 
 def _measure(commands: Commands) -> None:
-    command = _command(commands, "measure", "measure every layer, and save the profile that budgets are allocated from")
+    command = _command(
+        commands, "measure", "measure every layer and what each option would cost; the saved profile serves any number of budgets"
+    )
     _asking(command)
-    command.add_argument("--out", type=Path, metavar="DIR", help="where profile.json goes; without it only the table is printed")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory for profile.json; without it the table is only printed"
+    )
 
 
 def _probe(commands: Commands) -> None:
-    command = _command(commands, "probe", "no training was recorded: record a few hundred steps from the final weights instead")
-    command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
-    command.add_argument("--calibration", required=True, metavar="DATA", help="examples to take the steps on")
-    command.add_argument("--labels", action="store_true", help="use the data's y; else labels are drawn from the model's answers")
-    command.add_argument("--steps", type=int, default=500, metavar="N", help="200 to 1000; default: %(default)s")
-    command.add_argument("--batch", type=int, default=64, metavar="N", help="examples a step; default: %(default)s")
-    command.add_argument("--rate", type=float, metavar="R", help="of the steps; default: one at which the loss barely rises")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trajectory, e.g. run.npz, for --trajectory")
+    command = _command(
+        commands, "probe", "record a few hundred training steps from the final weights, where training itself was not recorded"
+    )
+    command.add_argument("model", metavar="MODEL", help="the trained network, as file.py:callable or package.module:callable")
+    command.add_argument("--calibration", required=True, metavar="DATA", help="examples to train on")
+    command.add_argument(
+        "--labels",
+        action="store_true",
+        help="use the labels y of the data; without it labels are drawn from the model's own predictions",
+    )
+    command.add_argument("--steps", type=int, default=500, metavar="N", help="number of steps, 200 to 1000; default: %(default)s")
+    command.add_argument("--batch", type=int, default=64, metavar="N", help="examples in one step; default: %(default)s")
+    command.add_argument(
+        "--rate", type=float, metavar="R", help="learning rate; default: found by trial, so that the loss barely rises"
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random; default: %(default)s")
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file of the recorded trajectory, e.g. run.npz; give it to compress or measure as --trajectory",
+    )
 
 
 def _rank(commands: Commands) -> None:
-    command = _command(commands, "rank", "order training runs by the generalization gap that measures predict")
+    command = _command(commands, "rank", "order training runs by the generalization gap that measures predict for them")
     command.add_argument(
         "runs",
         type=Path,
         metavar="RUNS",
-        help="CSV, a run a row: name; model (file.py:callable) and/or trajectory (.npz); weights to load into the model; gap "
-        "where it is known; every other column is a hyper-parameter",
+        help="CSV file with one row for each run. Columns: name; model (file.py:callable), trajectory (.npz) or both; weights, a "
+        "file to load into the model; gap, where it is known; every other column is a hyper-parameter",
     )
-    command.add_argument("--measures", nargs="+", required=True, metavar="NAME", help="e.g. lifetime_sum esd_mid")
-    command.add_argument("--calibration", metavar="DATA", help="examples, for measures that observe networks on data")
-    command.add_argument("--example", metavar="DATA", help="one batch, for measures that read weights")
+    command.add_argument(
+        "--measures", nargs="+", required=True, metavar="NAME", help="measures to order by, e.g. lifetime_sum esd_mid"
+    )
+    command.add_argument("--calibration", metavar="DATA", help="examples, for measures that run the network")
+    command.add_argument(
+        "--example", metavar="DATA", help="one batch that shows the inputs' form, for measures that read weights"
+    )
 
 
 def _plan(commands: Commands) -> None:
-    command = _command(commands, "plan", "allocate a budget from a saved profile: a text file to read, edit and apply")
+    command = _command(
+        commands, "plan", "make a plan for a budget from a saved profile; the plan is a text file to read, edit and apply"
+    )
     command.add_argument("profile", type=Path, metavar="PROFILE", help="profile.json, or the directory that holds it")
-    command.add_argument("--recipe", metavar="NAME|FILE", help="whose budget and allocator; default: the profile's own")
+    command.add_argument(
+        "--recipe", metavar="NAME|FILE", help="recipe whose budget and allocator are used; default: the profile's own"
+    )
     _setting(command)
-    command.add_argument("--out", type=Path, metavar="FILE", help="where the plan goes, e.g. plan.toml; else it is only shown")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="file of the plan, e.g. plan.toml; without it the plan is only printed"
+    )
+
+
+def _pareto(commands: Commands) -> None:
+    command = _command(commands, "pareto", "list and draw the plans of several budgets, from a saved profile")
+    command.add_argument("profile", type=Path, metavar="PROFILE", help="profile.json, or the directory that holds it")
+    command.add_argument(
+        "--of",
+        choices=("bytes", "macs", "seconds", "distortion"),
+        default="bytes",
+        help="cost that the budgets limit; default: %(default)s",
+    )
+    command.add_argument(
+        "--budgets",
+        default="",
+        metavar="A,B,...",
+        help="e.g. 0.1,0.2,0.3; a number below 1 is a fraction of the original's cost; default: twelve budgets",
+    )
+    command.add_argument("--recipe", metavar="NAME|FILE", help="recipe whose allocator is used; default: the profile's own")
+    _setting(command)
+    command.add_argument("--out", type=Path, metavar="FILE", help="file of the curve: .html (with the table), .svg or .csv")
 
 
 def _verify(commands: Commands) -> None:
-    command = _command(commands, "verify", "check a file's seal and recompute its certificate; needs neither torch nor onnx")
+    command = _command(
+        commands, "verify", "check the seal of a file and recompute its certificate; torch and onnx needn't be installed"
+    )
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, its container, or the directory that holds it")
-    command.add_argument("--certificate", type=Path, metavar="FILE", help="default: certificate.json beside the file")
-    command.add_argument("--held-out", metavar="DATA", help="recompute from these examples instead of the stored losses")
+    command.add_argument(
+        "--certificate",
+        type=Path,
+        metavar="FILE",
+        help="default: small.certificate.json beside small.onnx, else certificate.json",
+    )
+    command.add_argument(
+        "--held-out", metavar="DATA", help="run the file on these examples again, instead of reading the stored losses"
+    )
 
 
 def _bench(commands: Commands) -> None:
-    command = _command(commands, "bench", "time a file under onnxruntime with the target's session options")
+    command = _command(commands, "bench", "measure how long a file takes in onnxruntime, with the target's session options")
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
-    command.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="files to run in turn with it")
-    command.add_argument("--data", required=True, metavar="DATA", help="examples to run")
+    command.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="other files, timed in turn with it")
+    command.add_argument("--data", required=True, metavar="DATA", help="examples to run the files on")
     command.add_argument("--batch", type=int, default=1, metavar="N", help="examples in one run; default: %(default)s")
     command.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each file; default: %(default)s")
-    command.add_argument("--threads", type=int, default=1, metavar="N", help="of one run; default: %(default)s")
-    command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one run; default: %(default)s")
+    command.add_argument(
+        "--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="its session options are used; default: %(default)s"
+    )
 
 
 def _packing(commands: Commands) -> None:
-    command = _command(commands, "pack", "put an ONNX file into a container: as few bytes as it takes to ship it")
+    command = _command(commands, "pack", "put an ONNX file into a container, which takes the fewest bytes to ship")
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the ending .dync")
-    command = _command(commands, "unpack", "take the ONNX file out of a container, to the byte; needs neither torch nor onnx")
+    command = _command(
+        commands, "unpack", "take the ONNX file out of a container, byte for byte; torch and onnx needn't be installed"
+    )
     command.add_argument("file", type=Path, metavar="FILE", help="small.dync")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: FILE with the ending .onnx")
 
@@ -215,4 +304,4 @@ def _packing(commands: Commands) -> None:
 def _lists(commands: Commands, name: str, verbs: Sequence[str], summary: str) -> None:
     command = _command(commands, name, summary)
     command.add_argument("verb", choices=verbs, nargs="?", default="list", help="default: %(default)s")
-    command.add_argument("names", nargs="*", metavar="NAME|FILE", help="for show and check")
+    command.add_argument("names", nargs="*", metavar="NAME|FILE", help="names or files, for show and check")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
+from dyncompress.completion import candidate, with_candidates
 from dyncompress.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
@@ -25,7 +26,7 @@ from dyncompress.profiling import SEAL_BYTES
 from dyncompress.recipe import Recipe
 from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget
 from dyncompress.shipment import as_numpy, originals
-from dyncompress.types import Batch, Budget, Distillation, OnnxFile, Plan, Profile, Target
+from dyncompress.types import Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Target
 
 Build = Callable[[Plan], OnnxFile]
 
@@ -50,6 +51,7 @@ class Search:
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
         lost: what was said of the last file that lost a channel.
+        made: the files that were built, without their bytes.
     """
 
     model: Opened
@@ -60,6 +62,7 @@ class Search:
     build: Build
     sealed: bool = False
     lost: str = ""
+    made: list[Candidate] = field(default_factory=list)
 
     def file(self) -> OnnxFile:
         """The file of a plan that keeps every budget, as measured on the file itself.
@@ -68,10 +71,20 @@ class Search:
             Infeasible: none was found; the message tells the smallest that was reached.
         """
         if self.budget.distortion is not None and self.budget.bytes is None:
-            return self._within_distortion()
-        if self.budget.bytes is not None:
-            return self._within_bytes()
-        return self._within_seconds() if self.budget.seconds is not None else self._checked(self.build(self._plan({})))
+            found = self._within_distortion()
+        elif self.budget.bytes is not None:
+            found = self._within_bytes()
+        elif self.budget.seconds is not None:
+            found = self._within_seconds()
+        else:
+            found = self._checked(self._built(self._plan({})))
+        return with_candidates(found, self.made)
+
+    def _built(self, plan: Plan) -> OnnxFile:
+        """The file of a plan; what it came to stays on the list of candidates."""
+        file = self.build(plan)
+        self.made.append(candidate(file))
+        return file
 
     def _plan(self, limits: Mapping[str, float]) -> Plan:
         """The plan of the budget with other limits for some rows of the table."""
@@ -103,7 +116,7 @@ class Search:
         asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
         fastest = math.inf
         for _ in range(TIMED):
-            file = self.build(self._plan({"seconds": limit}))
+            file = self._built(self._plan({"seconds": limit}))
             real = seconds_of_file(self.model, file, self.profile, self.recipe)
             fastest = min(fastest, real)
             if real <= asked * (1 + NOISE):
@@ -123,7 +136,7 @@ class Search:
         limit, smallest, best = limits_of(self.profile, self.budget)["bytes"], math.inf, None
         for number in range(FILES):
             last = limit <= floor
-            file = self.build(self._plan({"bytes": max(limit, floor)}))
+            file = self._built(self._plan({"bytes": max(limit, floor)}))
             size = len(file.shipped)
             smallest = min(smallest, size)
             if size <= most:
@@ -144,7 +157,7 @@ class Search:
             )
         if self.budget.distortion is None:
             return best
-        beside = "budget.bytes decides; budget.distortion isn't looked at beside it."
+        beside = "both budget.bytes and budget.distortion are set; the bytes decide, and the distortion isn't a limit."
         return replace(best, notes=(*best.notes, beside))
 
     def _largest(self, row: str) -> float:
@@ -202,7 +215,7 @@ class Search:
     def _measured(self, plan: Plan) -> tuple[OnnxFile | None, float]:
         """The file of a plan (None if a channel is lost), and its divergence on the examples set aside with its error."""
         try:
-            file = self.build(plan)
+            file = self._built(plan)
         except Differs as error:
             self.lost = str(error).partition(";")[0]
             return None, math.inf

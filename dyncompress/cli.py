@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress import __version__
-from dyncompress.arguments import parse, parser, settings
-from dyncompress.delivery import check_writable, deliver
+from dyncompress.arguments import amounts, parse, parser, settings
+from dyncompress.delivery import check_writable, check_writable_file, deliver
 from dyncompress.errors import DyncompressError, InvalidRequest
+from dyncompress.output_files import MODEL, PROFILE, write_directory
 from dyncompress.progress import SILENT, Progress, on_standard_error
 from dyncompress.reports import (
     Table,
@@ -25,17 +26,13 @@ from dyncompress.reports import (
     certificate_text,
     layer_table,
     left_alone_sentence,
-    number,
+    measures_sentence,
     plain_json,
+    predicted_sentence,
     profile_table,
 )
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.sources import load_data
-
-MODEL = "model.onnx"
-CERTIFICATE = "certificate.json"
-PROFILE = "profile.json"
-PACKED = "model.dync"
 
 
 @dataclass(frozen=True)
@@ -93,30 +90,16 @@ def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
     from dyncompress.demo import run
-    from dyncompress.store import profile_to_json
 
-    file, profile, _ = run(progress)
-    return _finished(args.out, file, profile, profile_to_json(profile))
+    return _finished(args.out, run(progress)[0], None)
 
 
-def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> Answer:
-    """Deliver the files of a run, and tell."""
-    from dyncompress.certificates.stored import to_json
-    from dyncompress.planfile import plan_to_toml
-    from dyncompress.reports import page
-
-    files: dict[str, bytes | str] = {} if profile_text is None else {PROFILE: profile_text}
-    files["plan.toml"] = plan_to_toml(file.plan)
-    files["report.html"] = page(file, profile)
-    if file.certificate is not None:
-        files[CERTIFICATE] = to_json(file.certificate)
-    if file.packed:
-        files[PACKED] = file.packed
-    files[MODEL] = file.content
-    paths = deliver(out, files, stale=(PROFILE, CERTIFICATE, PACKED))  # of an earlier run, they would describe another file
-    layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
+def _finished(out: Path, file: Any, profile_text: str | None) -> Answer:
+    """Write the files of a run, and tell what came out, what the user came for first."""
+    paths = write_directory(file, out, profile_text)
+    layers, estimates = (file.profile.layers, file.profile.estimates) if file.profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
-    text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))
+    text = "\n\n".join((as_text(file), layer_table(file.plan, layers, estimates).plain(), where))
     return Answer(text, as_json(file, paths))
 
 
@@ -131,8 +114,10 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     estimates = {name: {layer: asdict(e) for layer, e in found.items()} for name, found in profile.estimates.items()}
     shares = share_left_alone(profile.layers, profile.reasons)
     alone = left_alone_sentence(shares, profile.reasons)
-    lines = [profile_table(profile).plain(), alone, *(f"note: {note}" for note in profile.notes), *map(str, paths.values())]
+    told = filter(None, [alone, measures_sentence(profile), *(f"note: {note}" for note in profile.notes)])
+    lines = [profile_table(profile).plain(), "", *told, *map(str, paths.values())]
     data = {"bytes": profile.float_bytes, "macs": profile.macs, "left_alone": {**shares, "layers": profile.reasons}}
+    data |= {"distortion_unit": profile.unit, "sources": profile.source}
     return Answer("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
 
 
@@ -172,13 +157,29 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     plan = allocate(profile, recipe=recipe)
     paths = deliver(args.out.parent, {args.out.name: plan_to_toml(plan)}) if args.out is not None else {}
     shares = {name: plan.share_left_alone.get(name, 0.0) for name in ("weights", "macs")}
-    costs = ", ".join(f"{name} {number(value, 6)}" for name, value in plan.cost.items())
     alone = left_alone_sentence(plan.share_left_alone, plan.reasons)
     notes = "".join(f"\nnote: {note}" for note in plan.notes)
-    predicted = f"predicted: {costs}; distortion {number(plan.distortion)}\n{alone}{notes}"
+    predicted = f"{predicted_sentence(plan, profile)}\n{alone}{notes}"
     text = "\n\n".join((layer_table(plan, profile.layers, profile.estimates).plain(), predicted))
     data = {"predicted": {**plan.cost, "distortion": plan.distortion, "gap": plan.gap}, "left_alone": shares, "paths": paths}
     return Answer(text, {**data, "notes": plan.notes})
+
+
+def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.pareto_list import pareto
+    from dyncompress.recipe_file import recipe_for
+    from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
+    from dyncompress.store import profile_from_json
+
+    if args.out is not None:
+        check_writable_file(args.out)
+    write = None if args.out is None else drawn_as(args.out)
+    profile = profile_from_json(_inside(args.profile, PROFILE))
+    budgets = [{args.of: value} for value in amounts(args.budgets)]
+    found = pareto(profile, budgets, of=args.of, recipe=recipe_for(args.recipe, profile, settings(args.set)))
+    paths = {} if args.out is None or write is None else deliver(args.out.parent, {args.out.name: write(found)})
+    text = "\n".join((pareto_text(found), *map(str, paths.values())))
+    return Answer(text, {**pareto_json(found), "paths": paths})
 
 
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
@@ -290,6 +291,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "probe": _probe,
     "rank": _rank,
     "plan": _plan,
+    "pareto": _pareto,
     "verify": _verify,
     "bench": _bench,
     "pack": _pack,

@@ -1,4 +1,4 @@
-"""The command line's work around the hall: open what words name, measure once, reuse what was measured, call the verbs."""
+"""The command line's work around the verbs: open what words name, measure once, reuse what was measured, call the verbs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.examples import as_batches, as_held_out, as_labelled, digests
 from dyncompress.local_noise import probe
 from dyncompress.opening import Opened, first_rows
+from dyncompress.output_files import PROFILE
 from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
 from dyncompress.progress import Progress
@@ -31,8 +32,6 @@ from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.representation import whole_text
-
-PROFILE = "profile.json"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,8 @@ class Request:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, Profile | None, str | None]:
-    """`dyncompress compress`: the file, the profile where there is one, and its text for the directory."""
+def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, str | None]:
+    """`dyncompress compress`: the file, and the text of the profile that it was made from, where there is one."""
     plan = None if args.plan is None else read_plan(args.plan)
     request = opened(args, args.held_out, plan)
     profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
@@ -78,9 +77,10 @@ def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, 
         held_out=request.held_out,
         trajectory=request.trajectory,
         plan=plan or profile,
+        keep_float=args.keep_float,
         progress=progress,
     )
-    return file, profile, text
+    return file, text
 
 
 def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:

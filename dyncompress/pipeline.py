@@ -10,6 +10,7 @@ from typing import Any
 from dyncompress import promises
 from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
+from dyncompress.completion import completed, timed
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import digests
 from dyncompress.models.torch_calling import with_gradients
@@ -47,7 +48,7 @@ def measure(
     free_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
 ) -> Profile:
-    """Observe the layers, and tabulate what every choice costs and harms.
+    """Observe the layers, and tabulate costs and predicted distortions of every choice: plans for any budget come from that.
 
     Args:
         model: a torch module; it is not changed.
@@ -58,16 +59,13 @@ def measure(
         free_axes: input -> its axes (counted from 1, the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`.
             Axes of which the calibration data have several lengths are free without being named.
         progress: who is told of phases.
-
-    Returns:
-        the profile; any number of budgets can be allocated from it.
     """
     recipe, target = load_recipe(recipe), load_target(target)
     return profiled(opened(model, recipe, calibration, example, free_axes), recipe, target, trajectory, progress)
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
-    """Choose one option for every unit: the least expected harm within the budget; for budget.distortion, the fewest bytes.
+    """Choose one option for every unit: the least distortion within the budget; for budget.distortion, the fewest bytes.
 
     Raises:
         Infeasible: the smallest plan is above the budget.
@@ -140,7 +138,7 @@ def certify(
     """
     held = held_out_of(reference, held_out)
     door, asked = promises.opened_original(file, reference, held), Promise(delta=delta, risk_increase=promise)
-    return promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look))
+    return timed(promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look)), door)
 
 
 @with_gradients
@@ -154,6 +152,7 @@ def compress(
     trajectory: Any = None,
     plan: Plan | Profile | str | Path | None = None,
     free_axes: Mapping[str, Sequence[int]] | None = None,
+    keep_float: bool = False,
     progress: Progress = SILENT,
 ) -> OnnxFile:
     """All verbs in one call: measure, allocate, apply, export, and certify where there are held-out examples.
@@ -165,6 +164,7 @@ def compress(
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
         free_axes: as in `measure`.
+        keep_float: keep the model's float32 ONNX file as `file.float_body`, to be saved and compared with; costs its bytes.
         progress: who is told of phases.
 
     Raises:
@@ -191,14 +191,14 @@ def compress(
 
     if limit is not None and trial is not None:
         plans = [found] if isinstance(found, Plan) else plans_for_budgets(start, found, recipe, target)
-        return promises.boldest(plans, build, start.door, trial)
-    if isinstance(found, Plan):
+        finished, trial = promises.boldest(plans, build, start.door, trial), None  # it is certified
+    elif isinstance(found, Plan):
         finished = build(found)
     else:
         search = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None)
         finished = file_within_budget(search, lambda finer: profiled_for_budget(start, finer, target, None, progress))
     finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
-    if trial is None:
-        return finished
-    with progress.phase("certify"):
-        return within(budgeted, promises.certified(finished, start.door, trial))
+    if trial is not None:
+        with progress.phase("certify"):
+            finished = within(budgeted, promises.certified(finished, start.door, trial))
+    return completed(finished, start, found, keep_float=keep_float, progress=progress)

@@ -100,7 +100,7 @@ def profiled(
 
     tried = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
     by_name = {layer.name: layer for layer in layers}
-    with progress.phase("count what no choice changes"):
+    with progress.phase("count the bytes that stay fixed"):
         placed = {name: places[name] for name in tried}
         float_bytes, fixed = len(float_file), _fixed_bytes(float_file, placed, by_name, target, recipe)
         del float_file  # as large as the model
@@ -270,7 +270,7 @@ def _sensed(
     recipe, base = setting.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
     if base is None or not recipe.priors:
         return theorising.by_coefficients(estimates, recipe) if source == "theory" else theorising.Sensed({}, {})
-    with progress.phase("ask the prior", len(errors)) as step:
+    with progress.phase("apply the learned prior", len(errors)) as step:
         return theorising.by_prior(setting.model, recipe, setting.model.door.layers(), estimates, errors, base, step)
 
 

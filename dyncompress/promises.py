@@ -18,6 +18,7 @@ from dyncompress.certificates.promise import Circumstances, Promise, certificate
 from dyncompress.certificates.risks import losses_of, risk_name
 from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
+from dyncompress.completion import candidate, with_candidates
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import overlap, repeats
 from dyncompress.models.torch import TorchModel, open_model
@@ -229,7 +230,8 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: Torc
             f"already the most cautious plan's increase of the risk is bounded by {walk.uppers[0]:.4f} only, {limit:g} was "
             "promised; promise more, or give more held-out examples."
         )
-    return certified(files[walk.chosen], door, held, {**walk.record(), "path": digest, "plans": len(plans)})
+    chosen = with_candidates(files[walk.chosen], [candidate(file) for file in files])
+    return certified(chosen, door, held, {**walk.record(), "path": digest, "plans": len(plans)})
 
 
 def _circumstances(

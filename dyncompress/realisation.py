@@ -68,7 +68,7 @@ def rounded_weight(observation: Observation, pruned: Array, choice: Choice, reci
 
 
 def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress: Progress) -> Compressed:
-    """Carry out a plan: remove channels and refit, teach weights, prune, round, match moments, distil.
+    """Carry out a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
 
     Where nothing is rounded, weights are taught after zeros were made and moments matched.
 
@@ -113,7 +113,7 @@ def applied(model: Opened, plan: Plan, recipe: Recipe, target: Target, progress:
     if recipe.distill.epochs and model.calibrated and not tunable(final):
         final = replace(final, notes=(*final.notes, "gains and biases aren't distilled: no layer is called once a pass, alone."))
     elif recipe.distill.epochs and model.calibrated:
-        with progress.phase("distil"):
+        with progress.phase("distil into gains and biases"):
             final, encodings = _scaled(*_distilled(final, model, recipe, free_scales), encodings)
         stages["distil"] = after(final)
     if any(choice.step for choice in layers.values()):
@@ -153,7 +153,7 @@ def lessons(plan: Plan, recipe: Recipe, calibrated: bool) -> tuple[bool, bool]:
 
 def _taught(door: TorchModel, model: Opened, plan: Plan, recipe: Recipe, progress: Progress) -> TorchModel:
     """The network with weights that the original taught; layers that the plan leaves alone stay as they are."""
-    with progress.phase("teach weights"):
+    with progress.phase("distil into all weights"):
         spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
         mirrored, seed = recipe.mirrored, recipe.seed
         return taught(door, model.door, model.batches, spec=spec, seed=seed, spared=plan.reasons, mirrored=mirrored)

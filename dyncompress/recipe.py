@@ -58,13 +58,13 @@ class Recipe:
 
     Attributes:
         name, summary: for the list.
-        sensitivity: sources of harm in order of preference: `fisher`, `probe`, `trajectory`, `theory`.
+        sensitivity: sources of distortions in order of preference: `fisher`, `probe`, `trajectory`, `theory`.
         budget: default budget.
         measures: name -> measure.
         coefficients: `pruning` and `quantization` -> measure -> weight of its z-score in the theory's log sensitivity.
         priors, probes: in their place, `pruning` and `quantization` -> `error` and `fisher`, what it multiplies -> an
             `allocation.prior.Prior` learned on other networks; and the share of layers, the largest first, that are probed where
-            harm comes from theory or Fisher information.
+            distortions come from theory or Fisher information.
         allocator, pruner, quantizer: who chooses, zeroes, rounds.
         weight_bits: candidate widths; empty: weights stay float.
         steps: candidates for the quantizer `entropy`: with 1 everywhere, rounding costs one nat.

@@ -59,10 +59,10 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     if target.max_model_bytes and len(written.body) > target.max_model_bytes:
         size, most = f"{len(written.body):,}", f"{target.max_model_bytes:,}"
         raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
-    with progress.phase("compare with the model that came in"):
+    with progress.phase("compare with the original model"):
         reference = outputs(compressed.model, shown)
         parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
-        faithful(parity)
+        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]))
     after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)
@@ -98,14 +98,15 @@ def faithful(parity: Parity) -> Parity:
     if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
         raise Differs(
             f"the exported float graph's outputs differ from torch's by {parity.float_error:.2g} of their range on {parity.n} "
-            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter froze something: rewrite what depends on data in forward."
+            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter fixed a value that depends on data: rewrite that part of "
+            "forward."
         )
     for output in parity.outputs:
         if output.lost:
             (axis, channel), others = output.lost[0], f" and {len(output.lost) - 1} more" * (len(output.lost) > 1)
             raise Differs(
-                f"output '{output.name}' has lost channel {channel} (axis {axis}){others}: over {parity.n} examples nothing is "
-                "left of what varies there in the model that came in; compress less, or leave the layers that make it alone."
+                f"output '{output.name}' has lost channel {channel} (axis {axis}){others}: over {parity.n} examples it "
+                "varies in the original model and doesn't in the file; compress less, or leave the layers before it alone."
             )
     return parity
 
@@ -116,7 +117,7 @@ def coarse(parity: Parity) -> list[str]:
     for output in parity.outputs:
         where = f"output '{output.name}'"
         if output.relative_error > COARSE:
-            found.append(f"{where} differs from the model's that came in by {100 * output.relative_error:.0f} % (RMS).")
+            found.append(f"{where} differs from the original model's by {100 * output.relative_error:.0f} % (RMS).")
         if output.channel_error > COARSE:
             found.append(
                 f"channel {output.channel} (axis {output.axis}) of {where} is off by {100 * output.channel_error:.0f} % of its "
@@ -130,19 +131,22 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
     """Sentences about activations that stay float, and about ranges that cut something off."""
     found = []
     if written.all_float:
-        found.append("all activations stay float: on 8-bit grids a channel of an output would be lost.")
+        found.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
         stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
         found.append(
-            f"{stay} float, since one 8-bit grid would cost a channel its signal (most at '{name}', {100 * error:.0f} % of the "
-            "channel's spread)."
+            f"{stay} float, since with 8 bits the error of a channel would be too large (the largest at '{name}': "
+            f"{100 * error:.0f} % of the channel's spread)."
         )
     if written.cut:
         name, share = max(written.cut.items(), key=lambda item: item[1])
+        ranges = (
+            "the range of 1 activation leaves" if len(written.cut) == 1 else f"the ranges of {len(written.cut)} activations leave"
+        )
         found.append(
-            f"the ranges of {len(written.cut)} activations cut the largest values of some calibration examples (at '{name}', of "
-            f"{100 * share:.2g} % of them), which the outputs bear; quantize.activation_share = 1 keeps all."
+            f"{ranges} out the largest values of some calibration examples (at '{name}', of {100 * share:.2g} % of them), since "
+            "the outputs hardly change; quantize.activation_share = 1 includes all."
         )
     return found
 

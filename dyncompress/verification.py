@@ -18,6 +18,7 @@ from dyncompress.certificates.stored import from_json, read_json
 from dyncompress.coding import is_packed, unpack
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
+from dyncompress.output_files import CERTIFICATE, certificate_beside
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 
 
@@ -26,7 +27,8 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
 
     Args:
         file: a sealed file, or the path of one or of its container.
-        certificate: path of `certificate.json`; None: beside the file, or the one the value carries.
+        certificate: path of one; None: the one the value carries; beside `small.onnx`, `small.certificate.json`, else
+            `certificate.json`.
         held_out: the examples it was certified on, labels included; their digest must be the certificate's.
 
     Returns:
@@ -43,7 +45,7 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
     body, entry = deployment.unseal(content)
     found = file.certificate if isinstance(file, OnnxFile) and certificate is None else None
     if found is None:
-        beside = certificate or (None if isinstance(file, OnnxFile) else Path(file).with_name("certificate.json"))
+        beside = certificate or (None if isinstance(file, OnnxFile) else _beside(Path(file)))
         if beside is None:
             raise InvalidRequest("there is no certificate to verify; give certificate=path.")
         found = from_json(_read(Path(beside)).decode("utf-8", "replace"))
@@ -53,6 +55,21 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
         raise Altered("the seal names another certificate than this one; fetch the two together again.")
     recompute(found)
     return found if held_out is None else _run_again(body, found, held_out)
+
+
+def _beside(file: Path) -> Path:
+    """The certificate beside a file: the one of its name, else the one of its directory.
+
+    Raises:
+        InvalidRequest: there is neither.
+    """
+    found = [path for path in (certificate_beside(file), file.with_name(CERTIFICATE)) if path.is_file()]
+    if not found:
+        raise InvalidRequest(
+            f"{file}: neither {certificate_beside(file).name} nor {CERTIFICATE} lies beside it; give certificate=path "
+            "(--certificate FILE)."
+        )
+    return found[0]
 
 
 def certificate_digest(certificate: Certificate) -> str:

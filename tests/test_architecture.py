@@ -33,6 +33,8 @@ def rule(outside: str, inside: str) -> Rule:
 # A longer key wins: `recording.sketch` before `recording`.
 RULES = {
     "types": rule("numpy", "errors"),
+    # Methods that a person calls on a value need the packages above it: they pass here, and import when they are called.
+    "types.presentation": rule("", "types output_files reports"),
     "errors": rule("", ""),
     "linalg": rule("torch numpy threadpoolctl", "errors"),
     "recording.sketch": rule("torch", ""),

@@ -40,7 +40,7 @@ def test_without_a_budget_the_plan_is_the_most_careful_one_and_nothing_is_observ
     profile = profiled_for_budget(start, recipe, target, None, SILENT)
     plan = dc.allocate(profile)
     assert asked == [{Weight}]
-    assert set(profile.source.values()) == {UNMEASURED} and set(plan.why.values()) == {"no budget asks for less"}
+    assert set(profile.source.values()) == {UNMEASURED} and set(plan.why.values()) == {"the only option"}
     compared = dc.allocate(tiny.profile())
     assert plan.asked == compared.asked and plan.cost == compared.cost
 

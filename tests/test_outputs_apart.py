@@ -87,7 +87,7 @@ def test_no_channel_of_an_output_is_lost_to_another_ones_scale(join: str, recipe
 def test_activations_that_stay_float_are_told_and_alike_channels_stay_integers() -> None:
     model = Head("one convolution").eval()
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=X)
-    assert any("float, since one 8-bit grid would cost a channel its signal" in note for note in file.notes)
+    assert any("float, since with 8 bits the error of a channel would be too large" in note for note in file.notes)
     with torch.no_grad():
         model.one.weight[:4] /= 300
     alike = dc.compress(model, "edge-int8", target=TARGET, calibration=X)

@@ -272,7 +272,7 @@ PLAN = Plan(
         'odd "name"\\é': Choice(weight_bits=8, granularity="group:32"),
         "channels:g0": Choice(keep=6),
     },
-    why={"stem.conv": "expected harm 0.1 nats (fisher); 2 bits would save 27 bytes", 'odd "name"\\é': "the last layer"},
+    why={"stem.conv": "predicted distortion 0.1 nats (fisher); 2 bits would save 27 bytes", 'odd "name"\\é': "the last layer"},
     reasons={"embed": 'shared "twice"'},
     cost={"bytes": 1234.0, "macs": 999.5, "float_bytes": 5000.0, "float_macs": 1032.0},
     distortion=0.1 + 0.2,

@@ -13,7 +13,7 @@ import torch
 
 import dyncompress as dc
 from dyncompress import selection, types
-from dyncompress.pareto_list import Costed
+from dyncompress.pareto_list import Costed, ParetoList
 from dyncompress.recipe import CertificateSpec, LayerRule
 from dyncompress.types.representation import short_repr, whole_text
 
@@ -89,6 +89,7 @@ def values() -> dict[type, Any]:
     ranking = selection.Ranking((row,) * 300, {}, dict.fromkeys(NAMES, agreement), (SENTENCE,) * 50)
     writer = dc.TrajectoryWriter()
     writer.append(0, {name: CODES.float() for name in NAMES[:3]})
+    costed = Costed(types.Budget(bytes=0.5), 1e6, 1e6, float("nan"), 0.1, plan)
     made = [
         *(choice, layers[0], estimate, option, option.change, profile, plan, line, certificate, output, parity, target, file),
         *(motion, trajectory, encoding, compressed, rule, recipe, recipe.certificate, recipe.distill, recipe.budget, file.sizes),
@@ -104,7 +105,10 @@ def values() -> dict[type, Any]:
         types.Affine(NAMES[0], CODES, CODES),
         types.Drop(NAMES[0]),
         types.LowRank(NAMES[0], CODES, CODES, CODES),
-        Costed(types.Budget(bytes=0.5), 1e6, 1e6, float("nan"), 0.1, plan),
+        costed,
+        ParetoList((costed,) * 300),
+        types.Speed(0.1, 0.2, 0.5, 40, processor=SENTENCE),
+        types.Candidate(10**6, 0.1, 0.2),
         *(need() for need in types.Need.__args__),
     ]  # fmt: skip
     return {type(value): value for value in made}
@@ -130,7 +134,16 @@ def public_classes() -> set[type]:
 
 def test_no_public_value_was_forgotten() -> None:
     assert public_classes() <= VALUES.keys()
-    results = {selection.Ranking, selection.Row, selection.Agreement, selection.Correlation, Costed, CertificateSpec, LayerRule}
+    results = {
+        selection.Ranking,
+        selection.Row,
+        selection.Agreement,
+        selection.Correlation,
+        Costed,
+        ParetoList,
+        CertificateSpec,
+        LayerRule,
+    }
     assert results <= VALUES.keys()
 
 

@@ -46,5 +46,5 @@ def test_coarse_activations_are_told() -> None:
     fine, far = OutputParity("y", 0.01, 1, 3, 0.02, 0.01), OutputParity("y", 0.4, 1, 3, 0.6, 0.5)
     assert shipment.coarse(Parity(0.0, 0.01, 1.0, 8, (fine,))) == []
     first, second = shipment.coarse(Parity(0.0, 0.4, 1.0, 8, (far,)))
-    assert "output 'y' differs from the model's that came in by 40 % (RMS)" in first
+    assert "output 'y' differs from the original model's by 40 % (RMS)" in first
     assert "channel 3 (axis 1) of output 'y' is off by 60 % of its spread, of which 50 % by integer activations" in second

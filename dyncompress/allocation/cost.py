@@ -11,14 +11,12 @@ from dyncompress.allocation.exclusive import Whole, joined
 from dyncompress.allocation.lagrangian import check_feasible
 from dyncompress.allocation.rule import chosen_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.types import FLOAT_BITS, STRUCTURE, Allocator, Option, Plan, Profile, Rule
+from dyncompress.types import FLOAT_BITS, NATS, STRUCTURE, UNMEASURED, Allocator, Option, Plan, Profile, Rule
 
 ROWS = ("bytes", "macs", "seconds")
 NONZEROS = "nonzeros"  # the row of budget.sparsity
 HARM = "distortion"  # the row of budget.distortion
-UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
-MOOT = "its block is dropped"
-NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
+MOOT = "its block is removed"
 
 
 def arrays(table: Mapping[str, Sequence[Option | Whole]], rows: Sequence[str] = ROWS[:2]) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +172,9 @@ def _hint(profile: Profile) -> str:
 def _why(options: Sequence[Option], chosen: Option, source: str, row: str) -> str:
     """The reason for one unit: its expected harm, and what a bolder choice would have saved and cost."""
     if source == UNMEASURED:
-        return "no budget asks for less"
+        return "the only option"
     unit = " nats" if source in NATS else ""
-    text = f"expected harm {chosen.distortion:.2g}{unit} ({source})"
+    text = f"predicted distortion {chosen.distortion:.2g}{unit} ({source})"
     price = getattr(chosen, row, None)
     if price is None:
         raise InvalidRequest(f"budget.{row}: the table holds {', '.join(ROWS)}.")
@@ -186,4 +184,4 @@ def _why(options: Sequence[Option], chosen: Option, source: str, row: str) -> st
     best = min(bolder, key=lambda o: (o.distortion - chosen.distortion) / (price - getattr(o, row)))
     saved, harm = price - getattr(best, row), best.distortion - chosen.distortion
     amount = f"{1e6 * saved:,.1f} microseconds" if row == "seconds" else f"{saved:,.0f} {row}"
-    return f"{text}; {best.choice} would save {amount} for {harm:.2g} more harm"
+    return f"{text}; {best.choice} would save {amount} and add {harm:.2g}"

@@ -32,7 +32,9 @@ def chosen_by_rule(
     """
     where = f"allocator {type(rule).__name__}"
     if "distortion" in names:
-        raise InvalidRequest(f"{where}: it doesn't weigh harm; set budget.bytes or budget.sparsity, or the allocator 'knapsack'.")
+        raise InvalidRequest(
+            f"{where}: this rule doesn't use distortions; set budget.bytes or budget.sparsity, or the allocator 'knapsack'."
+        )
     for unit in profile.table:
         if unit.startswith(STRUCTURE):
             raise InvalidRequest(f"{where}: it knows no unit '{unit}'; leave [channels] out, or set the allocator 'knapsack'.")

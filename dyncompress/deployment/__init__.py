@@ -32,6 +32,9 @@ _INDEX = {
     "joined": "session",
     "environment": "session",
     "matches_target": "session",
+    "processor": "session",
+    "cannot_run_here": "session",
+    "in_turn": "bench",
     "compare": "bench",
     "Timing": "bench",
 }

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyncompress.deployment.session import Session
+from dyncompress.deployment.session import Session, processor
 from dyncompress.errors import InvalidRequest
-from dyncompress.types import Target
+from dyncompress.types import Speed, Target
+
+SECONDS = 1.0  # that `in_turn` takes, but for the first run of each file, which warms up
+ROUNDS = 40
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,38 @@ def compare(
             seconds[turn, index] = time.perf_counter() - start
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     return {name: _timing(seconds[:, index], float(ratios[index])) for index, name in enumerate(names)}
+
+
+def in_turn(before: bytes, after: bytes, inputs: Mapping[str, np.ndarray], target: Target) -> Speed:
+    """Time two files against each other for about a second, one thread each.
+
+    Args:
+        before, after: the original's float32 file and the shipped one.
+        inputs: of one run, by name, each `[n, ...]`.
+        target: session options.
+
+    Returns:
+        medians of as many rounds as a second holds, one at least and 40 at most.
+
+    Raises:
+        Unsupported: onnxruntime can't load a file.
+    """
+    sessions = [Session(body, target) for body in (before, after)]
+
+    def once() -> list[float]:
+        seconds = []
+        for session in sessions:
+            start = time.perf_counter()
+            session.run(inputs)
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    pair = sum(once())
+    rounds = int(np.clip(SECONDS / max(pair, 1e-9), 1, ROUNDS))
+    seconds = np.array([once() for _ in range(rounds)])
+    first, second = (float(value) for value in np.median(seconds, axis=0))
+    ratio = float(np.median(seconds[:, 0] / seconds[:, 1]))
+    return Speed(first, second, ratio, rounds, len(next(iter(inputs.values()))), 1, processor())
 
 
 def _timing(seconds: np.ndarray, relative: float) -> Timing:

@@ -221,6 +221,35 @@ def processor_flags() -> frozenset[str]:
     return frozenset()
 
 
+def processor() -> str:
+    """The processor's name as the system tells it, else its architecture.
+
+    Example:
+        >>> bool(processor())
+        True
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
+    return next(filter(None, named), platform.processor() or platform.machine() or "unknown processor")
+
+
+def cannot_run_here(target: Target) -> str:
+    """Why times on this machine would say nothing about a target, as a sentence; empty where they do.
+
+    Example:
+        >>> cannot_run_here(Target("board", "", "schema"))
+        "target 'board' names no processor that this machine could stand for"
+    """
+    if not target.processor_flags:
+        return f"target '{target.name}' names no processor that this machine could stand for"
+    if not set(target.processor_flags) & processor_flags():
+        return f"this processor shows none of {' or '.join(target.processor_flags)}, which target '{target.name}' asks for"
+    return ""
+
+
 def matches_target(target: Target) -> str:
     """Empty if this machine is what the target describes, else a sentence for the report."""
     if target.verified != "runtime":

@@ -53,10 +53,14 @@ def increment_fisher(trajectory: Trajectory) -> IncrementFisher:
     """
     count = len(trajectory.steps)
     if count < FEWEST:
-        return IncrementFisher({}, False, f"no harm is read from {count} records; {FEWEST} are the fewest that tell noise")
+        return IncrementFisher(
+            {},
+            False,
+            f"the trajectory gives no distortions: it has {count} records, and estimating its noise takes at least {FEWEST}",
+        )
     moved = {name: np.maximum(motion.increment_variance, 0).astype(np.float32) for name, motion in trajectory.motion.items()}
     if not any(float(v.sum()) > 0 for v in moved.values()):
-        return IncrementFisher({}, False, "no harm is read from the trajectory: its weights didn't move")
+        return IncrementFisher({}, False, "the trajectory gives no distortions: its weights didn't move")
     scale, note = _scales(trajectory, moved)
     nats = bool(scale)
     if not scale:
@@ -113,13 +117,16 @@ def _scales(trajectory: Trajectory, moved: Mapping[str, np.ndarray]) -> tuple[di
     traces = {name: _trace(trajectory.gradients[name]) for name in moved if name in trajectory.gradients}
     if batch > 0 and len(traces) == len(moved) and all(map(math.isfinite, traces.values())):
         scale = {name: batch * traces[name] / max(float(v.sum(dtype=np.float64)), 1e-300) for name, v in moved.items()}
-        return scale, f"harm is in nats, its scale from the noise of the recorded gradients at batch size {batch}; {HEART}"
+        return (
+            scale,
+            f"distortions are in nats; their scale is that of the recorded gradients' noise at batch size {batch}; {HEART}",
+        )
     if batch > 0 and rate > 0 and math.isfinite(rate) and distance:
         found = momentum(trajectory)
         factor = batch / (rate**2 * random_walk(distance, found))
         told = f"rate {rate:.3g}, batch size {batch}, {distance} steps between records and momentum {found:.2g} (read off them)"
-        return dict.fromkeys(moved, factor), f"harm is in nats, its scale from {told}; {HEART}"
-    return {}, "harm is relative: the trajectory tells no batch size and learning rate, or its records aren't at equal distances"
+        return dict.fromkeys(moved, factor), f"distortions are in nats; their scale comes from {told}; {HEART}"
+    return {}, "distortions are relative: the trajectory has no batch size and learning rate, or unequal steps between records"
 
 
 HEART = "labels that the network had learnt by heart make it too small"

@@ -104,13 +104,13 @@ class Probe:
             rate /= 2
             writer, harm = self._run(problem, parameters, rate, lambda: None)
         if harm > bearable:
-            told = f"at rate {rate:.3g} the answers are {harm:.3g} nats off"
+            told = f"at learning rate {rate:.3g} the outputs diverge by {harm:.3g} nats"
             if self.rate is not None:
                 raise InvalidRequest(f"probe: the run diverged, {told}; give a smaller rate, or none.")
             raise Unsupported(f"probe: {told} after {HALVINGS} halvings; give a rate, or record a run of training.")
         writer.finish(layer_weights(problem.module))
         writer.notes.append(NOTE.format(steps=self.steps, rate=rate, labels=problem.labels))
-        writer.notes.append(f"answers at its end were {harm:.2g} nats from the model's")
+        writer.notes.append(f"the outputs at its end diverged by {harm:.2g} nats from the model's")
         return writer.trajectory()
 
     def _check(self, problem: Problem) -> None:

@@ -1,8 +1,10 @@
 """What people and machines read: tables, drawings, one HTML page, one JSON object. Pure readers of the nouns."""
 
+from dyncompress.reports.certificate import certificate_json, certificate_text
 from dyncompress.reports.html import page
-from dyncompress.reports.summary import as_json, as_text, certificate_json, certificate_text, left_alone_sentence, plain_json
-from dyncompress.reports.table import Table, layer_table, number, profile_table
+from dyncompress.reports.plain import plain_json
+from dyncompress.reports.summary import as_json, as_text, left_alone_sentence, predicted_sentence
+from dyncompress.reports.table import Table, layer_table, measures_sentence, number, profile_table
 
 __all__ = [
     "Table",
@@ -12,8 +14,10 @@ __all__ = [
     "certificate_text",
     "layer_table",
     "left_alone_sentence",
+    "measures_sentence",
     "number",
     "page",
     "plain_json",
+    "predicted_sentence",
     "profile_table",
 ]

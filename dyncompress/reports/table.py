@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dyncompress.types import Choice, Estimate, Layer, Plan, Profile
+from dyncompress.types import STRUCTURE, UNMEASURED, Choice, Estimate, Layer, Option, Plan, Profile
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,16 @@ def number(value: float, digits: int = 3) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
 
 
+def percent(fraction: float, digits: int = 3) -> str:
+    """A fraction as a person reads it.
+
+    Example:
+        >>> percent(0.1234), percent(0.0), percent(float("nan"))
+        ('12.3 %', '0 %', '–')
+    """
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.{digits}g} %"
+
+
 def estimate_text(estimate: Estimate) -> str:
     """The value with its standard error; marked where the estimator's own conditions fail.
 
@@ -64,6 +74,16 @@ def estimate_text(estimate: Estimate) -> str:
     """
     stderr = "" if math.isnan(estimate.stderr) or estimate.stderr == 0 else f" ± {number(estimate.stderr, 2)}"
     return f"{number(estimate.value)}{stderr}" + ("" if estimate.valid else " ?")
+
+
+def stage_name(stage: str) -> str:
+    """What a stage of compression is called.
+
+    Example:
+        >>> stage_name("teach"), stage_name("prune")
+        ('distil weights', 'prune')
+    """
+    return {"teach": "distil weights", "distil": "distil gains and biases"}.get(stage, stage)
 
 
 def choices(plan: Plan) -> dict[str, Choice]:
@@ -90,16 +110,55 @@ def layer_table(plan: Plan, layers: Sequence[Layer] = (), estimates: Mapping[str
 
 
 def profile_table(profile: Profile) -> Table:
-    """One row a layer: shape, weights, measures, and its options from the most careful to the boldest."""
+    """One row a layer, then one a channel group or block: measures, distortion of its options, and from which to which they go.
+
+    Distortions are predicted: of the most careful option and of the boldest one, with standard errors where these are known.
+    """
+    found = profile.estimates
     rows = []
     for layer in profile.layers:
-        measured = [_cell(profile.estimates[name].get(layer.name)) for name in profile.estimates]
-        options = profile.table.get(layer.name, ())
-        reason = profile.reasons.get(layer.name, "not measured")
-        span = f"{len(options)} options, {options[0].choice} to {options[-1].choice}" if options else f"left alone: {reason}"
-        rows.append((layer.name, shape_text(layer.shape), f"{layer.weights:,}", *measured, span))
-    return Table(
-        ("layer", "shape", "weights", *profile.estimates, "options"), tuple(rows), frozenset({"weights", *profile.estimates})
+        measured = [_cell(found[name].get(layer.name)) for name in found]
+        rows.append((layer.name, shape_text(layer.shape), f"{layer.weights:,}", *measured, *_options(layer.name, profile)))
+    names = {layer.name for layer in profile.layers}
+    rows += [(unit, "", "", *("–" for _ in found), *_options(unit, profile)) for unit in profile.table if unit not in names]
+    header = ("layer", "shape", "weights", *found, f"distortion, {profile.unit}", "from", "options")
+    return Table(header, tuple(rows), frozenset({"weights", *found}))
+
+
+def _options(unit: str, profile: Profile) -> tuple[str, str, str]:
+    """The distortions of a unit's options, their source, and the span of the options."""
+    options = profile.table.get(unit, ())
+    if not options:
+        return "–", "–", f"left alone: {profile.reasons.get(unit, 'not measured')}"
+    source, ends = profile.source.get(unit, "–"), (options[0], options[-1])
+    if len(options) == 1:
+        return "–" if source == UNMEASURED else _distortion(ends[0]), source, f"{_choice(unit, ends[0])} only"
+    span = " to ".join(_choice(unit, option) for option in ends)
+    return " to ".join(map(_distortion, ends)), source, f"{len(options)} options, {span}"
+
+
+def _choice(unit: str, option: Option) -> str:
+    """What an option does; one that does nothing keeps a channel group or block whole, and leaves a layer in float."""
+    return "all kept" if unit.startswith(STRUCTURE) and option.choice == Choice() else str(option.choice)
+
+
+def _distortion(option: Option) -> str:
+    """A distortion with its standard error."""
+    return estimate_text(Estimate(option.distortion, option.stderr, 0))
+
+
+def measures_sentence(profile: Profile) -> str:
+    """What to do where a recipe has no measures; empty where it has some.
+
+    Example:
+        >>> measures_sentence(Profile((), {"hill": {}}, {}, {}, {}, 0, 0, 0, "", "r", "t"))
+        ''
+    """
+    if profile.estimates:
+        return ""
+    return (
+        f"recipe '{profile.recipe}' computes no measures: it predicts distortions without them. To see some, add e.g. "
+        """--set 'measure=[{name="stable_rank"}, {name="hill"}]', or measure with --recipe heavy-tail."""
     )
 
 

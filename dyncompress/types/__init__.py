@@ -11,11 +11,13 @@ from dyncompress.types.certificate import (
     Line,
 )
 from dyncompress.types.file import (
+    Candidate,
     Encoding,
     OnnxFile,
     OutputParity,
     Parity,
     Sizes,
+    Speed,
     Target,
 )
 from dyncompress.types.model import (
@@ -63,6 +65,8 @@ from dyncompress.types.observation import (
     WeightMotion,
 )
 from dyncompress.types.plan import (
+    NATS,
+    UNMEASURED,
     Budget,
     Choice,
     Distillation,
@@ -85,7 +89,9 @@ __all__ = [
     "BLOCKS",
     "CHANNELS",
     "FLOAT_BITS",
+    "NATS",
     "STRUCTURE",
+    "UNMEASURED",
     "Affine",
     "Allocator",
     "Array",
@@ -93,6 +99,7 @@ __all__ = [
     "Bias",
     "Bound",
     "Budget",
+    "Candidate",
     "Certificate",
     "ChannelGroup",
     "Choice",
@@ -138,6 +145,7 @@ __all__ = [
     "SetWeight",
     "Sizes",
     "Spectrum",
+    "Speed",
     "Target",
     "Trajectory",
     "Weight",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dyncompress.types import presentation
 from dyncompress.types.representation import described, short_repr
 
 
@@ -96,6 +97,9 @@ class Certificate:
     kept: bool
     risk: str
     promise: float | None = None
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)
 
     def __repr__(self) -> str:
         told = {"statement": self.statement, "kept": self.kept, "promise": self.promise, "delta": self.delta, "n": self.n}

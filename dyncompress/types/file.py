@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dyncompress.errors import InvalidRequest
+from dyncompress.types import presentation
 from dyncompress.types.certificate import Certificate
 from dyncompress.types.network import Array
-from dyncompress.types.plan import Plan
+from dyncompress.types.plan import Plan, Profile
 from dyncompress.types.representation import described, short_repr
 
 
@@ -129,6 +129,8 @@ class Parity:
         n: examples compared.
         outputs: one by one, each with its worst channel.
         compressed_error, compressed_agreement: as the two above, against the compressed torch model.
+        divergence: of the first output from that of the model that came in: mean KL in nats for scores, else the relative mean
+            squared error.
     """
 
     float_error: float
@@ -138,6 +140,51 @@ class Parity:
     outputs: tuple[OutputParity, ...] = ()
     compressed_error: float = float("nan")
     compressed_agreement: float = float("nan")
+    divergence: float = float("nan")
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long one run of the original's float32 file and of the shipped one takes on this machine, measured in turn.
+
+    Attributes:
+        before, after: median seconds of one run; nan where nothing was timed.
+        ratio: median over the rounds of before / after: how many times faster the shipped file is.
+        rounds: runs of each file.
+        batch, threads: examples and threads of a run.
+        processor: of this machine, by name.
+        reason: why nothing was timed; empty: it was.
+    """
+
+    before: float = float("nan")
+    after: float = float("nan")
+    ratio: float = float("nan")
+    rounds: int = 0
+    batch: int = 1
+    threads: int = 1
+    processor: str = ""
+    reason: str = ""
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One file that was made in the search for the one that keeps the budget.
+
+    Attributes:
+        bytes: that would ship.
+        distortion: predicted for its plan, in all.
+        divergence: measured, of its first output from the original's: KL in nats for scores, else relative squared error.
+        chosen: whether it is the file that came out.
+    """
+
+    bytes: int
+    distortion: float
+    divergence: float
+    chosen: bool = False
 
     __repr__ = short_repr
 
@@ -162,6 +209,10 @@ class OnnxFile:
         seen: sha256 digests of the examples that compression saw.
         errors: layer -> relative error of its output after pruning and after rounding.
         packed: the container of `content`, where one was made.
+        profile: what was measured of the model, where `compress` measured it or was given it.
+        speed: of one run before and after, on this machine; None where `compress` didn't make the file.
+        candidates: the files that were made for the budget, this one among them; empty where there was no search.
+        float_body: the original's float32 ONNX file, where `compress(..., keep_float=True)` was asked to keep it.
     """
 
     body: bytes
@@ -179,6 +230,10 @@ class OnnxFile:
     seen: frozenset[str] = frozenset()
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     packed: bytes = b""
+    profile: Profile | None = field(default=None, repr=False, compare=False)
+    speed: Speed | None = field(default=None, repr=False, compare=False)
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False, compare=False)
+    float_body: bytes = field(default=b"", repr=False, compare=False)
 
     def __repr__(self) -> str:
         told = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
@@ -195,15 +250,21 @@ class OnnxFile:
         return self.packed or self.content
 
     def save(self, path: str | Path) -> Path:
-        """Write the file whole or not at all; its container where the name ends in `.dync`.
+        """Write the file with its certificate beside it, or a directory of all results: all of it, or nothing.
+
+        Args:
+            path: a file: `small.onnx`, or `small.dync` for the container; the certificate goes to `small.certificate.json`, where
+                `dyncompress verify small.onnx` looks for it. Or a directory (one that exists, or a path that ends in a separator
+                or has no suffix): it gets `model.onnx`, `plan.toml`, `report.html`, and where there are such, `model.dync`,
+                `certificate.json`, `profile.json` and `model.float32.onnx`.
+
+        Returns:
+            the path of the file; in a directory, that of its `model.onnx`.
 
         Raises:
-            InvalidRequest: no container was made.
+            InvalidRequest: no container was made, or the place can't be written.
         """
-        path = Path(path)
-        container = path.suffix == ".dync"
-        if container and not self.packed:
-            raise InvalidRequest(f"{path}: this file has no container; save it as .onnx, and `dyncompress pack` that.")
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(self.packed if container else self.content)
-        return temporary.replace(path)
+        return presentation.saved(self, path)
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)

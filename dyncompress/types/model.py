@@ -72,7 +72,7 @@ Edit = SetWeight | Keep | Affine | Drop | LowRank
 
 
 class Model(Protocol):
-    """A door: a network of one framework, seen as layers."""
+    """A model adapter: a network of one framework, seen as layers."""
 
     @property
     def module(self) -> Any:
@@ -121,7 +121,7 @@ class Compressed:
     """A compressed model before export.
 
     Attributes:
-        model: the door's model, weights equal to the encodings' values.
+        model: the adapter of the compressed network; its weights equal the encodings' values.
         encodings: layer -> Encoding, for the layers stored as integers.
         plan: with what was realised.
         stages: `prune`, `weights`, `match`, `teach`, `distil` -> divergence from the original after that stage, on calibration

@@ -82,8 +82,10 @@ class Motion:
 
 @dataclass(frozen=True)
 class WeightFisher:
-    """Fisher information of every weight, read off its late increments: half of an error's square times it is harm, in nats where
-    the trajectory tells so much, shaped as the weight."""
+    """Fisher information of every weight, shaped as the weight, estimated from its late increments.
+
+    Half of it times an error's square is a distortion, in nats where the trajectory has what the scale takes.
+    """
 
 
 @dataclass(frozen=True)

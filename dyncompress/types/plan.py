@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from dyncompress.types import presentation
 from dyncompress.types.network import FLOAT_BITS, Layer
 from dyncompress.types.observation import Estimate
 from dyncompress.types.representation import described, short_repr
+
+UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
+NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a choice does to a layer's weight, whatever harm comes of it.
+    """What a choice does to a layer's weight, whatever that does to the outputs.
 
     Attributes:
         energy: sum of squares of the weight.
@@ -109,13 +113,13 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class Option:
-    """One line of a unit's table: a choice, what it costs, and the harm it is expected to do.
+    """One line of a unit's table: a choice, what it costs, and its predicted distortion.
 
     Attributes:
         choice: the choice.
         bytes: in the shipped file, of this unit alone.
         macs: of this unit, one example.
-        distortion: expected harm; in nats of KL divergence where `source` is fisher or probe, else in relative units.
+        distortion: predicted; in nats of KL divergence where `source` is fisher or probe, else in relative units.
         stderr: of the distortion; nan if unknown.
         seconds: of one run on the target, against the unit left as it is (negative: saved); 0 where none was measured.
         nonzeros: weights of this layer that aren't zero; nan for channels and blocks.
@@ -143,9 +147,9 @@ class Budget:
         macs: multiply-accumulates of one example.
         seconds: of one run on the target.
         sparsity: share of zeros, at least, among all weights of the layers that are chosen for (each rounds to whole weights).
-        distortion: harm in all (nats of KL divergence from the original, where harms come from Fisher information or probes); the
-            smallest file that does no more is made; not looked at where bytes are given. `allocate` spends predicted harm;
-            `compress` carries the plan out once, measures the divergence, and spends as much harm as makes that. An indicator.
+        distortion: in all (nats of KL divergence from the original, where it comes from Fisher information or probes); the
+            smallest file within it is made; no limit where bytes are given too. `allocate` limits the predicted distortion;
+            `compress` limits the divergence measured on the finished file. An indicator.
         risk_increase: largest certified increase of the risk.
     """
 
@@ -195,6 +199,15 @@ class Profile:
     seconds: float = 0.0
     whole_seconds: float = 0.0
 
+    @property
+    def unit(self) -> str:
+        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`."""
+        compared = {source for source in self.source.values() if source != UNMEASURED}
+        return "nats" if compared <= NATS else "relative"
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)
+
     def __repr__(self) -> str:
         options = sum(len(found) for found in self.table.values())
         told = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
@@ -235,6 +248,9 @@ class Plan:
     realised: Mapping[str, Choice] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     source: Mapping[tuple[str, ...], str] = field(default_factory=dict, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        return presentation.html(self)
 
     def __repr__(self) -> str:
         told = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}

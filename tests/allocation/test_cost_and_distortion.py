@@ -43,10 +43,10 @@ def test_a_plan_adds_what_is_fixed_and_gives_reasons() -> None:
         (0.25 - 0.25 * 10 / 16) / 0.25
     )  # the relaxation may take ten sixteenths of the bolder option
     assert plan.shapes["a"] == (4, 8) and plan.reasons == {"c": "shared"}
-    assert plan.why["a"] == "expected harm 0.25 nats (fisher); nothing smaller is allowed"
+    assert plan.why["a"] == "predicted distortion 0.25 nats (fisher); nothing smaller is allowed"
     careful = solved(profile(), [], Knapsack(), {})
     assert careful.asked["a"].weight_bits == 8
-    assert careful.why["a"] == "expected harm 0 nats (fisher); 4 bits would save 16 bytes for 0.25 more harm"
+    assert careful.why["a"] == "predicted distortion 0 nats (fisher); 4 bits would save 16 bytes and add 0.25"
 
 
 def test_infeasible_counts_the_whole_file() -> None:

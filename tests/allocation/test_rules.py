@@ -320,7 +320,7 @@ def test_missing_estimates_count_as_the_mean() -> None:
 @EVERY
 def test_what_no_rule_can_weigh_is_refused(name: str) -> None:
     one = profile(weights(), sparsities=(0.0, 0.5))
-    with pytest.raises(InvalidRequest, match="it doesn't weigh harm"):
+    with pytest.raises(InvalidRequest, match="this rule doesn't use distortions"):
         solved(one, [("distortion", 0.5)], RULES[name](), {})
     channels = {**one.table, "channels:g": (Option(Choice(), 0, 0, 0.0), Option(Choice(keep=2), -5, -5, 0.1))}
     with pytest.raises(InvalidRequest, match=r"knows no unit 'channels:g'; leave \[channels\] out"):

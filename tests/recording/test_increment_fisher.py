@@ -90,7 +90,7 @@ def test_without_a_scale_harm_is_relative(changed: dict) -> None:
 
 def test_nothing_is_read_from_nothing() -> None:
     few = descended(records=FEWEST - 1)
-    assert not increment_fisher(few).layers and f"{FEWEST} are the fewest" in increment_fisher(few).note
+    assert not increment_fisher(few).layers and f"takes at least {FEWEST}" in increment_fisher(few).note
     still = descended(records=20, scale=lambda g: 0 * g)
     assert not increment_fisher(still).layers and "didn't move" in increment_fisher(still).note
     assert momentum(still) == 0

@@ -188,7 +188,7 @@ def test_senseless_requests_are_refused() -> None:
         ({"steps": 5}, "steps is 5; 200 to 1000 are advised"),
         ({"batch": 64}, "batch is 64 of 40 examples"),
         ({"rate": -1.0}, "rate is -1.0"),
-        ({"rate": 1e39}, r"the run diverged, at rate 1e\+39"),
+        ({"rate": 1e39}, r"the run diverged, at learning rate 1e\+39"),
         ({"labels": np.zeros(7, int)}, r"labels have shape \(7,\) for 40 examples"),
         ({"labels": np.full(40, 3)}, "labels go from 3 to 3 for 3 scores"),
         ({"labels": np.zeros((40, 2))}, r"labels are float64\[40, 2\] for outputs of \[3\] an example"),

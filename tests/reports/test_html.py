@@ -6,8 +6,10 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+from dyncompress.pareto_list import pareto
 from dyncompress.reports import page
 from dyncompress.types import OnnxFile, Profile
+from tests import tiny
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -73,7 +75,7 @@ def test_nothing_is_fetched_and_nothing_runs(file: OnnxFile, profile: Profile) -
 def test_without_a_profile_or_certificate_the_page_says_so(file: OnnxFile) -> None:
     text = page(replace(file, certificate=None))
     assert "nothing is promised" in text
-    assert "Measured" not in text
+    assert "Measured: " not in text
 
 
 def test_a_broken_promise_is_marked(file: OnnxFile) -> None:
@@ -98,3 +100,20 @@ def test_the_sample_is_told_in_examples_and_groups(file: OnnxFile) -> None:
     assert file.certificate is not None
     assert "800 held-out examples; examples 800" in page(file)
     assert "800 held-out examples in 6 groups;" in page(replace(file, certificate=replace(file.certificate, n=6)))
+
+
+def test_a_notebook_shows_fragments_of_the_same_pieces(file: OnnxFile, profile: Profile) -> None:
+    shown = {
+        "file": file._repr_html_(),
+        "plan": file.plan._repr_html_(),
+        "profile": profile._repr_html_(),
+        "certificate": file.certificate._repr_html_() if file.certificate else "",
+        "list": pareto(tiny.profile())._repr_html_(),
+    }
+    for name, text in shown.items():
+        read(text)
+        assert "<script" not in text and "<test>" not in text and "<body" not in text, name
+    assert "4.50×" in shown["file"] and "nothing smaller" not in shown["file"]
+    assert "many weights &amp; little harm" in shown["plan"] and "8 bits to 4 bits" in shown["profile"]
+    assert str(file.certificate) in shown["certificate"]
+    assert shown["list"].startswith('<div class="scroll"><svg class="plot"') and "svg.plot .mark" in shown["list"]

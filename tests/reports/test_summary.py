@@ -27,7 +27,7 @@ def test_the_json_object_is_strict_json_with_the_promised_keys(file: OnnxFile) -
 def test_every_run_tells_bytes_shares_stages_and_the_certificate(file: OnnxFile, certificate: Certificate) -> None:
     text = as_text(file)
     alone = "left alone: 10.6 % of the weights, 0.18 % of the MACs"
-    for words in ("9,000 -> 2,000", alone, "weights 0.004", "examples: 8 -> 10", certificate.statement):
+    for words in ("9,000 -> 2,000", alone, "weights 0.004", "8 -> 10 errors on 800 held-out examples", certificate.statement):
         assert words in text
     assert "not certified" in as_text(replace(file, certificate=None))
 
@@ -45,11 +45,11 @@ def test_a_broken_promise_is_said_aloud(certificate: Certificate) -> None:
 
 
 def test_errors_are_counted_among_examples_and_groups_are_told(file: OnnxFile, certificate: Certificate) -> None:
-    assert "errors on 800 held-out examples: 8 -> 10" in as_text(file)
+    assert "accuracy: 99 % -> 98.75 % (8 -> 10 errors on 800 held-out examples)" in as_text(file)
     counts = {**certificate.counts, "original_errors": 61, "file_errors": 57}
     grouped = replace(certificate, n=6, counts=counts, evidence={**certificate.evidence, "groups": "00"})
     text = as_text(replace(file, certificate=grouped))
-    assert "errors on 800 held-out examples in 6 groups: 61 -> 57" in text
+    assert "61 -> 57 errors on 800 held-out examples in 6 groups" in text
     assert "n = 6" not in text and "  800 held-out examples in 6 groups; examples 800" in certificate_text(grouped)
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyncompress.reports import Table, layer_table, profile_table
-from dyncompress.types import Choice, Plan, Profile
+from dyncompress.reports import Table, layer_table, measures_sentence, profile_table
+from dyncompress.types import Choice, Option, Plan, Profile
 
 LETTERS = st.characters(codec="ascii", exclude_categories=["Cc"])
 CELLS = st.text(LETTERS, min_size=1, max_size=12).map(lambda text: text.strip() or "x")
@@ -44,5 +44,20 @@ def test_a_channel_group_has_its_row_too(plan: Plan, profile: Profile) -> None:
 
 def test_a_profile_tells_the_span_of_each_layers_options(profile: Profile) -> None:
     table = profile_table(profile)
-    assert table.rows[0] == ("stem", "8×3×3×3", "216", "2.5 ± 0.25", "2 options, 8 bits to 4 bits")
+    assert table.rows[0] == ("stem", "8×3×3×3", "216", "2.5 ± 0.25", "0.001 to 0.01", "fisher", "2 options, 8 bits to 4 bits")
     assert table.rows[2][-1] == "left alone: recipe 'r' leaves it alone"
+
+
+def test_groups_and_single_options_are_told_as_what_they_are(profile: Profile) -> None:
+    whole, half = Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -9.0, -9.0, 0.5, stderr=0.25)
+    alone = Option(Choice(weight_bits=4), 450.0, 1.0, 0.0)
+    table = {"stem": (alone,), "channels:g": (whole, half)}
+    wider = replace(profile, table=table, source={"stem": "only choice", "channels:g": "probe"})
+    rows = profile_table(wider).rows
+    assert rows[0][-3:] == ("–", "only choice", "4 bits only")
+    assert rows[-1] == ("channels:g", "", "", "–", "0 to 0.5 ± 0.25", "probe", "2 options, all kept to 4 channels")
+
+
+def test_a_recipe_without_measures_says_how_to_get_some(profile: Profile) -> None:
+    assert measures_sentence(profile) == ""
+    assert "--set 'measure=[{name=" in measures_sentence(replace(profile, estimates={}))
