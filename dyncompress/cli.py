@@ -113,9 +113,7 @@ def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> A
     if file.packed:
         files[PACKED] = file.packed
     files[MODEL] = file.content
-    paths = deliver(out, files)
-    for name in {CERTIFICATE, PACKED} - files.keys():  # one from an earlier run would stand beside a file that it isn't of
-        (out / name).unlink(missing_ok=True)
+    paths = deliver(out, files, stale=(PROFILE, CERTIFICATE, PACKED))  # of an earlier run, they would describe another file
     layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
     text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))
