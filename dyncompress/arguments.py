@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.exit_codes import TRACEBACK, table
 
 EPILOG = (
     "MODEL: file.py:callable or package.module:callable that returns a torch.nn.Module.  "
     "DATA: an .npz file (x or one key per input, y, groups) or file.py:callable that returns batches.  "
-    "Exit codes: 0 done, 2 usage or unreadable input, 3 the budget can't be met, 4 not certified, 5 file altered, "
-    "6 outputs differ."
+    f"Exit codes: {table()}.  "
+    f"{TRACEBACK}=1 in the environment shows an error with all the calls that led to it."
 )
 Commands = Any  # what argparse gives for subparsers; its type is private
 
@@ -22,9 +24,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command and its arguments.
 
     Raises:
-        InvalidRequest: a word that no command knows, or a missing one.
+        InvalidRequest: a word that no command knows, a missing one, or a word that no file name can be.
     """
-    return parser().parse_args(words)
+    given = sys.argv[1:] if words is None else words
+    if any("\0" in word for word in given):
+        raise InvalidRequest("a word of the command line holds a null byte, which no file name can; leave it out.")
+    return parser().parse_args(given)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dyncompress.delivery import deliver, write_whole
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
+from dyncompress.text_files import read_text
 from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Edit, Keep, Layer, LowRank, Profile
 
 SCHEMA = 1
@@ -47,7 +49,7 @@ def profile_from_json(source: str | Path) -> Profile:
 
 def save_profile(profile: Profile, path: str | Path) -> Path:
     """Write the profile, whole or not at all."""
-    return _written(Path(path), profile_to_json(profile).encode())
+    return write_whole(Path(path), profile_to_json(profile))
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -71,17 +73,12 @@ def _plain(value: Any) -> Any:
 
 
 def _text(path: Path, kind: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"{kind} {path}: {str(error.strerror).lower()}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: this is no {kind} of dyncompress.") from error
+    return read_text(path, f"{kind} {path}")
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
     except InvalidRequest as error:
         raise InvalidRequest(f"{name}: {error}.") from error
     except (ValueError, RecursionError) as error:
@@ -94,6 +91,11 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
 def _refuse_constant(word: str) -> Any:
     """NaN and infinities are no JSON; ours stand as texts."""
     raise InvalidRequest(f'{word} is no JSON; write {{"float": "{word.lower()}"}}')
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON writes it; one with too large an exponent would be read as infinity."""
+    return float(digits) if math.isfinite(float(digits)) else _refuse_constant(digits)
 
 
 def _pairs(found: list[tuple[str, Any]]) -> Any:
@@ -110,16 +112,6 @@ def _pairs(found: list[tuple[str, Any]]) -> Any:
     return table
 
 
-def _written(path: Path, content: bytes) -> Path:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        return part.replace(path)
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {str(error.strerror).lower()}; nothing was written.") from error
-
-
 # ---------------------------------------------------------------- compressed torch models
 def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
     """Write a compressed model: its plan, its tensors, and the form of its inputs (no example of yours is stored).
@@ -130,13 +122,10 @@ def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
     from safetensors.torch import save
 
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in compressed.module.state_dict().items()}
     inputs = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in _example(compressed).items()}
     form = {"format": "dyncompress.model", "schema": SCHEMA, "inputs": inputs}
-    _written(directory / WEIGHTS, save(state))
-    _written(directory / FORM, (json.dumps(form) + "\n").encode())
-    _written(directory / PLAN, plan_to_toml(compressed.plan).encode())
+    deliver(directory, {WEIGHTS: save(state), FORM: json.dumps(form) + "\n", PLAN: plan_to_toml(compressed.plan)})
     return directory
 
 

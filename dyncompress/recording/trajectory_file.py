@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dyncompress.delivery import replacing
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Trajectory, WeightMotion
 
@@ -21,7 +22,6 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         InvalidRequest: the file can't be written (no folder, no right, no space); nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
     arrays = {
         "format": np.array(FORMAT),
         "names": np.array(list(trajectory.motion), dtype=np.str_),
@@ -43,12 +43,11 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         if name in trajectory.gradients:
             arrays[f"{index}.gradient"] = trajectory.gradients[name]
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        return temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InvalidRequest(f"trajectory '{path}' can't be written: {error.strerror}; give another path.") from error
+    return path
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
