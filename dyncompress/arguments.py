@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,6 +78,38 @@ def settings(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """What reads an option's integer, from `least` to `most`.
+
+    Example:
+        >>> whole(1, 9)("7")
+        7
+    """
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and an integer from {least} to {most} is needed")
+        return number
+
+    return read
+
+
+def positive(text: str) -> float:
+    """An option's number: positive and finite.
+
+    Raises:
+        ArgumentTypeError: it isn't.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and a positive number is needed")
+    return number
+
+
 def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
     """Usage errors end like all others: one sentence, exit code 2."""
 
@@ -134,10 +168,10 @@ def _probe(commands: Commands) -> None:
     command.add_argument("model", metavar="MODEL", help="file.py:callable or package.module:callable")
     command.add_argument("--calibration", required=True, metavar="DATA", help="examples to take the steps on")
     command.add_argument("--labels", action="store_true", help="use the data's y; else labels are drawn from the model's answers")
-    command.add_argument("--steps", type=int, default=500, metavar="N", help="200 to 1000; default: %(default)s")
-    command.add_argument("--batch", type=int, default=64, metavar="N", help="examples a step; default: %(default)s")
-    command.add_argument("--rate", type=float, metavar="R", help="of the steps; default: one at which the loss barely rises")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    command.add_argument("--steps", type=whole(1, 10**6), default=500, metavar="N", help="200 to 1000; default: %(default)s")
+    command.add_argument("--batch", type=whole(1, 10**6), default=64, metavar="N", help="examples a step; default: %(default)s")
+    command.add_argument("--rate", type=positive, metavar="R", help="of the steps; default: one at which the loss barely rises")
+    command.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="default: %(default)s")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trajectory, e.g. run.npz, for --trajectory")
 
 
@@ -175,9 +209,10 @@ def _bench(commands: Commands) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
     command.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="files to run in turn with it")
     command.add_argument("--data", required=True, metavar="DATA", help="examples to run")
-    command.add_argument("--batch", type=int, default=1, metavar="N", help="examples in one run; default: %(default)s")
-    command.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each file; default: %(default)s")
-    command.add_argument("--threads", type=int, default=1, metavar="N", help="of one run; default: %(default)s")
+    count = whole(1, 10**6)
+    command.add_argument("--batch", type=count, default=1, metavar="N", help="examples in one run; default: %(default)s")
+    command.add_argument("--rounds", type=whole(3, 10**6), default=50, metavar="N", help="of all files; default: %(default)s")
+    command.add_argument("--threads", type=count, default=1, metavar="N", help="of one run; default: %(default)s")
     command.add_argument("--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="default: %(default)s")
 
 

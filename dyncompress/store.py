@@ -44,7 +44,23 @@ def profile_from_json(source: str | Path) -> Profile:
         raise InvalidRequest(f"{name}: this is no profile of dyncompress.")
     if content.get("schema") != SCHEMA:
         raise InvalidRequest(f"{name}: schema {content.get('schema')} is read by another version; measure again with this one.")
-    return build(Profile, content["profile"], at(name))
+    return _checked(build(Profile, content["profile"], at(name)), name)
+
+
+def _checked(profile: Profile, name: str) -> Profile:
+    """Refuse a profile whose costs or distortions aren't finite: no budget can be solved from it."""
+    for unit, options in profile.table.items():
+        if not options or unit not in profile.source:
+            raise InvalidRequest(f"{name}: unit '{unit}' has no options, or no source of its distortions; measure again.")
+        for option in options:
+            told = (option.bytes, option.macs, option.distortion, option.seconds)
+            if not all(math.isfinite(value) for value in told):
+                raise InvalidRequest(f"{name}: a cost or a distortion of unit '{unit}' isn't finite; measure again.")
+    if not all(math.isfinite(value) and value >= 0 for value in (profile.seconds, profile.whole_seconds)):
+        raise InvalidRequest(f"{name}: its seconds aren't finite numbers of at least 0; measure again.")
+    if min(profile.float_bytes, profile.fixed_bytes, profile.macs) < 0 or not profile.float_bytes:
+        raise InvalidRequest(f"{name}: its bytes or macs are below zero; measure again.")
+    return profile
 
 
 def save_profile(profile: Profile, path: str | Path) -> Path:
@@ -79,6 +95,8 @@ def _text(path: Path, kind: str) -> str:
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
         content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+            json.dumps(content, ensure_ascii=False).encode()
     except InvalidRequest as error:
         raise InvalidRequest(f"{name}: {error}.") from error
     except (ValueError, RecursionError) as error:
