@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.exit_codes import TRACEBACK, table
 
 EPILOG = (
     "MODEL is file.py:callable or package.module:callable; the callable returns a torch.nn.Module.  "
     "DATA is an .npz file with x (or one key for each input), y and groups, or file.py:callable that returns batches.  "
-    "Exit codes: 0 done, 2 wrong usage or unreadable input, 3 the budget can't be met, 4 not certified, 5 the file was altered, "
-    "6 the outputs differ."
+    f"Exit codes: {table()}.  "
+    f"{TRACEBACK}=1 in the environment shows an error with all the calls that led to it."
 )
 Commands = Any  # what argparse gives for subparsers; its type is private
 
@@ -22,9 +26,12 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command and its arguments.
 
     Raises:
-        InvalidRequest: a word that no command knows, or a missing one.
+        InvalidRequest: a word that no command knows, a missing one, or a word that no file name can be.
     """
-    return parser().parse_args(words)
+    given = sys.argv[1:] if words is None else words
+    if any("\0" in word for word in given):
+        raise InvalidRequest("a word of the command line holds a null byte, which no file name can; leave it out.")
+    return parser().parse_args(given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,6 +113,38 @@ def amounts(words: str) -> list[float]:
         return [float(word) for word in words.split(",") if word.strip()]
     except ValueError as error:
         raise InvalidRequest(f"--budgets {words}: write numbers with commas between them, e.g. --budgets 0.1,0.2,0.3.") from error
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """What reads an option's integer, from `least` to `most`.
+
+    Example:
+        >>> whole(1, 9)("7")
+        7
+    """
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?[0-9]{1,20}", text) else None
+        if number is None or not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and an integer from {least} to {most} is needed")
+        return number
+
+    return read
+
+
+def positive(text: str) -> float:
+    """An option's number: positive and finite.
+
+    Raises:
+        ArgumentTypeError: it isn't.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and a positive number is needed")
+    return number
 
 
 def _refuse_in_one_sentence(parser: argparse.ArgumentParser) -> None:
@@ -194,12 +233,18 @@ def _probe(commands: Commands) -> None:
         action="store_true",
         help="use the labels y of the data; without it labels are drawn from the model's own predictions",
     )
-    command.add_argument("--steps", type=int, default=500, metavar="N", help="number of steps, 200 to 1000; default: %(default)s")
-    command.add_argument("--batch", type=int, default=64, metavar="N", help="examples in one step; default: %(default)s")
     command.add_argument(
-        "--rate", type=float, metavar="R", help="learning rate; default: found by trial, so that the loss barely rises"
+        "--steps", type=whole(1, 10**6), default=500, metavar="N", help="number of steps, 200 to 1000; default: %(default)s"
     )
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random; default: %(default)s")
+    command.add_argument(
+        "--batch", type=whole(1, 10**6), default=64, metavar="N", help="examples in one step; default: %(default)s"
+    )
+    command.add_argument(
+        "--rate", type=positive, metavar="R", help="learning rate; default: found by trial, so that the loss barely rises"
+    )
+    command.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="of everything random; default: %(default)s"
+    )
     command.add_argument(
         "--out",
         type=Path,
@@ -282,9 +327,15 @@ def _bench(commands: Commands) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, or the directory that holds it")
     command.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE", help="other files, timed in turn with it")
     command.add_argument("--data", required=True, metavar="DATA", help="examples to run the files on")
-    command.add_argument("--batch", type=int, default=1, metavar="N", help="examples in one run; default: %(default)s")
-    command.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each file; default: %(default)s")
-    command.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one run; default: %(default)s")
+    command.add_argument(
+        "--batch", type=whole(1, 10**6), default=1, metavar="N", help="examples in one run; default: %(default)s"
+    )
+    command.add_argument(
+        "--rounds", type=whole(3, 10**6), default=50, metavar="N", help="runs of each file; default: %(default)s"
+    )
+    command.add_argument(
+        "--threads", type=whole(1, 10**6), default=1, metavar="N", help="threads of one run; default: %(default)s"
+    )
     command.add_argument(
         "--target", default="onnxruntime-x86-vnni", metavar="NAME|FILE", help="its session options are used; default: %(default)s"
     )

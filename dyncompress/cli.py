@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-import tomllib
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dyncompress import __version__
+from dyncompress import __version__, streams
 from dyncompress.arguments import amounts, parse, parser, settings
 from dyncompress.delivery import check_writable, check_writable_file, deliver
-from dyncompress.errors import DyncompressError, InvalidRequest
+from dyncompress.errors import InvalidRequest
+from dyncompress.exit_codes import TRACEBACK, ending
 from dyncompress.output_files import MODEL, PROFILE, write_directory
 from dyncompress.progress import SILENT, Progress, on_standard_error
 from dyncompress.reports import (
@@ -32,7 +35,8 @@ from dyncompress.reports import (
     profile_table,
 )
 from dyncompress.shipped import recipe_files, target_files
-from dyncompress.sources import load_data
+from dyncompress.sources import is_directory, is_file, load_data
+from dyncompress.text_files import read_text, toml
 
 
 @dataclass(frozen=True)
@@ -44,44 +48,55 @@ class Answer:
 
 
 def entry() -> int:
-    """The command itself: standard output is the answer's alone, and what native libraries print there goes where errors go.
-
-    HiGHS, for one, prints a line now and then, and `--json` is read by machines.
-    """
-    sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
-    os.dup2(2, 1)
-    return main()
+    """The command itself, with the streams of its process set up and left so that nothing else ever appears on them."""
+    streams.separate()
+    code = main()
+    return streams.flushed(code)
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command. Whatever happens, the answer or nothing goes to standard output, and one sentence to standard error.
 
     Args:
         words: the arguments; None: those of the process.
 
     Returns:
-        the exit code: 0 done, 2 usage or unreadable input, 3 the budget can't be met, 4 not certified or promise not kept,
-        5 file altered, 6 outputs differ.
+        the exit code: 0 done, 2 usage or unreadable input (the user's own code that fails is such input), 3 the budget can't be
+        met, 4 not certified or promise not kept, 5 file altered, 6 outputs differ, 70 an error of dyncompress itself, 71 not
+        enough memory, 74 the answer can't be written to standard output, 130 interrupted (Ctrl-C).
     """
     try:
-        args = parse(words)
-        if args.version or args.command is None:
-            print(f"dyncompress {__version__}" if args.version else parser().format_help())
-            return 0
-        answer = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
-    except DyncompressError as error:
-        print(f"dyncompress: {error}", file=sys.stderr)
-        return error.exit_code
+        with redirect_stdout(sys.stderr):  # what the user's code and libraries print isn't the answer
+            text = _answered(words)
+    except BaseException as error:
+        code, sentence = ending(error)
+        if os.environ.get(TRACEBACK, "0") not in ("", "0"):
+            streams.tell("".join(traceback.format_exception(error)).rstrip())
+        streams.tell(f"dyncompress: {sentence}")
+        return code
+    return streams.answer(text)
+
+
+def _answered(words: Sequence[str] | None) -> str:
+    """What goes to standard output."""
+    shown = io.StringIO()
     try:
-        print(json.dumps(plain_json(answer.data), allow_nan=False) if args.json else answer.text, flush=True)
-    except BrokenPipeError:  # whoever reads has read enough (`| head`); nothing may be flushed there any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        with redirect_stdout(shown):
+            args = parse(words)
+    except SystemExit:  # argparse's way to end after --help
+        return shown.getvalue().rstrip("\n")
+    if args.version or args.command is None:
+        return f"dyncompress {__version__}" if args.version else parser().format_help()
+    answer = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
+    return json.dumps(plain_json(answer.data), allow_nan=False) if args.json else answer.text
 
 
 # ---------------------------------------------------------------- the verbs
 def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
+    from dyncompress.early_checks import check_words
+
+    check_words(args)
     from dyncompress.jobs import compressed
 
     return _finished(args.out, *compressed(args, progress))
@@ -106,6 +121,9 @@ def _finished(out: Path, file: Any, profile_text: str | None) -> Answer:
 def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     if args.out is not None:
         check_writable(args.out)
+    from dyncompress.early_checks import check_words
+
+    check_words(args)
     from dyncompress.jobs import measured
     from dyncompress.profiling import share_left_alone
 
@@ -122,9 +140,11 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
-    check_writable(args.out.parent)
-    if args.out.is_dir():
-        raise InvalidRequest(f"--out {args.out}: it is a directory; name a file, e.g. {args.out / 'run.npz'}.")
+    check_writable_file(args.out)
+    from dyncompress.early_checks import check_sources, refuse_overwriting
+
+    check_sources(args)
+    refuse_overwriting(args, [args.out])
     from dyncompress.jobs import probed
     from dyncompress.recording import save_trajectory
 
@@ -137,6 +157,9 @@ def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.early_checks import check_ranking
+
+    check_ranking(args)
     from dyncompress.jobs import ranked
     from dyncompress.reports.ranking import ranking_json, ranking_text
 
@@ -145,15 +168,19 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.pipeline import allocate
+    from dyncompress.early_checks import refuse_overwriting
     from dyncompress.planfile import plan_to_toml
     from dyncompress.recipe_file import recipe_for
     from dyncompress.store import profile_from_json
 
+    source = _inside(args.profile, PROFILE)
     if args.out is not None:
-        check_writable(args.out.parent)
-    profile = profile_from_json(_inside(args.profile, PROFILE))
+        check_writable_file(args.out)
+        refuse_overwriting(args, [args.out])
+    profile = profile_from_json(source)
     recipe = recipe_for(args.recipe, profile, settings(args.set))
+    from dyncompress.pipeline import allocate
+
     plan = allocate(profile, recipe=recipe)
     paths = deliver(args.out.parent, {args.out.name: plan_to_toml(plan)}) if args.out is not None else {}
     shares = {name: plan.share_left_alone.get(name, 0.0) for name in ("weights", "macs")}
@@ -195,9 +222,12 @@ def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.early_checks import check_sources
+
+    files = {str(path): _onnx(path) for path in (_inside(p, MODEL) for p in (args.file, *args.against))}
+    check_sources(args)
     from dyncompress.jobs import timed
 
-    files = {str(path): path.read_bytes() for path in (_inside(p, MODEL) for p in (args.file, *args.against))}
     timings = timed(files, args)
     header = ("file", "bytes", "median ms", "p10", "p90", "relative")
     rows = tuple(
@@ -223,9 +253,9 @@ def _unpack(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _repacked(source: Path, out: Path, turn: Callable[[bytes], bytes]) -> Answer:
     """One file turned into another."""
-    check_writable(out.parent)
-    if out.is_dir() or (out.exists() and out.samefile(source)):
-        raise InvalidRequest(f"--out {out}: it is {'a directory' if out.is_dir() else 'the file itself'}; name another file.")
+    check_writable_file(out)
+    if out.exists() and out.samefile(source):
+        raise InvalidRequest(f"--out {out}: it is the file itself; name another file.")
     before = source.read_bytes()
     after = turn(before)
     path = deliver(out.parent, {out.name: after})[out.name]
@@ -255,9 +285,9 @@ def _listed(args: argparse.Namespace, files: dict[str, Path]) -> Answer:
         if not args.names:
             raise InvalidRequest(f"{args.command} show: name one of {', '.join(files)}.")
         paths = {name: _shipped(name, files, args.command) for name in args.names}
-        texts = {name: path.read_text() for name, path in paths.items()}
-        return Answer("\n".join(texts.values()), {name: tomllib.loads(text) for name, text in texts.items()})
-    summaries = {name: str(tomllib.loads(path.read_text()).get("summary", "")) for name, path in files.items()}
+        texts = {name: read_text(path, f"'{name}'") for name, path in paths.items()}
+        return Answer("\n".join(texts.values()), {name: toml(text, f"'{name}'") for name, text in texts.items()})
+    summaries = {name: str(toml(read_text(path, name), name).get("summary", "")) for name, path in files.items()}
     return Answer(Table(("name", "summary"), tuple(summaries.items())).plain(), summaries)
 
 
@@ -265,7 +295,7 @@ def _shipped(name: str, files: dict[str, Path], kind: str) -> Path:
     """The file of a shipped name, or the path itself."""
     if name in files:
         return files[name]
-    if Path(name).is_file():
+    if is_file(Path(name), f"{kind} show '{name}'"):
         return Path(name)
     from dyncompress.strict import nearest
 
@@ -278,10 +308,29 @@ def _inside(path: Path, name: str) -> Path:
     Raises:
         InvalidRequest: there is no such file.
     """
-    found = path / name if path.is_dir() else path
-    if not found.is_file():
+    found = path / name if is_directory(path) else path
+    if not is_file(found, f"'{path}'"):
         raise InvalidRequest(f"'{found}': there is no such file.")
     return found
+
+
+def _onnx(path: Path) -> bytes:
+    """The bytes of an ONNX file that is whole.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    from dyncompress.coding import is_packed
+    from dyncompress.coding.external import refuse_external
+    from dyncompress.coding.skeleton import is_model
+
+    content = path.read_bytes()
+    if is_packed(content):
+        raise InvalidRequest(f"'{path}' is a container; take the ONNX file out of it with `dyncompress unpack {path}`.")
+    if not is_model(content):
+        raise InvalidRequest(f"'{path}' is truncated or no ONNX file; name a model.onnx.")
+    refuse_external(content, f"'{path}'")
+    return content
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {

@@ -102,7 +102,13 @@ def deliver(directory: Path, files: Mapping[str, bytes | str], *, stale: Collect
 
 
 def write_whole(path: Path, content: bytes | str) -> Path:
-    """Write one file, or leave what was there; raises as `deliver`."""
+    """Write one file, or leave what was there.
+
+    Raises:
+        InvalidRequest: as `deliver`, or its directory isn't there.
+    """
+    if not path.parent.is_dir():
+        raise InvalidRequest(f"{path}: there is no directory {path.parent}; nothing was written.")
     return deliver(path.parent, {path.name: content})[path.name]
 
 

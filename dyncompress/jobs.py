@@ -133,8 +133,6 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
     """
     recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
     refuse_others(recipe, target, plan)
-    if args.trajectory is not None and not args.trajectory.is_file():
-        raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file.")
     kept = None if held_out is None else load_data(held_out, "held-out data")
     seen = None if args.calibration is None else load_data(args.calibration, "calibration data")
     if seen is None and kept is None:

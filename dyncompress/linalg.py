@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A float32 product sums this many rows at most before it is added to the float64 total.
 _ROWS_A_PRODUCT = 16_384
@@ -65,16 +67,16 @@ class SecondMoment:
                  [1., 2.]]], dtype=torch.float64)
 
     Args:
-        dtype: of the products, float32 or float64.
+        dtype: of the products, float32 (None) or float64.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         """Start at zero rows; the shape and the device are those of the first rows added."""
-        self.dtype = dtype
+        self.dtype = torch.float32 if dtype is None else dtype
         self.rows = 0
         self._total: Tensor | None = None
 
-    @torch.no_grad()
+    @without_gradients
     def add(self, rows: Tensor) -> None:
         """Add rows `[n, K]`, or `[groups, n, K]` for a layer whose groups see different inputs.
 
@@ -318,7 +320,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(i * (length - side) / (count - 1)) if count > 1 else 0 for i in range(count)]
 
 
-@torch.no_grad()
+@without_gradients
 def pairwise_distances(points: Tensor) -> Tensor:
     """Euclidean distances between points, centred first, `[..., n, n]`, float64, symmetric, exact zeros on the diagonal.
 

@@ -13,6 +13,7 @@ from typing import Any
 from dyncompress.choice_checks import misplaced, wrong_for_channels, wrong_for_layer
 from dyncompress.errors import InvalidRequest
 from dyncompress.strict import Where, at, build, check_keys, nearest, read
+from dyncompress.text_files import read_text, refuse_not_finite
 from dyncompress.types import BLOCKS, CHANNELS, STRUCTURE, Choice, Layer, Plan
 
 SCHEMA = 1
@@ -97,6 +98,8 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
         realised=_choices(table, "realised", places),
         source=places,
     )
+    for key in ("cost", "share_left_alone", "realised"):  # units are checked with their lines; a distortion may be unknown, nan
+        refuse_not_finite(table.get(key, {}), place(places, key), key)
     for what, count, there in (("units", head["units"], len(plan.asked)), ("layers", head["layers"], len(plan.shapes))):
         if count != there:
             hint = (
@@ -116,12 +119,25 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         InvalidRequest: no such file, not text, or as `plan_from_toml`.
     """
-    try:
-        return plan_from_toml(Path(path).read_text(encoding="utf-8-sig"), path)
-    except OSError as error:
-        raise InvalidRequest(f"plan {path}: {str(error.strerror).lower()}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"plan {path}: it is no text; a plan is a TOML file.") from error
+    return plan_from_toml(read_text(Path(path), f"plan {path}"), path)
+
+
+def handwritten(text: str, plan: Plan) -> list[str]:
+    """The comments of a plan's text that `plan_to_toml` wouldn't write again.
+
+    Args:
+        text: of the file.
+        plan: read from it.
+    """
+    ours = {line for line in plan_to_toml(plan).split("\n") if line.startswith("#")}
+    found, before = [], ""
+    for line in (line.strip() for line in text.split("\n")):
+        reason = before.startswith("[unit.") and re.match(r"# [^:]*: ", line)  # ours, of a choice that was edited since
+        bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'', "", line)  # without its quoted texts
+        if "#" in bare and line not in ours and not reason and not line.startswith("# note: "):
+            found.append(line[line.index("#") :])
+        before = line
+    return found
 
 
 def check_plan(

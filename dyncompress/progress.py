@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -63,8 +63,9 @@ class Lines:
         start = time.perf_counter()
         yield NoStep()
         of = "" if total is None else f" ({total})"
-        self.stream.write(f"{name}{of}: {time.perf_counter() - start:.1f} s\n")
-        self.stream.flush()
+        with suppress(OSError, ValueError):  # closed or full: the work goes on without anybody being told
+            self.stream.write(f"{name}{of}: {time.perf_counter() - start:.1f} s\n")
+            self.stream.flush()
 
 
 @dataclass(frozen=True)
@@ -111,5 +112,7 @@ class Bars:
 
 
 def on_standard_error() -> Progress:
-    """Bars where standard error is a terminal, else a line a phase."""
+    """Bars where standard error is a terminal, else a line a phase; nothing where it is closed."""
+    if sys.stderr is None or sys.stderr.closed:
+        return SILENT
     return Bars(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)

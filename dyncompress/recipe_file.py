@@ -14,7 +14,9 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.recipe import CertificateSpec, LayerRule, Recipe, allocators
 from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
 from dyncompress.shipped import prior_files, recipe_files, target_files
+from dyncompress.sources import is_file
 from dyncompress.strict import at, build, check_keys, nearest, shown
+from dyncompress.text_files import read_text, refuse_not_finite, toml
 from dyncompress.types import FLOAT_BITS, Distillation, Plan, Profile, Target
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None
     table, where = _table(recipe, recipe_files(), "recipe")
     for key, value in (overrides or {}).items():
         _override(table, key, value)
+    refuse_not_finite(table, where)
     return _recipe(table, where)
 
 
@@ -55,6 +58,7 @@ def load_target(target: str | Path | Target) -> Target:
     if isinstance(target, Target):
         return target
     table, where = _table(target, target_files(), "target")
+    refuse_not_finite(table, where)
     found = build(Target, table, at(where))
     wrong = [bits for bits in found.weight_bits if bits not in BITS]
     if wrong or not found.weight_bits:
@@ -136,14 +140,9 @@ def _table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[
     path = Path(source)
     if str(source) in shipped:
         path = shipped[str(source)]
-    elif path.suffix != ".toml" and not path.is_file():
+    elif path.suffix != ".toml" and not is_file(path, f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': there is no such {what}{nearest(str(source), shipped)}")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig")), path.name
-    except OSError as error:
-        raise InvalidRequest(f"{what} '{source}': {str(error.strerror).lower()}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{path}: it is no valid TOML: {error}.") from error
+    return toml(read_text(path, f"{what} '{source}'"), str(path)), path.name
 
 
 def _override(table: dict[str, Any], dotted: str, value: Any) -> None:
@@ -152,9 +151,11 @@ def _override(table: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = table
     for word in parents:
         if isinstance(node, list):
-            inner = next((t for t in node if word in (t.get("name"), t.get("match"))), None)
+            tables = [entry for entry in node if isinstance(entry, dict)]
+            inner = next((t for t in tables if word in (t.get("name"), t.get("match"))), None)
             if inner is None:
-                raise InvalidRequest(f"--set {dotted}: there is no '{word}'{nearest(word, [t.get('name', '') for t in node])}")
+                known = [str(t.get("name", "")) for t in tables]
+                raise InvalidRequest(f"--set {dotted}: there is no '{word}'{nearest(word, known)}")
             node = inner
         else:
             node = node.setdefault(word, {})
@@ -168,7 +169,7 @@ def _override(table: dict[str, Any], dotted: str, value: Any) -> None:
 def _as_toml(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOML's own error is a ValueError, as is a number of thousands of digits
         return text
 
 
@@ -296,6 +297,7 @@ def _priors(source: str) -> dict[str, dict[str, Prior]]:
     from dyncompress.allocation.prior_table import prior_from_table
 
     table, where = _table(source, prior_files(), "prior")
+    refuse_not_finite(table, where)
     check_schema(table.pop("schema", SCHEMA), where)
     check_keys(table, KINDS, at(where))
     found = {}

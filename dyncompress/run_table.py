@@ -13,6 +13,7 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.sources import load_model
+from dyncompress.text_files import read_text
 
 NAME, MODEL, WEIGHTS, TRAJECTORY, GAP = OWN = ("name", "model", "weights", "trajectory", "gap")
 ALIKE = 0.75  # of a column's name with one of ours, above which it is a slip of the pen
@@ -47,13 +48,16 @@ class RunTable:
         row = self.rows[name]
         return self._module(name, row), self.folder / row[TRAJECTORY] if TRAJECTORY in row else None
 
+    def model(self, name: str) -> str:
+        """What the row names as its model, with a file's place told from here."""
+        place, _, function = self.rows[name][MODEL].rpartition(":")
+        return f"{self.folder / place}:{function}" if place.endswith(".py") else self.rows[name][MODEL]
+
     def _module(self, name: str, row: Mapping[str, str]) -> Any:
         """The network with its weights."""
         if MODEL not in row:
             return None
-        place, _, function = row[MODEL].rpartition(":")
-        source = f"{self.folder / place}:{function}" if place.endswith(".py") else row[MODEL]
-        module = load_model(source)
+        module = load_model(self.model(name))
         if WEIGHTS not in row:
             return module
         try:
@@ -76,11 +80,11 @@ def read_runs(path: str | Path) -> RunTable:
         InvalidRequest: no such file, no such columns, a name twice, or a gap that isn't a number.
     """
     path = Path(path)
+    text = read_text(path, f"runs '{path}'")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"runs '{path}': it can't be read as a text file; give a CSV table of runs.") from error
-    lines = list(csv.reader(io.StringIO(text), skipinitialspace=True))
+        lines = list(csv.reader(io.StringIO(text), skipinitialspace=True))
+    except csv.Error as error:
+        raise InvalidRequest(f"runs '{path}': it can't be read as CSV ({error}); give a table of runs.") from error
     header = [column.strip() for column in (lines[0] if lines else ())]
     _check_header(path, header)
     rows: dict[str, dict[str, str]] = {}

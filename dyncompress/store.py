@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dyncompress.delivery import deliver, write_whole
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
+from dyncompress.text_files import read_text
 from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Edit, Keep, Layer, LowRank, Profile
 
 SCHEMA = 1
@@ -42,12 +44,28 @@ def profile_from_json(source: str | Path) -> Profile:
         raise InvalidRequest(f"{name}: this is no profile of dyncompress.")
     if content.get("schema") != SCHEMA:
         raise InvalidRequest(f"{name}: schema {content.get('schema')} is read by another version; measure again with this one.")
-    return build(Profile, content["profile"], at(name))
+    return _checked(build(Profile, content["profile"], at(name)), name)
+
+
+def _checked(profile: Profile, name: str) -> Profile:
+    """Refuse a profile whose costs or distortions aren't finite: no budget can be solved from it."""
+    for unit, options in profile.table.items():
+        if not options or unit not in profile.source:
+            raise InvalidRequest(f"{name}: unit '{unit}' has no options, or no source of its distortions; measure again.")
+        for option in options:
+            told = (option.bytes, option.macs, option.distortion, option.seconds)
+            if not all(math.isfinite(value) for value in told):
+                raise InvalidRequest(f"{name}: a cost or a distortion of unit '{unit}' isn't finite; measure again.")
+    if not all(math.isfinite(value) and value >= 0 for value in (profile.seconds, profile.whole_seconds)):
+        raise InvalidRequest(f"{name}: its seconds aren't finite numbers of at least 0; measure again.")
+    if min(profile.float_bytes, profile.fixed_bytes, profile.macs) < 0 or not profile.float_bytes:
+        raise InvalidRequest(f"{name}: its bytes or macs are below zero; measure again.")
+    return profile
 
 
 def save_profile(profile: Profile, path: str | Path) -> Path:
     """Write the profile, whole or not at all."""
-    return _written(Path(path), profile_to_json(profile).encode())
+    return write_whole(Path(path), profile_to_json(profile))
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -71,17 +89,14 @@ def _plain(value: Any) -> Any:
 
 
 def _text(path: Path, kind: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"{kind} {path}: {str(error.strerror).lower()}.") from error
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"{path}: this is no {kind} of dyncompress.") from error
+    return read_text(path, f"{kind} {path}")
 
 
 def _parsed(text: str, name: str) -> dict[str, Any]:
     try:
-        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant)
+        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+            json.dumps(content, ensure_ascii=False).encode()
     except InvalidRequest as error:
         raise InvalidRequest(f"{name}: {error}.") from error
     except (ValueError, RecursionError) as error:
@@ -94,6 +109,11 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
 def _refuse_constant(word: str) -> Any:
     """NaN and infinities are no JSON; ours stand as texts."""
     raise InvalidRequest(f'{word} is no JSON; write {{"float": "{word.lower()}"}}')
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON writes it; one with too large an exponent would be read as infinity."""
+    return float(digits) if math.isfinite(float(digits)) else _refuse_constant(digits)
 
 
 def _pairs(found: list[tuple[str, Any]]) -> Any:
@@ -110,16 +130,6 @@ def _pairs(found: list[tuple[str, Any]]) -> Any:
     return table
 
 
-def _written(path: Path, content: bytes) -> Path:
-    """Whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        return part.replace(path)
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {str(error.strerror).lower()}; nothing was written.") from error
-
-
 # ---------------------------------------------------------------- compressed torch models
 def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
     """Write a compressed model: its plan, its tensors, and the form of its inputs (no example of yours is stored).
@@ -130,13 +140,10 @@ def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
     from safetensors.torch import save
 
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in compressed.module.state_dict().items()}
     inputs = {name: [str(value.dtype).removeprefix("torch."), *value.shape] for name, value in _example(compressed).items()}
     form = {"format": "dyncompress.model", "schema": SCHEMA, "inputs": inputs}
-    _written(directory / WEIGHTS, save(state))
-    _written(directory / FORM, (json.dumps(form) + "\n").encode())
-    _written(directory / PLAN, plan_to_toml(compressed.plan).encode())
+    deliver(directory, {WEIGHTS: save(state), FORM: json.dumps(form) + "\n", PLAN: plan_to_toml(compressed.plan)})
     return directory
 
 

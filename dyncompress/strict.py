@@ -13,6 +13,8 @@ from dyncompress.errors import InvalidRequest
 
 T = TypeVar("T")
 Where = Callable[[str], str]  # key (empty: the table itself) -> the place to name in a message
+LARGEST = 10**18  # integers below it fit into 64 bits, as seeds and counts of numpy and torch must
+SHOWN = 80  # characters of a value in a message
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "a table", list: "a list"}
 
 
@@ -107,10 +109,15 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple | Mapping):
         return "a table" if isinstance(value, Mapping) else "a list"
-    return repr(value)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "an integer of more than 18 digits"
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _plain(kind: Any, value: Any, what: str) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        _need(abs(value) < LARGEST, value, "an integer of at most 18 digits", what)
     if kind is float:
         _need(isinstance(value, int | float) and not isinstance(value, bool), value, NAMES[float], what)
         return float(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import stat
 import subprocess
@@ -153,7 +155,7 @@ def test_a_file_that_is_no_python_says_how_to_name_a_network(source: str) -> Non
 
 def test_an_import_error_inside_the_users_module_is_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_thing_at_all\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):
+    with pytest.raises(InvalidRequest, match=r"raised ModuleNotFoundError at broken.py line 1: .*no_such_thing"):
         load_model(f"{tmp_path}/broken.py:network")
 
 
@@ -204,11 +206,9 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     out = tmp_path_factory.mktemp("results") / "small"
     words = ["compress", f"{folder}/net.py:network", "--calibration", folder / "calibration.npz"]
     words += ["--held-out", folder / "held_out.npz", "--out", out, "--json", "--quiet"]
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("builtins.print", lambda text, **_: lines.append(text))
-        assert cli.main([str(word) for word in words]) == 0, lines
-    return out, json.loads(lines[-1])
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert cli.main([str(word) for word in words]) == 0
+    return out, json.loads(shown.getvalue())
 
 
 def test_a_run_leaves_its_five_files_and_tells_the_bytes(results: Results) -> None:

@@ -188,7 +188,7 @@ def test_no_such_file_and_no_text(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no such file"):
         load_recipe(tmp_path / "absent.toml")
     (tmp_path / "binary.toml").write_bytes(bytes(range(256)))
-    with pytest.raises(InvalidRequest, match="no valid TOML"):
+    with pytest.raises(InvalidRequest, match="no text in UTF-8"):
         load_recipe(tmp_path / "binary.toml")
 
 

@@ -87,7 +87,7 @@ def test_foreign_and_truncated_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no such file"):
         load_profile(tmp_path / "absent.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidRequest, match="no profile"):
+    with pytest.raises(InvalidRequest, match="no text in UTF-8"):
         load_profile(tmp_path / "binary.json")
     with pytest.raises(InvalidRequest, match="nothing was written"):
         save_profile(PROFILE, tmp_path / "no" / "folder.json")

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, milp
-from scipy.sparse import csr_array, vstack
 
 from dyncompress.allocation.lagrangian import check_feasible, check_table, fits, lower_bound, spread, total
 from dyncompress.errors import Infeasible, InvalidRequest
@@ -86,6 +84,9 @@ class Knapsack:
         harm = distortion[unit, option] - distortion.min(axis=1)[unit]
         above = bound - math.fsum(distortion.min(axis=1))
         harm = harm * (OBJECTIVE / max(above, 1e-6 * spread(distortion), 1e-300))
+        from scipy.optimize import Bounds, milp  # here: a wrong recipe is refused without scipy's solvers
+        from scipy.sparse import csr_array, vstack
+
         rows = csr_array(cost[limited][:, unit, option] / scale[:, None])
         one_each = csr_array((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(len(distortion), len(unit)))
         upper = np.concatenate([budget[limited] / scale - shave, np.ones(len(distortion))])

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array
 
 from dyncompress.errors import Infeasible, InvalidRequest
 
@@ -114,6 +112,9 @@ def lower_bound(cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) ->
     cost, budget = cost[limited], budget[limited]
     scale = np.maximum(np.abs(budget), 1.0)
     unit, option = np.nonzero(np.isfinite(distortion))
+    from scipy.optimize import linprog  # here: a wrong recipe is refused without scipy's solvers
+    from scipy.sparse import csr_array
+
     one_each = csr_array((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(len(distortion), len(unit)))
     harm = distortion[unit, option]
     height = spread(distortion) or 1.0

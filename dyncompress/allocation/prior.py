@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
 from dyncompress.errors import InvalidRequest
 
@@ -160,6 +159,8 @@ def _line(prior: Prior, scores: np.ndarray, rate: np.ndarray, noise: np.ndarray)
     seen = np.isfinite(noise)
     scale = np.sqrt(prior.spread + noise[seen])
     X = half[seen] / scale[:, None]
+    from scipy.linalg import cholesky, solve_triangular  # here: a wrong recipe is refused without scipy's solvers
+
     factor = cholesky(np.eye(half.shape[1]) + X.T @ X, lower=True)
     off = solve_triangular(factor, X.T @ ((rate - design @ mean)[seen] / scale), lower=True)
     root = solve_triangular(factor, half.T, lower=True).T

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from dyncompress.allocation.prior import Evidence, Prior
 from dyncompress.errors import InvalidRequest
@@ -81,6 +80,8 @@ def learned(evidence: Sequence[Evidence], measures: Sequence[str]) -> Prior:
         return _fitted(stack, widths).loss
 
     start = min(itertools.product(START, repeat=3), key=lambda at: loss(np.array(at)))
+    from scipy.optimize import minimize  # here: a wrong recipe is refused without scipy's solvers
+
     found = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-10, "maxiter": 5000, "maxfev": 5000})
     fit, (_, between, spread) = _fitted(stack, found.x), _variances(found.x)
     center, many = float(fit.levels.mean()), len(names)

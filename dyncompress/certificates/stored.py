@@ -11,6 +11,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.types import Certificate, Line
 
 SCHEMA = "dyncompress-certificate/1"
+LARGEST, DIGITS = 1e300, 18
 _TEXTS = ("statement", "kind", "valid_as", "risk")
 _TABLES = ("counts", "selection", "environment", "digests", "context", "evidence")
 
@@ -70,13 +71,20 @@ def read_json(text: str, what: str) -> Any:
         return dict(pairs)
 
     def refuse(number: str) -> NoReturn:
-        raise InvalidRequest(f"{what} holds the number {number}, and only finite numbers are JSON; get it again from its source.")
+        needed = "finite numbers (integers of at most 18 digits)"
+        raise InvalidRequest(f"{what} holds the number {number}, and only {needed} are read; get it again from its source.")
 
     def finite(number: str) -> float:
         return float(number) if math.isfinite(float(number)) else refuse(number)
 
+    def short(digits: str) -> int:
+        return int(digits) if len(digits) <= DIGITS else refuse(f"{digits[:DIGITS]}...")
+
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
+        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite, parse_int=short)
+        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidRequest(f"{what} isn't whole JSON ({error}); copy the file again.") from error
 
@@ -91,6 +99,8 @@ def _check_types(table: dict[str, Any]) -> None:
         dict.fromkeys(_TEXTS, str) | dict.fromkeys(_TABLES, dict) | {"lines": list, "assumptions": list, "kept": bool, "n": int}
     )
     wrong = [key for key, kind in wanted.items() if not isinstance(table[key], kind)]
+    if not (_is_number(table["n"]) and table["n"] > 0):
+        wrong.append("n")
     if not _is_number(table["delta"]):
         wrong.append("delta")
     if table["promise"] is not None and not _is_number(table["promise"]):
@@ -116,4 +126,5 @@ def _line(entry: Any) -> Line:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a float can hold: JSON's integers have any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST

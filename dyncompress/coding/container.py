@@ -17,6 +17,7 @@ import lzma
 import zlib
 from math import prod
 
+from dyncompress.coding.external import refuse_external
 from dyncompress.coding.numbers import Bits
 from dyncompress.coding.rans import TAIL_BYTES, Reader, Writer
 from dyncompress.coding.skeleton import Source, cut, filled, is_model, opened, varint
@@ -43,6 +44,7 @@ def pack(content: bytes) -> bytes:
         raise InvalidRequest("the file is a container already; unpack it first.")
     if len(content) >= LIMIT or not is_model(content):
         raise InvalidRequest(f"the {len(content):,} bytes given are no ONNX file (one is a message with a graph, below 2 GiB).")
+    refuse_external(content, "the ONNX file")
     try:
         skeleton, forms, data = cut(content)
         if filled(opened(skeleton, len(content)), data) != content or any(

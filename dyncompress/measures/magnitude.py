@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.border import require, unusable
@@ -121,6 +120,8 @@ def magnitude_curve(distances: np.ndarray, scale: float, sizes: Sequence[int] | 
     if wanted.size == 0 or wanted.min() < 1 or wanted.max() > len(distances):
         raise InvalidRequest(f"magnitude_curve: sizes {wanted.tolist()} of {len(distances)} points; give some from 1 to all.")
     factor, jittered = _factor(distances, scale)
+    from scipy.linalg import solve_triangular  # here: a wrong recipe is refused without scipy's solvers
+
     halfway = solve_triangular(factor, np.ones(len(distances)), lower=True, check_finite=False)
     positive = [
         solve_triangular(factor[:k, :k], halfway[:k], lower=True, trans=1, check_finite=False).clip(min=0).sum() for k in wanted
@@ -130,12 +131,14 @@ def magnitude_curve(distances: np.ndarray, scale: float, sizes: Sequence[int] | 
 
 def _factor(distances: np.ndarray, scale: float) -> tuple[np.ndarray, bool]:
     """Lower Cholesky factor of Z (what stands above its diagonal means nothing), and whether it took jitter."""
+    from scipy.linalg import cho_factor
+
     for jitter in (0.0, JITTER):
         similarity = np.exp(-scale * distances.T)  # in Fortran's order, so that LAPACK works in place
         similarity[np.diag_indices_from(similarity)] += jitter
         try:
             return cho_factor(similarity, lower=True, overwrite_a=True, check_finite=False)[0], jitter > 0
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             continue
     raise InvalidRequest(
         f"magnitude: the similarities of {len(distances)} points at scale {scale:g} have no Cholesky factor; "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _checked(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,7 @@ def eliminate(
     return eliminate_together((Reader(moment, weight, columns_per_channel),), keep, damping=damping)
 
 
-@torch.no_grad()
+@without_gradients
 def eliminate_together(readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4) -> tuple[Tensor, Tensor]:
     """Remove input channels one by one, always the one whose loss the others make up for best, in all readers together.
 
@@ -139,7 +141,7 @@ class _Elimination:
         self.gone[channel] = True
 
 
-@torch.no_grad()
+@without_gradients
 def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor | Sequence[int], damping: float = 1e-4) -> Tensor:
     """The weights on some of the inputs that reproduce the outputs best: W H_:S (H_SS)^-1.
 

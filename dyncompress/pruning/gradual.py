@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_diagonal
@@ -12,6 +11,9 @@ from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.magnitude import Magnitude, milestones
 from dyncompress.pruning.masks import check_finite, mask
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Entries of the systems solved together: 256 MB in float64.
 _ENTRIES_AT_ONCE = 1 << 25
 
 
-@torch.no_grad()
+@without_gradients
 def refit(weight: Tensor, moment: Tensor, mask: Tensor, damping: float = 1e-4) -> Tensor:
     """The weight of least output error among those with zeros outside the mask.
 

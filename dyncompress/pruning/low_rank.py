@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLOOR = 1e-12  # share of the largest power below which a direction is rounding error
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.masks import check_finite, mask, parsed
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

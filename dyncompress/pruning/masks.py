@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
+from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def zeros_wanted(count: int, sparsity: float) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky, full_precision
 from dyncompress.pruning.masks import check_finite, kept_of_remainder, mask, parsed, zeros_wanted
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SparseGpt:
         """The weight and the inputs' second moment."""
         return (Weight(), InputMoment())
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
         """Prune a weight `[out, in / groups, *kernel]` to `choice.sparsity` or `choice.pattern`.
 

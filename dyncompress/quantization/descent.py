@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+from dyncompress.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 # Columns between two matrix products: inside a block errors spread by rank-one updates.
 _BLOCK = 64

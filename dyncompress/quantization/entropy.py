@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dyncompress.coding.trellis import paths
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import full_precision
 from dyncompress.quantization.gptq import grouped, nearest_plane, upper_factor
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, checked, encoding
 from dyncompress.quantization.trellis import nearest_path
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, OutputFisher, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Gains of a channel beyond this aren't rounding errors any more.
 _GAINS = (0.5, 2.0)
@@ -90,7 +92,7 @@ class Entropy:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` with `choice.step`.
 

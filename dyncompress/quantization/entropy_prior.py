@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.quantization.entropy import Entropy
 from dyncompress.quantization.grid import Grid, checked
 from dyncompress.quantization.input_prior import InputPrior
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, OutputFisher, Weight, WeightFisher
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class EntropyPrior:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` with `choice.step`.
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
 from dyncompress.quantization.descent import descended
 from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
 from dyncompress.quantization.mse import Mse, clipped_scale
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Columns between two matrix products: inside a block errors spread by rank-one updates.
 _BLOCK = 64
@@ -171,7 +173,7 @@ class Gptq:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`.
 

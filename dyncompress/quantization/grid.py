@@ -6,14 +6,16 @@ Every quantizer rounds to `codes * scale`, zero being code 0, so that zeros stay
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Choice, Encoding
 
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
 
 @dataclass(frozen=True)

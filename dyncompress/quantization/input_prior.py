@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch
 from dyncompress.types import Observation, WeightFisher
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LEAST = 1e-2  # of the mean: what hardly ever moved still counts so much, since it was seen in few steps
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch
 from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
 from dyncompress.quantization.nearest import covering_scale, rounded
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Ratios of the covering scale that are tried: 1 down to 0.1 in steps of 6 %, closer than the error's own scale of change;
 # least squares then moves the best one to the bottom of its valley.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from dyncompress.deferred import torch
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, blocked, checked, encoding, spread
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def covering_scale(blocks: Tensor, limits: tuple[int, int]) -> Tensor:

@@ -8,12 +8,15 @@ which the columns to come make up for.
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dyncompress.coding.trellis import CLASS, NEXT, STATES
+from dyncompress.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BLOCK = 64  # columns between two products with all errors before
 _AT_ONCE = 1 << 24  # errors in memory

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dyncompress.delivery import replacing
 from dyncompress.errors import InvalidRequest
+from dyncompress.npz import TRUNCATED, NotArraysError, read_arrays
 from dyncompress.types import Trajectory, WeightMotion
 
 FORMAT = "dyncompress trajectory 1"
@@ -21,7 +22,6 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         InvalidRequest: the file can't be written (no folder, no right, no space); nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
     arrays = {
         "format": np.array(FORMAT),
         "names": np.array(list(trajectory.motion), dtype=np.str_),
@@ -43,12 +43,11 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         if name in trajectory.gradients:
             arrays[f"{index}.gradient"] = trajectory.gradients[name]
     try:
-        with temporary.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        return temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InvalidRequest(f"trajectory '{path}' can't be written: {error.strerror}; give another path.") from error
+    return path
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
@@ -58,20 +57,25 @@ def load_trajectory(path: str | Path) -> Trajectory:
         InvalidRequest: the file is missing, truncated, altered, or something else.
     """
     path = Path(path)
+    again = "record or copy it again"
     try:
-        # opened here, because numpy leaves a file open whose archive is broken
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile) or "format" not in file or str(file["format"]) != FORMAT:
-                raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
-            return _checked(_read(file), path)
-    except FileNotFoundError as error:
-        raise InvalidRequest(f"trajectory '{path}' does not exist; check the path.") from error
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InvalidRequest(f"trajectory '{path}' is truncated or no trajectory; record or copy it again.") from error
+        if not path.exists():
+            raise InvalidRequest(f"trajectory '{path}' does not exist; check the path.")
+        arrays = read_arrays(path)
+    except OSError as error:  # a name that is too long, or no permission
+        raise InvalidRequest(f"trajectory '{path}': {(error.strerror or str(error)).lower()}; check the path.") from error
+    except NotArraysError as error:
+        told = " is truncated or no trajectory" if str(error) == TRUNCATED else f" is no trajectory: {error}"
+        raise InvalidRequest(f"trajectory '{path}'{told}; {again}.") from error
+    if str(arrays.get("format")) != FORMAT:
+        raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
+    try:
+        return _checked(_read(arrays), path)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InvalidRequest(f"trajectory '{path}' is truncated or no trajectory; {again}.") from error
 
 
-def _read(file: np.lib.npyio.NpzFile) -> Trajectory:
+def _read(file: Mapping[str, np.ndarray]) -> Trajectory:
     """The noun from the arrays."""
     names, steps = [str(name) for name in file["names"]], file["steps"]
     motion, sketches, gradients = {}, {}, {}
@@ -97,7 +101,16 @@ def _read(file: np.lib.npyio.NpzFile) -> Trajectory:
 
 
 def _checked(trajectory: Trajectory, path: Path) -> Trajectory:
-    """Refuse a file whose arrays don't belong together."""
+    """Refuse a file whose arrays aren't finite numbers, or don't belong together."""
+    motions = [part for found in trajectory.motion.values() for part in (found.mean, found.variance, found.increment_variance)]
+    others = [trajectory.steps, *trajectory.sketches.values(), *trajectory.gradients.values()]
+    losses = [part for part in (trajectory.losses, trajectory.losses_per_example) if part is not None]
+    if any(array.dtype.kind not in "iuf" for array in (*motions, *others, *losses)):
+        raise InvalidRequest(f"trajectory '{path}': it holds texts where numbers are needed; record it again.")
+    if any(np.isinf(array).any() for array in (*motions, *others, *losses)):  # nan stands for what isn't known
+        raise InvalidRequest(f"trajectory '{path}': it holds infinite values; record a run that doesn't diverge.")
+    if trajectory.seed < 0 or trajectory.batch_size < 0 or trajectory.learning_rate < 0:
+        raise InvalidRequest(f"trajectory '{path}': its seed, batch size or learning rate is below zero; record it again.")
     count = len(trajectory.steps)
     fits = count > 0 and trajectory.losses.shape == (count,)
     for name, motion in trajectory.motion.items():

@@ -2,10 +2,13 @@
 
     python runner.py small.onnx                      certificate, seal, latency on random inputs
     python runner.py small.onnx --inputs x.npz       the same on given inputs; with --outputs FILE, they are compared
+    python runner.py small.onnx --inputs x.npz --write-outputs y.npz    and the outputs written, for a device to be compared with
     python runner.py small.onnx --json               for machines
     python runner.py small.dync [--unpack FILE]      a container: unpacked in memory (and to a file), then the same
 
-Exit codes (the same table as the command line's): 0 done, 2 usage or unreadable input, 5 file altered, 6 outputs differ.
+Exit codes (the same table as the command line's): 0 done, 2 usage, unreadable input or a file that can't be written, 5 file
+altered, 6 outputs differ, 70 an error of this program (DYNCOMPRESS_TRACEBACK=1 in the environment shows where), 71 not enough
+memory, 74 the answer can't be written to standard output, 130 interrupted.
 One file, nothing of dyncompress: copy it beside the model, for containers with `unpack.py`.
 """
 
@@ -14,19 +17,30 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
+import io
 import json
 import math
+import os
 import platform
 import re
 import sys
 import time
+import traceback
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
-import numpy as np
-import onnxruntime
+try:
+    import numpy as np
+    import onnxruntime
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"error: numpy and onnxruntime are needed ({missing}): python -m pip install numpy onnxruntime", file=sys.stderr)
+    sys.exit(2)
 
 DONE, UNREADABLE, ALTERED, DIFFERS = 0, 2, 5, 6
+BUG, MEMORY, NO_ANSWER, INTERRUPTED = 70, 71, 74, 130
 CONTAINER = b"DYNC"  # how a container begins
 KEY = b"dyncompress.seal"
 MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # key and tag of the value in a StringStringEntryProto
@@ -147,13 +161,50 @@ def unpacked(packed: bytes, path: str) -> bytes:
 
 def write_whole(path: str, content: bytes) -> None:
     """Write a file whole or not at all."""
-    part = Path(path + ".part")
+    part, place = Path(path + ".part"), Path(path)
     try:
+        if place.is_dir() or (place.exists() and not place.is_file()):
+            raise Stop(UNREADABLE, f"{path} is a directory, a device or a pipe; name an ordinary file.")
         part.write_bytes(content)
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise Stop(UNREADABLE, f"{path} can't be written: {error.strerror}.") from error
+    except (OSError, ValueError) as error:
+        raise Stop(UNREADABLE, f"{path} can't be written: {reason(error)}.") from error
+    finally:
+        if os.path.isfile(part):
+            part.unlink()
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of an ordinary file.
+
+    Raises:
+        Stop: with code 2 where there is none.
+    """
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise Stop(UNREADABLE, f"{path} is a directory, a device or a pipe; name an ordinary file.")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise Stop(UNREADABLE, f"{path} can't be read: {reason(error)}.") from error
+
+
+def reason(error: Exception) -> str:
+    """An exception's own words, in one line."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split()).removesuffix(".")
+
+
+def refuse_overwriting(options: argparse.Namespace) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        Stop: with code 2.
+    """
+    for out in filter(None, (options.unpack, options.write_outputs)):
+        for given in filter(None, (options.model, options.inputs, options.outputs)):
+            if os.path.exists(out) and os.path.exists(given) and os.path.samefile(out, given):
+                raise Stop(UNREADABLE, f"{out} is {given}, which is read; name another file to write.")
+    if options.unpack and options.unpack == options.write_outputs:
+        raise Stop(UNREADABLE, f"--unpack and --write-outputs both name {options.unpack}; name two files.")
 
 
 def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -167,9 +218,7 @@ def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no base but this one
-        raise Stop(
-            UNREADABLE, f"onnxruntime {onnxruntime.__version__} can't load the file: {str(error).splitlines()[0]}"
-        ) from error
+        raise Stop(UNREADABLE, f"onnxruntime {onnxruntime.__version__} can't load the file: {reason(error)}.") from error
 
 
 def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
@@ -186,12 +235,25 @@ def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str
 
 
 def load_arrays(path: str) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file."""
+    """Arrays of an .npz file.
+
+    Raises:
+        Stop: with code 2 where it is none, or declares more than this machine's memory.
+    """
+    content = read_file(path)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+        if declared > max(1040 * len(content), 1 << 16) or declared > machine_bytes():  # deflate makes at most 1032 bytes of one
+            raise Stop(UNREADABLE, f"{path} declares {declared:,} bytes, more than it can hold or this machine has.")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise Stop(UNREADABLE, f"{path} can't be read as .npz: {error}") from error
+    except Stop:
+        raise
+    except MemoryError as error:  # what a header declares is taken before anything is read
+        raise Stop(UNREADABLE, f"{path} declares arrays that are larger than this machine's memory.") from error
+    except Exception as error:  # zipfile, zlib, lzma and numpy each raise classes of their own
+        raise Stop(UNREADABLE, f"{path} can't be read as .npz: {reason(error)}.") from error
 
 
 def given_inputs(session: onnxruntime.InferenceSession, path: str) -> dict[str, np.ndarray]:
@@ -212,7 +274,7 @@ def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) ->
         return [np.asarray(out) for out in session.run(None, inputs)]
     except Exception as error:  # onnxruntime's own classes share no base but this one
         shapes = {name: (str(array.dtype), array.shape) for name, array in inputs.items()}
-        raise Stop(UNREADABLE, f"the file doesn't run on inputs {shapes}: {str(error).splitlines()[0]}") from error
+        raise Stop(UNREADABLE, f"the file doesn't run on inputs {shapes}: {reason(error)}.") from error
 
 
 def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: float) -> dict[str, float]:
@@ -222,11 +284,13 @@ def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: f
     for name, out in zip(names, outputs, strict=True):
         if name not in wanted:
             continue
+        if wanted[name].dtype.kind not in "fiub":
+            raise Stop(UNREADABLE, f"{path}: '{name}' holds {wanted[name].dtype}; numbers are needed.")
         if wanted[name].shape != out.shape:
             raise Stop(DIFFERS, f"output '{name}' is {out.shape}, {path} has {wanted[name].shape}.")
         expected = wanted[name].astype(np.float64)
         gap = np.abs(out.astype(np.float64) - expected)
-        differences[name] = float(gap.max() / max(np.ptp(expected), 1e-12))
+        differences[name] = float(gap.max() / max(np.ptp(expected), 1e-12)) if gap.size else 0.0
         if not differences[name] <= tolerance:  # also catches nan
             raise Stop(DIFFERS, f"output '{name}' differs by {differences[name]:.3g} of its range, more than {tolerance:g}.")
     if not differences:
@@ -247,6 +311,24 @@ def latency(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]
     return {"min": min(seconds)} | {name: float(np.percentile(seconds, at)) for name, at in names.items()}
 
 
+def write_outputs(path: str, names: list[str], outputs: list[np.ndarray]) -> None:
+    """Write the outputs under their names, as `--outputs` reads them."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:  # an output may have a name that numpy.savez takes for an option
+        for name, array in zip(names, outputs, strict=True):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    write_whole(path, stream.getvalue())
+
+
+def machine_bytes() -> int:
+    """The machine's memory; more than any file where the system doesn't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
 def memory_bytes() -> int:
     """Peak resident memory of this process; 0 where the system doesn't tell."""
     try:
@@ -260,10 +342,8 @@ def memory_bytes() -> int:
 
 def report(options: argparse.Namespace) -> dict:
     """Everything that is shown, in one dictionary."""
-    try:
-        shipped = Path(options.model).read_bytes()
-    except OSError as error:
-        raise Stop(UNREADABLE, f"{options.model} can't be read: {error.strerror}.") from error
+    refuse_overwriting(options)
+    shipped = read_file(options.model)
     content = unpacked(shipped, options.model) if shipped.startswith(CONTAINER) else shipped
     entry = read_seal(content)
     if options.require_seal and entry is None:
@@ -290,6 +370,9 @@ def report(options: argparse.Namespace) -> dict:
     }
     if options.outputs:
         found["differences"] = compare(outputs, names, options.outputs, options.tolerance)
+    if options.write_outputs:
+        write_outputs(options.write_outputs, names, outputs)
+        found["written"] = options.write_outputs
     found["seconds"] = latency(session, inputs, options.runs)
     found["peak_memory_bytes"] = memory_bytes()
     return found
@@ -311,44 +394,104 @@ def show(found: dict) -> None:
         print(
             "outputs agree: " + ", ".join(f"{name} within {gap:.2g} of its range" for name, gap in found["differences"].items())
         )
+    if "written" in found:
+        print(f"outputs written: {found['written']}")
     print(f"peak memory {found['peak_memory_bytes'] / 2**20:.0f} MiB")
 
 
 def positive(text: str) -> int:
     """A count of at least one."""
-    value = int(text)
+    value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,9}", text) else 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and an integer from 1 to 999999999 is needed")
     return value
+
+
+def share(text: str) -> float:
+    """A finite number of at least zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and a number of at least 0 is needed")
+    return value
+
+
+def refuse(message: str) -> NoReturn:
+    """Usage errors end as all others do."""
+    raise Stop(UNREADABLE, f"{message}; see --help.")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    asked_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = parsed(arguments)
+        found = report(options)
+    except Stop as stop:
+        return stopped(stop.code, str(stop), asked_json)
+    except MemoryError:
+        return stopped(MEMORY, "there is not enough memory; give fewer examples.", asked_json)
+    except KeyboardInterrupt:
+        return stopped(INTERRUPTED, "interrupted.", asked_json)
+    except Exception as error:  # an error of this program: still one sentence
+        if os.environ.get("DYNCOMPRESS_TRACEBACK", "0") not in ("", "0"):
+            traceback.print_exc()
+        told = f"this is an error of the runner itself: {type(error).__name__} ({reason(error)}); please report it with what"
+        return stopped(BUG, f"{told} DYNCOMPRESS_TRACEBACK=1 shows.", asked_json)
+    try:
+        if options.json:
+            print(json.dumps(found))
+        else:
+            show(found)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError) as error:
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return stopped(NO_ANSWER, f"the answer can't be written to standard output: {reason(error)}.", asked_json)
+    return DONE
+
+
+def stopped(code: int, sentence: str, as_json: bool) -> int:
+    """Tell why the run ended; returns the exit code."""
+    if sys.stderr is not None:
+        print(json.dumps({"error": sentence, "code": code}) if as_json else f"error: {sentence}", file=sys.stderr)
+    return code
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The words of the command line.
+
+    Raises:
+        Stop: with code 2 where they can't be used.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("model", help="the .onnx file, or a container (.dync)")
     parser.add_argument("--inputs", help=".npz with one array an input (or `x`)")
     parser.add_argument("--outputs", help=".npz with one array an output, to compare with (needs --inputs)")
-    parser.add_argument("--tolerance", type=float, default=0.05, help="largest difference, as a share of an output's range")
+    parser.add_argument("--tolerance", type=share, default=0.05, help="largest difference, as a share of an output's range")
     parser.add_argument("--batch", type=positive, default=1, help="examples in random inputs")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--runs", type=positive, default=50)
     parser.add_argument("--require-seal", action="store_true", help="exit with 5 where there is no seal")
     parser.add_argument("--unpack", metavar="FILE", help="write the checked .onnx file, e.g. from a container")
+    parser.add_argument(
+        "--write-outputs", metavar="FILE", help="write the outputs to an .npz, one array an output (needs --inputs)"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    if options.outputs and not options.inputs:
-        parser.error("--outputs needs --inputs: random inputs have no stored outputs")
-    try:
-        found = report(options)
-    except Stop as stop:
-        print(json.dumps({"error": str(stop), "code": stop.code}) if options.json else f"error: {stop}", file=sys.stderr)
-        return stop.code
-    if options.json:
-        print(json.dumps(found))
-    else:
-        show(found)
-    return DONE
+    for name in ("outputs", "write_outputs"):
+        if getattr(options, name) and not options.inputs:
+            parser.error(f"--{name.replace('_', '-')} needs --inputs: outputs on random inputs are of no use to anybody")
+    return options
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without the characters of a statement
     sys.exit(main())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import lzma
+import os
 import string
 import sys
 import zlib
@@ -1187,18 +1188,28 @@ def _filters(context: int, size: int) -> list[dict[str, int]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Unpack one file; the exit codes are the runner's."""
+    """Unpack one file; the exit codes are the runner's: 0 done, 2 usage or unreadable, 5 altered, 71 memory, 130 interrupted."""
     if len(arguments) != 2:
         print("usage: python unpack.py CONTAINER FILE", file=sys.stderr)
         return 2
+    source, target = Path(arguments[0]), Path(arguments[1])
+    part = Path(arguments[1] + ".part")
     try:
-        content = unpack(Path(arguments[0]).read_bytes())
-        part = Path(arguments[1] + ".part")
-        part.write_bytes(content)
-        part.replace(arguments[1])
-    except (OSError, InvalidRequest, Altered) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 5 if isinstance(error, Altered) else 2
+        if any(path.exists() and not path.is_file() for path in (source, target)):
+            raise InvalidRequest("a directory, a device or a pipe is named; name ordinary files.")
+        if target.exists() and target.samefile(source):
+            raise InvalidRequest(f"{target} is the container itself; name another file.")
+        part.write_bytes(unpack(source.read_bytes()))
+        part.replace(target)
+    except (OSError, ValueError, MemoryError, InvalidRequest, Altered) as error:
+        print(f"error: {error or 'there is not enough memory'}", file=sys.stderr)
+        return 5 if isinstance(error, Altered) else 71 if isinstance(error, MemoryError) else 2
+    except KeyboardInterrupt:
+        print("error: interrupted.", file=sys.stderr)
+        return 130
+    finally:
+        if os.path.isfile(part):
+            part.unlink()
     return 0
 
 

@@ -75,7 +75,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
             load_trajectory(tmp_path / name)
     with pytest.raises(InvalidRequest, match="does not exist"):
         load_trajectory(tmp_path / "missing.npz")
-    with pytest.raises(InvalidRequest, match="truncated or no trajectory"):
+    with pytest.raises(InvalidRequest, match="is a directory"):
         load_trajectory(tmp_path)
 
 

@@ -1,0 +1,75 @@
+"""Text and TOML files of the user's: every fault of one in a sentence."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dyncompress.errors import InvalidRequest
+
+MOST_BYTES = 1 << 28  # of a text; the profile of a network with a thousand layers takes 10 MB
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Args:
+        path: of the file.
+        what: how a message calls it, e.g. `plan out/plan.toml`.
+
+    Raises:
+        InvalidRequest: there is no such file, it is a directory, a pipe or a device, it can't be opened, or it is no such text.
+    """
+    try:
+        if not path.exists():
+            raise InvalidRequest(f"{what}: no such file or directory.")
+        if not path.is_file():
+            raise InvalidRequest(f"{what}: it {'is a directory' if path.is_dir() else 'is a device or a pipe'}; name a file.")
+        if path.stat().st_size > MOST_BYTES:
+            raise InvalidRequest(f"{what}: it has {path.stat().st_size:,} bytes, too many for such a text; name another file.")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidRequest(f"{what}: {(error.strerror or str(error)).lower()}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{what}: it is no text in UTF-8 (byte {error.start}); save it in that encoding.") from error
+    if "\0" in text:
+        raise InvalidRequest(f"{what}: it holds a null byte and so is no text; save it as text in UTF-8.")
+    return text
+
+
+def toml(text: str, what: str) -> dict[str, Any]:
+    """The table of a TOML text.
+
+    Raises:
+        InvalidRequest: it isn't TOML, or too deep, or holds a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text.replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"{what}: it is no valid TOML: {' '.join(str(error).split())}.") from error
+    except ValueError as error:
+        raise InvalidRequest(f"{what}: it holds a number with too many digits; write a smaller one.") from error
+    except RecursionError as error:
+        raise InvalidRequest(f"{what}: its lists or tables lie too deep inside each other; write fewer levels.") from error
+
+
+def refuse_not_finite(value: Any, what: str, key: str = "") -> None:
+    """Refuse nan and infinity, which TOML can write, anywhere in a table.
+
+    Args:
+        value: a table, or what lies in one.
+        what: the file, for messages.
+        key: dotted, where `value` stands.
+
+    Raises:
+        InvalidRequest: names the key.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidRequest(f"{what}: {key} is {value}; a finite number is needed.")
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, entry in inside:
+        inner = key if isinstance(value, list) else f"{key}.{name}" if key else str(name)
+        refuse_not_finite(entry, what, inner)
