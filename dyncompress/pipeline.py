@@ -14,13 +14,7 @@ from dyncompress.completion import completed, timed
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import digests
 from dyncompress.models.torch_calling import with_gradients
-from dyncompress.opening import (
-    held_out_of,
-    opened,
-    opened_with_held_out,
-    refuse_other_weights,
-    with_run,
-)
+from dyncompress.opening import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
 from dyncompress.planfile import read_plan
 from dyncompress.profiling import profiled, profiled_for_budget
 from dyncompress.progress import SILENT, Progress

@@ -1,0 +1,136 @@
+"""Ordinary models, by the traits of public bug reports: compressed, or refused in a sentence that says what to change."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+import dyncompress as dc
+from dyncompress.examples import as_batches
+from dyncompress.models.torch_calling import flattened, unwrapped
+from dyncompress.recipe_file import load_recipe
+from dyncompress.signature import filled
+from tests.traits import attention, batches, calls, numbers, sequences, wrappers
+from tests.traits.subject import Subject
+
+TARGET = "onnxruntime-x86-vnni"
+THEMES = {
+    "attention": attention,
+    "batches": batches,
+    "calls": calls,
+    "numbers": numbers,
+    "sequences": sequences,
+    "wrappers": wrappers,
+}
+SUBJECTS = {f"{theme}: {name}": s for theme, module in THEMES.items() for name, s in module.SUBJECTS.items()}
+REFUSED = {name: subject for name, subject in SUBJECTS.items() if subject.refused}
+COMPRESSED = {name: subject for name, subject in SUBJECTS.items() if not subject.refused}
+# Compiling takes seconds whatever is done; of the encoders one stands for all, the others are long runs.
+LONG = {name for name in COMPRESSED if "compiled part" in name or "Transformer" in name or "TransformerDecoder" in name}
+WHOLE = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMPRESSED]
+# How far an int8 file may be from the model, root mean square: a few roundings of activations, on nets that nobody trained.
+NEAR = 0.06
+
+
+def quick(recipe: str) -> dc.Recipe:
+    """The recipe for data that aren't images, with one epoch of distillation at most."""
+    spec = load_recipe(recipe)
+    epochs, weight_epochs = min(1, spec.distill.epochs), min(1, spec.distill.weight_epochs)
+    return replace(spec, mirrored=False, distill=replace(spec.distill, epochs=epochs, weight_epochs=weight_epochs))
+
+
+def compressed(subject: Subject, recipe: str) -> tuple[Any, dc.OnnxFile]:
+    """The model and its file; a warning of torch's about the model itself is none of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = subject.model()
+        return model, dc.compress(model, quick(recipe), target=TARGET, calibration=subject.data())
+
+
+def off_by(model: Any, file: dc.OnnxFile, subject: Subject) -> float:
+    """Root mean square difference of the file's first output from the model's own, on a batch that the file takes."""
+    data = subject.fresh() if subject.fresh else subject.data()
+    names, data = filled(model, data)
+    batch = as_batches(data, names, unchecked=True)[0]
+    session = onnxruntime.InferenceSession(file.body)
+    size = session.get_inputs()[0].shape[0]
+    rows = {name: torch.as_tensor(value)[: size if isinstance(size, int) else 16] for name, value in batch.items()}
+    kinds = {p.dtype for p in unwrapped(model).parameters() if p.is_floating_point()}
+    kind = kinds.pop() if len(kinds) == 1 else torch.float32
+    own = {name: value.to(kind) if value.is_floating_point() else value for name, value in rows.items()}
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = unwrapped(model)(**own) if isinstance(data, dict) else unwrapped(model)(*own.values())
+    wanted = flattened(found)[0].float().numpy()
+    inputs = {value.name: rows[value.name].numpy() for value in session.get_inputs()}
+    answer = session.run(None, inputs)[0]
+    assert answer.shape == wanted.shape
+    return float(np.sqrt(np.mean((answer - wanted) ** 2) / np.mean(wanted**2)))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_an_ordinary_model_is_compressed_and_the_file_computes_it(name: str) -> None:
+    subject = COMPRESSED[name]
+    model, file = compressed(subject, "edge-int8")
+    assert off_by(model, file, subject) < NEAR
+    shares = file.plan.share_left_alone
+    assert 0 <= shares["weights"] < 1, "the run tells the share that it leaves alone, and it isn't all"
+    assert set(file.plan.reasons) >= {layer for layer, reason in file.plan.reasons.items() if reason}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_compressed_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(dc.DyncompressError, match=REFUSED[name].refused) as caught:
+        compressed(REFUSED[name], "edge-int8")
+    text = str(caught.value)
+    assert "\n" not in text and text.rstrip().endswith((".", ")")) and len(text) < 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["edge-int4", "packed", "sparse", "narrow"])
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_other_recipes_take_it_or_say_why_not(name: str, recipe: str) -> None:
+    subject = COMPRESSED[name]
+    try:
+        model, file = compressed(subject, recipe)
+    except dc.DyncompressError as error:
+        text = str(error)
+        assert "\n" not in text and len(text) < 900
+        return
+    error = off_by(model, file, subject)
+    told = [output for output in file.parity.outputs if output.relative_error > 0.25 or output.channel_error > 0.25]
+    assert error < 0.5 or told, "a file that is far from its model says so"
+
+
+def test_the_caller_s_model_stays_as_it_was() -> None:
+    for name in ("wrappers: weight norm, old", "sequences: LSTM", "calls: own BatchNorm", "numbers: one part in float16"):
+        model = COMPRESSED[name].model()
+        before = copy.deepcopy({key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)})
+        kinds = {key: type(part) for key, part in model.named_modules()}
+        dc.compress(model, quick("edge-int8"), target=TARGET, calibration=COMPRESSED[name].data())
+        assert {key: type(part) for key, part in model.named_modules()} == kinds
+        assert all(
+            torch.equal(value, before[key]) and value.dtype == before[key].dtype for key, value in model.state_dict().items()
+        )
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("recipe", ["packed", "narrow"])
+def test_the_mode_of_gradients_that_a_verb_is_called_in_changes_nothing(recipe: str, mode: Any) -> None:
+    subject = SUBJECTS["numbers: channels last"]
+    _, plain = compressed(subject, recipe)
+    with mode():
+        _, other = compressed(subject, recipe)
+    assert other.body == plain.body
+
+
+def test_every_theme_has_models_and_there_are_sixty_at_least() -> None:
+    assert len(SUBJECTS) >= 60 and all(len(module.SUBJECTS) >= 9 for module in THEMES.values())
