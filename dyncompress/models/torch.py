@@ -28,6 +28,7 @@ from dyncompress.models import (
     torch_low_rank,
     torch_matching,
     torch_observing,
+    torch_plain_layers,
     torch_source,
 )
 from dyncompress.models.torch_folding import preprocessing_warning
@@ -279,6 +280,7 @@ def open_model(module: nn.Module, example: Batch) -> TorchModel:
     names = tuple(example)
     torch_hooks.absorb(own, example, names)
     notes += _prepared(own)
+    torch_plain_layers.make_plain(own, example, names)
     found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
     source = torch_calling.evaluating(module)
     torch_source.refuse_another(source, found, example, names)
