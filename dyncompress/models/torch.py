@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import (
+    torch_attention,
     torch_blocks,
     torch_calling,
     torch_channels,
@@ -280,6 +281,7 @@ def open_model(module: nn.Module, example: Batch) -> TorchModel:
     names = tuple(example)
     torch_hooks.absorb(own, example, names)
     notes += _prepared(own)
+    torch_attention.separate_projections(own, example, names)
     torch_plain_layers.make_plain(own, example, names)
     found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
     source = torch_calling.evaluating(module)
