@@ -41,7 +41,8 @@ class RecordedRun:
         Nothing where it wasn't, or has fewer channels by now.
         """
         run = self.trajectory
-        layer = layer if layer in run.motion else layer.removesuffix(".layer")  # one that the model puts between its hooks
+        while layer not in run.motion and layer.endswith(".layer"):  # one that the model puts inside the caller's module
+            layer = layer.removesuffix(".layer")
         if layer not in run.motion or run.motion[layer].mean.shape != tuple(weight.shape):
             return {}
         values: dict[Need, Any] = {Motion(): folded_motion(run.motion[layer], weight), Iterates(): run.sketches[layer]}

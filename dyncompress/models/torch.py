@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import (
+    torch_attention,
     torch_batches,
     torch_blocks,
     torch_calling,
@@ -30,6 +31,7 @@ from dyncompress.models import (
     torch_matching,
     torch_numbers,
     torch_observing,
+    torch_plain_layers,
     torch_recurrent,
     torch_source,
 )
@@ -294,6 +296,9 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     torch_hooks.absorb(own, example, names)
     notes += _prepared(own)
     size = torch_batches.only_size(own, batch or example, names)
+    example = torch_batches.resized(batch or example, size) if size else example
+    torch_attention.separate_projections(own, example, names)
+    torch_plain_layers.make_plain(own, example, names)
     if size:
         torch_batches.cut(own, size)
         example = torch_batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice

@@ -163,8 +163,12 @@ class _Graph:
             def forward(traced: nn.Module, given: Mapping[str, Tensor]) -> list[Tensor]:
                 return [t for t in flattened(call(traced, given, names)) if t.requires_grad]
 
+            # a module whose layers below it compute its products isn't a layer, whatever its class
+            passed = [part for part in module.modules() if part.__dict__.get("product_places")]
             try:
-                self.graph.build_dependency(module, example_inputs=inputs, forward_fn=forward, verbose=False)
+                self.graph.build_dependency(
+                    module, example_inputs=inputs, forward_fn=forward, ignored_layers=passed, verbose=False
+                )
             finally:
                 for parameter, flag in flags:
                     parameter.requires_grad_(flag)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, hooked, outputs, private_copy
+from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, flattened, hooked, outputs, private_copy
 from dyncompress.models.torch_hooks import absorb
 from dyncompress.models.torch_layers import canonical, compressible, has_inputs, stored
 from dyncompress.types import Batch
@@ -196,9 +196,9 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
     norms = remembering(module)
     sums: dict[str, list[Tensor]] = {}
 
-    def look(name: str, norm: _BatchNorm, args: tuple) -> None:
+    def look(name: str, norm: _BatchNorm, args: tuple, keywords: Mapping[str, Any]) -> None:
         """Add the moments of one normalisation's input."""
-        x = args[0].detach().double()
+        x = flattened((args, keywords))[0].detach().double()
         axes = [axis for axis in range(x.ndim) if axis != 1]
         count = x.numel() / x.shape[1]
         if not sums or name in sums:
@@ -208,7 +208,9 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
             sums[name] = [old[0] + count, old[1] + x.sum(axes), old[2] + x.square().sum(axes)]
         raise EnoughError  # what comes behind the first one isn't read
 
-    handles = [m.register_forward_pre_hook(lambda m, a, name=name: look(name, m, a)) for name, m in norms.items()]
+    handles = [
+        m.register_forward_pre_hook(lambda m, a, k, name=name: look(name, m, a, k), with_kwargs=True) for name, m in norms.items()
+    ]
     seen = 0
     with hooked(handles):
         for batch in batches:

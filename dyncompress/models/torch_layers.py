@@ -41,7 +41,22 @@ def kind_of(module: nn.Module) -> str:
     """
     if is_conv1d_of_transformers(module):
         return "linear"
+    if module.__dict__.get("product_places"):  # a layer below it holds the weight (`torch_plain_layers`)
+        return ""
     return next((kind for cls, kind in _KINDS if isinstance(module, cls)), "")
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module with a kind computes something else than torch's layer of that kind, or may do so."""
+    cls = next((cls for cls, _ in _KINDS if isinstance(module, cls)), None)
+    if cls is None or is_conv1d_of_transformers(module):
+        return False
+    return any(_changed(module, cls, name) for name in ("forward", "_conv_forward")) or "weight" not in module._parameters
+
+
+def _changed(module: nn.Module, cls: type[nn.Module], method: str) -> bool:
+    """Whether a module has another method of this name than torch's class."""
+    return method in vars(module) or getattr(type(module), method, None) is not getattr(cls, method, None)
 
 
 def is_conv1d_of_transformers(module: nn.Module) -> bool:
@@ -123,6 +138,7 @@ def traced(module: nn.Module, example: Batch, names: Sequence[str]) -> Trace:
     calls: dict[str, int] = {}
     macs: dict[str, float] = {}
     sizes: list[int] = [1]
+    opaque: set[str] = set()
 
     def seen(name: str, count: float, size: int) -> None:
         """Note one call of a layer."""
@@ -133,6 +149,8 @@ def traced(module: nn.Module, example: Batch, names: Sequence[str]) -> Trace:
 
     def hook(name: str, layer: nn.Module, args: tuple, output: Any) -> None:
         tensor = flattened(output)[0]
+        if not _multiplies_its_input(layer, args, output):
+            opaque.add(name)
         seen(name, _positions(layer, args, tensor) * layer.weight.numel(), tensor.numel())
 
     handles = [m.register_forward_hook(lambda m, a, o, name=name: hook(name, m, a, o)) for name, m in candidates.items()]
@@ -145,7 +163,7 @@ def traced(module: nn.Module, example: Batch, names: Sequence[str]) -> Trace:
     with hooked(handles):
         outputs(module, example, names)
     trace = Trace(calls=calls, largest=max(sizes), activations=sum(sizes))
-    found = [*_weights(candidates, owners, calls, macs, trace), *_parameters(module, candidates, macs)]
+    found = [*_weights(candidates, owners, calls, macs, trace, opaque), *_parameters(module, candidates, macs)]
     trace.layers = sorted(found, key=lambda layer: order.get(_owner_called(layer.name, order), len(order)))
     return trace
 
@@ -160,9 +178,21 @@ def _positions(layer: nn.Module, args: tuple, output: Tensor) -> float:
     kind = kind_of(layer)
     if kind == "embedding":
         return 0
-    if kind.startswith("conv_transpose"):
+    if kind.startswith("conv_transpose") and args:
         return args[0].numel() / args[0].shape[1]
     return output.numel() / output.shape[channel_axis(layer, output)]
+
+
+def _multiplies_its_input(layer: nn.Module, args: tuple, output: Any) -> bool:
+    """Whether a layer called with one tensor returned what torch's layer of its kind returns for it."""
+    if kind_of(layer) == "embedding" or not has_own_forward(layer):
+        return True
+    cls = next(cls for cls, _ in _KINDS if isinstance(layer, cls))
+    known = "weight" in {**layer._parameters, **layer._buffers} and not _changed(layer, cls, "_conv_forward")
+    if not known or len(args) != 1 or not isinstance(output, Tensor):
+        return False
+    plain = cls.forward(layer, args[0])
+    return plain.shape == output.shape and torch.allclose(plain, output, rtol=1e-4, atol=1e-6 * float(plain.abs().max()))
 
 
 def _steps(args: tuple) -> float:
@@ -187,6 +217,7 @@ def _weights(
     calls: Mapping[str, int],
     macs: Mapping[str, float],
     trace: Trace,
+    opaque: set[str],
 ) -> Iterator[Layer]:
     """One layer for each distinct weight of a compressible module."""
     for users in owners.values():
@@ -198,6 +229,8 @@ def _weights(
         reason = "" if owner in calls else "never called in the forward pass (unused, or its weight is read by another module)"
         if len(layouts) > 1:
             reason = f"its weight is shared by {' and '.join(users)} in different layouts"
+        if not reason and opaque.intersection(users):
+            reason = "its forward method isn't torch's, and what its weight multiplies there can't be told"
         if not reason:
             trace.modules[name] = name
         shape = tuple(int(s) for s in canonical(layer).shape)

@@ -194,7 +194,8 @@ def test_what_cannot_be_compressed_is_counted() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gru, self.attention = nn.GRU(4, 6, batch_first=True), nn.MultiheadAttention(6, 2, batch_first=True)
+            self.gru = nn.GRU(4, 6, batch_first=True)
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True, add_bias_kv=True)  # other attention has layers
             self.position = nn.Parameter(torch.zeros(1, 5, 6))
             self.unused, self.head = nn.Linear(3, 3), nn.Linear(6, 2)
             self.norm = nn.LayerNorm(6)
