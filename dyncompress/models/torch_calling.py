@@ -174,7 +174,8 @@ def placed(batch: Batch, module: nn.Module, names: Sequence[str]) -> dict[str, T
     for name in names:
         value = batch[name]
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
-        found[name] = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        moved = tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+        found[name] = moved.clone() if moved.data_ptr() == tensor.data_ptr() else moved  # a forward pass may write into it
     return found
 
 
