@@ -1,5 +1,5 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """The linear maps and convolutions that forward methods compute: seen in a run, and handed to layers of their own.
 
@@ -35,6 +35,7 @@ _FUNCTIONS: dict[Callable, tuple[type[nn.Module], int, tuple[str, ...]]] = {
     functional.conv_transpose1d: (nn.ConvTranspose1d, 1, _TRANSPOSED),
     functional.conv_transpose2d: (nn.ConvTranspose2d, 2, _TRANSPOSED),
 }
+_MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, torch.mm, Tensor.mm)
 _DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 
 _INNERMOST: ContextVar[Any] = ContextVar("_INNERMOST", default=None)  # the block of the module that is running
@@ -49,7 +50,7 @@ class Product:
     Attributes:
         function: one of torch's.
         input: what the weight multiplies.
-        weight, bias: in the function's own layout.
+        weight, bias: in the layout of torch's layer.
         settings: of a convolution.
     """
 
@@ -62,7 +63,7 @@ class Product:
     @property
     def layer_type(self) -> type[nn.Module]:
         """The class of torch's layer that computes it."""
-        return _FUNCTIONS[self.function][0]
+        return nn.Linear if self.function in _MATRIX_PRODUCTS else _FUNCTIONS[self.function][0]
 
 
 @dataclass(frozen=True)
@@ -71,28 +72,29 @@ class Place:
 
     Attributes:
         layer: name of the layer below the module; empty: the function itself does.
-        function, shape, settings: the product's; another product at its place is left to its function.
-        shared: whether the forward method reads the weight from that very layer.
+        function, shape, settings: the product's.
+        held: path below the module of the tensor that the weight is; empty: it is computed in every call.
     """
 
     layer: str
     function: Callable | None = None
     shape: tuple[int, ...] = ()
     settings: Settings = ()
-    shared: bool = False
+    held: str = ""
 
-    def fits(self, product: Product, module: nn.Module) -> bool:
-        """Whether a product of the module's is the one that was seen at this place."""
+    def fits(self, product: Product) -> bool:
+        """Whether a product may be the one that was seen at this place."""
         if not self.layer or product.function is not self.function:
             return False
-        if self.shared:
-            return product.weight is module.get_submodule(self.layer).weight
         # a trace takes the sizes for values that it would freeze, and runs on the examples that were seen
         return torch.jit.is_tracing() or tuple(product.weight.shape) == self.shape
 
 
 def product_of(function: Callable, args: tuple, keywords: Mapping[str, Any]) -> Product | None:
     """The product that a call of a torch function computes; None for any other function, or an input without a batch axis."""
+    if function in _MATRIX_PRODUCTS:
+        left, right = [*args, *keywords.values()][:2]
+        return Product(function, left, right.mT, None, ()) if right.ndim == 2 and left.ndim > 1 else None
     if function not in _FUNCTIONS:
         return None
     _, axes, names = _FUNCTIONS[function]
@@ -180,15 +182,22 @@ def _left(inside: list[str]) -> None:
 class Redirected(TorchFunctionMode):
     """Inside this block, the products of a module's own forward method are computed by the layers of `module.product_places`.
 
-    A product is told by its number among those whose weight isn't the weight of a layer below the module: these are computed by
-    layers already. The innermost block alone counts: what a module below computes is its own.
+    A product is told by its weight, where that is a tensor that the module holds. Others are told by their number, the weights of
+    layers below the module left out: these are computed by layers already. The innermost block alone counts: what a module below
+    computes is its own.
     """
 
     def __init__(self, module: nn.Module) -> None:
         """Start with the first product."""
         super().__init__()
         self.module, self.number = module, 0
-        self.others = {id(w) for w in weights_below(module, {place.layer for place in module.product_places})}
+        places: tuple[Place, ...] = module.product_places
+        self.numbered = [place for place in places if not place.held]
+        self.held: dict[int, list[Place]] = {}
+        for place in places:
+            if place.held:
+                self.held.setdefault(id(_tensor_at(module, place.held)), []).append(place)
+        self.others = {id(w) for w in weights_below(module, {place.layer for place in places})}
         self.token: Token | None = None
 
     def __enter__(self) -> Redirected:
@@ -206,15 +215,30 @@ class Redirected(TorchFunctionMode):
         product = product_of(func, args, kwargs or {})
         if product is None or _INNERMOST.get() is not self or id(product.weight) in self.others:
             return func(*args, **(kwargs or {}))
-        places = self.module.product_places
-        place = places[self.number] if self.number < len(places) else Place("")
-        self.number += 1
-        if not place.fits(product, self.module):
+        place = self._place(product)
+        if place is None:
             return func(*args, **(kwargs or {}))
         layer = self.module.get_submodule(place.layer)
         if product.settings == place.settings:
             return layer(product.input)
         return func(product.input, layer.weight, layer.bias, **dict(product.settings))
+
+    def _place(self, product: Product) -> Place | None:
+        """Where a product is computed; None: by its function."""
+        known = [place for place in self.held.get(id(product.weight), ()) if place.function is product.function]
+        if known:
+            return next((place for place in known if place.settings == product.settings), known[0])
+        if not self.numbered:
+            return None
+        place = self.numbered[self.number % len(self.numbered)]  # a loop over a longer sequence repeats them
+        self.number += 1
+        return place if place.fits(product) else None
+
+
+def _tensor_at(module: nn.Module, path: str) -> Tensor | None:
+    """The tensor of this dotted name below a module; None where its module has none any more."""
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name, None)
 
 
 def weights_below(module: nn.Module, without: set[str]) -> list[Tensor]:

@@ -175,6 +175,45 @@ class Twice(nn.Conv2d):
         return functional.conv2d(x, self.weight, self.bias, padding=1) + other
 
 
+class Matrices(nn.Module):
+    """Matrix products with parameters, as people write them by hand."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(inner, 32) / 4), nn.Parameter(torch.randn(outer, 32) / 4)
+        self.b = nn.Parameter(torch.randn(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul((x @ self.w).relu(), self.v.T) + self.b
+
+
+class Concatenated(nn.Module):
+    """A layer whose weight is read and whose bias is put together, as BEiT has it."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.qk, self.q = nn.Linear(inner, outer, bias=False), nn.Parameter(torch.randn(outer // 2))
+        self.register_buffer("k", torch.zeros(outer // 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(input=x, weight=self.qk.weight, bias=torch.cat((self.q, self.k)))
+
+
+class Recurrent(nn.Module):
+    """A loop over positions that multiplies by a parameter, and by a computed weight, at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.state = nn.Parameter(torch.randn(16, 4) / 2), nn.Parameter(torch.randn(16, 16) / 4)
+        self.o = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 16)
+        for t in range(x.shape[1]):
+            h = (functional.linear(x[:, t], self.inner) + functional.linear(h, self.state / 2)).tanh()
+        return self.o(h)
+
+
 class Normal(nn.Module):
     """A layer and a BatchNorm called by keyword."""
 
@@ -211,6 +250,9 @@ CASES = {
     "products inside products": Case(
         lambda: linear(Inside), ("0.a.computed_layer", "0.computed_layer", "0.b.computed_layer", "2")
     ),
+    "matrix products": Case(lambda: linear(Matrices), ("0.computed_layer", "0.layer", "2")),
+    "bias put together": Case(lambda: linear(Concatenated), ("0.layer", "2")),
+    "loop": Case(Recurrent, ("layer", "computed_layer", "o"), data=lambda: randn(64, 6, 4)),
     "weight from the input": Case(lambda: linear(Dynamic), ("0", "2"), ("0",)),
     "around a weight from the input": Case(
         lambda: linear(Around), ("0.a", "0.computed_layer", "0.b.computed_layer", "2"), ("0.a",)
@@ -251,6 +293,18 @@ def test_a_new_weight_reaches_the_output_and_the_file(name: str) -> None:
     assert set(places) >= {layer.name for layer in chosen}
     (found,) = onnxruntime.InferenceSession(content).run(None, {"x": data.numpy()})
     np.testing.assert_allclose(found, new.predict({"x": data})[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_over_a_longer_sequence_has_the_same_layers() -> None:
+    model = seeded(Recurrent)()
+    door = open_model(model, {"x": randn(2, 6, 4)})
+    assert door.trace.calls == {"layer": 6, "computed_layer": 6, "o": 1}
+    longer = randn(8, 9, 4)
+    torch.testing.assert_close(door.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
+    new = door.edited([SetWeight(name, 0.5 * door.module.get_submodule(name).weight) for name in ("layer", "computed_layer")])
+    with torch.no_grad():
+        model.inner.mul_(0.5), model.state.mul_(0.5)
+    torch.testing.assert_close(new.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
 
 
 def test_the_inputs_that_are_observed_are_those_the_weight_multiplies() -> None:
