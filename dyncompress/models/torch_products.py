@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch_calling import call, hooked, placed
+from dyncompress.models.torch_calling import buffers_kept, call, hooked, placed
 from dyncompress.models.torch_layers import compressible
 from dyncompress.types import Batch
 
@@ -168,7 +168,7 @@ def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> Seen
         handles.append(part.register_forward_pre_hook(look, with_kwargs=True))
         handles.append(part.register_forward_hook(lambda _m, _a, _o: _left(watch.inside), always_call=True))
     inputs = placed(example, module, names)
-    with hooked(handles), watch:
+    with buffers_kept(module), hooked(handles), watch:
         call(module, inputs, names)
     return seen
 

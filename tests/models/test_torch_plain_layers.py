@@ -328,6 +328,55 @@ def test_a_transposed_convolution_is_observed_at_the_size_that_its_call_asks_for
     torch.testing.assert_close(((rows @ moment) * rows).sum(1), power.detach(), rtol=1e-3, atol=1e-6)
 
 
+class Late(nn.Module):
+    """A residual block whose shortcut is computed behind its last layer."""
+
+    def __init__(self, conv: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = conv(8, 16), conv(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        return y + functional.pad(x, (0, 0, 0, 0, 0, 8))
+
+
+class Unnormalised(nn.Conv2d):
+    """A convolution and its BatchNorm in one module, without a ReLU."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__(inner, outer, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(outer)
+        nn.init.uniform_(self.bn.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(super().forward(x))
+
+
+def apart(inner: int, outer: int) -> nn.Module:
+    """The same as two modules."""
+    one = Unnormalised(inner, outer)
+    plain = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
+    plain.weight = one.weight
+    return nn.Sequential(plain, one.bn)
+
+
+def late(conv: Callable[..., nn.Module]) -> nn.Module:
+    return nn.Sequential(conv(3, 8), Late(conv), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+def test_a_layer_inside_a_module_is_rounded_as_a_layer_is() -> None:
+    outside, inside = (seeded(lambda conv=conv: late(conv))() for conv in (apart, Unnormalised))
+    for name in ("0", "1.a", "1.b"):
+        source, target = outside.get_submodule(name), inside.get_submodule(name)
+        target.weight, target.bn = source[0].weight, source[1]
+    inside[5] = outside[5]
+    torch.testing.assert_close(outside(images()), inside(images()), rtol=1e-5, atol=1e-6)
+    found = [dc.compress(model, quick("edge-int4"), target=TARGET, calibration=images()) for model in (outside, inside)]
+    runs = [onnxruntime.InferenceSession(one.body).run(None, {"input": images().numpy()})[0] for one in found]
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-4)
+    assert found[1].parity.relative_error < 0.05
+
+
 def quick(recipe: str) -> dc.Recipe:
     spec = load_recipe(recipe)
     distill = replace(spec.distill, epochs=min(1, spec.distill.epochs), weight_epochs=min(1, spec.distill.weight_epochs))
