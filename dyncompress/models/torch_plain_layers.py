@@ -153,8 +153,9 @@ def _places(module: nn.Module, name: str, runs: Sequence[Seen]) -> list[_Found |
     silent = _never_called(part, name, {path for seen in runs for path in seen.calls})
     below = {id(w) for w in weights_below(part, set(silent.values()))}
     own = [[p for p in seen.products.get(name, ()) if id(p.weight) not in below] for seen in runs]
-    users = {id(layer.weight) for path, layer in compressible(module).items() if path != name}
-    users -= {id(p) for p in part._parameters.values()} | silent.keys()
+    users = {id(layer.weight) for path, layer in compressible(module).items() if path != name or kind_of(part) == "embedding"}
+    if kind_of(part) != "embedding":  # its own table is looked up as any is: nothing observes what goes in
+        users -= {id(p) for p in part._parameters.values()} | silent.keys()
     held: dict[Any, list[Product]] = {}
     for product in (p for products in own for p in products):
         if isinstance(product.weight, nn.Parameter) and id(product.weight) not in users:
@@ -199,7 +200,7 @@ def _place(part: nn.Module, same: Sequence[Product], silent: Mapping[int, str]) 
     parameters = _parameters_of(first.weight)
     if _parameters_of(first.input) and all(_equal(p.input, first.input) for p in same):
         return None  # a product of parameters, from which some weight is computed
-    shaped = first.weight.ndim == 2 or first.layer_type is not nn.Linear
+    shaped = first.weight.ndim == 2 or first.layer_type not in (nn.Linear, nn.Embedding)
     if not fixed or not parameters or not shaped or first.weight.dtype != torch.float32:
         return None
     path = silent.get(id(first.weight), "")
@@ -314,7 +315,9 @@ def _added(part: nn.Module, product: Product) -> str:
     """Add a layer that computes a product below a module; its name there."""
     weight, settings = _held(product.weight), dict(product.settings)
     is_parameter = isinstance(weight, nn.Parameter)
-    if product.layer_type is nn.Linear:
+    if product.layer_type is nn.Embedding:
+        layer = nn.Embedding(*weight.shape, device="meta")
+    elif product.layer_type is nn.Linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=product.bias is not None, device="meta")
     else:
         inner, outer = weight.shape[1] * settings["groups"], weight.shape[0]

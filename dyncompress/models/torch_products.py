@@ -1,7 +1,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The linear maps and convolutions that forward methods compute: seen in a run, and handed to layers of their own.
+"""The linear maps, convolutions and look-ups that forward methods compute: seen in a run, and handed to layers of their own.
 
 A forward method multiplies its input by a weight through a function (`functional.conv2d` and its kin), also where it first
 computes that weight, masks its input, or normalises what comes out. `watched_run` tells for every module which products its own
@@ -29,6 +29,7 @@ _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding",
 # function -> (torch's layer, axes of the kernel, parameters of the function in order)
 _FUNCTIONS: dict[Callable, tuple[type[nn.Module], int, tuple[str, ...]]] = {
     functional.linear: (nn.Linear, 0, ("input", "weight", "bias")),
+    functional.embedding: (nn.Embedding, 0, ("input", "weight")),
     functional.conv1d: (nn.Conv1d, 1, _CONVOLUTION),
     functional.conv2d: (nn.Conv2d, 2, _CONVOLUTION),
     functional.conv3d: (nn.Conv3d, 3, _CONVOLUTION),
@@ -45,7 +46,7 @@ Settings = tuple[tuple[str, Any], ...]  # stride, padding and so on by name, sor
 
 @dataclass(frozen=True)
 class Product:
-    """One call of a function that multiplies an input by a weight.
+    """One call of a function that multiplies an input by a weight, or looks up its rows.
 
     Attributes:
         function: one of torch's.
@@ -100,6 +101,8 @@ def product_of(function: Callable, args: tuple, keywords: Mapping[str, Any]) -> 
     _, axes, names = _FUNCTIONS[function]
     given = {**dict(zip(names, args, strict=False)), **keywords}
     if axes and given["input"].ndim != axes + 2:
+        return None
+    if given.get("max_norm") is not None:  # writes into the weight
         return None
     settings = {name: _each(given.get(name, _DEFAULTS[name]), axes, name) for name in names[3:]}
     return Product(function, given["input"], given["weight"], given.get("bias"), tuple(sorted(settings.items())))

@@ -19,7 +19,7 @@ from dyncompress.models.torch import open_model
 from dyncompress.recipe_file import load_recipe
 from dyncompress.types import InputMoment, SetWeight
 from tests.traits import calls
-from tests.traits.subject import images, randn, seeded
+from tests.traits.subject import ids, images, randn, seeded
 
 TARGET = "onnxruntime-x86-vnni"
 
@@ -199,6 +199,31 @@ class Concatenated(nn.Module):
         return functional.linear(input=x, weight=self.qk.weight, bias=torch.cat((self.q, self.k)))
 
 
+class ScaledTable(nn.Embedding):
+    """What is looked up is scaled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 4
+
+
+class ComputedTable(nn.Embedding):
+    """The table is computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.embedding(x, functional.normalize(self.weight))
+
+
+class Table(nn.Module):
+    """A table that is a bare parameter."""
+
+    def __init__(self, many: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(many, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.embedding(x, self.table)
+
+
 class Recurrent(nn.Module):
     """A loop over positions that multiplies by a parameter, and by a computed weight, at each."""
 
@@ -230,6 +255,16 @@ def linear(layer: Callable[[int, int], nn.Module]) -> nn.Module:
     return nn.Sequential(layer(20, 64), nn.ReLU(), nn.Linear(64, 5))
 
 
+def words(table: Callable[[int, int], nn.Module]) -> nn.Module:
+    return nn.Sequential(table(30, 16), nn.Flatten(), nn.Linear(96, 5))
+
+
+def tied_words() -> nn.Module:
+    model = nn.Sequential(ScaledTable(30, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 30, bias=False))
+    model[3].weight = model[0].weight
+    return model
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, its inputs, and what `open_model` should make of it."""
@@ -252,6 +287,10 @@ CASES = {
     ),
     "matrix products": Case(lambda: linear(Matrices), ("0.computed_layer", "0.layer", "2")),
     "bias put together": Case(lambda: linear(Concatenated), ("0.layer", "2")),
+    "scaled table": Case(lambda: words(ScaledTable), ("0", "2"), data=lambda: ids(64, 6)),
+    "scaled table, tied": Case(tied_words, ("1", "3"), data=lambda: ids(64, 6)),
+    "computed table": Case(lambda: words(ComputedTable), ("0.computed_layer", "2"), data=lambda: ids(64, 6)),
+    "bare table": Case(lambda: words(Table), ("0.layer", "2"), data=lambda: ids(64, 6)),
     "loop": Case(Recurrent, ("layer", "computed_layer", "o"), data=lambda: randn(64, 6, 4)),
     "weight from the input": Case(lambda: linear(Dynamic), ("0", "2"), ("0",)),
     "around a weight from the input": Case(
