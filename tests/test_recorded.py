@@ -7,14 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import dyncompress as dc
 from dyncompress import probing
 from dyncompress.opening import Opened, opened, with_run
 from dyncompress.progress import NoStep
 from dyncompress.recorded import folded_motion
+from dyncompress.recording.torch_callback import record
 from dyncompress.types import Choice, Gradients, Iterates, Motion, Option, Weight, WeightFisher, WeightMotion
 from tests import tiny
+from tests.traits import calls
 
 
 def test_motion_follows_folded_weights() -> None:
@@ -49,6 +52,47 @@ def test_the_harm_of_a_relative_error_is_that_of_the_trained_weights(model: Open
         folded = run.of(name, weight)[WeightFisher()] * weight.square()
         wanted = torch.from_numpy(run.fisher.layers[name]) * trained[name].square()
         torch.testing.assert_close(folded, wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()), msg=name)
+
+
+class Inside(nn.Module):
+    """A convolution that holds its BatchNorm, and attention: layers of the opened model that the caller's hasn't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.attention, self.head = (
+            calls.ConvNorm(3, 8, 3),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8, 4),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.conv(x).flatten(2).mT[:, ::8]
+        return self.head((tokens + self.attention(tokens, tokens, tokens)[0]).mean(1))
+
+
+def test_layers_inside_the_caller_s_modules_have_what_was_recorded_of_these() -> None:
+    x, y = (torch.from_numpy(part) for part in tiny.images(64, seed=1))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Inside().train()
+    optimizer, writer = torch.optim.SGD(net.parameters(), lr=0.05), dc.TrajectoryWriter(seed=0, learning_rate=0.05, batch_size=32)
+    recorder = record(net, writer, every=1)
+    for rows in torch.arange(64).repeat(6).split(32):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x[rows]), y[rows] % 4)
+        loss.backward()
+        optimizer.step()
+        recorder.step(loss.detach())
+    run = writer.trajectory()
+    inside = with_run(opened(net.eval(), dc.load_recipe("trajectory"), [{"x": x}]), run)
+    told = {name: Motion() in observation for name, observation in inside.observe((Weight(),))}
+    assert told == {
+        "conv.layer": True, "attention.q_proj": False, "attention.k_proj": False, "attention.v_proj": False,
+        "attention.out_proj": True, "head": True,
+    }  # fmt: skip
+    profile = dc.measure(net, "trajectory", target=tiny.TARGET, trajectory=run, calibration=[{"x": x}])
+    assert profile.table.keys() == told.keys() and not profile.reasons
+    dc.apply(net, dc.allocate(profile, dc.Budget(bytes=0.5)), trajectory=run, calibration=[{"x": x}])
 
 
 def test_a_layer_that_changed_its_shape_has_none(model: Opened) -> None:

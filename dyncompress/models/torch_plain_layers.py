@@ -144,24 +144,37 @@ def _asking(module: nn.Module) -> Iterator[None]:
 
 
 def _places(module: nn.Module, name: str, runs: Sequence[Seen]) -> list[_Found | None]:
-    """What each product of a module's forward method becomes, None where it stays; empty where nothing changes.
+    """What the products of a module's forward method become, None where they stay; empty where nothing changes.
 
-    A module that is called several times must compute the same products in every call.
+    Products by a parameter are told by that. The others are told by their number: every call of the module, in every run, must
+    compute the same ones.
     """
     part = module.get_submodule(name)
-    called = {path for seen in runs for path in seen.calls}
-    silent = _never_called(part, name, called)
+    silent = _never_called(part, name, {path for seen in runs for path in seen.calls})
     below = {id(w) for w in weights_below(part, set(silent.values()))}
-    counts = [len(seen.calls.get(name, ())) for seen in runs]
     own = [[p for p in seen.products.get(name, ()) if id(p.weight) not in below] for seen in runs]
-    if not own[0] or len(set(counts)) > 1 or len({len(products) for products in own}) > 1 or len(own[0]) % counts[0]:
-        return []
-    size = len(own[0]) // counts[0]
-    groups = [[products[k] for products in own for k in range(i, len(products), size)] for i in range(size)]
-    users = {id(layer.weight) for path, layer in compressible(module).items() if path != name}
-    users -= {id(p) for p in part._parameters.values()} | silent.keys()
-    places = [None if id(same[0].weight) in users else _place(part, same, silent) for same in groups]
+    users = {id(layer.weight) for path, layer in compressible(module).items() if path != name or kind_of(part) == "embedding"}
+    if kind_of(part) != "embedding":  # its own table is looked up as any is: nothing observes what goes in
+        users -= {id(p) for p in part._parameters.values()} | silent.keys()
+    held: dict[Any, list[Product]] = {}
+    for product in (p for products in own for p in products):
+        if isinstance(product.weight, nn.Parameter) and id(product.weight) not in users:
+            held.setdefault((id(product.weight), product.function, product.settings), []).append(product)
+    told = {key: found for key, same in held.items() if (found := _place(part, same, silent)) is not None}
+    rest = [[p for p in products if (id(p.weight), p.function, p.settings) not in told] for products in own]
+    counts = [len(seen.calls.get(name, ())) for seen in runs]
+    numbered: list[_Found | None] = []
+    if len(set(counts)) == 1 and len({len(products) for products in rest}) == 1 and len(rest[0]) % counts[0] == 0:
+        size = len(rest[0]) // counts[0]
+        groups = [[products[k] for products in rest for k in range(i, len(products), size)] for i in range(size)]
+        numbered = [None if _base(same[0].weight) in users else _place(part, same, silent) for same in groups]
+    places = [*told.values(), *numbered]
     return places if any(place is not None for place in places) else []
+
+
+def _base(weight: Tensor) -> int:
+    """id of the tensor that a weight is a view of, or is."""
+    return id(weight if weight._base is None else weight._base)
 
 
 def _never_called(part: nn.Module, name: str, called: set[str]) -> dict[int, str]:
@@ -185,14 +198,15 @@ def _place(part: nn.Module, same: Sequence[Product], silent: Mapping[int, str]) 
         for p in same
     )
     parameters = _parameters_of(first.weight)
-    shaped = first.weight.ndim == (2 if first.layer_type is nn.Linear else len(first.weight.shape))
+    if _parameters_of(first.input) and all(_equal(p.input, first.input) for p in same):
+        return None  # a product of parameters, from which some weight is computed
+    shaped = first.weight.ndim == 2 or first.layer_type not in (nn.Linear, nn.Embedding)
     if not fixed or not parameters or not shaped or first.weight.dtype != torch.float32:
         return None
     path = silent.get(id(first.weight), "")
-    if path:
-        layer = part.get_submodule(path)
-        fits = settings_of(layer) == first.settings and _equal(layer.bias, first.bias) and isinstance(layer, first.layer_type)
-        return _Found(first, path, ()) if fits else None
+    layer = part.get_submodule(path) if path else None
+    if isinstance(layer, first.layer_type) and settings_of(layer) == first.settings and _equal(layer.bias, first.bias):
+        return _Found(first, path, ())
     return _Found(first, "", (*parameters, first.bias) if isinstance(first.bias, nn.Parameter) else parameters)
 
 
@@ -230,7 +244,14 @@ def _rewritten(module: nn.Module, name: str, places: Sequence[_Found | None], ca
     states = [(inner, _state(inner)) for inner in part.modules()]
     gone = {id(p) for place in places if place is not None for p in place.parameters}
     holders = [inner for path, inner in part.named_modules(prefix=name) if inner is not part and path not in called]
-    part.product_places = tuple(Place("") if place is None else _placed(part, place) for place in places)
+    paths = {id(p): path for path, p in part.named_parameters()}
+    demoted = {id(p) for inner in (part, *holders) for p in inner._parameters.values()}
+    made: list[tuple[Product, str]] = []
+    places_of = []
+    for place in places:
+        layer = "" if place is None else place.layer or _layer_for(part, place.product, made)
+        places_of.append(_placed(place, layer, paths, demoted))
+    part.product_places = tuple(places_of)
     _demote(part, gone)
     for holder in holders:
         if _demote(holder, gone):
@@ -260,19 +281,43 @@ def _demote(part: nn.Module, gone: set[int]) -> bool:
     return bool(held)
 
 
-def _placed(part: nn.Module, place: _Found) -> Place:
-    """A product's place, its layer made where there is none."""
-    product = place.product
-    name = place.layer or _added(part, place)
-    return Place(name, product.function, tuple(product.weight.shape), product.settings, shared=bool(place.layer))
+def _placed(place: _Found | None, layer: str, paths: Mapping[int, str], demoted: Collection[int]) -> Place:
+    """A product's place: its weight is told by where it stays."""
+    if place is None:
+        return Place("")
+    product, held = place.product, ""
+    if isinstance(product.weight, nn.Parameter):
+        key = id(product.weight)
+        held = paths[key] if not place.layer and key in paths and key in demoted else f"{layer}.weight"
+    return Place(layer, product.function, tuple(product.weight.shape), product.settings, held)
 
 
-def _added(part: nn.Module, place: _Found) -> str:
+def _layer_for(part: nn.Module, product: Product, made: list[tuple[Product, str]]) -> str:
+    """The layer below a module that computes a product: one that was made for the same weight, or a new one."""
+    for other, name in made:
+        same = other.layer_type is product.layer_type and other.settings == product.settings
+        if same and _equal(other.weight, product.weight) and _equal(other.bias, product.bias):
+            return name
+    name = _added(part, product)
+    made.append((product, name))
+    return name
+
+
+def _held(weight: Tensor) -> Tensor:
+    """The parameter that a weight is a view of, where it views the whole of it in the same order; else the weight."""
+    base = weight._base
+    if isinstance(base, nn.Parameter) and base.shape == weight.shape and base.stride() == weight.stride():
+        return base
+    return weight
+
+
+def _added(part: nn.Module, product: Product) -> str:
     """Add a layer that computes a product below a module; its name there."""
-    product = place.product
-    weight, settings = product.weight, dict(product.settings)
+    weight, settings = _held(product.weight), dict(product.settings)
     is_parameter = isinstance(weight, nn.Parameter)
-    if product.layer_type is nn.Linear:
+    if product.layer_type is nn.Embedding:
+        layer = nn.Embedding(*weight.shape, device="meta")
+    elif product.layer_type is nn.Linear:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=product.bias is not None, device="meta")
     else:
         inner, outer = weight.shape[1] * settings["groups"], weight.shape[0]
@@ -280,7 +325,7 @@ def _added(part: nn.Module, place: _Found) -> str:
             inner, outer = outer, inner
         kernel = tuple(weight.shape[2:])
         layer = product.layer_type(inner, outer, kernel, bias=product.bias is not None, device="meta", **settings)
-    layer.weight = weight if is_parameter else nn.Parameter(weight.detach().clone())
+    layer.weight = weight if is_parameter else nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
     if product.bias is not None:
         layer.bias = nn.Parameter(product.bias.detach().clone())
     base = "layer" if is_parameter else "computed_layer"

@@ -1,7 +1,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
-# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
+# pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The linear maps and convolutions that forward methods compute: seen in a run, and handed to layers of their own.
+"""The linear maps, convolutions and look-ups that forward methods compute: seen in a run, and handed to layers of their own.
 
 A forward method multiplies its input by a weight through a function (`functional.conv2d` and its kin), also where it first
 computes that weight, masks its input, or normalises what comes out. `watched_run` tells for every module which products its own
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch_calling import call, hooked, placed
+from dyncompress.models.torch_calling import buffers_kept, call, hooked, placed
 from dyncompress.models.torch_layers import compressible
 from dyncompress.types import Batch
 
@@ -29,12 +29,14 @@ _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding",
 # function -> (torch's layer, axes of the kernel, parameters of the function in order)
 _FUNCTIONS: dict[Callable, tuple[type[nn.Module], int, tuple[str, ...]]] = {
     functional.linear: (nn.Linear, 0, ("input", "weight", "bias")),
+    functional.embedding: (nn.Embedding, 0, ("input", "weight")),
     functional.conv1d: (nn.Conv1d, 1, _CONVOLUTION),
     functional.conv2d: (nn.Conv2d, 2, _CONVOLUTION),
     functional.conv3d: (nn.Conv3d, 3, _CONVOLUTION),
     functional.conv_transpose1d: (nn.ConvTranspose1d, 1, _TRANSPOSED),
     functional.conv_transpose2d: (nn.ConvTranspose2d, 2, _TRANSPOSED),
 }
+_MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, torch.mm, Tensor.mm)
 _DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 
 _INNERMOST: ContextVar[Any] = ContextVar("_INNERMOST", default=None)  # the block of the module that is running
@@ -44,12 +46,12 @@ Settings = tuple[tuple[str, Any], ...]  # stride, padding and so on by name, sor
 
 @dataclass(frozen=True)
 class Product:
-    """One call of a function that multiplies an input by a weight.
+    """One call of a function that multiplies an input by a weight, or looks up its rows.
 
     Attributes:
         function: one of torch's.
         input: what the weight multiplies.
-        weight, bias: in the function's own layout.
+        weight, bias: in the layout of torch's layer.
         settings: of a convolution.
     """
 
@@ -62,7 +64,7 @@ class Product:
     @property
     def layer_type(self) -> type[nn.Module]:
         """The class of torch's layer that computes it."""
-        return _FUNCTIONS[self.function][0]
+        return nn.Linear if self.function in _MATRIX_PRODUCTS else _FUNCTIONS[self.function][0]
 
 
 @dataclass(frozen=True)
@@ -71,33 +73,36 @@ class Place:
 
     Attributes:
         layer: name of the layer below the module; empty: the function itself does.
-        function, shape, settings: the product's; another product at its place is left to its function.
-        shared: whether the forward method reads the weight from that very layer.
+        function, shape, settings: the product's.
+        held: path below the module of the tensor that the weight is; empty: it is computed in every call.
     """
 
     layer: str
     function: Callable | None = None
     shape: tuple[int, ...] = ()
     settings: Settings = ()
-    shared: bool = False
+    held: str = ""
 
-    def fits(self, product: Product, module: nn.Module) -> bool:
-        """Whether a product of the module's is the one that was seen at this place."""
+    def fits(self, product: Product) -> bool:
+        """Whether a product may be the one that was seen at this place."""
         if not self.layer or product.function is not self.function:
             return False
-        if self.shared:
-            return product.weight is module.get_submodule(self.layer).weight
         # a trace takes the sizes for values that it would freeze, and runs on the examples that were seen
         return torch.jit.is_tracing() or tuple(product.weight.shape) == self.shape
 
 
 def product_of(function: Callable, args: tuple, keywords: Mapping[str, Any]) -> Product | None:
     """The product that a call of a torch function computes; None for any other function, or an input without a batch axis."""
+    if function in _MATRIX_PRODUCTS:
+        left, right = [*args, *keywords.values()][:2]
+        return Product(function, left, right.mT, None, ()) if right.ndim == 2 and left.ndim > 1 else None
     if function not in _FUNCTIONS:
         return None
     _, axes, names = _FUNCTIONS[function]
     given = {**dict(zip(names, args, strict=False)), **keywords}
     if axes and given["input"].ndim != axes + 2:
+        return None
+    if given.get("max_norm") is not None:  # writes into the weight
         return None
     settings = {name: _each(given.get(name, _DEFAULTS[name]), axes, name) for name in names[3:]}
     return Product(function, given["input"], given["weight"], given.get("bias"), tuple(sorted(settings.items())))
@@ -166,7 +171,7 @@ def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> Seen
         handles.append(part.register_forward_pre_hook(look, with_kwargs=True))
         handles.append(part.register_forward_hook(lambda _m, _a, _o: _left(watch.inside), always_call=True))
     inputs = placed(example, module, names)
-    with hooked(handles), watch:
+    with buffers_kept(module), hooked(handles), watch:
         call(module, inputs, names)
     return seen
 
@@ -180,15 +185,22 @@ def _left(inside: list[str]) -> None:
 class Redirected(TorchFunctionMode):
     """Inside this block, the products of a module's own forward method are computed by the layers of `module.product_places`.
 
-    A product is told by its number among those whose weight isn't the weight of a layer below the module: these are computed by
-    layers already. The innermost block alone counts: what a module below computes is its own.
+    A product is told by its weight, where that is a tensor that the module holds. Others are told by their number, the weights of
+    layers below the module left out: these are computed by layers already. The innermost block alone counts: what a module below
+    computes is its own.
     """
 
     def __init__(self, module: nn.Module) -> None:
         """Start with the first product."""
         super().__init__()
         self.module, self.number = module, 0
-        self.others = {id(w) for w in weights_below(module, {place.layer for place in module.product_places})}
+        places: tuple[Place, ...] = module.product_places
+        self.numbered = [place for place in places if not place.held]
+        self.held: dict[int, list[Place]] = {}
+        for place in places:
+            if place.held:
+                self.held.setdefault(id(_tensor_at(module, place.held)), []).append(place)
+        self.others = {id(w) for w in weights_below(module, {place.layer for place in places})}
         self.token: Token | None = None
 
     def __enter__(self) -> Redirected:
@@ -206,15 +218,30 @@ class Redirected(TorchFunctionMode):
         product = product_of(func, args, kwargs or {})
         if product is None or _INNERMOST.get() is not self or id(product.weight) in self.others:
             return func(*args, **(kwargs or {}))
-        places = self.module.product_places
-        place = places[self.number] if self.number < len(places) else Place("")
-        self.number += 1
-        if not place.fits(product, self.module):
+        place = self._place(product)
+        if place is None:
             return func(*args, **(kwargs or {}))
         layer = self.module.get_submodule(place.layer)
         if product.settings == place.settings:
             return layer(product.input)
         return func(product.input, layer.weight, layer.bias, **dict(product.settings))
+
+    def _place(self, product: Product) -> Place | None:
+        """Where a product is computed; None: by its function."""
+        known = [place for place in self.held.get(id(product.weight), ()) if place.function is product.function]
+        if known:
+            return next((place for place in known if place.settings == product.settings), known[0])
+        if not self.numbered:
+            return None
+        place = self.numbered[self.number % len(self.numbered)]  # a loop over a longer sequence repeats them
+        self.number += 1
+        return place if place.fits(product) else None
+
+
+def _tensor_at(module: nn.Module, path: str) -> Tensor | None:
+    """The tensor of this dotted name below a module; None where its module has none any more."""
+    owner, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(owner), name, None)
 
 
 def weights_below(module: nn.Module, without: set[str]) -> list[Tensor]:

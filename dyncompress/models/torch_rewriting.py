@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import CALL_ERRORS, outputs
+from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, outputs
 from dyncompress.types import Batch
 
 _TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order
@@ -35,7 +35,7 @@ class Reference:
     def holds(self) -> bool:
         """Whether the outputs are still what they were; exactly, where they aren't numbers with a point."""
         try:
-            after = [outputs(self.module, probe, self.names) for probe in self.probes]
+            after = [_outputs(self.module, probe, self.names) for probe in self.probes]
         except CALL_ERRORS:
             return False
         return all(
@@ -48,10 +48,16 @@ def reference(module: nn.Module, example: Batch, names: Sequence[str]) -> Refere
     """The outputs as they are now; None where the network fails on the inputs, which is told where the example is checked."""
     probes = (example, _other(example))
     try:
-        before = tuple(outputs(module, probe, names) for probe in probes)
+        before = tuple(_outputs(module, probe, names) for probe in probes)
     except CALL_ERRORS:
         return None
     return Reference(module, tuple(names), probes, before)
+
+
+def _outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """The outputs; a network with a state has it as before."""
+    with buffers_kept(module):
+        return outputs(module, batch, names)
 
 
 def _other(example: Batch) -> Batch:

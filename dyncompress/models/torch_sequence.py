@@ -97,13 +97,14 @@ def in_sequence(
         """Compress one layer; the second half goes on with its new weight."""
         if calls.off:  # called from below
             return None
+        number = plan[name]
+        other = None if number is None else kept.get(number)
+        if name in late:
+            with calls.uncounted():
+                other, _ = silenced(model.module.get_submodule(late[name]), layer, given.pop(late[name]))
         with calls.paused():
             half = len(output) // 2
             x, y, own = args[0][half:], output[:half], output[half:]
-            number = plan[name]
-            other = None if number is None else kept.get(number)
-            if name in late:
-                other, _ = silenced(model.module.get_submodule(late[name]), layer, given.pop(late[name]))
             lack = torch.sub(y, own, out=own)  # in place, as what takes its place below: these are the largest tensors there are
             if other is not None and other.shape == output.shape:
                 lack += other[:half]
@@ -191,14 +192,19 @@ class _Calls(TorchFunctionMode):
         return result
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Don't count inside this block, nor ask at every call whether to."""
+    def uncounted(self) -> Iterator[None]:
+        """Don't count inside this block."""
         self.off = True
         try:
-            with torch._C.DisableTorchFunction():
-                yield
+            yield
         finally:
             self.off = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Don't count inside this block, nor ask at every call whether to: modules with `product_places` don't work here."""
+        with self.uncounted(), torch._C.DisableTorchFunction():
+            yield
 
 
 class _Additions:

@@ -19,7 +19,7 @@ from dyncompress.models.torch import open_model
 from dyncompress.recipe_file import load_recipe
 from dyncompress.types import InputMoment, SetWeight
 from tests.traits import calls
-from tests.traits.subject import images, randn, seeded
+from tests.traits.subject import ids, images, randn, seeded
 
 TARGET = "onnxruntime-x86-vnni"
 
@@ -175,6 +175,70 @@ class Twice(nn.Conv2d):
         return functional.conv2d(x, self.weight, self.bias, padding=1) + other
 
 
+class Matrices(nn.Module):
+    """Matrix products with parameters, as people write them by hand."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.w, self.v = nn.Parameter(torch.randn(inner, 32) / 4), nn.Parameter(torch.randn(outer, 32) / 4)
+        self.b = nn.Parameter(torch.randn(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul((x @ self.w).relu(), self.v.T) + self.b
+
+
+class Concatenated(nn.Module):
+    """A layer whose weight is read and whose bias is put together, as BEiT has it."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.qk, self.q = nn.Linear(inner, outer, bias=False), nn.Parameter(torch.randn(outer // 2))
+        self.register_buffer("k", torch.zeros(outer // 2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(input=x, weight=self.qk.weight, bias=torch.cat((self.q, self.k)))
+
+
+class ScaledTable(nn.Embedding):
+    """What is looked up is scaled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 4
+
+
+class ComputedTable(nn.Embedding):
+    """The table is computed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.embedding(x, functional.normalize(self.weight))
+
+
+class Table(nn.Module):
+    """A table that is a bare parameter."""
+
+    def __init__(self, many: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(many, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.embedding(x, self.table)
+
+
+class Recurrent(nn.Module):
+    """A loop over positions that multiplies by a parameter, and by a computed weight, at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.state = nn.Parameter(torch.randn(16, 4) / 2), nn.Parameter(torch.randn(16, 16) / 4)
+        self.o = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 16)
+        for t in range(x.shape[1]):
+            h = (functional.linear(x[:, t], self.inner) + functional.linear(h, self.state / 2)).tanh()
+        return self.o(h)
+
+
 class Normal(nn.Module):
     """A layer and a BatchNorm called by keyword."""
 
@@ -189,6 +253,16 @@ class Normal(nn.Module):
 
 def linear(layer: Callable[[int, int], nn.Module]) -> nn.Module:
     return nn.Sequential(layer(20, 64), nn.ReLU(), nn.Linear(64, 5))
+
+
+def words(table: Callable[[int, int], nn.Module]) -> nn.Module:
+    return nn.Sequential(table(30, 16), nn.Flatten(), nn.Linear(96, 5))
+
+
+def tied_words() -> nn.Module:
+    model = nn.Sequential(ScaledTable(30, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 30, bias=False))
+    model[3].weight = model[0].weight
+    return model
 
 
 @dataclass(frozen=True)
@@ -211,6 +285,13 @@ CASES = {
     "products inside products": Case(
         lambda: linear(Inside), ("0.a.computed_layer", "0.computed_layer", "0.b.computed_layer", "2")
     ),
+    "matrix products": Case(lambda: linear(Matrices), ("0.computed_layer", "0.layer", "2")),
+    "bias put together": Case(lambda: linear(Concatenated), ("0.layer", "2")),
+    "scaled table": Case(lambda: words(ScaledTable), ("0", "2"), data=lambda: ids(64, 6)),
+    "scaled table, tied": Case(tied_words, ("1", "3"), data=lambda: ids(64, 6)),
+    "computed table": Case(lambda: words(ComputedTable), ("0.computed_layer", "2"), data=lambda: ids(64, 6)),
+    "bare table": Case(lambda: words(Table), ("0.layer", "2"), data=lambda: ids(64, 6)),
+    "loop": Case(Recurrent, ("layer", "computed_layer", "o"), data=lambda: randn(64, 6, 4)),
     "weight from the input": Case(lambda: linear(Dynamic), ("0", "2"), ("0",)),
     "around a weight from the input": Case(
         lambda: linear(Around), ("0.a", "0.computed_layer", "0.b.computed_layer", "2"), ("0.a",)
@@ -253,6 +334,18 @@ def test_a_new_weight_reaches_the_output_and_the_file(name: str) -> None:
     np.testing.assert_allclose(found, new.predict({"x": data})[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_loop_over_a_longer_sequence_has_the_same_layers() -> None:
+    model = seeded(Recurrent)()
+    door = open_model(model, {"x": randn(2, 6, 4)})
+    assert door.trace.calls == {"layer": 6, "computed_layer": 6, "o": 1}
+    longer = randn(8, 9, 4)
+    torch.testing.assert_close(door.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
+    new = door.edited([SetWeight(name, 0.5 * door.module.get_submodule(name).weight) for name in ("layer", "computed_layer")])
+    with torch.no_grad():
+        model.inner.mul_(0.5), model.state.mul_(0.5)
+    torch.testing.assert_close(new.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
+
+
 def test_the_inputs_that_are_observed_are_those_the_weight_multiplies() -> None:
     model, data = seeded(lambda: calls.Partial(False))(), images()
     found = dict(open_model(model, {"x": data[:2]}).observe([InputMoment()], [{"x": data}]))
@@ -272,6 +365,55 @@ def test_a_transposed_convolution_is_observed_at_the_size_that_its_call_asks_for
     rows = weight.transpose(0, 1).flatten(1)
     power = (model.u(y, [12, 12]) - model.u.bias.view(1, -1, 1, 1)).double().square().mean((0, 2, 3))
     torch.testing.assert_close(((rows @ moment) * rows).sum(1), power.detach(), rtol=1e-3, atol=1e-6)
+
+
+class Late(nn.Module):
+    """A residual block whose shortcut is computed behind its last layer."""
+
+    def __init__(self, conv: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.a, self.b = conv(8, 16), conv(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x))
+        return y + functional.pad(x, (0, 0, 0, 0, 0, 8))
+
+
+class Unnormalised(nn.Conv2d):
+    """A convolution and its BatchNorm in one module, without a ReLU."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__(inner, outer, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(outer)
+        nn.init.uniform_(self.bn.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(super().forward(x))
+
+
+def apart(inner: int, outer: int) -> nn.Module:
+    """The same as two modules."""
+    one = Unnormalised(inner, outer)
+    plain = nn.Conv2d(inner, outer, 3, padding=1, bias=False)
+    plain.weight = one.weight
+    return nn.Sequential(plain, one.bn)
+
+
+def late(conv: Callable[..., nn.Module]) -> nn.Module:
+    return nn.Sequential(conv(3, 8), Late(conv), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+def test_a_layer_inside_a_module_is_rounded_as_a_layer_is() -> None:
+    outside, inside = (seeded(lambda conv=conv: late(conv))() for conv in (apart, Unnormalised))
+    for name in ("0", "1.a", "1.b"):
+        source, target = outside.get_submodule(name), inside.get_submodule(name)
+        target.weight, target.bn = source[0].weight, source[1]
+    inside[5] = outside[5]
+    torch.testing.assert_close(outside(images()), inside(images()), rtol=1e-5, atol=1e-6)
+    found = [dc.compress(model, quick("edge-int4"), target=TARGET, calibration=images()) for model in (outside, inside)]
+    runs = [onnxruntime.InferenceSession(one.body).run(None, {"input": images().numpy()})[0] for one in found]
+    np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-4)
+    assert found[1].parity.relative_error < 0.05
 
 
 def quick(recipe: str) -> dc.Recipe:
