@@ -50,7 +50,8 @@ class ParetoList:
         plans: in the order of the budgets.
         row: the cost that the budgets are of, and that tables and curves show first.
         float_cost: of the original's float32 file in that row, or its bytes where the row is the distortion.
-        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data.
+        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data; `not computed` where every
+            unit has one option.
     """
 
     plans: tuple[Costed, ...]

@@ -201,9 +201,12 @@ class Profile:
 
     @property
     def unit(self) -> str:
-        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`."""
+        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`.
+
+        `not computed` where every unit has one option, so that there was nothing to compare.
+        """
         compared = {source for source in self.source.values() if source != UNMEASURED}
-        return "nats" if compared <= NATS else "relative"
+        return "not computed" if not compared else "nats" if compared <= NATS else "relative"
 
     def _repr_html_(self) -> str:
         return presentation.html(self)
