@@ -113,8 +113,8 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 def test_the_command_line_and_save_write_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dyncompress.jobs.compressed", lambda *_: (whole, None))
-    assert cli.main(["compress", "net.py:net", "--out", str(tmp_path / "command"), "--json", "--quiet"]) == 0
+    monkeypatch.setattr("dyncompress.demo.run", lambda *_: (whole, None, None))
+    assert cli.main(["demo", "--out", str(tmp_path / "command"), "--json", "--quiet"]) == 0
     paths = json.loads(capsys.readouterr().out)["paths"]
     whole.save(tmp_path / "saved")
     assert set(paths) == names(tmp_path / "saved")
