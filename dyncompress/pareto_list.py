@@ -15,7 +15,7 @@ from dyncompress.pipeline import allocate
 from dyncompress.recipe import Recipe
 from dyncompress.recipe_checks import parse_budget
 from dyncompress.types import Budget, Plan, Profile
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 ROWS = ("bytes", "macs", "seconds", "distortion")  # what budgets may be spread over
 BUDGETS = 12  # of a spread, from the smallest plan to the most careful one
@@ -71,7 +71,7 @@ class ParetoList:
     def __repr__(self) -> str:
         cost = "bytes" if self.row == HARM else self.row
         told = {f"{cost}": [getattr(one, cost) for one in self.plans], HARM: [one.distortion for one in self.plans]}
-        return described(self, plans=len(self.plans), **told)
+        return describe(self, plans=len(self.plans), **told)
 
     def _repr_html_(self) -> str:
         from dyncompress.reports.pareto import pareto_html
