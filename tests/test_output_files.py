@@ -85,6 +85,7 @@ def test_a_directory_gets_all_results(name: str, tmp_path: Path, whole: dc.OnnxF
     path = whole.save(f"{tmp_path}/{name}")
     assert path == tmp_path / name / "model.onnx"
     assert names(path.parent) == RESULTS | {"certificate.json", "model.dync", "profile.json", "model.float32.onnx"}
+    assert names(path.parent) == set(output_files.RESULTS)
     assert (path.parent / "model.dync").read_bytes() == whole.packed
     assert (path.parent / "model.float32.onnx").read_bytes() == whole.float_body
     again = profile_to_json(load_profile(path.parent / "profile.json"))

@@ -20,7 +20,9 @@ from dyncompress.strict import nearest
 from dyncompress.types import Estimate, Measure
 from dyncompress.types.representation import describe, short_repr
 
-INDICATOR = "Indicators, never a certificate: no bound whose constants are computed stands behind it; promises take `certify`."
+INDICATOR = (
+    "These are indicators, not a certificate: no bound with computed constants stands behind them. `certify` makes a certificate."
+)
 LEARNED = "learned from these gaps: the order is no prediction of them"
 
 
