@@ -14,7 +14,7 @@ from dyncompress.shipment import as_numpy
 from dyncompress.types import Batch, Candidate, OnnxFile, Plan, Profile, Speed
 
 
-def completed(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:
+def complete(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:
     """The file with what is told of it, of which nothing decides anything.
 
     Args:

@@ -11,6 +11,7 @@ from dyncompress.types import OnnxFile
 
 MODEL, CONTAINER, FLOAT_MODEL = "model.onnx", "model.dync", "model.float32.onnx"
 PLAN, CERTIFICATE, PROFILE, REPORT = "plan.toml", "certificate.json", "profile.json", "report.html"
+RESULTS = (PROFILE, PLAN, REPORT, FLOAT_MODEL, CERTIFICATE, CONTAINER, MODEL)  # all that a run may write, in this order
 BESIDE = ".certificate.json"  # takes the place of a file's suffix, so that certificates of several files don't clash
 
 

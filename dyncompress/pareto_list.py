@@ -15,7 +15,7 @@ from dyncompress.pipeline import allocate
 from dyncompress.recipe import Recipe
 from dyncompress.recipe_checks import parse_budget
 from dyncompress.types import Budget, Plan, Profile
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 ROWS = ("bytes", "macs", "seconds", "distortion")  # what budgets may be spread over
 BUDGETS = 12  # of a spread, from the smallest plan to the most careful one
@@ -50,7 +50,8 @@ class ParetoList:
         plans: in the order of the budgets.
         row: the cost that the budgets are of, and that tables and curves show first.
         float_cost: of the original's float32 file in that row, or its bytes where the row is the distortion.
-        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data.
+        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data; `not computed` where every
+            unit has one option.
     """
 
     plans: tuple[Costed, ...]
@@ -70,7 +71,7 @@ class ParetoList:
     def __repr__(self) -> str:
         cost = "bytes" if self.row == HARM else self.row
         told = {f"{cost}": [getattr(one, cost) for one in self.plans], HARM: [one.distortion for one in self.plans]}
-        return described(self, plans=len(self.plans), **told)
+        return describe(self, plans=len(self.plans), **told)
 
     def _repr_html_(self) -> str:
         from dyncompress.reports.pareto import pareto_html

@@ -10,7 +10,7 @@ from typing import Any
 from dyncompress import promises
 from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
-from dyncompress.completion import completed, timed
+from dyncompress.completion import complete, timed
 from dyncompress.errors import InvalidRequest
 from dyncompress.examples import digests
 from dyncompress.models.torch_calling import with_gradients
@@ -195,4 +195,4 @@ def compress(
     if trial is not None:
         with progress.phase("certify"):
             finished = within(budgeted, promises.certified(finished, start.door, trial))
-    return completed(finished, start, found, keep_float=keep_float, progress=progress)
+    return complete(finished, start, found, keep_float=keep_float, progress=progress)

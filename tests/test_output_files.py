@@ -85,6 +85,7 @@ def test_a_directory_gets_all_results(name: str, tmp_path: Path, whole: dc.OnnxF
     path = whole.save(f"{tmp_path}/{name}")
     assert path == tmp_path / name / "model.onnx"
     assert names(path.parent) == RESULTS | {"certificate.json", "model.dync", "profile.json", "model.float32.onnx"}
+    assert names(path.parent) == set(output_files.RESULTS)
     assert (path.parent / "model.dync").read_bytes() == whole.packed
     assert (path.parent / "model.float32.onnx").read_bytes() == whole.float_body
     again = profile_to_json(load_profile(path.parent / "profile.json"))
@@ -113,8 +114,8 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 def test_the_command_line_and_save_write_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dyncompress.jobs.compressed", lambda *_: (whole, None))
-    assert cli.main(["compress", "net.py:net", "--out", str(tmp_path / "command"), "--json", "--quiet"]) == 0
+    monkeypatch.setattr("dyncompress.demo.run", lambda *_: (whole, None, None))
+    assert cli.main(["demo", "--out", str(tmp_path / "command"), "--json", "--quiet"]) == 0
     paths = json.loads(capsys.readouterr().out)["paths"]
     whole.save(tmp_path / "saved")
     assert set(paths) == names(tmp_path / "saved")

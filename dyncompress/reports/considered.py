@@ -9,6 +9,7 @@ from dyncompress.reports.plot import Series, legend, plot
 from dyncompress.reports.table import Table, number
 from dyncompress.types import Candidate, OnnxFile, Profile
 
+NOT_COMPUTED = "not computed"
 PREDICTED = 16  # plans on the curve
 
 HOW = (
@@ -27,7 +28,8 @@ def plans_sections(file: OnnxFile, profile: Profile | None) -> list[str]:
     ]
     if sum(len(one.finite()) for one in series) < 2:
         return []
-    labels = ("bytes", f"divergence, {'relative' if profile is None else profile.unit}")
+    unit = "" if profile is None or profile.unit == NOT_COMPUTED else f", {profile.unit}"
+    labels = ("bytes", f"divergence{unit}")
     drawn = plot(series, "Divergence of the plans considered against their bytes", labels)
     built = _table(file.candidates) if len(file.candidates) > 1 else ""
     return [section("Plans considered", HOW, f"{legend(series)}{drawn}{built}")]
@@ -35,7 +37,7 @@ def plans_sections(file: OnnxFile, profile: Profile | None) -> list[str]:
 
 def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
     """Bytes, without those reserved for a seal, and distortion of the best plans of the profile; empty where there is none."""
-    if profile is None or not profile.table:
+    if profile is None or profile.unit == NOT_COMPUTED:
         return ()
     from dyncompress.allocation.cost import arrays
     from dyncompress.allocation.exclusive import joined

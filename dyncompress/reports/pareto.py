@@ -115,7 +115,7 @@ def _cost(found: ParetoList) -> str:
 
 
 def _distortion(found: ParetoList) -> str:
-    return "predicted distortion, nats" if found.unit == "nats" else "predicted distortion, relative"
+    return f"predicted distortion, {found.unit}"
 
 
 def _asked(one: Costed) -> dict[str, float]:

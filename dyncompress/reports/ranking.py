@@ -17,7 +17,10 @@ def ranking_text(ranking: Ranking) -> str:
     """The order, what each measure predicts and how well it did, and what a reader has to know."""
     parts = [order_table(ranking).plain(), agreement_table(ranking).plain()]
     if ranking.agreements:
-        parts.append("Of the prediction with the gaps: 1 the same order, -1 the opposite; in brackets 95 % bootstrap intervals.")
+        parts.append(
+            "The coefficients compare the predicted order with the gaps: 1 is the same order, -1 the opposite one. Brackets hold "
+            "95 % bootstrap intervals."
+        )
     return "\n\n".join((*parts, "\n".join(ranking.notes)))
 
 

@@ -38,7 +38,7 @@ def predicted_sentence(plan: Plan, profile: Profile) -> str:
     """What a plan is predicted to cost, against the original, and its distortion.
 
     Example:
-        >>> profile = Profile((), {}, {}, {}, {}, 4_000, 0, 100, "", "r", "t")
+        >>> profile = Profile((), {}, {}, {"a": "fisher"}, {}, 4_000, 0, 100, "", "r", "t")
         >>> predicted_sentence(Plan({}, {}, {}, {"bytes": 1e3, "macs": 50.0}, 0.25, 0.0, "r", "t", "", {}, {}), profile)
         "predicted: 1,000 bytes (25 % of the original's), 50 multiply-accumulates (50 %), distortion 0.25 nats"
     """
@@ -49,8 +49,8 @@ def predicted_sentence(plan: Plan, profile: Profile) -> str:
     ]
     if "seconds" in plan.cost:
         parts.append(f"{number(1e3 * plan.cost['seconds'])} ms a run, {number(1e3 * plan.cost['float_seconds'])} before")
-    unit = " nats" if profile.unit == "nats" else " (relative)"
-    return f"predicted: {', '.join(parts)}, distortion {number(plan.distortion)}{unit}"
+    distortion = {"nats": f"{number(plan.distortion)} nats", "relative": f"{number(plan.distortion)} (relative)"}
+    return f"predicted: {', '.join(parts)}, distortion {distortion.get(profile.unit, profile.unit)}"
 
 
 def as_text(file: OnnxFile) -> str:

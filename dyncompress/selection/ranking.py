@@ -18,9 +18,11 @@ from dyncompress.selection.rank_correlation import FEWEST, Agreement, Setting, a
 from dyncompress.selection.reading import Examples, checkpoint, estimates
 from dyncompress.strict import nearest
 from dyncompress.types import Estimate, Measure
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
-INDICATOR = "Indicators, never a certificate: no bound whose constants are computed stands behind it; promises take `certify`."
+INDICATOR = (
+    "These are indicators, not a certificate: no bound with computed constants stands behind them. `certify` makes a certificate."
+)
 LEARNED = "learned from these gaps: the order is no prediction of them"
 
 
@@ -64,7 +66,7 @@ class Ranking:
 
     def __repr__(self) -> str:
         order = [row.checkpoint for row in self.rows]
-        return described(self, best=order[:1], order=order, measures=tuple(self.predictions), gaps_known=bool(self.agreements))
+        return describe(self, best=order[:1], order=order, measures=tuple(self.predictions), gaps_known=bool(self.agreements))
 
     @property
     def best(self) -> str:

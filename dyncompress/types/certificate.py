@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress.types import presentation
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HeldOut:
     groups: np.ndarray | None = None
 
     def __repr__(self) -> str:
-        return described(self, n=len(self) if self.inputs else 0, inputs=self.inputs, labels=self.labels, groups=self.groups)
+        return describe(self, n=len(self) if self.inputs else 0, inputs=self.inputs, labels=self.labels, groups=self.groups)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -103,7 +103,7 @@ class Certificate:
 
     def __repr__(self) -> str:
         told = {"statement": self.statement, "kept": self.kept, "promise": self.promise, "delta": self.delta, "n": self.n}
-        return described(self, **told, risk=self.risk, counts=self.counts)
+        return describe(self, **told, risk=self.risk, counts=self.counts)
 
     def __str__(self) -> str:
         """The statement."""

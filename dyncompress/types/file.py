@@ -10,7 +10,7 @@ from dyncompress.types import presentation
 from dyncompress.types.certificate import Certificate
 from dyncompress.types.network import Array
 from dyncompress.types.plan import Plan, Profile
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class OnnxFile:
 
     def __repr__(self) -> str:
         told = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
-        return described(self, **told, container=bool(self.packed), certified=self.certificate is not None)
+        return describe(self, **told, container=bool(self.packed), certified=self.certificate is not None)
 
     @property
     def content(self) -> bytes:
@@ -264,7 +264,7 @@ class OnnxFile:
         Raises:
             InvalidRequest: no container was made, or the place can't be written.
         """
-        return presentation.saved(self, path)
+        return presentation.save(self, path)
 
     def _repr_html_(self) -> str:
         return presentation.html(self)

@@ -12,7 +12,7 @@ from dyncompress.types.file import Encoding
 from dyncompress.types.network import Array, Batch, Layer, Placement
 from dyncompress.types.observation import Need, Observation
 from dyncompress.types.plan import Plan
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Compressed:
 
     def __repr__(self) -> str:
         told = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
-        return described(self, **told, stages=self.stages)
+        return describe(self, **told, stages=self.stages)
 
     @property
     def module(self) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.types.network import Layer
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Observation:
     values: Mapping[Need, Any]
 
     def __repr__(self) -> str:
-        return described(self, layer=self.layer.name, shape=self.layer.shape, collected=[repr(need) for need in self.values])
+        return describe(self, layer=self.layer.name, shape=self.layer.shape, collected=[repr(need) for need in self.values])
 
     def __getitem__(self, need: Need) -> Any:
         """The array of `need`.
@@ -206,4 +206,4 @@ class Trajectory:
 
     def __repr__(self) -> str:
         span = (int(self.steps[0]), int(self.steps[-1])) if len(self.steps) else ()
-        return described(self, records=len(self.steps), steps=span, layers=tuple(self.motion), digest=self.digest[:12])
+        return describe(self, records=len(self.steps), steps=span, layers=tuple(self.motion), digest=self.digest[:12])

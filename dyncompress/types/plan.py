@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from dyncompress.types import presentation
 from dyncompress.types.network import FLOAT_BITS, Layer
 from dyncompress.types.observation import Estimate
-from dyncompress.types.representation import described, short_repr
+from dyncompress.types.representation import describe, short_repr
 
 UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
@@ -201,9 +201,12 @@ class Profile:
 
     @property
     def unit(self) -> str:
-        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`."""
+        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`.
+
+        `not computed` where every unit has one option, so that there was nothing to compare.
+        """
         compared = {source for source in self.source.values() if source != UNMEASURED}
-        return "nats" if compared <= NATS else "relative"
+        return "not computed" if not compared else "nats" if compared <= NATS else "relative"
 
     def _repr_html_(self) -> str:
         return presentation.html(self)
@@ -211,7 +214,7 @@ class Profile:
     def __repr__(self) -> str:
         options = sum(len(found) for found in self.table.values())
         told = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
-        return described(self, recipe=self.recipe, target=self.target, **told, float_bytes=self.float_bytes, macs=self.macs)
+        return describe(self, recipe=self.recipe, target=self.target, **told, float_bytes=self.float_bytes, macs=self.macs)
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,7 @@ class Plan:
     def __repr__(self) -> str:
         told = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}
         predicted = {"bytes": self.cost.get("bytes"), "distortion": self.distortion}
-        return described(self, **told, **predicted, applied=bool(self.realised))
+        return describe(self, **told, **predicted, applied=bool(self.realised))
 
     def __str__(self) -> str:
         """A line a unit: what was chosen, and why."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from dyncompress.types.file import OnnxFile
 
 
-def saved(file: OnnxFile, path: str | Path) -> Path:
+def save(file: OnnxFile, path: str | Path) -> Path:
     """See `OnnxFile.save`."""
-    from dyncompress.output_files import save
+    from dyncompress import output_files
 
-    return save(file, path)
+    return output_files.save(file, path)
 
 
 def html(value: Any) -> str:

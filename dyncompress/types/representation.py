@@ -33,11 +33,11 @@ def short_repr(self: Any) -> str:
     return _cut(_fields(self, DEPTH), MOST)
 
 
-def described(value: Any, **shown: Any) -> str:
+def describe(value: Any, **shown: Any) -> str:
     """The class of a value and what is told of it: for values whose fields say less than a few numbers made of them.
 
     Example:
-        >>> described(ValueError(), bytes=1_234, name="small")
+        >>> describe(ValueError(), bytes=1_234, name="small")
         "ValueError(bytes=1234, name='small')"
     """
     told = ", ".join(f"{name}={_text(entry, 1)}" for name, entry in shown.items())
