@@ -128,11 +128,22 @@ def _finished(out: Path, file: Any, profile: Any, profile_text: str | None) -> A
     if file.packed:
         files[PACKED] = file.packed
     files[MODEL] = file.content
-    paths = deliver(out, files, stale=(PROFILE, CERTIFICATE, PACKED))  # of an earlier run, they would describe another file
+    paths = deliver(out, files, stale=_stale(out, file.plan.digest))
     layers, estimates = (profile.layers, profile.estimates) if profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
     text = "\n\n".join((layer_table(file.plan, layers, estimates).plain(), as_text(file), where))
     return Answer(text, as_json(file, paths))
+
+
+def _stale(out: Path, digest: str) -> list[str]:
+    """What an earlier run may have left there that would describe another file; a profile of the same weights is of use still."""
+    from dyncompress.store import profile_from_json
+
+    try:
+        kept = (out / PROFILE).is_file() and profile_from_json(out / PROFILE).digest == digest
+    except InvalidRequest:
+        kept = False
+    return [CERTIFICATE, PACKED] if kept else [CERTIFICATE, PACKED, PROFILE]
 
 
 def _measure(args: argparse.Namespace, progress: Progress) -> Answer:

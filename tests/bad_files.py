@@ -68,7 +68,10 @@ def external(model: bytes) -> bytes:
 
 
 def content(make: Callable[[bytes], bytes]) -> Make:
-    return lambda path, good: path.write_bytes(make(good)) and None
+    def put(path: Path, good: bytes) -> None:
+        path.write_bytes(make(good))
+
+    return put
 
 
 # ---------------------------------------------------------------- what is no file, for every place
