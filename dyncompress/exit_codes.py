@@ -21,6 +21,7 @@ MEANINGS: Mapping[int, str] = {
     NO_ANSWER: "the answer can't be written to standard output",
     INTERRUPTED: "interrupted",
 }
+LONGEST = 1200  # characters of a sentence
 TRACEBACK = "DYNCOMPRESS_TRACEBACK"  # set to 1, an error is shown with all the calls that led to it
 
 
@@ -67,6 +68,8 @@ def _with_place(error: DyncompressError) -> str:
 def one_sentence(text: str) -> str:
     """The text in one line of printable characters, ended by a full stop or a question mark."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+    if len(line) > LONGEST:  # a value of the user's that goes on and on: its begin tells what it is, the end what to do
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     return line if line.endswith((".", "?", "!")) else f"{line}."
 
 

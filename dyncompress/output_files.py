@@ -64,7 +64,18 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
         MODEL: file.content,
     }
     there = {name: content for name, content in files.items() if content is not None}
-    return deliver(directory, there, stale=files.keys() - there.keys())
+    stale = files.keys() - there.keys()
+    return deliver(directory, there, stale=stale - {PROFILE} if _profile_serves(directory, file.plan.digest) else stale)
+
+
+def _profile_serves(directory: Path, digest: str) -> bool:
+    """Whether the profile that lies in a directory is of these weights, so that plans for other budgets can still come from it."""
+    from dyncompress.store import profile_from_json
+
+    try:
+        return (directory / PROFILE).is_file() and profile_from_json(directory / PROFILE).digest == digest
+    except InvalidRequest:
+        return False
 
 
 def write_file(file: OnnxFile, path: Path) -> Path:

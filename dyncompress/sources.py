@@ -107,7 +107,12 @@ def load_data(source: str, what: str) -> Any:
     """
     check_data(source, what)
     path = Path(source)
-    return path if path.suffix == ".npz" else guarded(_called(source, what), f"{what} '{source}'")
+    if path.suffix == ".npz":
+        return path
+    found = _called(source, what)
+    if found is None:  # elsewhere it means that no data are given
+        raise InvalidRequest(f"{what} '{source}' returned None; it has to return examples or batches of them.")
+    return guarded(found, f"{what} '{source}'")
 
 
 def _check_callable(source: str, what: str) -> None:

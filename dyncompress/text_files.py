@@ -13,6 +13,26 @@ from dyncompress.errors import InvalidRequest
 MOST_BYTES = 1 << 28  # of a text; the profile of a network with a thousand layers takes 10 MB
 
 
+def read_bytes(path: Path, what: str) -> bytes:
+    """The bytes of an ordinary file: a pipe would be waited for, and a device never ends.
+
+    Args:
+        path: of the file.
+        what: how a message calls it.
+
+    Raises:
+        InvalidRequest: there is no such file, it is a directory, a pipe or a device, or it can't be opened.
+    """
+    try:
+        if not path.exists():
+            raise InvalidRequest(f"{what}: no such file or directory.")
+        if not path.is_file():
+            raise InvalidRequest(f"{what}: it {'is a directory' if path.is_dir() else 'is a device or a pipe'}; name a file.")
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{what}: {(error.strerror or str(error)).lower()}.") from error
+
+
 def read_text(path: Path, what: str) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark.
 
@@ -23,16 +43,11 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         InvalidRequest: there is no such file, it is a directory, a pipe or a device, it can't be opened, or it is no such text.
     """
+    content = read_bytes(path, what)
+    if len(content) > MOST_BYTES:
+        raise InvalidRequest(f"{what}: it has {len(content):,} bytes, too many for such a text; name another file.")
     try:
-        if not path.exists():
-            raise InvalidRequest(f"{what}: no such file or directory.")
-        if not path.is_file():
-            raise InvalidRequest(f"{what}: it {'is a directory' if path.is_dir() else 'is a device or a pipe'}; name a file.")
-        if path.stat().st_size > MOST_BYTES:
-            raise InvalidRequest(f"{what}: it has {path.stat().st_size:,} bytes, too many for such a text; name another file.")
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidRequest(f"{what}: {(error.strerror or str(error)).lower()}.") from error
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{what}: it is no text in UTF-8 (byte {error.start}); save it in that encoding.") from error
     if "\0" in text:

@@ -19,6 +19,7 @@ from dyncompress.coding import is_packed, unpack
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
 from dyncompress.output_files import CERTIFICATE, certificate_beside
+from dyncompress.text_files import read_bytes
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 
 
@@ -147,7 +148,4 @@ def _target(certificate: Certificate) -> Target:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {(error.strerror or str(error)).lower()}; name a readable file.") from error
+    return read_bytes(path, str(path))
