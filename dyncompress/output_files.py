@@ -69,7 +69,7 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
 
 
 def _profile_serves(directory: Path, digest: str) -> bool:
-    """Whether the profile that lies in a directory is of these weights, so that plans for other budgets can still come from it."""
+    """Whether the profile that lies in a directory is of these weights, so that other plans can come from it."""
     from dyncompress.store import profile_from_json
 
     try:

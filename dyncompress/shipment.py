@@ -44,7 +44,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     shown += other_lengths(compressed.model, shown)
     with progress.phase("write the integer graph"):
         session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
-        exported = of_any_length(session, shown, compressed.model)
+        exported = of_any_length(session, shown, compressed.model, original)
         encodings = placed(compressed.encodings, places)
         written = deployment.integer_file(
             float_file,
@@ -157,16 +157,22 @@ def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
 
 
-def of_any_length(session: deployment.Session, shown: Sequence[Batch], model: Model) -> tuple[np.ndarray, ...]:
-    """The float graph's outputs.
+def of_any_length(
+    session: deployment.Session, shown: Sequence[Batch], model: Model, original: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """The float graph's outputs, of the same shapes as the model's that came in.
 
     Raises:
         Unsupported: it doesn't take every length along the axes that have to be free.
     """
+    free = ", ".join(f"{list(axes)} of input '{name}'" for name, axes in model.free.items() if axes)
     try:
-        return session.over(shown)
-    except InvalidRequest as error:
-        free = ", ".join(f"{list(axes)} of input '{name}'" for name, axes in model.free.items() if axes)
+        found = session.over(shown)
+        shapes, wanted = [value.shape for value in found], [value.shape for value in original[: len(found)]]
+        if shapes != wanted:
+            raise Differs(f"the exported graph has outputs {shapes} on all examples, the model that came in has {wanted}.")
+        return found
+    except (InvalidRequest, Differs) as error:
         if not free:
             raise
         raise Unsupported(

@@ -188,7 +188,11 @@ def load(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.Inference
     try:
         return onnxruntime.InferenceSession(body, made, providers=["CPUExecutionProvider"])
     except (*refused, state.RuntimeException) as error:
-        raise Unsupported(f"onnxruntime {onnxruntime.__version__} can't load the file: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].rstrip(".")
+        raise Unsupported(
+            f"onnxruntime {onnxruntime.__version__} can't load the file: {reason}; write the model without that operator, and in "
+            "float32 (autocast inside forward is a common reason)."
+        ) from error
 
 
 def environment() -> dict[str, str]:

@@ -23,6 +23,10 @@ from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, flattene
 from dyncompress.models.torch_source import TOLERANCE, difference
 from dyncompress.types import Batch
 
+# Of an output's range, from which on examples of one batch aren't answered each for itself: products of other sizes are rounded
+# otherwise, by a millionth.
+_MIXED = 1e-2
+
 
 def resized(batch: Batch, rows: int) -> dict[str, Tensor]:
     """The first `rows` examples; those of a shorter batch are repeated."""
@@ -102,6 +106,35 @@ def _piece(value: Any, *, start: int, size: int, rows: int) -> Any:
         return value
     part = value[start : start + size]
     return part if len(part) == size else torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
+
+
+def refuse_mixing(module: nn.Module, example: Batch, names: Sequence[str]) -> None:
+    """Refuse a network whose answer to an example hangs on the others in its batch: it is no function of examples.
+
+    Args:
+        module: a private copy that takes batches of any size.
+        example: two examples at least; with one, nothing is tried.
+        names: of the inputs.
+
+    Raises:
+        InvalidRequest: says by how much, and what is likely.
+    """
+    if len(example[names[0]]) < 2:
+        return
+    with buffers_kept(module):  # the last one is compared: in a scan over what is no batch axis, the first stands alone
+        both = outputs(module, example, names)
+        try:
+            alone = outputs(module, {name: value[-1:] for name, value in example.items()}, names)
+        except CALL_ERRORS:
+            return
+    pairs = [(a, b[-1:]) for a, b in zip(alone, both, strict=False) if a.is_floating_point()]
+    errors = [difference(a, b) for a, b in pairs if a.shape == b.shape]
+    if max(errors, default=0.0) > _MIXED:
+        raise InvalidRequest(
+            f"the model's output for an example changes with the others in its batch (by {100 * max(errors):.2g} % of its "
+            "range): if the first axis of its inputs isn't the batch axis, wrap it in a module that transposes them; if it takes "
+            "statistics over the batch, give it remembered ones."
+        )
 
 
 def refuse_memory(module: nn.Module, example: Batch, names: Sequence[str]) -> None:

@@ -12,13 +12,14 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch_calling import CALL_ERRORS, layer_by_layer, takes_names
@@ -172,8 +173,19 @@ def _export(module: nn.Module, given: Given, dynamic: bool, dynamo: bool) -> onn
             return torch.onnx.export(module, args, external_data=False, optimize=True, **how).model_proto
         axes = {name: ({0: BATCH} if dynamic else {}) | {a: f"{name}_{a}" for a in given.free.get(name, ())} for name in names}
         buffer = io.BytesIO()
-        torch.onnx.export(module, args, buffer, dynamic_axes=axes, **how)
+        with _SpeltOut():
+            torch.onnx.export(module, args, buffer, dynamic_axes=axes, **how)
         return onnx.load_from_string(buffer.getvalue())
+
+
+class _SpeltOut(TorchFunctionMode):
+    """Writes the transposes that the tracing exporter doesn't know (`x.mT`) as one that it knows."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
+        """Run, or run the other form."""
+        if func == Tensor.mT.__get__:  # pyright: ignore[reportAttributeAccessIssue]
+            return args[0].transpose(-2, -1)
+        return func(*args, **(kwargs or {}))
 
 
 def _dynamic_shapes(given: Given, dynamic: bool) -> dict[str, dict[int, Any]]:

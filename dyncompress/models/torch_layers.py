@@ -277,6 +277,11 @@ def refuse_bad_values(module: nn.Module) -> None:
         if isinstance(part, torch.jit.ScriptModule):
             where = f"part '{name}' of the model" if name else "the model"
             raise Unsupported(f"{where} is TorchScript, whose layers can't be edited; give the module that it was made of.")
+        if "FakeQuant" in type(part).__name__:
+            raise Unsupported(
+                f"layer '{name}' simulates quantization ({type(part).__name__}); replace such layers by nn.Identity(): give "
+                "the float model, which is quantized here."
+            )
     for kind, tensors in (("parameter", module.named_parameters()), ("buffer", module.named_buffers())):
         for name, tensor in tensors:
             _refuse_storage(kind, name, tensor)

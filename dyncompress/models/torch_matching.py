@@ -35,6 +35,8 @@ _EXAMPLES = 512
 _LARGEST_ACTIVATION = 1 << 26
 # Examples of the original that go through together: their activations stay in the cache.
 _AT_ONCE = 64
+# Examples of one shape, below which those of other shapes are cut to join them.
+_FEW = 32
 # Numbers reduced at once: what a core's cache holds.
 _BLOCK_NUMBERS = 1 << 18
 
@@ -154,12 +156,15 @@ def _finished(sums: Sums) -> Moments:
 
 
 def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
-    """The first `limit` examples as one batch; inputs of other lengths than the first batch's end it.
+    """The first `limit` examples as one batch: those of the first batch's shape, or where these are few, all that are long enough
+    to be cut to a length that three quarters of the batches have.
 
     Raises:
         InvalidRequest: fewer than two examples.
     """
     taken = list(_until(batches, names, limit))
+    if sum(len(batch[names[0]]) for batch in taken) < min(_FEW, limit):
+        taken = _cut_alike(batches, names) or taken
     n = sum(len(batch[names[0]]) for batch in taken)
     if n < 2:
         raise InvalidRequest(f"matching moments needs at least 2 calibration examples of one shape, and {n} were given.")
@@ -174,6 +179,19 @@ def _until(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterat
             return
         n += len(batch[names[0]])
         yield batch
+
+
+def _cut_alike(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
+    """All batches that are long enough along every axis, cut to one shape."""
+    shapes = {name: [tuple(batch[name].shape[1:]) for batch in batches] for name in names}
+    wanted = {name: [sorted(sizes)[len(sizes) // 4] for sizes in zip(*found, strict=True)] for name, found in shapes.items()}
+    long = [
+        batch
+        for batch in batches
+        if all(a >= b for name in names for a, b in zip(batch[name].shape[1:], wanted[name], strict=True))
+    ]
+    ends = {name: (slice(None), *(slice(size) for size in sizes)) for name, sizes in wanted.items()}
+    return [{name: batch[name][ends[name]] for name in names} for batch in long]
 
 
 def _can_match(model: Opened, name: str) -> bool:

@@ -65,6 +65,7 @@ class Collected:
         moment: of the inputs.
         fisher: `[out]` sum over examples and positions of squared gradients, float64.
         examples: that the sum is over.
+        reached: whether the layer was called.
         sums: count, sum and sum of squares of the outputs, float64 `[out]`.
     """
 
@@ -72,6 +73,7 @@ class Collected:
     fisher: Tensor | None = None
     sums: tuple[float, Tensor, Tensor] | None = None
     examples: int = 0
+    reached: bool = False
 
 
 def observations(
@@ -164,7 +166,7 @@ def _values(module: nn.Module, layer: Layer, needs: Sequence[Need], found: Colle
         elif isinstance(need, Bias) and _streams(layer):
             bias = module.get_submodule(layer.name).bias
             values[need] = None if bias is None else bias.detach().clone()
-        elif isinstance(need, _STREAMED) and found is not None:
+        elif isinstance(need, _STREAMED) and found is not None and found.reached:  # a branch that no example took has no inputs
             values[need] = _reading(need, found)
     return values
 
@@ -198,6 +200,7 @@ def _streamed(
 
     def before(name: str, layer: nn.Module, args: tuple) -> None:
         found[name].moment.add(layer, args[0].detach())
+        found[name].reached = True
         leave(name)
 
     def leave(name: str) -> None:
@@ -208,6 +211,7 @@ def _streamed(
 
     def after(name: str, layer: nn.Module, output: Tensor) -> Tensor | None:
         """Take in one output, and ask for its gradient where Fisher information is wanted."""
+        found[name].reached = True
         if OutputMoments() in wanted:
             found[name].sums = _added(found[name].sums, layer, output.detach())
         if not fisher or not torch.is_grad_enabled():
