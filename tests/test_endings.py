@@ -166,6 +166,21 @@ def test_ctrl_c_is_one_line_and_130(folder: Path) -> None:
     assert not (folder / "out").exists()
 
 
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt\n")  # the first module that the command line imports
+    paths = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-m", "dyncompress"], capture_output=True, text=True, check=False, env=paths)
+    assert done.returncode == 130 and done.stdout == "" and done.stderr == "dyncompress: interrupted.\n"
+
+
+def test_a_run_shows_the_users_own_warnings_and_no_others(folder: Path) -> None:
+    own = "import warnings\nfrom tests.tiny import network\ndef f():\n    warnings.warn('mine')\n    return network()\n"
+    (folder / "warns.py").write_text(own)
+    done = run("compress warns.py:f --calibration data.npz --out out --json --quiet")
+    assert done.returncode == 0 and json.loads(done.stdout)["bytes"]["after"] > 0
+    assert "UserWarning: mine" in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
+
+
 # ---------------------------------------------------------------- before torch is imported
 EARLY = {
     "an unknown option": f"{COMPRESS} --fast",
