@@ -113,6 +113,14 @@ def test_what_the_users_code_prints_is_not_the_answer(folder: Path, capsys: pyte
     assert err.splitlines() == ["imported", "drawn"]
 
 
+def test_what_is_printed_after_the_answer_is_not_part_of_it(folder: Path) -> None:
+    late = "import atexit\natexit.register(print, 'at the end')\nfrom tests.tiny import network\n"
+    (folder / "late.py").write_text(late)
+    done = run("measure late.py:network --calibration data.npz --json --quiet")
+    assert done.returncode == 0 and json.loads(done.stdout)["bytes"] > 0
+    assert done.stderr == "at the end\n"
+
+
 STREAMS = {  # what a shell does with the streams -> exit codes of an answer and of an error
     "": (0, 2),
     ">&-": (74, 2),

@@ -330,11 +330,19 @@ WORDS = {
     "no such shipped recipe": "recipes show edge-int9",
     "nothing to show": "targets show",
     "a plan of another recipe": f"{COMPRESS} --plan plan.toml --recipe narrow",
+    "a gap that is no number": "rank gaps.csv --measures hill --example data.npz",
+    "a field beyond all CSV": "rank wide.csv --measures hill --example data.npz",
+    "a name twice": "rank twice.csv --measures hill --example data.npz",
     "a container to time": "bench small.dync --data data.npz",
     "a container to pack": "pack small.dync --out o.dync",
     "a plan in its own directory with notes": "compress net.py:network --calibration data.npz --plan plan.toml --out .",
 }
-ALL = {**table(), **{f"words: {kind}": Fault(words, "") for kind, words in WORDS.items()}}
+RUNS = {  # tables of runs that these words name
+    "gaps.csv": "name,model,gap\na,net.py:network,nan\nb,net.py:network,1\n",
+    "wide.csv": f"name,model\na,{'x' * 200_000}\n",
+    "twice.csv": "name,model\na,net.py:network\na,net.py:network\n",
+}
+ALL = {**table(), **{f"words: {kind}": Fault(words, "", files=RUNS) for kind, words in WORDS.items()}}
 
 
 def test_the_table_is_large_and_no_fault_stands_twice() -> None:
