@@ -31,6 +31,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     given = sys.argv[1:] if words is None else words
     if any("\0" in word for word in given):
         raise InvalidRequest("a word of the command line holds a null byte, which no file name can; leave it out.")
+    empty = next((word for word in given if re.fullmatch("(--[a-z-]+=)?", word)), None)
+    if empty is not None:
+        what = f"{empty} has no value" if empty else "a word of the command line is empty"
+        raise InvalidRequest(f"{what}, as where a variable of the shell isn't set; fill it in.")
     return parser().parse_args(given)
 
 

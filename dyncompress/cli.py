@@ -210,10 +210,10 @@ def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.verification import verify
-
     path = _inside(args.file, MODEL)
     held_out = None if args.held_out is None else load_data(args.held_out, "held-out data")
+    from dyncompress.verification import verify
+
     found = verify(path, certificate=args.certificate, held_out=held_out)
     differ = found.context.get("examples_that_differ", 0)
     how = "recomputed from the stored losses" if held_out is None else f"run again here, {differ} examples differ"

@@ -33,7 +33,8 @@ def check_words(args: argparse.Namespace) -> None:
     from dyncompress.recipe_file import recipe_for, refuse_others, target_for
 
     plan = None if getattr(args, "plan", None) is None else read_plan(args.plan)
-    recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
+    target = target_for(args.target, plan)  # first: a recipe takes longer to read, with all that it names
+    recipe = recipe_for(args.recipe, plan, settings(args.set))
     refuse_others(recipe, target, plan)
     if args.calibration is None and getattr(args, "held_out", None) is None:
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")

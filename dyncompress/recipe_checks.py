@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 SENSITIVITIES = ("fisher", "probe", "theory", "trajectory")
 BITS = (2, 3, 4, 5, 6, 7, 8)
+LARGEST_COUNT = 10_000  # of repetitions, and of examples in one run
+LEAST_INCREASE = 1e-6  # of a risk: a smaller one takes more than three million examples to promise
 A_COUNT = 256  # a budget from 1 to here is a percentage by mistake, not a number of bytes or MACs
 
 
@@ -41,6 +44,9 @@ def parse_budget(budget: Budget | Mapping[str, Any], where: str = "budget") -> B
         raise InvalidRequest(f"{where}.sparsity is {budget.sparsity:g}; a share of zeros in (0, 1) is needed, e.g. 0.7.")
     if budget.risk_increase is not None and not 0 < budget.risk_increase < 1:
         raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; a share in (0, 1) is needed, e.g. 0.02.")
+    if budget.risk_increase is not None and budget.risk_increase < LEAST_INCREASE:
+        least = f"no less than {LEAST_INCREASE:g} can be promised on millions of examples"
+        raise InvalidRequest(f"{where}.risk_increase is {budget.risk_increase:g}; {least}, e.g. 0.02.")
     return budget
 
 
@@ -91,10 +97,30 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.calibration < 1 or recipe.observed < 0 or recipe.seed < 0:
         raise InvalidRequest(f"{where}: calibration.limit is at least 1, calibration.observed and seed at least 0.")
+    if not 0 <= recipe.latency_batch <= LARGEST_COUNT:
+        raise InvalidRequest(
+            f"{where}: channels.latency_batch is {recipe.latency_batch}; an integer from 0 to {LARGEST_COUNT} is needed."
+        )
+    for section, tool in (("prune", recipe.pruner), ("quantize", recipe.quantizer)):
+        _check_tool(f"{where}: {section}", tool)
     _check_distillation(f"{where}: distill", recipe.distill)
     _check_teaching(where, recipe)
     _check_theory(where, recipe)
     _check_promise(where, recipe)
+
+
+def _check_tool(where: str, tool: object) -> None:
+    """A tool's own numbers are shares, factors and counts of repetitions: none is negative, and no count is without end."""
+    if not dataclasses.is_dataclass(tool):
+        return
+    for field in dataclasses.fields(tool):
+        value = getattr(tool, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not (value >= 0 and math.isfinite(value)):
+            raise InvalidRequest(f"{where}.{field.name} is {value:g}; a number of at least 0 is needed.")
+        if isinstance(value, int) and value > LARGEST_COUNT:
+            raise InvalidRequest(f"{where}.{field.name} is {value}; an integer of at most {LARGEST_COUNT} is needed.")
 
 
 def _check_distillation(where: str, spec: Distillation) -> None:

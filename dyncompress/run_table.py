@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.sources import load_model
+from dyncompress.sources import is_file, load_model
 from dyncompress.text_files import read_text
 
 NAME, MODEL, WEIGHTS, TRAJECTORY, GAP = OWN = ("name", "model", "weights", "trajectory", "gap")
+# What torch's and safetensors' readers raise on bytes that are none of theirs.
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, MemoryError)
 ALIKE = 0.75  # of a column's name with one of ours, above which it is a slip of the pen
 
 
@@ -62,7 +64,7 @@ class RunTable:
             return module
         try:
             module.load_state_dict(_state(self.folder / row[WEIGHTS]))
-        except RuntimeError as error:
+        except (RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise InvalidRequest(f"run '{name}': weights '{row[WEIGHTS]}' don't fit its model: {reason[:300]}") from error
         return module
@@ -151,7 +153,7 @@ def _number(text: str) -> float | None:
 
 def _state(path: Path) -> Mapping[str, Any]:
     """The tensors of a file, without running what a pickle may hold."""
-    if not path.is_file():
+    if not is_file(path, f"weights '{path}'"):
         raise InvalidRequest(f"weights '{path}': there is no such file.")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -159,7 +161,7 @@ def _state(path: Path) -> Mapping[str, Any]:
 
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, *UNREADABLE) as error:
             raise InvalidRequest(f"weights '{path}': it is no safetensors file ({error}).") from error
     import pickle
 
@@ -167,7 +169,7 @@ def _state(path: Path) -> Mapping[str, Any]:
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, *UNREADABLE) as error:
         raise InvalidRequest(f"weights '{path}': it holds more than tensors, or nothing; save module.state_dict().") from error
     if not isinstance(state, Mapping):
         raise InvalidRequest(f"weights '{path}': it holds a {type(state).__name__}; save module.state_dict().")

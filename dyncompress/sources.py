@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.text_files import read_bytes
 from dyncompress.user_code import called, guarded, remember
 
 MODEL_FILES = {
@@ -127,15 +128,17 @@ def _check_callable(source: str, what: str) -> None:
         return
     if not is_file(Path(place), f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': there is no file {place}.")
+    text = read_bytes(Path(place), f"{what} '{source}'")
     with called(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # they are shown when the file is imported
-        compile(Path(place).read_bytes(), place, "exec", dont_inherit=True)
+        compile(text, place, "exec", dont_inherit=True)
 
 
 def _called(source: str, what: str) -> Any:
     """What the named callable returns."""
     place, _, name = source.rpartition(":")
     module = _from_file(Path(place), source, what) if place.endswith(".py") else _from_name(place, source, what)
-    found = getattr(module, name, None)
+    with called(f"{what} '{source}'"):
+        found = getattr(module, name, None)
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(name, public, 1)

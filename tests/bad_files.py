@@ -174,3 +174,17 @@ CERTIFICATES: dict[str, Make] = {
     "19 digits": certificate(n=10**19),
     "half a character": certificate(statement="\ud800"),
 }
+
+
+# ---------------------------------------------------------------- weights of torch
+WEIGHTS: dict[str, Make] = {
+    "empty": content(lambda good: b""),
+    "text": content(lambda good: b"hello\n"),
+    "first half": content(lambda good: good[: len(good) // 2]),
+    "pickled objects": content(lambda good: b"cos\nsystem\n(S'true'\ntR."),
+    "a zip of something else": content(lambda good: zipped(b"hello")),
+    "zeros": content(lambda good: bytes(1000)),
+    "UTF-16": content(lambda good: "hello".encode("utf-16")),
+    "a huge header": content(lambda good: b"\xff\xff\xff\xff\xff\xff\xff\x7f" + good),
+    "a pickle of a list": content(lambda good: b"\x80\x02]q\x00."),
+}

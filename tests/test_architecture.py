@@ -56,6 +56,7 @@ RULES = {
     "training": rule("torch numpy matplotlib", "* !cli"),
     "selection": rule("torch numpy matplotlib", "* !cli"),
     "progress": rule("rich", "*"),
+    "__main__": rule("", "cli"),
     "cli": rule("rich numpy torch", "*"),
     "demo": rule("torch numpy sklearn", "*"),
 }

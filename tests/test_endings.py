@@ -113,6 +113,14 @@ def test_what_the_users_code_prints_is_not_the_answer(folder: Path, capsys: pyte
     assert err.splitlines() == ["imported", "drawn"]
 
 
+def test_what_is_printed_after_the_answer_is_not_part_of_it(folder: Path) -> None:
+    late = "import atexit\natexit.register(print, 'at the end')\nfrom tests.tiny import network\n"
+    (folder / "late.py").write_text(late)
+    done = run("measure late.py:network --calibration data.npz --json --quiet")
+    assert done.returncode == 0 and json.loads(done.stdout)["bytes"] > 0
+    assert done.stderr == "at the end\n"
+
+
 STREAMS = {  # what a shell does with the streams -> exit codes of an answer and of an error
     "": (0, 2),
     ">&-": (74, 2),
@@ -164,6 +172,21 @@ def test_ctrl_c_is_one_line_and_130(folder: Path) -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130 and out == "" and is_one_sentence(err) and "interrupted" in err
     assert not (folder / "out").exists()
+
+
+def test_ctrl_c_while_the_command_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt\n")  # the first module that the command line imports
+    paths = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run([sys.executable, "-m", "dyncompress"], capture_output=True, text=True, check=False, env=paths)
+    assert done.returncode == 130 and done.stdout == "" and done.stderr == "dyncompress: interrupted.\n"
+
+
+def test_a_run_shows_the_users_own_warnings_and_no_others(folder: Path) -> None:
+    own = "import warnings\nfrom tests.tiny import network\ndef f():\n    warnings.warn('mine')\n    return network()\n"
+    (folder / "warns.py").write_text(own)
+    done = run("compress warns.py:f --calibration data.npz --out out --json --quiet")
+    assert done.returncode == 0 and json.loads(done.stdout)["bytes"]["after"] > 0
+    assert "UserWarning: mine" in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
 
 
 # ---------------------------------------------------------------- before torch is imported

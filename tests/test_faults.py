@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from dyncompress import cli
 from dyncompress.certificates.stored import to_json
@@ -21,7 +23,7 @@ from dyncompress.recording.trajectory_file import save_trajectory
 from dyncompress.shipped import recipe_files, target_files
 from dyncompress.store import profile_to_json
 from tests import tiny
-from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, Make
+from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
 
 NET = "from tests.tiny import network\n"
 LONG = "x" * 300  # longer than any file's name may be
@@ -57,6 +59,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "data.npz", x=tiny.CALIBRATION)
     np.savez(folder / "held.npz", x=tiny.HELD_OUT[0][:300], y=tiny.HELD_OUT[1][:300])
     save_trajectory(tiny.trained()[1], folder / "run.npz")
+    torch.save(tiny.network().state_dict(), folder / "weights.pt")
+    safetensors.torch.save_file(tiny.network().state_dict(), folder / "weights.safetensors")
     (folder / "model.onnx").write_bytes(file.content)
     (folder / "small.dync").write_bytes(pack(file.content))
     (folder / "certificate.json").write_text(to_json(file.certificate))
@@ -265,6 +269,10 @@ def table() -> dict[str, Fault]:
             if (name, kind) not in {("runs.csv", "deep brackets"), ("target.toml", "first half")}:  # which could be read
                 says = "certificate" if name.startswith("certificate") else name
                 found[f"{place}: {kind}"] = Fault(words, says, make, name)
+    for name in ("weights.pt", "weights.safetensors"):
+        for kind, make in {**NO_FILE, **WEIGHTS}.items():
+            runs = {"runs2.csv": f"name,model,weights\na,net.py:network,{name}\nb,net.py:network,{name}\n"}
+            found[f"{name} of rank: {kind}"] = Fault("rank runs2.csv --measures hill --example data.npz", name, make, name, runs)
     for kind, make in CERTIFICATES.items():
         code = 5 if kind == "another delta" else 2
         found[f"certificate: {kind}"] = Fault("verify model.onnx", "certificate", make, "certificate.json", code=code)
@@ -312,16 +320,29 @@ WORDS = {
     "a module with an empty name": "compress a..b:f --calibration data.npz --out out",
     "a file of weights": "compress net.pth --calibration data.npz --out out",
     "data in another form": "compress net.py:network --calibration data.csv --out out",
+    "an empty word": "compress  --calibration data.npz --out out",
+    "an empty option": "compress net.py:network --calibration data.npz --out=",
+    "sweeps without end": f"{COMPRESS} --recipe edge-int8 --set quantize.sweeps=99999999999",
+    "a batch below zero": f"{COMPRESS} --recipe edge-int8 --set channels.latency_batch=-5",
+    "an increase that nobody can promise": f"{HELD} --set budget.risk_increase=1e-300",
     "a null byte": "compress net.py:net\0work --calibration data.npz --out out",
     "no such measure": "rank runs.csv --measures no_such",
     "no such shipped recipe": "recipes show edge-int9",
     "nothing to show": "targets show",
     "a plan of another recipe": f"{COMPRESS} --plan plan.toml --recipe narrow",
+    "a gap that is no number": "rank gaps.csv --measures hill --example data.npz",
+    "a field beyond all CSV": "rank wide.csv --measures hill --example data.npz",
+    "a name twice": "rank twice.csv --measures hill --example data.npz",
     "a container to time": "bench small.dync --data data.npz",
     "a container to pack": "pack small.dync --out o.dync",
     "a plan in its own directory with notes": "compress net.py:network --calibration data.npz --plan plan.toml --out .",
 }
-ALL = {**table(), **{f"words: {kind}": Fault(words, "") for kind, words in WORDS.items()}}
+RUNS = {  # tables of runs that these words name
+    "gaps.csv": "name,model,gap\na,net.py:network,nan\nb,net.py:network,1\n",
+    "wide.csv": f"name,model\na,{'x' * 200_000}\n",
+    "twice.csv": "name,model\na,net.py:network\na,net.py:network\n",
+}
+ALL = {**table(), **{f"words: {kind}": Fault(words, "", files=RUNS) for kind, words in WORDS.items()}}
 
 
 def test_the_table_is_large_and_no_fault_stands_twice() -> None:

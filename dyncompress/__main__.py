@@ -1,0 +1,21 @@
+"""The command `dyncompress`, also as `python -m dyncompress`: Ctrl-C ends it in one line even while it is imported."""
+
+from __future__ import annotations
+
+import sys
+
+
+def entry() -> int:
+    """Import the command line and run it."""
+    try:
+        from dyncompress.cli import entry as run
+
+        return run()
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            sys.stderr.write("dyncompress: interrupted.\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(entry())
