@@ -290,7 +290,7 @@ def test_layers_that_a_rule_excludes_keep_their_weights() -> None:
 
 # ---------------------------------------------------------------- other models
 class Recurrent(nn.Module):
-    """A recurrent layer and a bare matrix, which no room compresses, between two linear layers."""
+    """A recurrent layer and a matrix in a sum of products, which no room compresses, between two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -300,7 +300,8 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(12, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.gru(torch.relu(self.inner(x)))[0][:, -1] @ self.table))
+        last = self.gru(torch.relu(self.inner(x)))[0][:, -1]
+        return self.head(torch.relu(torch.einsum("ni,io->no", last, self.table)))
 
 
 class Pair(nn.Module):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import open_model
 from dyncompress.store import (
@@ -23,6 +24,9 @@ from dyncompress.store import (
     save_profile,
 )
 from dyncompress.types import Choice, Compressed, Estimate, Keep, Layer, Option, Plan, Profile, SetWeight
+from tests.models.test_torch_plain_layers import Partial, Table, words
+from tests.traits import attention, calls
+from tests.traits.subject import ids, images
 
 PROFILE = Profile(
     layers=(Layer("a", "conv2d", (4, 3, 3, 3), 100, group="g"), Layer("é", "embedding", (9, 2), 0, left_alone="shared")),
@@ -139,6 +143,31 @@ def test_a_compressed_model_comes_back(calibrated: bool, tmp_path: Path) -> None
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(module(x), small.module(x), rtol=0, atol=0)
     assert next(tuple(p.shape) for p in module.parameters()) == (5, 3, 3, 3)
+
+
+OTHERWISE = {
+    "a bias that is read elsewhere": (lambda: calls.two(Partial), images),
+    "BatchNorm inside": (lambda: calls.two(calls.ConvNorm), images),
+    "a computed weight": (lambda: calls.two(calls.ScaledStd), images),
+    "attention": (attention.Causal, attention.sequences),
+    "a table through a function": (lambda: words(Table), lambda: ids(64, 6)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_layers_inside_the_caller_s_modules_come_back(name: str, tmp_path: Path) -> None:
+    build, data = OTHERWISE[name]
+    torch.manual_seed(0)
+    small = dc.apply(*_planned(build().eval(), data()), calibration=data())
+    torch.manual_seed(1)
+    module = load(build, save_compressed(small, tmp_path / "small"))
+    torch.testing.assert_close(module(data()), small.module(data()), rtol=0, atol=0)
+
+
+def _planned(model: torch.nn.Module, data: torch.Tensor) -> tuple[torch.nn.Module, Plan]:
+    """The model, and what edge-int4 makes of it."""
+    profile = dc.measure(model, "edge-int4", target="onnxruntime-x86-vnni", calibration=data)
+    return model, dc.allocate(profile, dc.Budget(bytes=0.9))
 
 
 def test_no_example_is_stored(tmp_path: Path) -> None:

@@ -246,10 +246,10 @@ def _rewritten(module: nn.Module, name: str, places: Sequence[_Found | None], ca
     holders = [inner for path, inner in part.named_modules(prefix=name) if inner is not part and path not in called]
     paths = {id(p): path for path, p in part.named_parameters()}
     demoted = {id(p) for inner in (part, *holders) for p in inner._parameters.values()}
-    made: list[tuple[Product, str]] = []
+    made: list[tuple[_Found, str]] = []
     places_of = []
     for place in places:
-        layer = "" if place is None else place.layer or _layer_for(part, place.product, made)
+        layer = "" if place is None else place.layer or _layer_for(part, place, made)
         places_of.append(_placed(place, layer, paths, demoted))
     part.product_places = tuple(places_of)
     _demote(part, gone)
@@ -269,7 +269,7 @@ def _rewritten(module: nn.Module, name: str, places: Sequence[_Found | None], ca
 def _state(part: nn.Module) -> dict[str, Any]:
     """What rewriting changes of a module, by attribute."""
     tables = {table: dict(getattr(part, table)) for table in ("_parameters", "_buffers", "_modules")}
-    return {**vars(part), **tables, "_non_persistent_buffers_set": set(part._non_persistent_buffers_set)}
+    return {**vars(part), **tables}
 
 
 def _demote(part: nn.Module, gone: set[int]) -> bool:
@@ -277,7 +277,7 @@ def _demote(part: nn.Module, gone: set[int]) -> bool:
     held = {key: parameter for key, parameter in part._parameters.items() if parameter is not None and id(parameter) in gone}
     for key, parameter in held.items():
         del part._parameters[key]
-        part.register_buffer(key, parameter.detach().clone(), persistent=False)
+        part.register_buffer(key, parameter.detach().clone())  # forward methods may read it for something else as well
     return bool(held)
 
 
@@ -292,14 +292,17 @@ def _placed(place: _Found | None, layer: str, paths: Mapping[int, str], demoted:
     return Place(layer, product.function, tuple(product.weight.shape), product.settings, held)
 
 
-def _layer_for(part: nn.Module, product: Product, made: list[tuple[Product, str]]) -> str:
+def _layer_for(part: nn.Module, place: _Found, made: list[tuple[_Found, str]]) -> str:
     """The layer below a module that computes a product: one that was made for the same weight, or a new one."""
-    for other, name in made:
+    product, origin = place.product, {id(p) for p in place.parameters}
+    for known, name in made:
+        other = known.product
         same = other.layer_type is product.layer_type and other.settings == product.settings
+        same = same and {id(p) for p in known.parameters} == origin
         if same and _equal(other.weight, product.weight) and _equal(other.bias, product.bias):
             return name
     name = _added(part, product)
-    made.append((product, name))
+    made.append((place, name))
     return name
 
 

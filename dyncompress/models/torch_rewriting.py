@@ -61,13 +61,19 @@ def _outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Ten
 
 
 def _other(example: Batch) -> Batch:
-    """Other inputs of the same shapes: noise on floats, everything else in the reverse order along every axis."""
+    """Other inputs of the same shapes: noise on floats, everything else in the reverse order along every axis.
+
+    Where that changes nothing, zeros and ones change places: a weight that depends on the inputs must not look like a constant.
+    """
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name, value in example.items():
         tensor = torch.as_tensor(value)
-        noise = torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else None
-        found[name] = tensor.flip(tuple(range(tensor.ndim))) if noise is None else tensor + noise
+        if tensor.is_floating_point():
+            found[name] = tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
+            continue
+        reverse = tensor.flip(tuple(range(tensor.ndim)))
+        found[name] = (tensor == 0).to(tensor.dtype) if torch.equal(reverse, tensor) else reverse
     return found
 
 
