@@ -182,7 +182,7 @@ class TorchModel:
         """`to_onnx` and sentences about what the exporter couldn't do."""
         from dyncompress.models import torch_onnx, torch_skeleton  # onnx is imported only where a file is written
 
-        example = example or self.example
+        example = self.example if example is None or any(self.free.values()) else example  # one length serves for all
         example = torch_batches.resized(example, self.size) if self.size else example
         form, known = torch_skeleton.form_of(example), self.__dict__.get("_skeleton")
         content = None if known is None else known.filled(self.module, form)

@@ -16,10 +16,12 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
+from dyncompress.models.torch_recurrent import RecurrentWeight
 from dyncompress.types import Batch, Placement
 
 Form = tuple[tuple[str, tuple[int, ...], str], ...]
 Places = Mapping[str, tuple[Placement, ...]]
+Order = str | tuple[int, ...]  # "": as it is; "T": transposed; else blocks of rows in this order, behind an axis of length 1
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Skeleton:
 
     Attributes:
         graph: its parameters' initializers are empty.
-        held: initializer -> (parameter's name, whether transposed).
+        held: initializer -> (parameter's name, its form there).
         module: that it was exported from; never changed by the door.
         form: of the inputs that it was exported with.
         places: layer -> where its weight lies.
@@ -36,7 +38,7 @@ class Skeleton:
     """
 
     graph: onnx.ModelProto
-    held: Mapping[str, tuple[str, bool]]
+    held: Mapping[str, tuple[str, Order]]
     module: nn.Module
     form: Form
     places: Places
@@ -56,8 +58,8 @@ class Skeleton:
         graph.CopyFrom(self.graph)
         for tensor in graph.graph.initializer:
             if tensor.name in self.held:
-                name, transposed = self.held[tensor.name]
-                tensor.raw_data = _bytes(new[name].T if transposed else new[name])
+                name, order = self.held[tensor.name]
+                tensor.raw_data = _bytes(_ordered(new[name], order))
         return graph.SerializeToString()
 
 
@@ -71,12 +73,16 @@ def skeleton(content: bytes, module: nn.Module, form: Form, places: Places, note
     graph = onnx.load_from_string(content)
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     buffers = [buffer for _, buffer in module.named_buffers()]
-    held: dict[str, tuple[str, bool]] = {}
+    held: dict[str, tuple[str, Order]] = {}
+    gates = {part.parameter: part.gates or (0,) for part in module.modules() if isinstance(part, RecurrentWeight)}
+    biases = {node.input[3] for node in graph.graph.node if node.op_type in ("LSTM", "GRU", "RNN") and len(node.input) > 3}
     for tensor in graph.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or not tensor.HasField("raw_data"):
-            continue
+        if tensor.data_type != TensorProto.FLOAT or not tensor.HasField("raw_data") or tensor.name in biases:
+            continue  # biases of recurrent layers are joined from parameters that nothing changes; `filled` makes sure of that
         array = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        found = _equals(tensor.name, array, parameters)
+        found = _equals(tensor.name, array, parameters) or [
+            (name, order) for name, order in gates.items() if _same(array, _ordered(parameters[name], order))
+        ]
         if len(found) == 1:
             held[tensor.name] = found[0]
         elif found or (array.numel() > 1 and not any(_same(array, buffer) for buffer in buffers)):
@@ -95,14 +101,21 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _equals(initializer: str, array: Tensor, parameters: Mapping[str, Tensor]) -> list[tuple[str, bool]]:
+def _ordered(value: Tensor, order: Order) -> Tensor:
+    """A parameter as an initializer holds it: as it is, transposed, or its blocks of rows in another order behind a new axis."""
+    if order == "T":
+        return value.T
+    return value if isinstance(order, str) else torch.cat([value.chunk(len(order))[block] for block in order])[None]
+
+
+def _equals(initializer: str, array: Tensor, parameters: Mapping[str, Tensor]) -> list[tuple[str, Order]]:
     """Parameters with exactly these values, as they are or else transposed; the one of the same name alone, if it is there."""
     same = [name for name, p in parameters.items() if _same(array, p)]
     if initializer in same:
-        return [(initializer, False)]
+        return [(initializer, "")]
     if same or array.ndim != 2:
-        return [(name, False) for name in same]
-    return [(name, True) for name, p in parameters.items() if p.ndim == 2 and _same(array, p.T)]
+        return [(name, "") for name in same]
+    return [(name, "T") for name, p in parameters.items() if p.ndim == 2 and _same(array, p.T)]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
