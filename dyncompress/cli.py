@@ -193,6 +193,7 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
+    from dyncompress.early_checks import refuse_overwriting
     from dyncompress.pareto_list import pareto
     from dyncompress.recipe_file import recipe_for
     from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
@@ -200,6 +201,7 @@ def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
 
     if args.out is not None:
         check_writable_file(args.out)
+        refuse_overwriting(args, [args.out])
     write = None if args.out is None else drawn_as(args.out)
     profile = profile_from_json(_inside(args.profile, PROFILE))
     budgets = [{args.of: value} for value in amounts(args.budgets)]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from dyncompress.arguments import settings
 from dyncompress.errors import InvalidRequest
+from dyncompress.output_files import PROFILE, RESULTS
 from dyncompress.sources import check_data, check_model, is_file
 
 if TYPE_CHECKING:
     from dyncompress.types import Plan
 
-RESULTS = ("profile.json", "plan.toml", "report.html", "certificate.json", "model.dync", "model.onnx")  # what `compress` writes
 DATA = {"calibration": "calibration data", "held_out": "held-out data", "data": "data", "example": "example"}
 FILES = ("plan", "trajectory", "recipe", "target", "profile", "file", "certificate", "runs", "against")  # other words for inputs
 
@@ -38,7 +38,7 @@ def check_words(args: argparse.Namespace) -> None:
     refuse_others(recipe, target, plan)
     if args.calibration is None and getattr(args, "held_out", None) is None:
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
-    names = RESULTS if args.command == "compress" else RESULTS[:1]
+    names = RESULTS if args.command == "compress" else (PROFILE,)
     if args.out is not None:
         refuse_overwriting(args, [args.out / name for name in names], plan)
 
@@ -89,7 +89,7 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
             text = str(one)
             path = Path(text.rpartition(":")[0]) if ".py:" in text else Path(text)
             if word == "profile" and path.is_dir():
-                path /= RESULTS[0]
+                path /= PROFILE
             yield ("MODEL" if word == "model" else word.upper() if word in ("file", "profile", "runs") else _option(word)), path
 
 

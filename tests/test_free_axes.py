@@ -137,3 +137,28 @@ class Shown(nn.Module):
 def test_a_graph_that_fixes_a_free_axis_is_refused_in_a_sentence() -> None:
     with pytest.raises(dc.Unsupported, match=r"one length along axes \[2\] of input 'x', which have to take any length"):
         dc.compress(seeded(Shown)(), "edge-int8", target=TARGET, calibration=randn(64, 4, 12), free_axes={"x": [2]})
+
+
+def test_utterances_of_lengths_of_their_own_are_cut_alike_where_a_method_wants_one_batch() -> None:
+    model = seeded(lambda: sequences.Recurrent(nn.GRU))()
+    data = [randn(1, 5 + i % 9, 8, seed=i) for i in range(24)]
+    for recipe in ("edge-int8", "edge-int4"):
+        file = dc.compress(model, recipe, target=TARGET, calibration=data)
+        assert off_by(file, model, {"x": randn(3, 17, 8)}) < 0.06
+
+
+class Resized(nn.Module):
+    """Gives a transposed convolution the size of its output, which an exported graph keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.d, self.u = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.u(self.d(x).relu(), output_size=x.shape[-2:])
+
+
+def test_outputs_of_another_size_than_the_model_s_are_refused() -> None:
+    data = [randn(8, 3, 13, 17), randn(8, 3, 22, 20)]
+    with pytest.raises(dc.Unsupported, match=r"outputs.*the model that came in has"):
+        dc.compress(seeded(Resized)(), "edge-int8", target=TARGET, calibration=data)

@@ -96,3 +96,96 @@ def test_a_cache_and_a_counter_are_no_state() -> None:
         wanted = model(x).numpy()
     found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.05
+
+
+class TimeFirst(nn.Module):
+    """A recurrent net as torch's own are by default: time is the first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.o = nn.GRU(8, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.g(x)[0])
+
+
+class BatchStatistics(nn.Module):
+    """Normalises by the batch that it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(8, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(nn.functional.batch_norm(self.a(x), None, None, training=True).relu())
+
+
+@pytest.mark.parametrize(("build", "x"), [(TimeFirst, randn(6, 64, 8)), (BatchStatistics, randn(64, 8))])
+def test_answers_that_mix_the_examples_of_a_batch_are_refused(build: type[nn.Module], x: Tensor) -> None:
+    with pytest.raises(dc.InvalidRequest, match="changes with the others in its batch"):
+        dc.compress(seeded(build)(), "edge-int8", target=TARGET, calibration=x)
+
+
+class Pairwise(nn.Module):
+    """Compares all examples with each other: its output has an entry for each pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.normalize(self.a(x))
+        return y @ y.T
+
+
+def test_an_output_of_pairs_is_no_answer_that_is_mixed() -> None:
+    model, x = seeded(Pairwise)(), randn(4, 8)
+    assert open_model(model, {"x": x[:2]}).size == 0
+
+
+class WritesIntoItsInput(nn.Module):
+    """Normalises in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Linear(8, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(1).div_(2)
+        return self.o(self.a(x).relu_())
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_the_data_are_never_written_into(as_array: bool) -> None:
+    model, x = seeded(WritesIntoItsInput)(), randn(64, 8)
+    data = x.numpy().copy() if as_array else x.clone()
+    file = dc.compress(model, "edge-int4", target=TARGET, calibration=data)
+    assert np.array_equal(np.asarray(data), x.numpy())
+    with torch.no_grad():
+        wanted = model(x.clone()).numpy()
+    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
+    assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.1
+
+
+class Branches(nn.Module):
+    """One of two layers, by the number of inputs: the other is never reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o((self.a(x) if x.shape[1] == 8 else self.b(x)).relu())
+
+
+def test_a_layer_that_no_example_reaches_is_left_alone_with_a_reason() -> None:
+    file = dc.compress(seeded(Branches)(), "edge-int4", target=TARGET, calibration=randn(64, 8))
+    assert "never called" in file.plan.reasons["b"]
+
+
+def test_layers_that_simulate_quantization_are_refused_with_what_to_do() -> None:
+    from torch.ao.quantization import FakeQuantize
+
+    model = nn.Sequential(FakeQuantize(), nn.Linear(8, 5)).eval()
+    with pytest.raises(dc.Unsupported, match=r"simulates quantization \(FakeQuantize\); replace such layers"):
+        dc.compress(model, "edge-int8", target=TARGET, calibration=randn(64, 8))
