@@ -59,6 +59,7 @@ def assumptions(unit: str) -> tuple[str, ...]:
     """What must hold for the lines to hold."""
     return (
         f"The {unit}s were drawn independently from the population that the file will meet.",
-        "None of the examples was used to train, calibrate, tune or choose anything, except as `selection` says.",
-        "The file runs on the runtime named in `environment`.",
+        "None of the examples was used to train, calibrate, tune or choose anything, except to choose among plans where the "
+        "certificate tells of a selection.",
+        "The file runs on the runtime that the certificate names.",
     )

@@ -125,7 +125,7 @@ def certificate_block(certificate: Certificate | None) -> str:
     header = ("quantity", "observed", "certified", "delta", "method")
     drawn = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in certificate.counts.items())
-    environment = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in certificate.environment.items())
+    environment = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in certificate.environment.items() if value != "{}")
     counted = f"{sample_text(certificate)}; {counts}. The certificate is {certificate.kind}. Run with {environment}."
     return (
         f'<div class="certificate"><p class="{kind}"><b>{text(certificate.statement)}</b>{text(verdict(certificate))}</p>'
