@@ -86,6 +86,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         seen=frozenset(digests([*aside, *batches])),
         errors=compressed.errors,
         packed=container,
+        inputs=session.input_shapes,
     )
 
 

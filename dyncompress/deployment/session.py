@@ -77,6 +77,11 @@ class Session:
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     @property
+    def input_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        """Name -> shape, a number where an axis is fixed and a word where it takes any length."""
+        return {name: tuple("?" if size is None else size for size in value.shape) for name, value in self._inputs.items()}
+
+    @property
     def batch_size(self) -> int:
         """The one batch size that the file takes; 0: any."""
         return fixed_batch(self._session)

@@ -11,6 +11,7 @@ from dyncompress.reports.certificate import bound_text, errors_of, sample_text, 
 from dyncompress.reports.considered import plans_sections
 from dyncompress.reports.headline import accuracy, agreement, milliseconds, time_sentence, times_faster, where_timed
 from dyncompress.reports.markup import document, items, section, table, text
+from dyncompress.reports.summary import inputs_text
 from dyncompress.reports.table import Table, choices, estimate_text, layer_table, number, percent, stage_name
 from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profile
 
@@ -28,6 +29,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
         f"<h1>{text(name)} for {text(target.name)}</h1>",
         f'<p class="dim">{text(target.summary)}</p><p class="dim">ONNX file: <code>sha256 {_digest(file)}</code></p>',
         figures(file),
+        *(f'<p class="dim">{text(line)}</p>' for line in inputs_text(file)),
         f"<section><h2>Certificate</h2>{certificate_block(file.certificate)}</section>",
         *plans_sections(file, profile),
         section("Bytes before and after", _BYTES, _bytes(file)),

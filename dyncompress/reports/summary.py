@@ -62,6 +62,7 @@ def as_text(file: OnnxFile) -> str:
         f"ONNX file: {len(file.content):,} bytes, {sizes.compressed:,} zipped, of which {sizes.payload:,} are weights, scales "
         f"and biases; the weights take {sizes.resident:,} bytes in memory; computes in {sizes.compute}",
         f"multiply-accumulates: {file.macs[0]:,} -> {file.macs[1]:,}",
+        *inputs_text(file),
         "divergence after each stage: "
         + ", ".join(f"{stage_name(stage)} {number(value)}" for stage, value in file.stages.items()),
         *parity_text(file.parity),
@@ -73,6 +74,12 @@ def as_text(file: OnnxFile) -> str:
     if file.certificate is not None:
         lines += ["the certificate in detail:", *certificate_details(file.certificate)]
     return "\n".join(lines)
+
+
+def inputs_text(file: OnnxFile) -> list[str]:
+    """What shapes the file takes, in one line: a number is a fixed length, a word any."""
+    shapes = "; ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in file.inputs.items())
+    return [f"inputs: {shapes} (a name stands for any length)"] if shapes else []
 
 
 def parity_text(parity: Parity) -> list[str]:
@@ -113,6 +120,7 @@ def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:
             **top,
             "bytes": {**top["bytes"], **sizes},
             "macs": {"before": file.macs[0], "after": file.macs[1]},
+            "inputs": file.inputs,
             "left_alone": {**file.plan.share_left_alone, "layers": file.plan.reasons},
             "recipe": file.plan.recipe,
             "target": file.target.name,

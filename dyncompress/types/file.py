@@ -212,6 +212,7 @@ class OnnxFile:
         profile: what was measured of the model, where `compress` measured it or was given it.
         speed: of one run before and after, on this machine; None where `compress` didn't make the file.
         candidates: the files that were made for the budget, this one among them; empty where there was no search.
+        inputs: name -> shape, a number where an axis is fixed and a word where it takes any length.
         float_body: the original's float32 ONNX file, where `compress(..., keep_float=True)` was asked to keep it.
     """
 
@@ -234,6 +235,7 @@ class OnnxFile:
     speed: Speed | None = field(default=None, repr=False, compare=False)
     candidates: tuple[Candidate, ...] = field(default=(), repr=False, compare=False)
     float_body: bytes = field(default=b"", repr=False, compare=False)
+    inputs: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
         told = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
