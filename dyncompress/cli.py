@@ -16,7 +16,7 @@ from typing import Any
 
 from dyncompress import __version__, streams
 from dyncompress.arguments import parse, parser, settings
-from dyncompress.delivery import check_writable, check_writable_file, deliver
+from dyncompress.delivery import check_writable, check_writable_file, deliver, made
 from dyncompress.errors import InvalidRequest
 from dyncompress.exit_codes import TRACEBACK, ending
 from dyncompress.progress import SILENT, Progress, on_standard_error
@@ -175,8 +175,8 @@ def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.recording import save_trajectory
 
     found = probed(args, progress)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    path = save_trajectory(found, args.out)
+    with made(args.out.parent):
+        path = save_trajectory(found, args.out)
     text = "\n".join((f"{path}: {len(found.steps)} records of {len(found.motion)} layers", *(f"note: {n}" for n in found.notes)))
     data = {"path": path, "records": len(found.steps), "learning_rate": found.learning_rate, "notes": found.notes}
     return Answer(text, {**data, "digest": found.digest})

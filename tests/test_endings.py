@@ -69,6 +69,8 @@ class Odd(BaseException):
         (MemoryError(), 71, "not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 71, "not enough memory"),
         (OSError(28, "No space left on device", "/somewhere"), 2, "/somewhere: no space left on device."),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "the package 'torch' can't be imported"),
+        (ModuleNotFoundError("No module named 'dyncompress.x'", name="dyncompress.x"), 70, "please report it"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

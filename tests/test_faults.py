@@ -219,6 +219,7 @@ def outputs() -> dict[str, Fault]:
     for command in ("compress", "measure"):
         words = f"{command} net.py:network --calibration data.npz --out {{}}"
         for kind, (place, make) in no_place.items():
+            found[f"{command}: a link to nothing"] = Fault(words.format("there"), "there", NO_FILE["a link to nothing"], "there")
             if kind != "a directory":
                 found[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
     found["compress: a directory in the place of a file"] = Fault(
