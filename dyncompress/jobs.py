@@ -29,6 +29,7 @@ from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.store import profile_from_json, profile_to_json
+from dyncompress.streams import silence_exporter
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 
 PROFILE = "profile.json"
@@ -65,6 +66,7 @@ class Request:
 
 def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, Profile | None, str | None]:
     """`dyncompress compress`: the file, the profile where there is one, and its text for the directory."""
+    silence_exporter()
     plan = None if args.plan is None else read_plan(args.plan)
     request = opened(args, args.held_out, plan)
     profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
@@ -83,6 +85,7 @@ def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, 
 
 def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
     """`dyncompress measure`: the profile and its text."""
+    silence_exporter()
     return profiled(opened(args, None), args.out, progress)
 
 
