@@ -107,6 +107,9 @@ def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
+    from dyncompress.early_checks import RESULTS, refuse_overwriting
+
+    refuse_overwriting(args, [args.out / name for name in RESULTS])
     from dyncompress.demo import run
     from dyncompress.store import profile_to_json
 

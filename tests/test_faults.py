@@ -232,6 +232,9 @@ def outputs() -> dict[str, Fault]:
             found[f"{command}: a link to nothing"] = Fault(words.format("there"), "there", NO_FILE["a link to nothing"], "there")
             if kind != "a directory":
                 found[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
+    found["demo: a directory in the place of a file"] = Fault(
+        "demo --out out", "model.onnx", NO_FILE["a directory"], "out/model.onnx"
+    )
     found["compress: a directory in the place of a file"] = Fault(
         COMPRESS, "model.onnx", NO_FILE["a directory"], "out/model.onnx"
     )
