@@ -16,10 +16,10 @@ from typing import Any
 
 from dyncompress import __version__, streams
 from dyncompress.arguments import amounts, parse, parser, settings
-from dyncompress.delivery import check_writable, check_writable_file, deliver
+from dyncompress.delivery import check_writable, check_writable_file, deliver, made
 from dyncompress.errors import InvalidRequest
 from dyncompress.exit_codes import TRACEBACK, ending
-from dyncompress.output_files import MODEL, PROFILE, write_directory
+from dyncompress.output_files import MODEL, PROFILE, RESULTS, write_directory
 from dyncompress.progress import SILENT, Progress, on_standard_error
 from dyncompress.reports import (
     Table,
@@ -104,6 +104,9 @@ def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
+    from dyncompress.early_checks import refuse_overwriting
+
+    refuse_overwriting(args, [args.out / name for name in RESULTS])
     from dyncompress.demo import run
 
     return _finished(args.out, run(progress)[0], None)
@@ -149,8 +152,8 @@ def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.recording import save_trajectory
 
     found = probed(args, progress)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    path = save_trajectory(found, args.out)
+    with made(args.out.parent):
+        path = save_trajectory(found, args.out)
     text = "\n".join((f"{path}: {len(found.steps)} records of {len(found.motion)} layers", *(f"note: {n}" for n in found.notes)))
     data = {"path": path, "records": len(found.steps), "learning_rate": found.learning_rate, "notes": found.notes}
     return Answer(text, {**data, "digest": found.digest})

@@ -8,6 +8,7 @@ leaves the hidden directory, and the next run puts the earlier files back from i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -44,6 +45,8 @@ def check_writable(directory: Path) -> None:
         raise InvalidRequest(f"--out {directory}: {_reason(error)}; name another directory.") from error
     if not folder:
         raise InvalidRequest(f"--out {directory}: {nearest} is a file; name a directory.")
+    if os.path.islink(directory) and nearest != directory:
+        raise InvalidRequest(f"--out {directory}: it is a link to {os.readlink(directory)}, which isn't there; name a directory.")
     try:  # a permission bit says little to root or on a read-only file system: only writing tells
         with tempfile.TemporaryFile(dir=nearest):
             pass
@@ -83,20 +86,37 @@ def deliver(directory: Path, files: Mapping[str, bytes | str], *, stale: Collect
         InvalidRequest: the disk is full, the directory went away, or a name is that of a directory; nothing of these files is
             written.
     """
-    made = _missing(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _refuse_what_is_no_file(directory, {*files, *stale})
-        with _alone(directory):
-            _put_back(directory)
-            _swap(directory, list(files), _staged(directory, files), stale)
-        return {name: directory / name for name in files}
+        with made(directory):
+            return _delivered(directory, files, stale)
     except OSError as error:
         kept = directory / STAGING / OLD
         left = f"the earlier files lie in {kept} until the next run puts them back" if kept.is_dir() else "nothing was written"
         raise InvalidRequest(f"{directory}: {_reason(error)}; {left}.") from error
+
+
+def _delivered(directory: Path, files: Mapping[str, bytes | str], stale: Collection[str]) -> dict[str, Path]:
+    """Name -> path, after the step; raises OSError as the system does."""
+    _refuse_what_is_no_file(directory, {*files, *stale})
+    with _alone(directory):
+        _put_back(directory)
+        _swap(directory, list(files), _staged(directory, files), stale)
+    return {name: directory / name for name in files}
+
+
+@contextmanager
+def made(directory: Path) -> Iterator[None]:
+    """The directory, made where it isn't there; what was made and is empty at the end goes again.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    missing = _missing(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        for folder in made:
+        for folder in missing:
             with suppress(OSError):  # it is not empty, and stays
                 folder.rmdir()
 
@@ -272,6 +292,9 @@ def _sync(directory: Path) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a network's file system may have no such call
+            raise
     finally:
         os.close(handle)
 

@@ -48,6 +48,12 @@ def ending(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.strerror:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return USAGE, one_sentence(f"{place}{error.strerror.lower()}.")
+    if isinstance(error, ImportError) and not (error.name or "").startswith("dyncompress"):
+        package = (error.name or "").partition(".")[0]
+        what = f"the package '{package}'" if package else "a package"
+        return USAGE, one_sentence(
+            f"{what} can't be imported here ({text_of(error).removesuffix('.')}); install dyncompress again with all it needs."
+        )
     kind, text = type(error).__name__, text_of(error).removesuffix(".")
     where = last_line(error.__traceback__)
     return BUG, one_sentence(

@@ -15,7 +15,7 @@ from dyncompress.delivery import deliver, write_whole
 from dyncompress.errors import InvalidRequest
 from dyncompress.planfile import plan_to_toml, read_plan
 from dyncompress.strict import at, build
-from dyncompress.text_files import read_text
+from dyncompress.text_files import read_bytes, read_text
 from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Edit, Keep, Layer, LowRank, Profile
 
 SCHEMA = 1
@@ -224,8 +224,6 @@ def _tensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load as read_tensors
 
     try:
-        return read_tensors(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequest(f"{path}: {str(error.strerror).lower()}.") from error
+        return read_tensors(read_bytes(path, str(path)))
     except SafetensorError as error:
         raise InvalidRequest(f"{path}: truncated or no safetensors file.") from error

@@ -50,7 +50,10 @@ def guarded(data: Any, name: str) -> Any:
 
     Arrays, tuples, lists, mappings and paths run no code of the user's, and come back as they are.
     """
-    if isinstance(data, str | Path | tuple | list | dict) or hasattr(data, "shape") or hasattr(data, "inputs"):
+    _refuse_special(data, name)
+    if isinstance(data, str | Path | tuple | list | dict) or hasattr(data, "detach"):
+        return data
+    if hasattr(data, "shape") or hasattr(data, "inputs"):
         return data
     if hasattr(data, "__next__"):
         return _drawn(data, name)
@@ -77,7 +80,25 @@ def _drawn(batches: Iterator[Any], name: str) -> Iterator[Any]:
             batch, ended = _next(batches)
         if ended:
             return
+        _refuse_special(batch, name)
         yield batch
+
+
+def _refuse_special(data: Any, name: str) -> None:
+    """Refuse tensors that hold no plain numbers, at any depth of the user's tuples, lists and mappings.
+
+    Raises:
+        InvalidRequest: tells their kind.
+    """
+    if isinstance(data, dict | tuple | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            _refuse_special(value, name)
+    elif hasattr(data, "detach"):
+        kinds = {"nested": data.is_nested, "quantized": data.is_quantized, "sparse": "strided" not in str(data.layout)}
+        kinds["meta"] = data.device.type == "meta"
+        kind = next((kind for kind, is_it in kinds.items() if is_it), None)
+        if kind is not None:
+            raise InvalidRequest(f"{name} returned a {kind} tensor; give dense tensors of numbers.")
 
 
 def _next(batches: Iterator[Any]) -> tuple[Any, bool]:

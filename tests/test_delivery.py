@@ -141,6 +141,35 @@ def test_a_failure_half_way_says_that_nothing_was_written(tmp_path: Path, monkey
     assert hidden(tmp_path) == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_disk_that_fails_to_sync_leaves_old_or_new(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = set()
+    for k in range(1, len(FILES) + 5):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        for name, text in BEFORE.items():
+            (folder / name).write_text(text)
+        left = [k]
+
+        def failing(_: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if not left[0]:
+                raise error
+
+        monkeypatch.setattr(os, "fsync", failing)
+        try:
+            deliver(folder, FILES, stale=STALE)
+        except (InvalidRequest, KeyboardInterrupt):
+            assert contents(folder) in (BEFORE, AFTER)
+        else:
+            assert contents(folder) == AFTER
+        assert hidden(folder) == []
+        outcomes.add("new" if contents(folder) == AFTER else "old")
+    assert outcomes == {"old", "new"}
+
+
 def test_files_of_an_earlier_run_go_in_the_same_step(tmp_path: Path) -> None:
     for name, text in BEFORE.items():
         (tmp_path / name).write_text(text)

@@ -69,6 +69,8 @@ class Odd(BaseException):
         (MemoryError(), 71, "not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 71, "not enough memory"),
         (OSError(28, "No space left on device", "/somewhere"), 2, "/somewhere: no space left on device."),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "the package 'torch' can't be imported"),
+        (ModuleNotFoundError("No module named 'dyncompress.x'", name="dyncompress.x"), 70, "please report it"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -187,6 +189,17 @@ def test_a_run_shows_the_users_own_warnings_and_no_others(folder: Path) -> None:
     done = run("compress warns.py:f --calibration data.npz --out out --json --quiet")
     assert done.returncode == 0 and json.loads(done.stdout)["bytes"]["after"] > 0
     assert "UserWarning: mine" in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
+
+
+def test_the_exporters_graphs_are_not_shown(folder: Path) -> None:
+    (folder / "dump.py").write_text(
+        "import torch\nfrom tests.tiny import network\n"
+        "class N(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.body = network()\n"
+        "    def forward(self, x):\n        torch._C._jit_onnx_log('Torch IR graph at exception: ', 'graph()')\n"
+        "        return self.body(x)\ndef f(): return N().eval()\n"
+    )
+    done = run("compress dump.py:f --calibration data.npz --out out --json --quiet")
+    assert done.returncode == 0 and done.stderr == "" and json.loads(done.stdout)["bytes"]["after"] > 0
 
 
 # ---------------------------------------------------------------- before torch is imported

@@ -168,6 +168,8 @@ USERS = {  # what the user's own module does, and what has to be told of it
     "recurses": ("def f(): return f()", "RecursionError at bad.py line 1"),
     "runs out of memory": ("def f(): raise MemoryError", "MemoryError at bad.py line 1"),
     "asks for an argument": ("def f(x): return x", "TypeError"),
+    "returns what has no values": ("import torch\ndef f(): return torch.nn.Linear(3, 2, device='meta')", ""),
+    "returns what has no form": ("import torch\ndef f(): return torch.nn.LazyLinear(3)", ""),
     "returns nothing": ("def f(): return None", "None"),
     "returns a text": ("def f(): return 'x'", "str"),
 }
@@ -184,6 +186,14 @@ DRAWN = {  # what happens while the user's data are read
     ),
     "is empty": ("def f(): return iter(())", "no examples"),
     "holds words": ("import numpy as np\ndef f(): return [np.array(['a', 'b'])]", "numbers are needed"),
+}
+DRAWN |= {
+    f"returns a {kind} tensor": (f"import torch\ndef f(): return [{{'x': {made}}}]", f"returned a {kind} tensor")
+    for kind, made in {
+        "sparse": "torch.zeros(4, 3, 8, 8).to_sparse()",
+        "meta": "torch.zeros(4, 3, 8, 8, device='meta')",
+        "nested": "torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)",
+    }.items()
 }
 FORWARD = "import torch\nclass N(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
 FORWARD += "        self.body = torch.nn.Linear(8, 2)\n    def forward(self, x):\n        {}\ndef f(): return N()\n"
@@ -219,8 +229,12 @@ def outputs() -> dict[str, Fault]:
     for command in ("compress", "measure"):
         words = f"{command} net.py:network --calibration data.npz --out {{}}"
         for kind, (place, make) in no_place.items():
+            found[f"{command}: a link to nothing"] = Fault(words.format("there"), "there", NO_FILE["a link to nothing"], "there")
             if kind != "a directory":
                 found[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
+    found["demo: a directory in the place of a file"] = Fault(
+        "demo --out out", "model.onnx", NO_FILE["a directory"], "out/model.onnx"
+    )
     found["compress: a directory in the place of a file"] = Fault(
         COMPRESS, "model.onnx", NO_FILE["a directory"], "out/model.onnx"
     )

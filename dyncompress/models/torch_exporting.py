@@ -7,10 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
-import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -197,7 +194,7 @@ def _dynamic_shapes(given: Given, dynamic: bool) -> dict[str, dict[int, Any]]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """The exporters print and log their progress, some of it from C++; none of it is for the user."""
+    """The exporters print and log their progress; none of it is for the user."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._dynamo", "torch.fx")
     ]
@@ -206,27 +203,10 @@ def _silenced() -> Iterator[None]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
+        printed, torch._C._jit_onnx_log = torch._C._jit_onnx_log, lambda *_: None  # graphs, natively to standard output
         try:
-            with _no_prints_from_below():
-                yield
+            yield
         finally:
+            torch._C._jit_onnx_log = printed
             for logger, level in zip(loggers, before, strict=True):
                 logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _no_prints_from_below() -> Iterator[None]:
-    """Nothing that C++ code writes to standard output leaves this block; a closed standard output stays as it is."""
-    sys.__stdout__ and sys.__stdout__.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:
-        yield
-        return
-    try:
-        with tempfile.TemporaryFile() as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
