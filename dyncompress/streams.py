@@ -14,17 +14,13 @@ from dyncompress.exit_codes import DONE, NO_ANSWER
 CHATTY = r"(torch|torchvision|onnx|onnx_ir|onnxscript|onnxruntime|torch_pruning|copyreg)(\.|$)"  # they warn their own users
 
 
-_separated = False  # whether this process is the command, and not a program that calls `main`
-
-
 def separate() -> None:
     """Keep standard output for the answer; what native libraries print there goes where errors go.
 
     HiGHS, for one, prints a line now and then, and `--json` is read by machines. Warnings and log lines that torch and onnx have
     for their own users are silenced; those of the user's code are shown.
     """
-    global _separated
-    _separated, closed = True, _closed(1)
+    closed = _closed(1)
     for number in (0, 1, 2):  # a file that is opened later must not become a standard stream
         if _closed(number):
             _to_nowhere(number)
