@@ -1,13 +1,11 @@
 """Anything a user calls data, turned into batches by input name or into held-out examples, checked before any work.
 
 Read here: an array `[n, ...]`, a tuple `(x, y)` or `((a, b), y)`, a mapping by input name, the path of an `.npz`, or any iterable
-of such batches: a list, a generator, a `torch.utils.data.DataLoader`. Tensors are known by their `detach`; nothing here imports
-torch.
+of such batches: a list, a generator, a `torch.utils.data.DataLoader`. Tensors are known by their `detach`: torch isn't imported.
 
 Keys of a mapping that aren't asked for are dropped from calibration data. In held-out data they are refused: a `group` that was
 meant as `groups` would turn the examples of one speaker into independent ones. That holds for optional inputs too, which
-`signature.filled` asks for where the first batch has them: a network that is judged without a mask that the data carry isn't the
-network in use.
+`signature.filled` asks for where the first batch has them: a network judged without a mask of the data isn't the network in use.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ GROUP_KEY = "groups"
 class _Part(NamedTuple):
     """One batch as the user gave it: inputs by name, labels and groups or None, and its name for messages.
 
-    `left_out` says what of it wasn't read, as the rest of a message; it is empty where everything was.
+    `left_out`: what of it wasn't read, as the rest of a message; empty where everything was.
     """
 
     inputs: dict[str, Any]
@@ -55,8 +53,7 @@ def as_batches(
         data: see the head of this file.
         input_names: of the model, in the order of its arguments.
         limit: at most this many examples, the first ones; None: all.
-        unchecked: whether the caller asks the model which sizes it takes, and whether it has a use for NaN and infinite values
-            (masks of attention hold some): batches may then have axes of several lengths.
+        unchecked: whether the caller asks the model about lengths that differ, and NaN and infinite values (masks hold some).
 
     Returns:
         Batches, each with arrays `[n, ...]`, the same trailing shape (unless `unchecked`) and dtype throughout.
@@ -286,6 +283,7 @@ def _is_array(value: Any) -> bool:
 def _checked(value: Any, where: str, finite: bool = True) -> Array:
     """The array, detached, with its numbers checked."""
     if hasattr(value, "detach"):
+        _refuse_storage(value, where)
         complex_valued = value.is_complex()
         value = value.detach().clone() if value.is_inference() else value.detach()  # the first kind enters no graph
         floating = value.is_floating_point()
@@ -303,6 +301,13 @@ def _checked(value: Any, where: str, finite: bool = True) -> Array:
     if floating and finite:
         refuse_not_finite(value, where)
     return value
+
+
+def _refuse_storage(value: Any, where: str) -> None:
+    """Refuse a tensor that isn't a plain array of numbers."""
+    kinds = {"nested": value.is_nested, "sparse": "strided" not in str(value.layout), "quantized": value.is_quantized}
+    for kind in (kind for kind, is_it in {**kinds, "meta": value.is_meta}.items() if is_it):
+        raise InvalidRequest(f"{where} is a {kind} tensor; give a dense tensor of numbers.")
 
 
 def _native(value: np.ndarray) -> np.ndarray:

@@ -290,3 +290,16 @@ def test_flipped_channels_stay_flipped() -> None:
 def test_tensors_of_any_width_are_float32(dtype: torch.dtype) -> None:
     (batch,) = as_batches(torch.from_numpy(IMAGES).to(dtype), ("x",))
     assert batch["x"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(4, 3).to_sparse(), "is a sparse tensor; give a dense tensor"),
+        (torch.zeros(4, 3, device="meta"), "is a meta tensor"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged), "is a nested tensor"),
+    ],
+)
+def test_tensors_that_are_no_plain_arrays_are_refused(value: torch.Tensor, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        as_batches({"x": value}, ("x",))
