@@ -27,8 +27,8 @@ class Layer:
 
     Attributes:
         name: the model's own name, e.g. `layer1.0.conv1`.
-        kind: `conv1d`, `conv2d`, `conv3d`, `conv_transpose1d`, `conv_transpose2d`, `linear`, `embedding`, or the class name
-            of a module whose weights are left alone.
+        kind: `conv1d`, `conv2d`, `conv3d`, `conv_transpose1d`, `conv_transpose2d`, `linear`, `embedding`, `recurrent` (a
+            matrix of an LSTM, GRU or RNN), or the class name of a module whose weights are left alone.
         shape: of the weight, `(out, in / groups, *kernel)`.
         macs: multiply-accumulates of one example.
         groups: convolution groups.
@@ -113,7 +113,8 @@ class ResidualBlock:
 class Placement:
     """Where one use of a layer's weight lies in the ONNX file: the initializer's name, and its layout.
 
-    `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`: `(in, out / groups, *kernel)`.
+    `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`: `(in, out / groups, *kernel)`;
+    `gates:i,j,...`: blocks of rows in that order, behind an axis of length 1.
     """
 
     initializer: str
