@@ -97,8 +97,14 @@ def test_a_directory_gets_all_results(name: str, tmp_path: Path, whole: dc.OnnxF
 def test_a_directory_keeps_nothing_that_is_of_another_file(tmp_path: Path, whole: dc.OnnxFile) -> None:
     whole.save(tmp_path)
     (tmp_path / "mine.txt").write_text("the user's own")
-    tiny.file().save(tmp_path)
+    replace(tiny.file(), plan=replace(tiny.file().plan, digest="of other weights")).save(tmp_path)
     assert names(tmp_path) == RESULTS | {"mine.txt"}
+
+
+def test_a_profile_of_the_same_weights_stays(tmp_path: Path, whole: dc.OnnxFile) -> None:
+    whole.save(tmp_path)
+    tiny.file().save(tmp_path)
+    assert names(tmp_path) == RESULTS | {"profile.json"}
 
 
 def test_a_directory_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile) -> None:

@@ -139,10 +139,11 @@ def _replace_weights(
     read: Mapping[tuple[ir.Node, int], Grid],
 ) -> None:
     """Every use of every encoded initializer, by what reads it."""
+    tied = _tied(constants, weights)
     for weight in weights.values():
         initializer = constants.graph.initializers[weight.name]
         uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(use.node))
-        codes: ir.Value | None = None
+        codes = tied.get(weight.name)
         for use in uses:
             node = use.node
             if node in domain.compute:
@@ -156,6 +157,20 @@ def _replace_weights(
                 node.replace_input_with(use.idx, dequantized(constants, weight, codes, node))
             else:
                 node.replace_input_with(use.idx, folded(constants, weight, codes, node))
+
+
+def _tied(constants: Constants, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Value]:
+    """Codes of weights that the graph holds as they are and transposed, a tied table's: stored once, and turned at load."""
+    first, found = constants.graph[0], {}
+    plain = {id(weight.encoding): weight for weight in weights.values() if weight.layout == "as_is"}
+    for weight in weights.values():
+        other = plain.get(id(weight.encoding))
+        if constants.plain or weight.layout != "transposed" or other is None:
+            continue
+        if other.name not in found:
+            found[other.name] = stored(constants, other.codes, other.bits, first)
+        found[weight.name] = constants.node("Transpose", [found[other.name]], first, {"perm": [1, 0]})
+    return found
 
 
 def _integer_layer(constants: Constants, weight: StoredWeight, codes: ir.Value, node: ir.Node, grid: Grid) -> None:

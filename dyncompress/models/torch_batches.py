@@ -128,8 +128,8 @@ def refuse_mixing(module: nn.Module, example: Batch, names: Sequence[str]) -> No
         except CALL_ERRORS:  # some networks don't run on one example; then the others are changed
             others = {name: torch.as_tensor(value).roll(1, 0) for name, value in example.items()}
             mixed = {name: torch.cat([others[name][:-1], torch.as_tensor(example[name])[-1:]]) for name in example}
-            alone = tuple(value[-1:] for value in outputs(module, mixed, names))
-    pairs = [(a, b[-1:]) for a, b in zip(alone, both, strict=False) if a.is_floating_point()]
+            alone = tuple(value[-1:] if value.ndim else value for value in outputs(module, mixed, names))
+    pairs = [(a, b[-1:]) for a, b in zip(alone, both, strict=False) if a.is_floating_point() and a.ndim and b.ndim]
     errors = [difference(a, b) for a, b in pairs if a.shape == b.shape]
     if max(errors, default=0.0) > _MIXED:
         raise InvalidRequest(
