@@ -253,7 +253,7 @@ class Normal(nn.Module):
 
 @pytest.fixture(autouse=True)
 def mixed_answers_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weight that depends on the input mixes the examples of a batch, which is refused; what is found in it is the matter here."""
+    """A weight that depends on the input mixes the examples of a batch, which is refused; here is tested what is found in it."""
     monkeypatch.setattr("dyncompress.models.torch_batches.refuse_mixing", lambda *_: None)
 
 
