@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, flattened, outputs
+from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, flattened, forward_of, outputs
 from dyncompress.models.torch_source import TOLERANCE, difference
 from dyncompress.types import Batch
 
@@ -78,12 +78,12 @@ def cut(module: nn.Module, size: int) -> None:
         module: runs on `size` examples.
         size: of a piece; the last one is filled up by repetition.
     """
-    method, plain = type(module).forward, module.__dict__.get("forward")
+    method = forward_of(module)
 
-    @functools.wraps(method if plain is None else plain)
+    @functools.wraps(method)
     def forward(self: nn.Module, *args: Any, **keywords: Any) -> Any:
         """The network's own output, or the joined tensors of all pieces."""
-        inner = functools.partial(method, self) if plain is None else plain
+        inner = functools.partial(method, self)
         rows = next((len(value) for value in (*args, *keywords.values()) if isinstance(value, Tensor) and value.ndim), size)
         if rows == size:
             return inner(*args, **keywords)

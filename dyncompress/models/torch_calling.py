@@ -45,6 +45,16 @@ def with_gradients(verb: Callable[Parameters, Returned]) -> Callable[Parameters,
     return inner
 
 
+def forward_of(module: nn.Module) -> Callable[..., Any]:
+    """The forward method as a function of the module, so that what wraps it serves a copy of the module as well."""
+    own = module.__dict__.get("forward")
+    if own is None:
+        return type(module).forward
+    if isinstance(own, types.MethodType) and own.__self__ is module:
+        return own.__func__
+    return functools.wraps(own)(lambda _self, *args, **keywords: own(*args, **keywords))
+
+
 def unwrapped(module: nn.Module) -> nn.Module:
     """The network inside what torch wraps around one: `torch.compile`, `DataParallel`, `DistributedDataParallel`."""
     inner = getattr(module, "_orig_mod", module)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, placed
+from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, forward_of, placed
 from dyncompress.models.torch_layers import kind_of
 from dyncompress.types import Batch
 
@@ -114,13 +114,11 @@ def absorb(module: nn.Module, example: Batch, names: Sequence[str], *, layers_ap
 
 def _into_forward(part: nn.Module, hooks: Hooks) -> None:
     """Give a module a forward method that runs its hooks; a copy of the module copies it with what it is bound to."""
-    plain = part.__dict__.get("forward")
-    method = type(part).forward if plain is None else plain
+    method = forward_of(part)
 
     @functools.wraps(method)
     def forward(self: nn.Module, *args: Any, **keywords: Any) -> Any:
-        inner = functools.partial(method, self) if plain is None else method
-        return hooks.run(self, inner, args, keywords)
+        return hooks.run(self, functools.partial(method, self), args, keywords)
 
     part.forward = types.MethodType(forward, part)
 

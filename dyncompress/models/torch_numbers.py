@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dyncompress.models.torch_calling import forward_of
+
 _OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 _CASTS = frozenset({"half", "bfloat16", "double", "type", "to"})
 
@@ -32,14 +34,13 @@ def to_float32(module: nn.Module) -> bool:
                 object.__setattr__(part, name, value.float())
             elif isinstance(value, torch.dtype) and value in _OTHERS:
                 object.__setattr__(part, name, torch.float32)
-    method, plain = type(module).forward, module.__dict__.get("forward")
+    method = forward_of(module)
 
-    @functools.wraps(method if plain is None else plain)
+    @functools.wraps(method)
     def forward(self: nn.Module, *args: Any, **keywords: Any) -> Any:
         """The network's own output; all of it is computed in float32."""
-        inner = functools.partial(method, self) if plain is None else plain
         with _InFloat32():
-            return inner(*args, **keywords)
+            return method(self, *args, **keywords)
 
     module.forward = types.MethodType(forward, module)
     return True

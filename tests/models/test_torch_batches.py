@@ -60,6 +60,20 @@ def test_the_private_copy_takes_any_number_of_examples() -> None:
     assert door.size == 4 and open_model(seeded(lambda: nn.Linear(20, 5))(), {"x": x[:2]}, {"x": x[:4]}).size == 0
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_a_copy_of_a_model_whose_forward_is_wrapped_twice_computes_with_its_own_weights(kind: torch.dtype) -> None:
+    model, data = batches.SUBJECTS["batches of four"].model().to(kind), [randn(4, 20, seed=i).to(kind) for i in range(16)]
+    file = dc.compress(model, "edge-int4", target=TARGET, calibration=data)
+    with torch.no_grad():
+        wanted = model(data[3]).float().numpy()
+    found = onnxruntime.InferenceSession(file.body).run(None, {"x": data[3].float().numpy()})[0]
+    assert file.plan.share_left_alone["weights"] == 0
+    assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.1
+    door = open_model(model, {"x": data[0]}, {"x": data[0]})
+    other = door.edited([dc.types.SetWeight("b", torch.zeros(5, 64), torch.zeros(5))])
+    assert not other.predict({"x": data[0]})[0].any() and door.predict({"x": data[0]})[0].any()
+
+
 def test_one_example_does_not_fix_the_batch_of_a_model_that_takes_more() -> None:
     model, data = seeded(lambda: nn.Linear(20, 5))(), [randn(1, 20, seed=i) for i in range(32)]
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=data)

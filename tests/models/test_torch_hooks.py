@@ -132,3 +132,19 @@ def test_copies_of_an_opened_model_are_of_their_own() -> None:
         twin.factor.zero_()
     assert torch.equal(opened.predict({"x": NEW})[0], before)
     torch.testing.assert_close(before, model(NEW).detach())
+
+
+def test_a_forward_method_set_on_the_model_and_hooked_is_that_of_every_copy() -> None:
+    import types
+
+    from dyncompress.models.torch import open_model
+    from dyncompress.types import SetWeight
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    model.forward = types.MethodType(lambda self, x: self[2](self[1](self[0](x))) * 2, model)
+    model.register_forward_hook(lambda _m, _a, y: y + 1)
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    door = open_model(model, {"x": x})
+    torch.testing.assert_close(door.predict({"x": x})[0], model(x).detach())
+    other = door.edited([SetWeight("2", torch.zeros(3, 8), torch.zeros(3))])
+    assert bool((other.predict({"x": x})[0] == 1).all()), "the copy computes with its own weights"
