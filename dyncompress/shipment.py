@@ -62,7 +62,8 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("compare with the original model"):
         reference = outputs(compressed.model, shown)
         parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
-        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]))
+        unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
+        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]), unit=unit)
     after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)

@@ -37,6 +37,7 @@ def test_data_of_several_lengths_leave_the_axis_free(name: str, recipe: str) -> 
     model = subject.model()
     file = dc.compress(model, recipe, target=TARGET, calibration=subject.data())
     assert subject.fresh is not None
+    assert file.parity.unit == ("positions" if file.parity.n > sum(map(len, subject.data())) else "examples")
     assert off_by(file, model, subject.fresh()) < 0.06, "on a length that the calibration data don't have"
     assert shapes(file)[0][0] == "batch" and any(isinstance(size, str) for size in shapes(file)[0][1:])
 

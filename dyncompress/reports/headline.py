@@ -50,7 +50,7 @@ def agreement(file: OnnxFile) -> tuple[float, str]:
     certificate = file.certificate
     if certificate is not None and certificate.risk == "agreement":
         return 1 - certificate.lines[0].point, sample_text(certificate)
-    return file.parity.agreement, f"{file.parity.n:,} calibration examples"
+    return file.parity.agreement, f"{file.parity.n:,} calibration {file.parity.unit}"
 
 
 def time_sentence(speed: Speed | None) -> str:

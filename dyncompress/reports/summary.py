@@ -94,7 +94,7 @@ def parity_text(parity: Parity) -> list[str]:
           against the compressed torch model: 1 % (RMS), same prediction in 99 %; its float graph differs by 1e-07
     """
     lines = [
-        f"against the original model, {parity.n} examples: outputs differ by {percent(parity.relative_error)} (RMS), same "
+        f"against the original model, {parity.n} {parity.unit}: outputs differ by {percent(parity.relative_error)} (RMS), same "
         f"prediction in {percent(parity.agreement)}"
     ]
     shown = sorted(parity.outputs, key=lambda output: -np.nan_to_num(output.channel_error))[:SHOWN]

@@ -126,7 +126,7 @@ class Parity:
         float_error: largest difference between the exported float graph and the compressed torch model, relative to the range.
         relative_error: of the output with the largest one; root mean square, against the model that came in.
         agreement: share of examples with the same largest output as that model's; nan where outputs aren't scores.
-        n: examples compared.
+        n: examples compared; `unit` names what else counts, positions where the inputs have several lengths.
         outputs: one by one, each with its worst channel.
         compressed_error, compressed_agreement: as the two above, against the compressed torch model.
         divergence: of the first output from that of the model that came in: mean KL in nats for scores, else the relative mean
@@ -141,6 +141,7 @@ class Parity:
     compressed_error: float = float("nan")
     compressed_agreement: float = float("nan")
     divergence: float = float("nan")
+    unit: str = "examples"
 
     __repr__ = short_repr
 
