@@ -81,7 +81,7 @@ def as_batches(
     return batches
 
 
-def as_held_out(data: Any, input_names: Sequence[str]) -> HeldOut:
+def as_held_out(data: Any, input_names: Sequence[str], *, unchecked: bool = False) -> HeldOut:
     """Held-out examples as numpy, floats as float32.
 
     Args:
@@ -93,10 +93,10 @@ def as_held_out(data: Any, input_names: Sequence[str]) -> HeldOut:
         Inputs `[n, ...]`, labels `[n, ...]` or None, groups `[n]` or None.
 
     Raises:
-        InvalidRequest: as `as_batches`; or labels or groups don't belong to the inputs; or a key is neither an input nor labels
-            nor groups.
+        InvalidRequest: as `as_batches` (`unchecked`: NaN and infinite values pass); or labels, groups or keys don't belong there.
     """
-    return _joined_parts(_read_whole(_parts(data, tuple(input_names), "held-out data")), "held-out data", isinstance(data, list))
+    parts, what = _read_whole(_parts(data, tuple(input_names), "held-out data")), "held-out data"
+    return _joined_parts(parts, what, isinstance(data, list), finite=not unchecked)
 
 
 def as_labelled(data: Any, input_names: Sequence[str]) -> HeldOut:
@@ -123,13 +123,13 @@ def _read_whole(parts: Iterable[_Part]) -> Iterator[_Part]:
         yield part
 
 
-def _joined_parts(parts: Iterable[_Part], what: str, listed: bool) -> HeldOut:
+def _joined_parts(parts: Iterable[_Part], what: str, listed: bool, finite: bool = True) -> HeldOut:
     """All parts as one array an input, labels and groups."""
     inputs: list[dict[str, np.ndarray]] = []
     labels: list[np.ndarray | None] = []
     groups: list[np.ndarray | None] = []
     for part in parts:
-        batch = {name: _numpy(_checked(value, f"{part.where}: input '{name}'")) for name, value in part.inputs.items()}
+        batch = {name: _numpy(_checked(value, f"{part.where}: input '{name}'", finite)) for name, value in part.inputs.items()}
         count = _same_length(batch, part.where)
         _same_form(inputs[0] if inputs else batch, batch, part.where, listed)
         inputs.append(batch)

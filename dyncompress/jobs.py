@@ -140,7 +140,7 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
     model = load_model(args.model)
     names, seen = filled(model, kept if seen is None else seen)
     batches = None if args.calibration is None else as_batches(seen, names, opening.examples_drawn(recipe), unchecked=True)
-    examples = None if kept is None else as_held_out(kept, names)
+    examples = None if kept is None else as_held_out(kept, names, unchecked=True)
     if examples is not None:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
         spec = recipe.certificate

@@ -370,7 +370,7 @@ def outputs(door: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
 def held_out_of(model: Any, data: Any) -> HeldOut:
     """Held-out examples as this model's inputs, labels and groups."""
     names, data = filled(model, data)
-    return as_held_out(data, names)
+    return as_held_out(data, names, unchecked=True)
 
 
 def first_rows(held_out: HeldOut) -> dict[str, Any]:

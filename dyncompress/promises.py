@@ -20,7 +20,7 @@ from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.completion import candidate, with_candidates
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
-from dyncompress.examples import overlap, repeats
+from dyncompress.examples import overlap, refuse_not_finite, repeats
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.opening import first_rows, outputs
 from dyncompress.planfile import plan_to_toml
@@ -74,8 +74,8 @@ def trial(
     """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:
-        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, or their labels
-            aren't classes of the model.
+        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, their labels aren't
+            classes of the model, or they hold NaN or infinite values that the model makes no sense of.
     """
     check_delta(promise.delta)
     if held_out.labels is None and risk == "zero_one":
@@ -88,6 +88,9 @@ def trial(
     held_out, rows, relabelled = without_repeats(held_out)
     repeated = tuple(np.delete(rows_given, dropped)[list(rows)].tolist())
     original = _outputs(door, held_out)
+    if original.dtype.kind == "f" and not np.isfinite(original).all():
+        for name, value in held_out.inputs.items():
+            refuse_not_finite(value, f"held-out data: input '{name}'")
     if risk == "zero_one":  # its labels are checked against the form of the scores now; no loss is computed before the plans
         losses_of(risk, np.zeros_like(original), held_out.labels)
     return Trial(held_out, risk, promise, original, dropped, look, repeated, relabelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -128,3 +129,39 @@ def test_integer_outputs_ask_for_no_gradient(recipe: str) -> None:
 def test_a_divergence_of_integers_is_refused() -> None:
     with pytest.raises(dc.Unsupported, match="this model returns integers alone"):
         dc.compress(seeded(Answer), quick("packed"), target=TARGET, calibration=random(100, 20))
+
+
+class Biased(nn.Module):
+    """Attention whose float mask is an input: 0 where a position is kept, minus infinity where it isn't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).mT / 4 + bias[:, None]
+        return self.o((scores.softmax(-1) @ self.v(x)).mean(1))
+
+
+def test_masks_of_minus_infinity_are_calibrated_on_held_out_and_verified(tmp_path: Path) -> None:
+    model = seeded(Biased)
+    bias = torch.where(torch.arange(6)[None] < torch.arange(460)[:, None] % 5 + 2, 0.0, float("-inf"))
+    x = random(460, 6, 8)
+    with torch.no_grad():
+        y = model(x, bias).argmax(1)
+    held_out = {"x": x[60:], "bias": bias[60:], "y": y[60:]}
+    file = dc.compress(model, "edge-int8", target=TARGET, calibration={"x": x[:60], "bias": bias[:60]}, held_out=held_out)
+    assert file.certificate is not None
+    path = file.save(tmp_path / "small.onnx")
+    assert dc.verify(path, held_out={name: value.numpy() for name, value in held_out.items()}).kept
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_held_out_values_that_the_model_makes_no_sense_of_are_refused(value: float) -> None:
+    model, x = seeded(Loop).train(False), random(440, 3, 8, 8)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    spoilt = x[40:].clone()
+    spoilt[7, 0, 0, 0] = value
+    with pytest.raises(dc.InvalidRequest, match=r"held-out data: input .x. holds 1 NaN or infinite values .first in example 7"):
+        dc.compress(model, "edge-int8", target=TARGET, calibration=x[:40], held_out=(spoilt, y[40:]))
