@@ -167,6 +167,7 @@ def test_ctrl_c_is_one_line_and_130(folder: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if these tests run in the background
     )
     with process:
         assert process.stderr is not None and process.stderr.readline() == "here\n"

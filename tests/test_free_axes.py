@@ -30,7 +30,7 @@ def off_by(file: dc.OnnxFile, model: nn.Module, inputs: dict[str, Tensor]) -> fl
     return float(np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()))
 
 
-@pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4"])
+@pytest.mark.parametrize("recipe", ["edge-int8", pytest.param("edge-int4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_data_of_several_lengths_leave_the_axis_free(name: str, recipe: str) -> None:
     subject: Subject = SEVERAL[name]

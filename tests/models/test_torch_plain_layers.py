@@ -429,7 +429,7 @@ def quick(recipe: str) -> dc.Recipe:
 
 
 @pytest.mark.parametrize("name", calls.SUBJECTS)
-@pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4"])
+@pytest.mark.parametrize("recipe", [pytest.param("edge-int8", marks=pytest.mark.slow), "edge-int4"])
 def test_layers_called_in_all_ways_are_compressed(name: str, recipe: str) -> None:
     subject = calls.SUBJECTS[name]
     found = dc.compress(subject.model(), quick(recipe), target=TARGET, calibration=subject.data())
