@@ -7,7 +7,6 @@ The module that comes in is never changed: the door works on a copy in eval mode
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -203,7 +202,7 @@ class TorchModel:
         Raises:
             InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
         """
-        new = replace(self, module=copy.deepcopy(self.module), kept=dict(self.kept))
+        new = replace(self, module=torch_calling.copied(self.module), kept=dict(self.kept))
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
         splits = [edit for edit in edits if isinstance(edit, LowRank)]

@@ -10,7 +10,6 @@ takes its place. Each drop is verified on a copy of the whole network.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, hooked, outputs
+from dyncompress.models.torch_calling import CALL_ERRORS, copied, hooked, outputs
 from dyncompress.models.torch_layers import Trace
 from dyncompress.types import Batch, Drop, ResidualBlock
 
@@ -181,7 +180,7 @@ def _holds(module: nn.Module, block: ResidualBlock, example: Batch, names: Seque
     last = module.get_submodule(block.closing)
     with hooked([last.register_forward_hook(lambda _l, _a, output: torch.zeros_like(output))]):
         wanted = outputs(module, example, names)
-    own = copy.deepcopy(module)
+    own = copied(module)
     try:
         drop(own, (block,), (Drop(block.name),))
         found = outputs(own, example, names)

@@ -73,7 +73,7 @@ def without_wrappers(module: nn.Module) -> None:
 
 def evaluating(module: nn.Module) -> nn.Module:
     """A network of the caller's as it answers: itself where it is in eval mode, else a copy that is; hooks and all."""
-    return _copied(module).eval() if any(part.training for part in module.modules()) else module
+    return copied(module).eval() if any(part.training for part in module.modules()) else module
 
 
 def private_copy(module: nn.Module) -> nn.Module:
@@ -82,7 +82,7 @@ def private_copy(module: nn.Module) -> nn.Module:
     Raises:
         InvalidRequest: it holds what can't be copied.
     """
-    own = _copied(module)
+    own = copied(module)
     for part in own.modules():
         for number, hook in list(part._forward_pre_hooks.items()):
             if type(hook).__name__ in ("WeightNorm", "SpectralNorm") or isinstance(hook, BasePruningMethod):
@@ -93,7 +93,7 @@ def private_copy(module: nn.Module) -> nn.Module:
     return own.eval()
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def copied(module: nn.Module) -> nn.Module:
     """A deep copy; tensors that hang on a graph, which torch doesn't copy, are copied without it.
 
     Raises:

@@ -12,7 +12,6 @@ The only importer of torch_pruning; none of its names leave this file.
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, outputs, placed
+from dyncompress.models.torch_calling import CALL_ERRORS, call, copied, flattened, outputs, placed
 from dyncompress.models.torch_layers import Trace, canonical, groups_of, is_conv1d_of_transformers, kind_of, stored
 from dyncompress.types import Batch, ChannelGroup, Keep, Layer
 
@@ -84,7 +83,7 @@ def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence
         example: one batch.
         names: of the inputs.
     """
-    own = copy.deepcopy(module)
+    own = copied(module)
     try:
         graph = _Graph(own, example, names)
     except _TRACE_ERRORS as error:

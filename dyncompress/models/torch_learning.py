@@ -13,7 +13,6 @@ gradients, two moments of Adam and the best state so far.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from torch.nn import functional
 
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented
-from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, placed
+from dyncompress.models.torch_calling import CALL_ERRORS, call, copied, flattened, placed
 from dyncompress.types import Batch, Distillation
 
 # Numbers that the layers' outputs may take at once, since the backward pass keeps them alive.
@@ -142,7 +141,7 @@ class Network:
 
 def networks(teacher: TorchModel, student: TorchModel, example: Batch) -> tuple[Network, Network]:
     """Copies of both, images laid out as convolutions run fastest where both run so (a view inside a module may not)."""
-    copies = [copy.deepcopy(model.module).requires_grad_(False) for model in (teacher, student)]
+    copies = [copied(model.module).requires_grad_(False) for model in (teacher, student)]
     for layout in (torch.channels_last, torch.contiguous_format):
         pair = [Network(m.to(memory_format=layout), teacher.input_names, layout) for m in copies]
         try:

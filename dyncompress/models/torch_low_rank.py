@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, outputs
+from dyncompress.models.torch_calling import CALL_ERRORS, copied, outputs
 from dyncompress.models.torch_layers import Trace, kind_of
 from dyncompress.types import Batch, LowRank
 
@@ -81,7 +80,7 @@ def _pair(old: nn.Module, inner: Tensor, outer: Tensor, bias: Tensor | None) -> 
 
 def _runs(module: nn.Module, trace: Trace, chosen: Sequence[str], example: Batch, names: Sequence[str]) -> bool:
     """Whether the network still runs, and keeps its outputs' shapes, with these layers split."""
-    own, shapes = copy.deepcopy(module), [one.shape for one in outputs(module, example, names)]
+    own, shapes = copied(module), [one.shape for one in outputs(module, example, names)]
     weights: Mapping[str, Tensor] = {name: module.get_submodule(trace.modules[name]).weight for name in chosen}
     try:
         factorise(own, trace, [LowRank(name, w[:1], w.new_ones(len(w), 1)) for name, w in weights.items()])

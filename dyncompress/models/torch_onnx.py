@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dyncompress.models.torch_calling import placed
+from dyncompress.models.torch_calling import copied, placed
 from dyncompress.models.torch_exporting import Given, converted, two_examples
 from dyncompress.models.torch_layers import parameter_of, set_weight
 from dyncompress.models.torch_recurrent import RecurrentWeight
@@ -109,7 +108,7 @@ def _with_stand_ins(
 
     What an exporter computed from a stand-in would be wrong; the file's outputs are compared with torch's afterwards.
     """
-    other, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    other, generator = copied(module), torch.Generator().manual_seed(0)
     chosen = [layer for layer in layers if not layer.left_alone]
     for layer in chosen:
         weight = parameter_of(other, layer)

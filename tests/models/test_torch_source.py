@@ -117,3 +117,13 @@ def test_what_edits_do_leaves_the_original_out_of_account() -> None:
     torch.testing.assert_close(edited.original({"x": x})[0], network()(x))
     assert not torch.allclose(edited.predict({"x": x})[0], network()(x), atol=0.1)
     assert opened.state_digest and opened.state_digest != open_model(dense(), {"input": X}).state_digest
+
+
+def test_a_copy_is_made_though_a_forward_pass_left_tensors_with_a_graph() -> None:
+    from tests.traits.wrappers import SUBJECTS
+
+    subject = SUBJECTS["tensors kept from the graph"]
+    model, x = subject.model(), subject.data()
+    door = open_model(model, {"x": x[:4]})
+    door.module(x)  # as a pass for Fisher information does
+    assert torch.equal(door.edited([]).predict({"x": x})[0], door.predict({"x": x})[0])
