@@ -161,14 +161,15 @@ def test_terminals_that_know_ascii_alone(environment: dict[str, str], folder: Pa
 def test_ctrl_c_is_one_line_and_130(folder: Path) -> None:
     (folder / "slow.py").write_text("import sys, time\nprint('here', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
     words = ["compress", "slow.py:network", "--calibration", "data.npz", "--out", "out", "--quiet"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would the child
     process = subprocess.Popen(
         [sys.executable, "-m", "dyncompress.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if these tests run in the background
     )
+    signal.signal(signal.SIGINT, before)
     with process:
         assert process.stderr is not None and process.stderr.readline() == "here\n"
         process.send_signal(signal.SIGINT)
