@@ -22,6 +22,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.npz import load_npz
 from dyncompress.strict import nearest
 from dyncompress.types import Array, HeldOut
+from dyncompress.user_code import special_kind
 
 BATCH = 128  # examples a batch, where one array holds all of them
 LABEL_KEYS = ("y", "labels", "label")
@@ -283,7 +284,8 @@ def _is_array(value: Any) -> bool:
 def _checked(value: Any, where: str, finite: bool = True) -> Array:
     """The array, detached, with its numbers checked."""
     if hasattr(value, "detach"):
-        _refuse_storage(value, where)
+        if kind := special_kind(value):
+            raise InvalidRequest(f"{where} is a {kind} tensor; give a dense tensor of numbers.")
         complex_valued = value.is_complex()
         value = value.detach().clone() if value.is_inference() else value.detach()  # the first kind enters no graph
         floating = value.is_floating_point()
@@ -301,13 +303,6 @@ def _checked(value: Any, where: str, finite: bool = True) -> Array:
     if floating and finite:
         refuse_not_finite(value, where)
     return value
-
-
-def _refuse_storage(value: Any, where: str) -> None:
-    """Refuse a tensor that isn't a plain array of numbers."""
-    kinds = {"nested": value.is_nested, "sparse": "strided" not in str(value.layout), "quantized": value.is_quantized}
-    for kind in (kind for kind, is_it in {**kinds, "meta": value.is_meta}.items() if is_it):
-        raise InvalidRequest(f"{where} is a {kind} tensor; give a dense tensor of numbers.")
 
 
 def _native(value: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
             f"{tuple(bits)}; allow a common width."
         )
     sparsities = (rule.sparsities if rule and rule.sparsities else recipe.sparsities) or (0.0,)
-    if layer.kind in ("embedding", "recurrent") or recipe.pruner is None or not fits_pattern(recipe.pattern, layer.shape):
+    if not layer.has_inputs or recipe.pruner is None or not fits_pattern(recipe.pattern, layer.shape):
         sparsities = (0.0,)
     finest = "channel" if layer.kind == "recurrent" else within(recipe.granularity, layer)
     granularity = "tensor" if target.weight_granularity == "tensor" else finest

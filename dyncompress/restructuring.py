@@ -125,7 +125,7 @@ def _affected(door: TorchModel, there: set[str], cut: Sequence[ChannelGroup], re
 
 
 def _refittable(layer: Layer) -> bool:
-    return not layer.left_alone and layer.kind not in ("embedding", "recurrent") and layer.groups == 1
+    return not layer.left_alone and layer.has_inputs and layer.groups == 1
 
 
 def _together(model: Opened, cut: Mapping[str, tuple[ChannelGroup, Choice]]) -> dict[str, tuple[int, ...]]:

@@ -94,11 +94,15 @@ def _refuse_special(data: Any, name: str) -> None:
         for value in data.values() if isinstance(data, dict) else data:
             _refuse_special(value, name)
     elif hasattr(data, "detach"):
-        kinds = {"nested": data.is_nested, "quantized": data.is_quantized, "sparse": "strided" not in str(data.layout)}
-        kinds["meta"] = data.device.type == "meta"
-        kind = next((kind for kind, is_it in kinds.items() if is_it), None)
-        if kind is not None:
+        kind = special_kind(data)
+        if kind:
             raise InvalidRequest(f"{name} returned a {kind} tensor; give dense tensors of numbers.")
+
+
+def special_kind(tensor: Any) -> str:
+    """What a tensor is, if it isn't a plain array of numbers; else empty."""
+    kinds = {"nested": tensor.is_nested, "sparse": "strided" not in str(tensor.layout), "quantized": tensor.is_quantized}
+    return next((kind for kind, is_it in {**kinds, "meta": tensor.is_meta}.items() if is_it), "")
 
 
 def _next(batches: Iterator[Any]) -> tuple[Any, bool]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.recipe_file import load_recipe
+from tests.traits.batches import Loop
 
 TARGET = "onnxruntime-x86-vnni"
 
@@ -47,17 +48,6 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.o(self.body(x, src_mask=torch.full((6, 6), float("-inf")).triu(1))[:, -1])
-
-
-class Loop(nn.Module):
-    """A Python loop over the examples, which fixes the batch of the file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.c, self.o = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.o(torch.stack([self.c(x).relu()[i].mean((1, 2)) for i in range(len(x))]))
 
 
 class Answer(nn.Module):

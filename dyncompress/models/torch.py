@@ -302,11 +302,11 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         torch_batches.cut(own, size)
         example = torch_batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice
     found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
-    torch_batches.refuse_memory(own, example, names)
+    torch_batches.refuse_memory(own, found, example, names)
     source = torch_calling.evaluating(module)
     torch_source.refuse_another(source, found, example, names, size)
     if not size:
-        torch_batches.refuse_mixing(own, example, names)
+        torch_batches.refuse_mixing(own, found, example, names)
     folded = torch_folding.fold(own, example, names)
     return TorchModel(
         own,

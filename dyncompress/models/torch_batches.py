@@ -108,11 +108,12 @@ def _piece(value: Any, *, start: int, size: int, rows: int) -> Any:
     return part if len(part) == size else torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])])
 
 
-def refuse_mixing(module: nn.Module, example: Batch, names: Sequence[str]) -> None:
+def refuse_mixing(module: nn.Module, found: Sequence[Tensor], example: Batch, names: Sequence[str]) -> None:
     """Refuse a network whose answer to an example hangs on the others in its batch: it is no function of examples.
 
     Args:
         module: a private copy that takes batches of any size.
+        found: its outputs on the example.
         example: two examples at least; with one, nothing is tried.
         names: of the inputs.
 
@@ -122,14 +123,13 @@ def refuse_mixing(module: nn.Module, example: Batch, names: Sequence[str]) -> No
     if len(example[names[0]]) < 2:
         return
     with buffers_kept(module):  # the last one is compared: in a scan over what is no batch axis, the first stands alone
-        both = outputs(module, example, names)
         try:
             alone = outputs(module, {name: value[-1:] for name, value in example.items()}, names)
         except CALL_ERRORS:  # some networks don't run on one example; then the others are changed
             others = {name: torch.as_tensor(value).roll(1, 0) for name, value in example.items()}
             mixed = {name: torch.cat([others[name][:-1], torch.as_tensor(example[name])[-1:]]) for name in example}
             alone = tuple(value[-1:] if value.ndim else value for value in outputs(module, mixed, names))
-    pairs = [(a, b[-1:]) for a, b in zip(alone, both, strict=False) if a.is_floating_point() and a.ndim and b.ndim]
+    pairs = [(a, b[-1:]) for a, b in zip(alone, found, strict=False) if a.is_floating_point() and a.ndim and b.ndim]
     errors = [difference(a, b) for a, b in pairs if a.shape == b.shape]
     if max(errors, default=0.0) > _MIXED:
         raise InvalidRequest(
@@ -139,28 +139,30 @@ def refuse_mixing(module: nn.Module, example: Batch, names: Sequence[str]) -> No
         )
 
 
-def refuse_memory(module: nn.Module, example: Batch, names: Sequence[str]) -> None:
+def refuse_memory(module: nn.Module, found: Sequence[Tensor], example: Batch, names: Sequence[str]) -> None:
     """Refuse a network whose answer hangs on what it was shown before: a file has no memory between calls.
 
     Args:
-        module: a private copy; its buffers are left as they were.
-        example: what it is asked twice, and something else between.
+        module: a private copy; its buffers are left as they are.
+        found: its outputs on the example, which it was asked last.
+        example: what it is asked again, after something else.
         names: of the inputs.
 
     Raises:
         InvalidRequest: names the buffer that carries the state.
     """
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    if not before:
+        return
     with buffers_kept(module):
-        first = outputs(module, example, names)
-        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
         outputs(module, {name: _turned(value) for name, value in example.items()}, names)
         changed = [
             name
             for name, buffer in module.named_buffers()
             if name in before and (buffer.shape != before[name].shape or not torch.equal(buffer, before[name]))
         ]
-        again = outputs(module, example, names)
-    if changed and any(difference(b, a) > TOLERANCE for a, b in zip(first, again, strict=True)):
+        again = outputs(module, example, names) if changed else found
+    if any(difference(b, a) > TOLERANCE for a, b in zip(found, again, strict=True)):
         raise InvalidRequest(
             f"the model's output for an example changes when it is shown another one before: its forward keeps a state in buffer "
             f"'{changed[0]}', and a file has none; make the state an input and an output of forward."

@@ -97,7 +97,7 @@ def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence
     for layer in trace.layers:
         if layer.left_alone or any(layer.name in group.producers for group in groups):
             continue
-        if layer.kind in ("embedding", "recurrent") or is_conv1d_of_transformers(module.get_submodule(layer.name)):
+        if not layer.has_inputs or is_conv1d_of_transformers(module.get_submodule(layer.name)):
             reasons[layer.name] = f"channels of {type(module.get_submodule(layer.name)).__name__} layers aren't traced"
             continue
         found = graph.group(layer, trace, order)

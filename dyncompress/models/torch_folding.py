@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch_calling import CALL_ERRORS, EnoughError, flattened, hooked, outputs, private_copy
+from dyncompress.models.torch_calling import EnoughError, flattened, hooked, outputs, private_copy
 from dyncompress.models.torch_hooks import absorb
 from dyncompress.models.torch_layers import canonical, compressible, has_inputs, stored
+from dyncompress.models.torch_rewriting import reference
 from dyncompress.types import Batch
 
 # A folded network may differ by float32 rounding through its depth, not more; a wrong fold is off by orders of magnitude.
@@ -93,17 +94,18 @@ def fold(module: nn.Module, example: Batch, names: Sequence[str]) -> Folded:
     All pairs are tried at once; only where the outputs then differ, one by one.
     """
     pairs = pairs_of(module, example, names)
-    probes = [example, *_perturbed(example)]
-    before = [outputs(module, probe, names) for probe in probes]
+    known = reference(module, example, names, _FOLD_TOLERANCE) if pairs else None
+    if known is None:
+        return Folded({}, ())
     undo = [_folded(module, layer, norm) for layer, norm in pairs.items()]
-    if _same(module, probes, names, before):
+    if known.holds():
         return Folded(pairs, ())
     for restore in reversed(undo):
         restore()
     kept, notes = {}, []
     for layer, norm in pairs.items():
         restore = _folded(module, layer, norm)
-        if _same(module, probes, names, before):
+        if known.holds():
             kept[layer] = norm
         else:
             restore()
@@ -149,33 +151,6 @@ def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
         for key, child in list(parent.named_children()):
             if child is old:
                 setattr(parent, key, new)
-
-
-def _perturbed(example: Batch) -> list[Batch]:
-    """The example with noise on its floating inputs: a constant example would hide a wrong fold."""
-    generator = torch.Generator().manual_seed(0)
-    noisy = {}
-    for name, value in example.items():
-        tensor = torch.as_tensor(value)
-        if tensor.is_floating_point():
-            noisy[name] = tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
-        else:
-            noisy[name] = value
-    return [noisy]
-
-
-def _same(module: nn.Module, probes: Sequence[Batch], names: Sequence[str], before: Sequence[tuple[Tensor, ...]]) -> bool:
-    """Whether the outputs are still what they were, relative to their range."""
-    try:
-        after = [outputs(module, probe, names) for probe in probes]
-    except CALL_ERRORS:
-        return False
-    for olds, news in zip(before, after, strict=True):
-        for old, new in zip(olds, news, strict=True):
-            scale = old.double().abs().max() if old.numel() else torch.tensor(0.0)
-            if old.numel() and not bool((old.double() - new.double()).abs().max() <= _FOLD_TOLERANCE * scale + 1e-12):
-                return False
-    return True
 
 
 def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequence[str]) -> tuple[str, float]:

@@ -17,6 +17,7 @@ from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.torch_calling import flattened, hooked, outputs
 from dyncompress.models.torch_recurrent import RecurrentWeight
 from dyncompress.types import Batch, Layer
+from dyncompress.types.network import WITHOUT_INPUTS
 
 Weighted = Any  # a module that `kind_of` names: torch's annotations don't say what its attributes are
 
@@ -65,8 +66,8 @@ def is_conv1d_of_transformers(module: nn.Module) -> bool:
 
 
 def has_inputs(module: nn.Module) -> bool:
-    """Whether the inputs that the weight multiplies can be observed: tables have none, those of recurrent weights are hidden."""
-    return kind_of(module) not in ("embedding", "recurrent")
+    """Whether the inputs that the weight multiplies can be observed, as `Layer.has_inputs` tells of a layer."""
+    return kind_of(module) not in WITHOUT_INPUTS
 
 
 def groups_of(module: nn.Module) -> int:
@@ -122,6 +123,13 @@ class Trace:
     users: dict[str, tuple[str, ...]] = field(default_factory=dict)
     largest: int = 1
     activations: int = 1
+
+
+def used_once(module: nn.Module, trace: Trace, name: str) -> bool:
+    """Whether a layer's weight stands for one use alone, with inputs to be observed: it is called once a pass and not shared."""
+    if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
+        return False
+    return has_inputs(module.get_submodule(trace.modules[name]))
 
 
 def compressible(module: nn.Module) -> dict[str, nn.Module]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch_calling import hooked, outputs, split
-from dyncompress.models.torch_layers import Trace, channel_axis, has_inputs
+from dyncompress.models.torch_layers import Trace, channel_axis, used_once
 from dyncompress.types import Batch
 
 # A channel whose spread must change by more than this is broken; stretching it further amplifies noise.
@@ -82,7 +82,11 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
     Raises:
         InvalidRequest: fewer than two examples, or a layer whose channels aren't among the reference's.
     """
-    chosen = [name for name in names if _can_match(model, name) and _can_match(reference, name)]
+    chosen = [
+        name
+        for name in names
+        if used_once(model.module, model.trace, name) and used_once(reference.module, reference.trace, name)
+    ]
     if not chosen:
         return {}
     fitting = _LARGEST_ACTIVATION // max(model.trace.largest, reference.trace.largest)
@@ -192,14 +196,6 @@ def _cut_alike(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
     ]
     ends = {name: (slice(None), *(slice(size) for size in sizes)) for name, sizes in wanted.items()}
     return [{name: batch[name][ends[name]] for name in names} for batch in long]
-
-
-def _can_match(model: Opened, name: str) -> bool:
-    """Whether one gain and shift stand for the layer's every use."""
-    trace = model.trace
-    if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
-        return False
-    return has_inputs(model.module.get_submodule(trace.modules[name]))
 
 
 def _moments(model: Opened, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:

@@ -133,7 +133,7 @@ def _derived(
 
 def _streams(layer: Layer) -> bool:
     """Whether its inputs and outputs can be observed."""
-    return not layer.left_alone and layer.kind not in ("embedding", "recurrent")
+    return not layer.left_alone and layer.has_inputs
 
 
 def _passes(layers: Sequence[Layer], wanted: Sequence[Need]) -> Iterator[list[Layer]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, outputs
 from dyncompress.types import Batch
 
-_TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order
+TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Reference:
         names: of the inputs.
         probes: batches of inputs.
         before: the outputs for each.
+        tolerance: of the largest output, that they may change by.
     """
 
     module: nn.Module
     names: tuple[str, ...]
     probes: tuple[Batch, ...]
     before: tuple[tuple[Tensor, ...], ...]
+    tolerance: float = TOLERANCE
 
     def holds(self) -> bool:
         """Whether the outputs are still what they were; exactly, where they aren't numbers with a point."""
@@ -39,19 +41,19 @@ class Reference:
         except CALL_ERRORS:
             return False
         return all(
-            len(news) == len(olds) and all(_close(new, old) for new, old in zip(news, olds, strict=True))
+            len(news) == len(olds) and all(_close(new, old, self.tolerance) for new, old in zip(news, olds, strict=True))
             for news, olds in zip(after, self.before, strict=True)
         )
 
 
-def reference(module: nn.Module, example: Batch, names: Sequence[str]) -> Reference | None:
+def reference(module: nn.Module, example: Batch, names: Sequence[str], tolerance: float = TOLERANCE) -> Reference | None:
     """The outputs as they are now; None where the network fails on the inputs, which is told where the example is checked."""
     probes = (example, _other(example))
     try:
         before = tuple(_outputs(module, probe, names) for probe in probes)
     except CALL_ERRORS:
         return None
-    return Reference(module, tuple(names), probes, before)
+    return Reference(module, tuple(names), probes, before, tolerance)
 
 
 def _outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -77,9 +79,9 @@ def _other(example: Batch) -> Batch:
     return found
 
 
-def _close(new: Tensor, old: Tensor) -> bool:
+def _close(new: Tensor, old: Tensor, tolerance: float) -> bool:
     """Whether two outputs agree but for rounding."""
     if new.shape != old.shape or not old.is_floating_point() or not old.numel():
         return new.shape == old.shape and torch.equal(new, old)
     size = float(torch.nan_to_num(old, 0.0, 0.0, 0.0).abs().max())
-    return torch.allclose(new, old, rtol=0.0, atol=_TOLERANCE * size + 1e-12, equal_nan=True)
+    return torch.allclose(new, old, rtol=0.0, atol=tolerance * size + 1e-12, equal_nan=True)

@@ -29,7 +29,7 @@ from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_blocks import silenced
 from dyncompress.models.torch_calling import call, hooked, placed
 from dyncompress.models.torch_inputs import InputSums, patches
-from dyncompress.models.torch_layers import canonical, channel_axis, has_inputs, kind_of, stored
+from dyncompress.models.torch_layers import canonical, channel_axis, kind_of, stored, used_once
 from dyncompress.models.torch_matching import together
 from dyncompress.types import Batch
 
@@ -79,7 +79,7 @@ def in_sequence(
         layer -> (weight, shift of the output); empty where no layer can be taken so.
     """
     batch = together(batches, model.input_names, max(2, _LARGEST_ACTIVATION // (2 * model.trace.largest)))
-    plain = [name for name in names if _alone(model, name)]
+    plain = [name for name in names if used_once(model.module, model.trace, name)]
     plan = _looked_ahead(model, {name: value[:4] for name, value in batch.items()}, plain)
     found: dict[str, tuple[Tensor, Tensor]] = {}
     kept: dict[int, Tensor] = {}
@@ -131,14 +131,6 @@ def in_sequence(
     with hooked(handles), calls, linalg.full_precision(next(iter(inputs.values())).device):
         call(model.module, inputs, model.input_names)
     return found
-
-
-def _alone(model: TorchModel, name: str) -> bool:
-    """Whether one weight stands for one use, of a layer with inputs to be observed."""
-    trace = model.trace
-    if name not in trace.modules or trace.calls.get(name, 0) != 1 or len(trace.users[name]) > 1:
-        return False
-    return has_inputs(model.module.get_submodule(trace.modules[name]))
 
 
 def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> Wanted:

@@ -27,7 +27,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel
 from dyncompress.models.torch_augmenting import augmented, is_image
 from dyncompress.models.torch_calling import hooked
-from dyncompress.models.torch_layers import channel_axis, has_inputs
+from dyncompress.models.torch_layers import channel_axis, used_once
 from dyncompress.models.torch_learning import Network, learned, loss, networks
 from dyncompress.models.torch_matching import moments_of, together
 from dyncompress.types import Affine, Batch, Distillation
@@ -75,7 +75,7 @@ def tuned(
 
 def tunable(model: TorchModel) -> bool:
     """Whether a layer has one gain and one shift to distil into: it is called once a pass and shares its weight with no other."""
-    return any(_free(model, name) for name in model.trace.modules)
+    return any(used_once(model.module, model.trace, name) for name in model.trace.modules)
 
 
 class _Student:
@@ -84,7 +84,7 @@ class _Student:
     def __init__(self, model: TorchModel, network: Network, example: Batch, gains: bool) -> None:
         """Look at the outputs' moments once: y -> mean + exp(a) (y - mean) + b std keeps the two apart."""
         self.network, self.gains = network, gains
-        paths = {name: path for name, path in model.trace.modules.items() if _free(model, name)}
+        paths = {name: path for name, path in model.trace.modules.items() if used_once(model.module, model.trace, name)}
         self.layers = {name: network.module.get_submodule(path) for name, path in paths.items()}
         if not self.layers:
             raise InvalidRequest("the model has no layer that is called once a pass, with a weight of its own, to distil into.")
@@ -132,10 +132,3 @@ class _Student:
         weight, bias = self.gain[name].exp() * std, mean + self.shift[name] * std
         y = functional.batch_norm(y, mean, std.square(), weight, bias, training=False, eps=0.0)
         return y.movedim(1, axis).contiguous() if output.ndim > 2 and axis != 1 else y  # models call view on it
-
-
-def _free(model: TorchModel, name: str) -> bool:
-    """Whether one gain and shift stand for the layer's every use."""
-    trace = model.trace
-    alone = trace.calls.get(name, 0) == 1 and len(trace.users[name]) == 1
-    return alone and has_inputs(model.module.get_submodule(trace.modules[name]))

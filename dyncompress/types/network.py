@@ -21,6 +21,9 @@ BLOCKS = "block:"  # prefix of a unit that is a residual block; units without a 
 STRUCTURE = (CHANNELS, BLOCKS)
 
 
+WITHOUT_INPUTS = ("embedding", "recurrent")  # kinds: a table looks up, and what a recurrent weight multiplies is inside one call
+
+
 @dataclass(frozen=True)
 class Layer:
     """One weight of the model and what is known about it without data.
@@ -52,6 +55,11 @@ class Layer:
     def weights(self) -> int:
         """Number of weights."""
         return int(np.prod(self.shape))
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the inputs that the weight multiplies can be observed."""
+        return self.kind not in WITHOUT_INPUTS
 
     @property
     def out(self) -> int:
