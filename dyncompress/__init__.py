@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dyncompress.checkpoint import load, save_compressed
     from dyncompress.errors import (
         Altered,
         Differs,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dyncompress.recipe_file import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
     from dyncompress.selection import rank
-    from dyncompress.store import load, save_compressed
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
 __version__ = "0.1.0"
@@ -42,8 +42,8 @@ _HOME = {
     "probe": "local_noise",
     "pareto": "pareto_list",
     "rank": "selection",
-    "load": "store",
-    "save_compressed": "store",
+    "load": "checkpoint",
+    "save_compressed": "checkpoint",
     "Recipe": "recipe",
     "load_recipe": "recipe_file",
     "load_target": "recipe_file",

@@ -20,7 +20,8 @@ from dyncompress.delivery import check_writable, check_writable_file, deliver, m
 from dyncompress.errors import InvalidRequest
 from dyncompress.exit_codes import TRACEBACK, ending
 from dyncompress.output_files import MODEL, PROFILE, RESULTS, write_directory
-from dyncompress.progress import SILENT, Progress, on_standard_error
+from dyncompress.progress import SILENT, Progress
+from dyncompress.progress_bars import on_standard_error
 from dyncompress.reports import (
     Table,
     as_json,
@@ -35,8 +36,8 @@ from dyncompress.reports import (
     profile_table,
 )
 from dyncompress.shipped import recipe_files, target_files
-from dyncompress.sources import is_directory, is_file, load_data
-from dyncompress.text_files import read_text, toml
+from dyncompress.sources import load_data
+from dyncompress.text_files import is_directory, is_file, read_text, toml
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,8 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.early_checks import refuse_overwriting
     from dyncompress.planfile import plan_to_toml
+    from dyncompress.profile_file import profile_from_json
     from dyncompress.recipe_file import recipe_for
-    from dyncompress.store import profile_from_json
 
     source = _inside(args.profile, PROFILE)
     if args.out is not None:
@@ -198,9 +199,9 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
 def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.early_checks import refuse_overwriting
     from dyncompress.pareto_list import pareto
+    from dyncompress.profile_file import profile_from_json
     from dyncompress.recipe_file import recipe_for
     from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
-    from dyncompress.store import profile_from_json
 
     if args.out is not None:
         check_writable_file(args.out)
@@ -302,7 +303,7 @@ def _shipped(name: str, files: dict[str, Path], kind: str) -> Path:
         return files[name]
     if is_file(Path(name), f"{kind} show '{name}'"):
         return Path(name)
-    from dyncompress.strict import nearest
+    from dyncompress.errors import nearest
 
     raise InvalidRequest(f"{kind} show: there is no '{name}'{nearest(name, files)}")
 

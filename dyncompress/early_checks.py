@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from dyncompress.arguments import settings
 from dyncompress.errors import InvalidRequest
 from dyncompress.output_files import PROFILE, RESULTS
-from dyncompress.sources import check_data, check_model, is_file
+from dyncompress.sources import check_data, check_model
+from dyncompress.text_files import is_file
 
 if TYPE_CHECKING:
     from dyncompress.types import Plan

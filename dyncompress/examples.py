@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dyncompress.errors import InvalidRequest
+from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.npz import load_npz
-from dyncompress.strict import nearest
 from dyncompress.types import Array, HeldOut
 from dyncompress.user_code import special_kind
 

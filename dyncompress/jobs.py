@@ -21,6 +21,7 @@ from dyncompress.opening import Opened, first_rows
 from dyncompress.output_files import PROFILE
 from dyncompress.pipeline import compress, measure
 from dyncompress.planfile import read_plan
+from dyncompress.profile_file import profile_from_json, profile_to_json
 from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
 from dyncompress.recipe import Recipe
@@ -29,7 +30,6 @@ from dyncompress.run_table import read_runs
 from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
-from dyncompress.store import profile_from_json, profile_to_json
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.representation import whole_text
 

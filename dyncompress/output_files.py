@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from dyncompress.delivery import deliver
+from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import OnnxFile
 
 MODEL, CONTAINER, FLOAT_MODEL = "model.onnx", "model.dync", "model.float32.onnx"
-PLAN, CERTIFICATE, PROFILE, REPORT = "plan.toml", "certificate.json", "profile.json", "report.html"
+PLAN, PROFILE, REPORT = "plan.toml", "profile.json", "report.html"
 RESULTS = (PROFILE, PLAN, REPORT, FLOAT_MODEL, CERTIFICATE, CONTAINER, MODEL)  # all that a run may write, in this order
-BESIDE = ".certificate.json"  # takes the place of a file's suffix, so that certificates of several files don't clash
 
 
 def save(file: OnnxFile, path: str | Path) -> Path:
@@ -49,8 +49,8 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
     """
     from dyncompress.certificates.stored import to_json
     from dyncompress.planfile import plan_to_toml
+    from dyncompress.profile_file import profile_to_json
     from dyncompress.reports import page
-    from dyncompress.store import profile_to_json
 
     if profile_text is None and file.profile is not None:
         profile_text = profile_to_json(file.profile)
@@ -70,7 +70,7 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
 
 def _profile_serves(directory: Path, digest: str) -> bool:
     """Whether the profile that lies in a directory is of these weights, so that other plans can come from it."""
-    from dyncompress.store import profile_from_json
+    from dyncompress.profile_file import profile_from_json
 
     try:
         return (directory / PROFILE).is_file() and profile_from_json(directory / PROFILE).digest == digest
@@ -93,13 +93,3 @@ def write_file(file: OnnxFile, path: Path) -> Path:
     from dyncompress.certificates.stored import to_json
 
     return deliver(path.parent, {beside: to_json(file.certificate), path.name: content})[path.name]
-
-
-def certificate_beside(path: Path) -> Path:
-    """Where the certificate of a single file lies.
-
-    Example:
-        >>> certificate_beside(Path("out/small.onnx")).name
-        'small.certificate.json'
-    """
-    return path.with_name(path.stem + BESIDE)

@@ -19,6 +19,7 @@ from dyncompress.types import (
     BLOCKS,
     CHANNELS,
     FLOAT_BITS,
+    SEAL_BYTES,
     STRUCTURE,
     Budget,
     ChannelGroup,
@@ -41,7 +42,6 @@ from dyncompress.types import (
 Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
 
 SPLIT_BYTES = 120  # of the graph: one more operator, its output's grid, and the names of both
-SEAL_BYTES = 1_500  # reserved for the seal in the file's budget
 
 
 @dataclass(frozen=True)

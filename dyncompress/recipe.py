@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dyncompress.errors import InvalidRequest
+from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.recipe_checks import SCHEMA, check_recipe
-from dyncompress.strict import nearest
 from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Rule
 from dyncompress.types.representation import short_repr
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dyncompress.errors import InvalidRequest
-from dyncompress.strict import at, build, check_finite, nearest
+from dyncompress.errors import InvalidRequest, nearest
+from dyncompress.strict import at, build, check_finite
 from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Quantizer, Rule
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.text_files import read_bytes
+from dyncompress.text_files import is_file, read_bytes
 from dyncompress.user_code import called, guarded, remember
 
 MODEL_FILES = {
@@ -55,29 +55,6 @@ def check_data(source: str, what: str) -> None:
         _check_callable(source, what)
     elif not is_file(path, f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': no such file; write one with numpy.savez('{path.name}', x=x, y=y).")
-
-
-def is_file(path: Path, what: str) -> bool:
-    """Whether there is an ordinary file; what is there and can't be read as one is refused.
-
-    Raises:
-        InvalidRequest: it is a directory, a device or a pipe, or its folder can't be searched.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            kind = "a directory" if path.is_dir() else "a device or a pipe"
-            raise InvalidRequest(f"{what}: {path} is {kind}; name an ordinary file.")
-        return path.is_file()
-    except OSError as error:  # a name that is too long, or no permission
-        raise InvalidRequest(f"{what}: {str(error.strerror).lower()}.") from error
-
-
-def is_directory(path: Path) -> bool:
-    """Whether there is a directory; what can't be looked at, `is_file` refuses."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def load_model(source: str) -> Any:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from dyncompress.errors import InvalidRequest
+from dyncompress.errors import InvalidRequest, nearest
 
 T = TypeVar("T")
 Where = Callable[[str], str]  # key (empty: the table itself) -> the place to name in a message
@@ -21,21 +20,6 @@ NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a te
 def at(place: str) -> Where:
     """The same place for every key."""
     return lambda key: place
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """What to add to a message about an unknown word.
-
-    Example:
-        >>> nearest("fractoin", ["fraction", "seed"])
-        "; did you mean 'fraction'?"
-        >>> nearest("x", ["fraction", "seed"])
-        '; known: fraction, seed.'
-    """
-    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(sorted(known))}." if known else "; it takes none."
 
 
 def build(cls: type[T], table: Any, where: Where) -> T:

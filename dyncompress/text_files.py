@@ -1,7 +1,8 @@
-"""Text and TOML files of the user's: every fault of one in a sentence."""
+"""Text, TOML and JSON files of the user's: every fault of one in a sentence."""
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -88,3 +89,73 @@ def refuse_not_finite(value: Any, what: str, key: str = "") -> None:
     for name, entry in inside:
         inner = key if isinstance(value, list) else f"{key}.{name}" if key else str(name)
         refuse_not_finite(entry, what, inner)
+
+
+def is_file(path: Path, what: str) -> bool:
+    """Whether there is an ordinary file; what is there and can't be read as one is refused.
+
+    Raises:
+        InvalidRequest: it is a directory, a device or a pipe, or its folder can't be searched.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            kind = "a directory" if path.is_dir() else "a device or a pipe"
+            raise InvalidRequest(f"{what}: {path} is {kind}; name an ordinary file.")
+        return path.is_file()
+    except OSError as error:  # a name that is too long, or no permission
+        raise InvalidRequest(f"{what}: {str(error.strerror).lower()}.") from error
+
+
+def is_directory(path: Path) -> bool:
+    """Whether there is a directory; what can't be looked at, `is_file` refuses."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def json_table(text: str, name: str) -> dict[str, Any]:
+    """The object of a JSON text; `{"float": "nan"}` in it is a number that JSON lacks.
+
+    Args:
+        text: the whole text.
+        name: how a message calls the file.
+
+    Raises:
+        InvalidRequest: it isn't JSON, is truncated, holds a key twice, or is no object.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+            json.dumps(content, ensure_ascii=False).encode()
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{name}: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{name}: the file is truncated or no JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"{name}: this is no file of dyncompress.")
+    return content
+
+
+def _refuse_constant(word: str) -> Any:
+    """NaN and infinities are no JSON; ours stand as texts."""
+    raise InvalidRequest(f'{word} is no JSON; write {{"float": "{word.lower()}"}}')
+
+
+def _finite(digits: str) -> float:
+    """A number as JSON writes it; one with too large an exponent would be read as infinity."""
+    return float(digits) if math.isfinite(float(digits)) else _refuse_constant(digits)
+
+
+def _pairs(found: list[tuple[str, Any]]) -> Any:
+    """An object, every key once; `{"float": "nan"}` is the number."""
+    table = dict(found)
+    if len(table) < len(found):
+        keys = [key for key, _ in found]
+        raise InvalidRequest(f"key '{max(keys, key=keys.count)}' stands twice in one object; write it once")
+    if table.keys() == {"float"} and isinstance(table["float"], str):
+        try:
+            return float(table["float"])
+        except ValueError as error:
+            raise InvalidRequest(f"'{table['float']}' is no number") from error
+    return table

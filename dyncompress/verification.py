@@ -16,9 +16,9 @@ from dyncompress.certificates.promise import Circumstances, Promise, certificate
 from dyncompress.certificates.risks import RISKS, losses_of
 from dyncompress.certificates.stored import from_json, read_json
 from dyncompress.coding import is_packed, unpack
+from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
-from dyncompress.output_files import CERTIFICATE, certificate_beside
 from dyncompress.text_files import read_bytes
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 

@@ -11,6 +11,7 @@ import torch
 
 import dyncompress as dc
 from dyncompress.allocation import RULES
+from dyncompress.checkpoint import load, save_compressed
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import opened
 from dyncompress.options import worth_trying
@@ -19,7 +20,6 @@ from dyncompress.profiling import file_bytes
 from dyncompress.rank_options import halves, ranked
 from dyncompress.recipe import Recipe
 from dyncompress.recipe_file import load_recipe
-from dyncompress.store import load, save_compressed
 from dyncompress.types import Choice, Layer
 from tests import tiny
 

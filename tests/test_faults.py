@@ -19,9 +19,9 @@ from dyncompress import cli
 from dyncompress.certificates.stored import to_json
 from dyncompress.coding import pack
 from dyncompress.planfile import plan_to_toml
+from dyncompress.profile_file import profile_to_json
 from dyncompress.recording.trajectory_file import save_trajectory
 from dyncompress.shipped import recipe_files, target_files
-from dyncompress.store import profile_to_json
 from tests import tiny
 from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
 

@@ -11,7 +11,7 @@ import pytest
 
 import dyncompress as dc
 from dyncompress import cli
-from dyncompress.store import save_profile
+from dyncompress.profile_file import save_profile
 from tests import tiny
 
 

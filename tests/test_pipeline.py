@@ -18,8 +18,8 @@ import dyncompress as dc
 from dyncompress.opening import opened
 from dyncompress.options import layer_errors
 from dyncompress.planfile import plan_to_toml
+from dyncompress.profile_file import load_profile, save_profile
 from dyncompress.recipe import LayerRule
-from dyncompress.store import load_profile, save_profile
 from dyncompress.types import Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, CLASSES, HELD_OUT, LAYERS, TARGET, network

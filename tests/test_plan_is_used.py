@@ -16,8 +16,8 @@ import dyncompress as dc
 from dyncompress import cli, jobs
 from dyncompress.arguments import parse
 from dyncompress.planfile import plan_to_toml
+from dyncompress.profile_file import profile_from_json, save_profile
 from dyncompress.progress import SILENT
-from dyncompress.store import profile_from_json, save_profile
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, TARGET, network
 

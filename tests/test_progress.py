@@ -6,7 +6,8 @@ import io
 
 import pytest
 
-from dyncompress.progress import SILENT, Bars, Lines, Progress, on_standard_error
+from dyncompress.progress import SILENT, Progress
+from dyncompress.progress_bars import Bars, Lines, on_standard_error
 
 
 class Terminal(io.StringIO):
