@@ -13,7 +13,7 @@ import dyncompress as dc
 from benchmarks.frontier_data import CALIBRATION, Case, Made, NotHereError, sha256, test_images
 from benchmarks.judging import TARGET
 from dyncompress.progress import NoStep
-from dyncompress.shipped import recipe_files
+from dyncompress.recipe.bundled_files import recipe_files
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dyncompress.opening import Opened, first_examples, opened, outputs, with_ru
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
 from dyncompress.realisation import pruned_weight, rounded_weight
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Budget, HessianSpectrum, NoiseGain, Profile, SetWeight, Weight
 
 CALIBRATION, PROBED = 1024, 256

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from dyncompress.local_noise import probe
     from dyncompress.pareto_list import pareto
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
-    from dyncompress.recipe import Recipe
-    from dyncompress.recipe_file import load_recipe, load_target
+    from dyncompress.recipe.recipe import Recipe
+    from dyncompress.recipe.toml_files import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
     from dyncompress.selection import rank
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
@@ -44,9 +44,9 @@ _HOME = {
     "rank": "selection",
     "load": "checkpoint",
     "save_compressed": "checkpoint",
-    "Recipe": "recipe",
-    "load_recipe": "recipe_file",
-    "load_target": "recipe_file",
+    "Recipe": "recipe.recipe",
+    "load_recipe": "recipe.toml_files",
+    "load_target": "recipe.toml_files",
     "TrajectoryWriter": "recording",
     "Budget": "types",
     "Certificate": "types",

@@ -22,7 +22,7 @@ from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
 from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget
 from dyncompress.shipment import as_numpy, originals
 from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Target

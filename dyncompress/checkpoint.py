@@ -9,8 +9,8 @@ from typing import Any
 
 from dyncompress.delivery import deliver
 from dyncompress.errors import InvalidRequest
-from dyncompress.planfile import plan_to_toml, read_plan
-from dyncompress.text_files import json_table, read_bytes, read_text
+from dyncompress.recipe.plan_file import plan_to_toml, read_plan
+from dyncompress.recipe.text_files import json_table, read_bytes, read_text
 from dyncompress.types import BLOCKS, CHANNELS, Compressed, Drop, Edit, Keep, Layer, LowRank
 
 SCHEMA = 1

@@ -22,6 +22,8 @@ from dyncompress.exit_codes import TRACEBACK, ending
 from dyncompress.output_files import MODEL, PROFILE, RESULTS, write_directory
 from dyncompress.progress import SILENT, Progress
 from dyncompress.progress_bars import on_standard_error
+from dyncompress.recipe.bundled_files import recipe_files, target_files
+from dyncompress.recipe.text_files import is_directory, is_file, read_text, toml
 from dyncompress.reports import (
     Table,
     as_json,
@@ -35,9 +37,7 @@ from dyncompress.reports import (
     predicted_sentence,
     profile_table,
 )
-from dyncompress.shipped import recipe_files, target_files
 from dyncompress.sources import load_data
-from dyncompress.text_files import is_directory, is_file, read_text, toml
 
 
 @dataclass(frozen=True)
@@ -173,9 +173,9 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.early_checks import refuse_overwriting
-    from dyncompress.planfile import plan_to_toml
-    from dyncompress.profile_file import profile_from_json
-    from dyncompress.recipe_file import recipe_for
+    from dyncompress.recipe.plan_file import plan_to_toml
+    from dyncompress.recipe.profile_file import profile_from_json
+    from dyncompress.recipe.toml_files import recipe_for
 
     source = _inside(args.profile, PROFILE)
     if args.out is not None:
@@ -199,8 +199,8 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
 def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.early_checks import refuse_overwriting
     from dyncompress.pareto_list import pareto
-    from dyncompress.profile_file import profile_from_json
-    from dyncompress.recipe_file import recipe_for
+    from dyncompress.recipe.profile_file import profile_from_json
+    from dyncompress.recipe.toml_files import recipe_for
     from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
 
     if args.out is not None:
@@ -277,7 +277,7 @@ def _recipes(args: argparse.Namespace, progress: Progress) -> Answer:
 def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
     if args.verb != "check":
         return _listed(args, target_files())
-    from dyncompress.recipe_file import load_target
+    from dyncompress.recipe.toml_files import load_target
 
     found = {name: load_target(name) for name in args.names or target_files()}
     rows = tuple((name, target.verified, target.summary) for name, target in found.items())

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from dyncompress.arguments import settings
 from dyncompress.errors import InvalidRequest
 from dyncompress.output_files import PROFILE, RESULTS
+from dyncompress.recipe.text_files import is_file
 from dyncompress.sources import check_data, check_model
-from dyncompress.text_files import is_file
 
 if TYPE_CHECKING:
     from dyncompress.types import Plan
@@ -30,8 +30,8 @@ def check_words(args: argparse.Namespace) -> None:
         InvalidRequest: a recipe, a target, a plan, data or a model that can't be read, or a file that would be written over.
     """
     check_sources(args)
-    from dyncompress.planfile import read_plan
-    from dyncompress.recipe_file import recipe_for, refuse_others, target_for
+    from dyncompress.recipe.plan_file import read_plan
+    from dyncompress.recipe.toml_files import recipe_for, refuse_others, target_for
 
     plan = None if getattr(args, "plan", None) is None else read_plan(args.plan)
     target = target_for(args.target, plan)  # first: a recipe takes longer to read, with all that it names
@@ -73,7 +73,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: list[Path], plan: Plan
                 continue
             if plan is None or word != "--plan":
                 raise InvalidRequest(f"--out {args.out}: {out} is what {word} reads and would be lost; name another place.")
-            from dyncompress.planfile import handwritten
+            from dyncompress.recipe.plan_file import handwritten
 
             if notes := handwritten(path.read_text(encoding="utf-8-sig"), plan):
                 raise InvalidRequest(
@@ -101,7 +101,7 @@ def _option(word: str) -> str:
 def check_ranking(args: argparse.Namespace) -> None:
     """Refuse what `rank` can't begin with: a table that can't be read, measures that don't exist, models that aren't there."""
     from dyncompress.measures import MEASURES
-    from dyncompress.recipe_checks import check_one_of
+    from dyncompress.recipe.checks import check_one_of
     from dyncompress.run_table import MODEL, read_runs
 
     runs = read_runs(args.runs)

@@ -20,12 +20,12 @@ from dyncompress.local_noise import probe
 from dyncompress.opening import Opened, first_rows
 from dyncompress.output_files import PROFILE
 from dyncompress.pipeline import compress, measure
-from dyncompress.planfile import read_plan
-from dyncompress.profile_file import profile_from_json, profile_to_json
 from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_file import load_target, recipe_for, refuse_others, target_for
+from dyncompress.recipe.plan_file import read_plan
+from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
 from dyncompress.run_table import read_runs
 from dyncompress.selection import Ranking, rank
 from dyncompress.signature import filled

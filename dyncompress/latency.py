@@ -17,7 +17,7 @@ from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, integer_file, narrowed
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened, first_examples
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.shipment import as_numpy
 from dyncompress.types import (
     BLOCKS,

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from dyncompress.allocation import distortion
-from dyncompress.choice_checks import fits_pattern
 from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
 from dyncompress.quantization.input_prior import InputPrior
 from dyncompress.realisation import pruned_weight, rounded_weight
-from dyncompress.recipe import LayerRule, Recipe
+from dyncompress.recipe.choice_checks import fits_pattern
+from dyncompress.recipe.recipe import LayerRule, Recipe
 from dyncompress.types import (
     FLOAT_BITS,
     Array,

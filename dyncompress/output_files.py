@@ -48,8 +48,8 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
         InvalidRequest: the directory can't be written; nothing was.
     """
     from dyncompress.certificates.stored import to_json
-    from dyncompress.planfile import plan_to_toml
-    from dyncompress.profile_file import profile_to_json
+    from dyncompress.recipe.plan_file import plan_to_toml
+    from dyncompress.recipe.profile_file import profile_to_json
     from dyncompress.reports import page
 
     if profile_text is None and file.profile is not None:
@@ -70,7 +70,7 @@ def write_directory(file: OnnxFile, directory: Path, profile_text: str | None = 
 
 def _profile_serves(directory: Path, digest: str) -> bool:
     """Whether the profile that lies in a directory is of these weights, so that other plans can come from it."""
-    from dyncompress.profile_file import profile_from_json
+    from dyncompress.recipe.profile_file import profile_from_json
 
     try:
         return (directory / PROFILE).is_file() and profile_from_json(directory / PROFILE).digest == digest

@@ -12,8 +12,8 @@ import numpy as np
 from dyncompress.allocation.cost import HARM, least
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.pipeline import allocate
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_checks import parse_budget
+from dyncompress.recipe.checks import parse_budget
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Budget, Plan, Profile
 from dyncompress.types.representation import describe, short_repr
 

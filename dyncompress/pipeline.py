@@ -15,13 +15,20 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.examples import digests
 from dyncompress.models.torch_calling import with_gradients
 from dyncompress.opening import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
-from dyncompress.planfile import read_plan
 from dyncompress.profiling import profiled, profiled_for_budget
 from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_checks import parse_budget
-from dyncompress.recipe_file import allocated_by_another, load_recipe, load_target, recipe_for, refuse_others, target_for
+from dyncompress.recipe.checks import parse_budget
+from dyncompress.recipe.plan_file import read_plan
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import (
+    allocated_by_another,
+    load_recipe,
+    load_target,
+    recipe_for,
+    refuse_others,
+    target_for,
+)
 from dyncompress.replanning import allocated, limits_of, plans_for_budgets
 from dyncompress.shipment import shipped_file, within
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target

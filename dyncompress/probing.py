@@ -13,7 +13,7 @@ from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.options import Errors
 from dyncompress.progress import Step
 from dyncompress.realisation import pruned_weight, rounded_weight
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import restructured, structural
 from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
 

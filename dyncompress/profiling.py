@@ -14,7 +14,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened, first_examples, with_run
 from dyncompress.progress import Progress
 from dyncompress.realisation import fitted
-from dyncompress.recipe import Recipe, rules_for
+from dyncompress.recipe.recipe import Recipe, rules_for
 from dyncompress.types import (
     BLOCKS,
     CHANNELS,

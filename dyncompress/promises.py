@@ -23,7 +23,7 @@ from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import overlap, refuse_not_finite, repeats
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.opening import first_rows, outputs
-from dyncompress.planfile import plan_to_toml
+from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
 from dyncompress.verification import certificate_digest, examples_digest, without_rows
 

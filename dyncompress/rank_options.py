@@ -8,7 +8,7 @@ from dataclasses import replace
 from dyncompress.options import Errors, fisher_harm, motion_harm, weight_change
 from dyncompress.pruning import low_rank
 from dyncompress.realisation import rounded_weight
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Array, Choice, InputMoment, Layer, Need, Observation, Weight
 
 

@@ -15,10 +15,10 @@ from dyncompress.models.torch_low_rank import INNER, OUTER
 from dyncompress.models.torch_teaching import taught
 from dyncompress.models.torch_tuning import tunable, tuned
 from dyncompress.opening import Opened, first_examples, outputs, refuse_other_weights
-from dyncompress.planfile import check_plan, place
 from dyncompress.progress import Progress
 from dyncompress.quantization.grid import Grid, decode
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.plan_file import check_plan, place
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import restructured, structural
 from dyncompress.sequential import compressed_in_order, edits
 from dyncompress.types import (

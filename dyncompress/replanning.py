@@ -18,8 +18,8 @@ from dyncompress.latency import seconds_of
 from dyncompress.models.torch import TorchModel
 from dyncompress.opening import Opened
 from dyncompress.profiling import share_left_alone
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_checks import parse_budget
+from dyncompress.recipe.checks import parse_budget
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import structural
 from dyncompress.types import BLOCKS, CHANNELS, Budget, Choice, Drop, Keep, Plan, Profile, Target
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.recipe.text_files import is_file, read_text
 from dyncompress.sources import load_model
-from dyncompress.text_files import is_file, read_text
 
 NAME, MODEL, WEIGHTS, TRAJECTORY, GAP = OWN = ("name", "model", "weights", "trajectory", "gap")
 # What torch's and safetensors' readers raise on bytes that are none of theirs.

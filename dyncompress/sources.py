@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.text_files import is_file, read_bytes
+from dyncompress.recipe.text_files import is_file, read_bytes
 from dyncompress.user_code import called, guarded, remember
 
 MODEL_FILES = {

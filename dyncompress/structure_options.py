@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from dyncompress.pruning.channels import eliminate
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
     FLOAT_BITS,
     ChannelGroup,

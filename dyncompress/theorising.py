@@ -12,7 +12,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened
 from dyncompress.options import Errors
 from dyncompress.progress import Step
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Estimate, Layer
 
 Estimates = Mapping[str, Mapping[str, Estimate]]

@@ -19,7 +19,7 @@ from dyncompress.coding import is_packed, unpack
 from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
 from dyncompress.examples import as_held_out, digests, load_npz
-from dyncompress.text_files import read_bytes
+from dyncompress.recipe.text_files import read_bytes
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 
 

@@ -16,7 +16,7 @@ import dyncompress as dc
 from dyncompress.budget_search import next_level
 from dyncompress.divergence import divergence_of_outputs
 from dyncompress.opening import opened, set_aside
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from tests import tiny
 
 

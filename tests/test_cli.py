@@ -18,7 +18,7 @@ from dyncompress import cli
 from dyncompress.arguments import settings
 from dyncompress.delivery import check_writable, deliver
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.shipped import recipe_files, target_files
+from dyncompress.recipe.bundled_files import recipe_files, target_files
 from dyncompress.sources import load_data, load_model
 
 Results = tuple[Path, dict[str, Any]]

@@ -15,11 +15,11 @@ from dyncompress.checkpoint import load, save_compressed
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import opened
 from dyncompress.options import worth_trying
-from dyncompress.planfile import plan_from_toml, plan_to_toml
 from dyncompress.profiling import file_bytes
 from dyncompress.rank_options import halves, ranked
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.plan_file import plan_from_toml, plan_to_toml
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Layer
 from tests import tiny
 

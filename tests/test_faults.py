@@ -18,10 +18,10 @@ import torch
 from dyncompress import cli
 from dyncompress.certificates.stored import to_json
 from dyncompress.coding import pack
-from dyncompress.planfile import plan_to_toml
-from dyncompress.profile_file import profile_to_json
+from dyncompress.recipe.bundled_files import recipe_files, target_files
+from dyncompress.recipe.plan_file import plan_to_toml
+from dyncompress.recipe.profile_file import profile_to_json
 from dyncompress.recording.trajectory_file import save_trajectory
-from dyncompress.shipped import recipe_files, target_files
 from tests import tiny
 from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
 

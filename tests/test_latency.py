@@ -15,7 +15,7 @@ from dyncompress.deployment.latency import Cut, narrowed
 from dyncompress.latency import LatencyTable, latency_table, with_seconds
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.opening import Opened
-from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import Choice, Keep, Option
 from tests import tiny
 

@@ -12,7 +12,7 @@ from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.opening import first_examples, opened
 from dyncompress.profiling import profiled_for_budget
 from dyncompress.progress import SILENT
-from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import InputMoment, OutputFisher, Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, TARGET, network

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress import options, structure_options
-from dyncompress.choice_checks import wrong_for_layer
 from dyncompress.errors import InvalidRequest
 from dyncompress.profiling import file_bytes
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.recipe import LayerRule, Recipe
-from dyncompress.recipe_file import load_target
+from dyncompress.recipe.choice_checks import wrong_for_layer
+from dyncompress.recipe.recipe import LayerRule, Recipe
+from dyncompress.recipe.toml_files import load_target
 from dyncompress.types import (
     ChannelGroup,
     Choice,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from tests.traits.batches import Loop
 
 TARGET = "onnxruntime-x86-vnni"

@@ -10,7 +10,7 @@ import pytest
 
 import dyncompress as dc
 from dyncompress import cli, output_files
-from dyncompress.profile_file import load_profile, profile_to_json
+from dyncompress.recipe.profile_file import load_profile, profile_to_json
 from tests import tiny
 
 RESULTS = {"model.onnx", "plan.toml", "report.html"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress import deployment
 from dyncompress.deployment.channels import channel_errors
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from tests.deployment.graphs import graph, images, weight
 from tests.tiny import TARGET
 

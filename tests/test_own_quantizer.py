@@ -11,7 +11,7 @@ import torch
 import dyncompress as dc
 from dyncompress.quantization import Entropy, Grid, Nearest
 from dyncompress.realisation import fitted
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, Encoding, Need, Observation, Quantizer, Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, network

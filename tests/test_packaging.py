@@ -89,8 +89,8 @@ import json, sys, site
 site.addsitedir({path!r})
 sys.path.insert(0, {path!r})
 import dyncompress
-from dyncompress.recipe_file import load_recipe, load_target
-from dyncompress.shipped import recipe_files, runner_file, target_files
+from dyncompress.recipe.toml_files import load_recipe, load_target
+from dyncompress.recipe.bundled_files import recipe_files, runner_file, target_files
 for name in recipe_files(): load_recipe(name)
 for name in target_files(): load_target(name)
 print(json.dumps([dyncompress.__file__, sorted(recipe_files()), sorted(target_files()), runner_file().is_file()]))

@@ -11,7 +11,7 @@ import pytest
 
 import dyncompress as dc
 from dyncompress import cli
-from dyncompress.profile_file import save_profile
+from dyncompress.recipe.profile_file import save_profile
 from tests import tiny
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.opening import opened
 from dyncompress.options import layer_errors
-from dyncompress.planfile import plan_to_toml
-from dyncompress.profile_file import load_profile, save_profile
-from dyncompress.recipe import LayerRule
+from dyncompress.recipe.plan_file import plan_to_toml
+from dyncompress.recipe.profile_file import load_profile, save_profile
+from dyncompress.recipe.recipe import LayerRule
 from dyncompress.types import Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, CLASSES, HELD_OUT, LAYERS, TARGET, network

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.planfile import plan_from_toml, plan_to_toml, read_plan
+from dyncompress.recipe.plan_file import plan_from_toml, plan_to_toml, read_plan
 from dyncompress.types import Choice
 from tests import tiny
 from tests.tiny import CALIBRATION, network

@@ -15,8 +15,8 @@ import dyncompress as dc
 from dyncompress.checkpoint import save_compressed
 from dyncompress.models.torch_augmenting import augmented
 from dyncompress.opening import Opened, opened
-from dyncompress.recipe import Recipe
-from dyncompress.shipped import recipe_files
+from dyncompress.recipe.bundled_files import recipe_files
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, InputMoment, Plan, Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, LAYERS, network

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.planfile import check_plan, line_numbers, plan_from_toml, plan_to_toml, read_plan
-from dyncompress.recipe import LayerRule, Recipe, rules_for
-from dyncompress.recipe_checks import parse_budget
-from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.recipe.checks import parse_budget
+from dyncompress.recipe.plan_file import check_plan, line_numbers, plan_from_toml, plan_to_toml, read_plan
+from dyncompress.recipe.recipe import LayerRule, Recipe, rules_for
+from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import Budget, Choice, Layer, Plan, Target
 
 RECIPE = """

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress.planfile import plan_to_toml
+from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import record
 from dyncompress.shipment import within

@@ -10,7 +10,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.opening import opened
-from dyncompress.recipe_file import load_recipe, load_target
+from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.replanning import plans_for_budgets, replan_with_measured_costs, without
 from dyncompress.types import Choice
 from tests import tiny

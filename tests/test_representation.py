@@ -14,7 +14,7 @@ import torch
 import dyncompress as dc
 from dyncompress import selection, types
 from dyncompress.pareto_list import Costed, ParetoList
-from dyncompress.recipe import CertificateSpec, LayerRule
+from dyncompress.recipe.recipe import CertificateSpec, LayerRule
 from dyncompress.types.representation import short_repr, whole_text
 
 MOST = 2_000

@@ -12,7 +12,7 @@ from dyncompress.models.torch import open_model
 from dyncompress.opening import Opened, outputs
 from dyncompress.progress import SILENT
 from dyncompress.realisation import applied
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import restructured, structural, with_mirrored
 from dyncompress.types import Choice
 

@@ -16,7 +16,7 @@ from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.models.torch_sequence import Wanted, _correlated, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.quantization import Gptq, decode
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.types import FLOAT_BITS, Batch, Budget, Choice, Distillation, InputMoment, Observation, Weight
 from tests import tiny

@@ -14,8 +14,8 @@ import pytest
 import dyncompress as dc
 from dyncompress.allocation import Prior, prior_to_table
 from dyncompress.measures import StableRank
-from dyncompress.recipe import Recipe
-from dyncompress.shipped import prior_files
+from dyncompress.recipe.bundled_files import prior_files
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Profile
 from tests import tiny
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import dyncompress as dc
 from dyncompress.examples import as_batches
 from dyncompress.models.torch_calling import flattened, unwrapped
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.signature import filled
 from tests.traits import attention, batches, calls, numbers, sequences, wrappers
 from tests.traits.subject import Subject

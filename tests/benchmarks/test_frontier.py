@@ -17,7 +17,7 @@ from benchmarks.frontier_ours import Ours, Stopwatch
 from benchmarks.frontier_results import key_of, put, read, summary, write
 from benchmarks.frontier_rows import FAMILIES, OURS, ROWS, TUNED, Aim, Row
 from benchmarks.judging import judged
-from dyncompress.shipped import recipe_files
+from dyncompress.recipe.bundled_files import recipe_files
 
 FLOAT = {"bytes": 1000, "container": 950, "payload": 900, "macs": 100, "accuracy": 80.0}
 

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from benchmarks import theory, theory_noise, theory_zoo
 from benchmarks.theory_allocation import evidence, features_of
-from dyncompress.shipped import prior_files
+from dyncompress.recipe.bundled_files import prior_files
 
 
 def layers(n: int = 6) -> dict:

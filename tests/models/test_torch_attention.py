@@ -16,7 +16,7 @@ import dyncompress as dc
 from dyncompress.models.torch import open_model
 from dyncompress.models.torch_attention import Attention
 from dyncompress.models.torch_layers import canonical, compressible, digest_of
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
 from tests.traits import attention
 from tests.traits.subject import randn, seeded

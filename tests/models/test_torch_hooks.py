@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.models.torch import open_model
 from dyncompress.models.torch_hooks import HookedLayer
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 
 TARGET = "onnxruntime-x86-vnni"
 SEEN: list[Tensor] = []

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import dyncompress as dc
 from dyncompress.models.torch import open_model
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, SetWeight
 from tests.traits import calls
 from tests.traits.subject import ids, images, randn, seeded

@@ -17,8 +17,8 @@ from dyncompress.models import torch_learning
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.models.torch_teaching import taught
 from dyncompress.opening import observes_data
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_file import load_recipe
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Distillation, SetWeight
 from tests import tiny
 

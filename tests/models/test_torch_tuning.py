@@ -14,7 +14,7 @@ from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import TorchModel, open_model
 from dyncompress.models.torch_tuning import augmented, loss, tuned
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Affine, Distillation
 
 

@@ -1,4 +1,4 @@
-"""What a recipe is: values alone; `recipe_file` reads them from TOML."""
+"""What a recipe is: values alone; `toml_files` reads them from TOML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.recipe_checks import SCHEMA, check_recipe
+from dyncompress.recipe.checks import SCHEMA, check_recipe
 from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Pruner, Quantizer, Rule
 from dyncompress.types.representation import short_repr
 

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dyncompress.choice_checks import misplaced, wrong_for_channels, wrong_for_layer
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.strict import Where, at, build, check_keys, read
-from dyncompress.text_files import read_text, refuse_not_finite
+from dyncompress.recipe.choice_checks import misplaced, wrong_for_channels, wrong_for_layer
+from dyncompress.recipe.parsing import Where, at, build, check_keys, read
+from dyncompress.recipe.text_files import read_text, refuse_not_finite
 from dyncompress.types import BLOCKS, CHANNELS, STRUCTURE, Choice, Layer, Plan
 
 SCHEMA = 1

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from dyncompress.allocation.distortion import KINDS, SHAPES
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.recipe import CertificateSpec, LayerRule, Recipe, allocators
-from dyncompress.recipe_checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
-from dyncompress.shipped import prior_files, recipe_files, target_files
-from dyncompress.strict import at, build, check_keys, shown
-from dyncompress.text_files import is_file, read_text, refuse_not_finite, toml
+from dyncompress.recipe.bundled_files import prior_files, recipe_files, target_files
+from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
+from dyncompress.recipe.parsing import at, build, check_keys, shown
+from dyncompress.recipe.recipe import CertificateSpec, LayerRule, Recipe, allocators
+from dyncompress.recipe.text_files import is_file, read_text, refuse_not_finite, toml
 from dyncompress.types import FLOAT_BITS, Distillation, Plan, Profile, Target
 
 if TYPE_CHECKING:

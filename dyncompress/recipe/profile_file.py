@@ -13,8 +13,8 @@ import numpy as np
 
 from dyncompress.delivery import write_whole
 from dyncompress.errors import InvalidRequest
-from dyncompress.strict import at, build
-from dyncompress.text_files import json_table, read_text
+from dyncompress.recipe.parsing import at, build
+from dyncompress.recipe.text_files import json_table, read_text
 from dyncompress.types import Profile
 
 SCHEMA = 1

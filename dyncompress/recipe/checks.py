@@ -10,11 +10,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.strict import at, build, check_finite
+from dyncompress.recipe.parsing import at, build, check_finite
 from dyncompress.types import FLOAT_BITS, Allocator, Budget, Distillation, Measure, Quantizer, Rule
 
 if TYPE_CHECKING:
-    from dyncompress.recipe import Recipe
+    from dyncompress.recipe.recipe import Recipe
 
 SCHEMA = 1
 SENSITIVITIES = ("fisher", "probe", "theory", "trajectory")

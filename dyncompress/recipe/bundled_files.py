@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (PACKAGE / "_shipped", PACKAGE.parent)  # a wheel carries them inside; a checkout has them at its top
 
 
