@@ -12,8 +12,8 @@ from typing import Any
 import dyncompress as dc
 from benchmarks.frontier_data import CALIBRATION, Case, Made, NotHereError, sha256, test_images
 from benchmarks.judging import TARGET
-from dyncompress.progress import NoStep
 from dyncompress.recipe.bundled_files import recipe_files
+from dyncompress.types.progress import NoStep
 
 
 @dataclass(frozen=True)

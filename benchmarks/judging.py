@@ -31,7 +31,7 @@ def judged(scores: np.ndarray, reference: np.ndarray, y: np.ndarray) -> dict[str
 
 def float_onnx(model: object, calibration: np.ndarray) -> bytes:
     """The float32 file, exported and stripped as the library does."""
-    from dyncompress.models.torch import open_model
+    from dyncompress.models.torch.model import open_model
 
     door = open_model(model, {"x": calibration[:2]})
     return door.to_onnx({"x": calibration[:2]})[0]

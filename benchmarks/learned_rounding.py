@@ -26,7 +26,7 @@ import dyncompress as dc
 from benchmarks.frontier_data import Case, tuning_images
 from dyncompress.coding import code_length
 from dyncompress.divergence import divergence
-from dyncompress.models.torch_augmenting import augmented
+from dyncompress.models.augmentation import augmented
 from dyncompress.types import Compressed, Distillation
 
 ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis

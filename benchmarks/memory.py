@@ -23,10 +23,10 @@ from torch import nn
 
 import dyncompress as dc
 from benchmarks.cifar_resnet import Block, CifarResNet
-from dyncompress.models import torch_observing, torch_onnx
-from dyncompress.models.torch import open_model
-from dyncompress.progress import NoStep, Step
+from dyncompress.models.torch import observing, onnx_graph
+from dyncompress.models.torch.model import open_model
 from dyncompress.types import InputMoment
+from dyncompress.types.progress import NoStep, Step
 
 RESULTS = Path(__file__).parent / "results"
 WRITING = (
@@ -99,7 +99,7 @@ def terms(width: int, batch: int) -> dict[str, int]:
         "largest_moment": 8 * max(layer.groups * layer.fan_in**2 for layer in seen),
         "all_moments": 8 * sum(layer.groups * layer.fan_in**2 for layer in seen),
         "batch_activations": 4 * door.trace.activations * batch,
-        "passes": len(list(torch_observing._passes(seen, (InputMoment(),)))),
+        "passes": len(list(observing._passes(seen, (InputMoment(),)))),
     }
 
 
@@ -144,7 +144,7 @@ def main() -> None:
 
 def _warm() -> None:
     """Everything is imported before the measurement begins: a small network goes the whole way once."""
-    assert torch_onnx.exported is not None
+    assert onnx_graph.exported is not None
     x = np.zeros((8, 3, 32, 32), np.float32) + np.arange(8, dtype=np.float32)[:, None, None, None]
     dc.compress(CifarResNet(1).eval(), "edge-int8", calibration=x)
 

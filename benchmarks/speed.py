@@ -27,7 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import dyncompress as dc
 from dyncompress import deployment
-from dyncompress.progress import NoStep, Step
+from dyncompress.types.progress import NoStep, Step
 from tests.data import cifar10, resnet20
 
 RESULTS = Path(__file__).parent / "results"

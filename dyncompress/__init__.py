@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         NotCertified,
         Unsupported,
     )
-    from dyncompress.local_noise import probe
+    from dyncompress.models.torch.sgd_probe import probe
     from dyncompress.pareto_list import pareto
     from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
     from dyncompress.recipe.recipe import Recipe
@@ -39,7 +39,7 @@ _HOME = {
     "export": "pipeline",
     "certify": "pipeline",
     "verify": "verification",
-    "probe": "local_noise",
+    "probe": "models.torch.sgd_probe",
     "pareto": "pareto_list",
     "rank": "selection",
     "load": "checkpoint",

@@ -20,7 +20,7 @@ from dyncompress.completion import candidate, with_candidates
 from dyncompress.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.latency import seconds_of_file
-from dyncompress.models.torch_augmenting import augmented
+from dyncompress.models.augmentation import augmented
 from dyncompress.opening import Opened
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dyncompress.delivery import deliver
+from dyncompress.coding.whole_files import deliver
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.plan_file import plan_to_toml, read_plan
 from dyncompress.recipe.text_files import json_table, read_bytes, read_text
@@ -46,7 +46,7 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
     Raises:
         InvalidRequest: files are missing or broken, or the network isn't the one that was compressed.
     """
-    from dyncompress.models.torch import open_model
+    from dyncompress.models.torch.model import open_model
 
     directory = Path(directory)
     plan = read_plan(directory / PLAN)

@@ -16,11 +16,10 @@ from typing import Any
 
 from dyncompress import __version__, streams
 from dyncompress.arguments import amounts, parse, parser, settings
-from dyncompress.delivery import check_writable, check_writable_file, deliver, made
+from dyncompress.coding.whole_files import check_writable, check_writable_file, deliver, made
 from dyncompress.errors import InvalidRequest
 from dyncompress.exit_codes import TRACEBACK, ending
 from dyncompress.output_files import MODEL, PROFILE, RESULTS, write_directory
-from dyncompress.progress import SILENT, Progress
 from dyncompress.progress_bars import on_standard_error
 from dyncompress.recipe.bundled_files import recipe_files, target_files
 from dyncompress.recipe.text_files import is_directory, is_file, read_text, toml
@@ -38,6 +37,7 @@ from dyncompress.reports import (
     profile_table,
 )
 from dyncompress.sources import load_data
+from dyncompress.types.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)

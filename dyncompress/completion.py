@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.opening import Opened, first_examples
-from dyncompress.progress import Progress
 from dyncompress.shipment import as_numpy
 from dyncompress.types import Batch, Candidate, OnnxFile, Plan, Profile, Speed
+from dyncompress.types.progress import Progress
 
 
 def complete(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:

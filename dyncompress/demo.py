@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
-from dyncompress.progress import SILENT, Progress
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import record
 from dyncompress.types import OnnxFile, Profile, Trajectory
+from dyncompress.types.progress import SILENT, Progress
 
 SEED = 0
 RECIPE = "demo"

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from dyncompress.errors import DyncompressError
-from dyncompress.user_code import last_line, of_user, place_of_user, text_of
+from dyncompress.models.user_code import last_line, of_user, place_of_user, text_of
 
 DONE, USAGE, BUG, MEMORY, NO_ANSWER, INTERRUPTED = 0, 2, 70, 71, 74, 130
 MEANINGS: Mapping[int, str] = {

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dyncompress.models.torch_low_rank import INNER, OUTER
-from dyncompress.models.torch_sequence import Wanted, in_sequence
+from dyncompress.models.torch.low_rank import INNER, OUTER
+from dyncompress.models.torch.sequence import Wanted, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.pruning.low_rank import composed, factors
 from dyncompress.sequential import centred, ridge

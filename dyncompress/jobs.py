@@ -15,12 +15,12 @@ from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches, as_held_out, as_labelled, digests
-from dyncompress.local_noise import probe
+from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
+from dyncompress.models.signature import filled
+from dyncompress.models.torch.sgd_probe import probe
 from dyncompress.opening import Opened, first_rows
 from dyncompress.output_files import PROFILE
 from dyncompress.pipeline import compress, measure
-from dyncompress.progress import Progress
 from dyncompress.promises import refuse_too_few, without_seen
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
@@ -28,9 +28,9 @@ from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
 from dyncompress.run_table import read_runs
 from dyncompress.selection import Ranking, rank
-from dyncompress.signature import filled
 from dyncompress.sources import load_data, load_model
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
+from dyncompress.types.progress import Progress
 from dyncompress.types.representation import whole_text
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, integer_file, narrowed
-from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.opening import Opened, first_examples
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.shipment import as_numpy

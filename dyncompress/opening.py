@@ -11,11 +11,11 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.errors import InvalidRequest, Unsupported, nearest
-from dyncompress.examples import as_batches, as_held_out, refuse_not_finite
-from dyncompress.models.torch import TorchModel, open_model, preprocessing_warning
+from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
+from dyncompress.models.signature import filled, same_form
+from dyncompress.models.torch.model import TorchModel, open_model, preprocessing_warning
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recorded import RecordedRun, recorded_run
-from dyncompress.signature import filled, same_form
 from dyncompress.types import (
     FLOAT_BITS,
     Batch,

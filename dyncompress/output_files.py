@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dyncompress.delivery import deliver
+from dyncompress.coding.whole_files import deliver
 from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import OnnxFile

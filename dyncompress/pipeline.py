@@ -12,11 +12,10 @@ from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
 from dyncompress.completion import complete, timed
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import digests
-from dyncompress.models.torch_calling import with_gradients
+from dyncompress.models.data import digests
+from dyncompress.models.torch.calling import with_gradients
 from dyncompress.opening import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
 from dyncompress.profiling import profiled, profiled_for_budget
-from dyncompress.progress import SILENT, Progress
 from dyncompress.realisation import applied
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.plan_file import read_plan
@@ -32,6 +31,7 @@ from dyncompress.recipe.toml_files import (
 from dyncompress.replanning import allocated, limits_of, plans_for_budgets
 from dyncompress.shipment import shipped_file, within
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
+from dyncompress.types.progress import SILENT, Progress
 from dyncompress.verification import verify
 
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]

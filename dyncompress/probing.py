@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from dyncompress.divergence import divergence, per_example
-from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.opening import Opened, first_examples, outputs
 from dyncompress.options import Errors
-from dyncompress.progress import Step
 from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import restructured, structural
 from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
+from dyncompress.types.progress import Step
 
 EXAMPLES = 256
 MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within

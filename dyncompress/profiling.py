@@ -12,7 +12,6 @@ from dyncompress import deployment, latency, options, probing, rank_options, str
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened, first_examples, with_run
-from dyncompress.progress import Progress
 from dyncompress.realisation import fitted
 from dyncompress.recipe.recipe import Recipe, rules_for
 from dyncompress.types import (
@@ -38,6 +37,7 @@ from dyncompress.types import (
     Trajectory,
     Weight,
 )
+from dyncompress.types.progress import Progress
 
 Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
 

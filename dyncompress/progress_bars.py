@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from dyncompress.progress import SILENT, NoStep, Progress, Step
+from dyncompress.types.progress import SILENT, NoStep, Progress, Step
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.completion import candidate, with_candidates
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
-from dyncompress.examples import overlap, refuse_not_finite, repeats
-from dyncompress.models.torch import TorchModel, open_model
+from dyncompress.models.data import overlap, refuse_not_finite, repeats
+from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.opening import first_rows, outputs
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk

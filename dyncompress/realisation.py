@@ -10,12 +10,11 @@ import numpy as np
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
 from dyncompress.factoring import split
-from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_low_rank import INNER, OUTER
-from dyncompress.models.torch_teaching import taught
-from dyncompress.models.torch_tuning import tunable, tuned
+from dyncompress.models.torch.distillation import taught
+from dyncompress.models.torch.low_rank import INNER, OUTER
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.tuning import tunable, tuned
 from dyncompress.opening import Opened, first_examples, outputs, refuse_other_weights
-from dyncompress.progress import Progress
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe.plan_file import check_plan, place
 from dyncompress.recipe.recipe import Recipe
@@ -37,6 +36,7 @@ from dyncompress.types import (
     Weight,
     WeightFisher,
 )
+from dyncompress.types.progress import Progress
 
 STAGE_EXAMPLES = 256
 

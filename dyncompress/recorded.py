@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.recording import load_trajectory
 from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
 from dyncompress.types import Gradients, Iterates, Motion, Need, Trajectory, WeightFisher, WeightMotion

@@ -15,7 +15,7 @@ from dataclasses import replace
 from dyncompress.allocation.cost import HARM, NONZEROS, least, nonzeros_left, solved
 from dyncompress.errors import Infeasible
 from dyncompress.latency import seconds_of
-from dyncompress.models.torch import TorchModel
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.opening import Opened
 from dyncompress.profiling import share_left_alone
 from dyncompress.recipe.checks import parse_budget

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dyncompress import linalg
-from dyncompress.models.torch_augmenting import is_image
-from dyncompress.models.torch_sequence import Wanted, in_sequence
+from dyncompress.models.augmentation import is_image
+from dyncompress.models.torch.sequence import Wanted, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
 

@@ -12,10 +12,10 @@ from dyncompress.coding import pack
 from dyncompress.deployment.fusion import float_operators
 from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
-from dyncompress.examples import digests
+from dyncompress.models.data import digests
 from dyncompress.opening import cropped, first_examples, of_every_form, outputs
-from dyncompress.progress import Progress
 from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
+from dyncompress.types.progress import Progress
 
 PARITY_EXAMPLES = 256
 FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6, so that more is another computation

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.models.user_code import called, guarded, remember
 from dyncompress.recipe.text_files import is_file, read_bytes
-from dyncompress.user_code import called, guarded, remember
 
 MODEL_FILES = {
     ".onnx": "an ONNX file",

@@ -11,9 +11,9 @@ from dyncompress.allocation.prior import posterior
 from dyncompress.errors import InvalidRequest
 from dyncompress.opening import Opened
 from dyncompress.options import Errors
-from dyncompress.progress import Step
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Estimate, Layer
+from dyncompress.types.progress import Step
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
 

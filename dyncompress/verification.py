@@ -18,7 +18,7 @@ from dyncompress.certificates.stored import from_json, read_json
 from dyncompress.coding import is_packed, unpack
 from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
 from dyncompress.errors import Altered, InvalidRequest, NotCertified, Unsupported
-from dyncompress.examples import as_held_out, digests, load_npz
+from dyncompress.models.data import as_held_out, digests, load_npz
 from dyncompress.recipe.text_files import read_bytes
 from dyncompress.types import Certificate, HeldOut, OnnxFile, Target
 

@@ -16,7 +16,7 @@ import pytest
 
 from dyncompress import cli
 from dyncompress.arguments import settings
-from dyncompress.delivery import check_writable, deliver
+from dyncompress.coding.whole_files import check_writable, deliver
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.recipe.bundled_files import recipe_files, target_files
 from dyncompress.sources import load_data, load_model

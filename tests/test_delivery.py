@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dyncompress import delivery
-from dyncompress.delivery import deliver, finish_interrupted, replacing, write_whole
+from dyncompress.coding import whole_files
+from dyncompress.coding.whole_files import deliver, finish_interrupted, replacing, write_whole
 from dyncompress.errors import InvalidRequest
 
 BEFORE = {"plan.toml": "old", "certificate.json": "old", "model.dync": "old", "model.onnx": "old", "mine.txt": "the user's own"}
@@ -114,11 +114,11 @@ def test_a_failure_at_any_step_leaves_old_or_new(fault: str, begin: str, tmp_pat
     whole = {"old": 0, "new": 0}
     for folder in driven(fault, tmp_path, begin):
         found = contents(folder)
-        if delivery.STAGING in hidden(folder):  # the fault hit the removal of what was staged: the next run does that
+        if whole_files.STAGING in hidden(folder):  # the fault hit the removal of what was staged: the next run does that
             finish_interrupted(folder)
         assert found in (before, after) or (begin == "filled" and contents(folder) == before), folder
         whole["new" if found == after else "old"] += 1
-        assert fault == "interrupt" or not {delivery.STAGING} & set(hidden(folder))
+        assert fault == "interrupt" or not {whole_files.STAGING} & set(hidden(folder))
     assert min(whole.values()) > 0
 
 
@@ -194,13 +194,13 @@ def test_directories_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "plan.txt"]
 
 
-@pytest.mark.skipif(delivery.fcntl is None, reason="no such locks here")
+@pytest.mark.skipif(whole_files.fcntl is None, reason="no such locks here")
 def test_two_runs_into_one_directory_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = "import fcntl, os, sys, time; f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.flock(f, fcntl.LOCK_EX); "
     holder += "print('held', flush=True); time.sleep(60)"
-    other = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / delivery.LOCK)], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path / whole_files.LOCK)], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "held\n"
-    monkeypatch.setattr(delivery, "WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(whole_files, "WAIT_SECONDS", 0.3)
     start = time.monotonic()
     with pytest.raises(InvalidRequest, match="another run is writing there"):
         write_whole(tmp_path / "plan.toml", "x")

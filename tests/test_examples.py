@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches, as_held_out, as_labelled, digests, load_npz, overlap, repeats
+from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests, load_npz, overlap, repeats
 from dyncompress.types import HeldOut
 
 X = np.random.default_rng(0).standard_normal((10, 3, 4)).astype(np.float32)

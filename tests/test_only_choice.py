@@ -11,16 +11,16 @@ import dyncompress as dc
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.opening import first_examples, opened
 from dyncompress.profiling import profiled_for_budget
-from dyncompress.progress import SILENT
 from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import InputMoment, OutputFisher, Weight
+from dyncompress.types.progress import SILENT
 from tests import tiny
 from tests.tiny import CALIBRATION, TARGET, network
 
 
 def observed(monkeypatch: pytest.MonkeyPatch) -> list[set[type]]:
     """What every observation of a door asks for."""
-    from dyncompress.models.torch import TorchModel
+    from dyncompress.models.torch.model import TorchModel
 
     asked: list[set[type]] = []
     observe = TorchModel.observe

@@ -15,9 +15,9 @@ import pytest
 import dyncompress as dc
 from dyncompress import cli, jobs
 from dyncompress.arguments import parse
-from dyncompress.progress import SILENT
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recipe.profile_file import profile_from_json, save_profile
+from dyncompress.types.progress import SILENT
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, TARGET, network
 

@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from dyncompress.progress import SILENT, Progress
 from dyncompress.progress_bars import Bars, Lines, on_standard_error
+from dyncompress.types.progress import SILENT, Progress
 
 
 class Terminal(io.StringIO):

@@ -18,7 +18,7 @@ from dyncompress.certificates.clopper_pearson import ClopperPearson
 from dyncompress.certificates.fixed_sequence import path_digest
 from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
-from dyncompress.models.torch import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.promises import Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
 from dyncompress.recipe.plan_file import plan_to_toml
 from tests import tiny

@@ -13,7 +13,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.checkpoint import save_compressed
-from dyncompress.models.torch_augmenting import augmented
+from dyncompress.models.augmentation import augmented
 from dyncompress.opening import Opened, opened
 from dyncompress.recipe.bundled_files import recipe_files
 from dyncompress.recipe.recipe import Recipe
@@ -201,7 +201,7 @@ def test_images_are_flipped_where_the_recipe_says_that_left_means_right(
         seen.add(mirrored)
         return augmented(batch, spec, generator, mirrored=mirrored)
 
-    monkeypatch.setattr("dyncompress.models.torch_learning.augmented", watched)
+    monkeypatch.setattr("dyncompress.models.torch.learning.augmented", watched)
     wanted = {"channels.keeps": [1.0, 0.5], "distill.epochs": 0, f"distill.{learns}": 1, "targets.mirrored": mirrored}
     recipe = dc.load_recipe("edge-int8", wanted)
     plan = asked("edge-int8", channels__stem=Choice(keep=4), **tiny.plan().asked)

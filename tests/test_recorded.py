@@ -12,10 +12,10 @@ from torch import nn
 import dyncompress as dc
 from dyncompress import probing
 from dyncompress.opening import Opened, opened, with_run
-from dyncompress.progress import NoStep
 from dyncompress.recorded import folded_motion
 from dyncompress.recording.torch_callback import record
 from dyncompress.types import Choice, Gradients, Iterates, Motion, Option, Weight, WeightFisher, WeightMotion
+from dyncompress.types.progress import NoStep
 from tests import tiny
 from tests.traits import calls
 

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress import restructuring
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch.model import open_model
 from dyncompress.opening import Opened, outputs
-from dyncompress.progress import SILENT
 from dyncompress.realisation import applied
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.restructuring import restructured, structural, with_mirrored
 from dyncompress.types import Choice
+from dyncompress.types.progress import SILENT
 
 X = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
 

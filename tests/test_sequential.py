@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.divergence import divergence
-from dyncompress.models.torch import TorchModel, open_model
-from dyncompress.models.torch_sequence import Wanted, _correlated, in_sequence
+from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.sequence import Wanted, _correlated, in_sequence
 from dyncompress.opening import Opened
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe.toml_files import load_recipe

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.signature import filled, same_form
+from dyncompress.models.signature import filled, same_form
 from dyncompress.types import HeldOut
 
 X, Y = np.zeros((6, 3), np.float32), np.zeros(6, np.int64)

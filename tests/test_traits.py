@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 import dyncompress as dc
-from dyncompress.examples import as_batches
-from dyncompress.models.torch_calling import flattened, unwrapped
+from dyncompress.models.data import as_batches
+from dyncompress.models.signature import filled
+from dyncompress.models.torch.calling import flattened, unwrapped
 from dyncompress.recipe.toml_files import load_recipe
-from dyncompress.signature import filled
 from tests.traits import attention, batches, calls, numbers, sequences, wrappers
 from tests.traits.subject import Subject
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dyncompress.delivery import write_whole
+from dyncompress.coding.whole_files import write_whole
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.parsing import at, build
 from dyncompress.recipe.text_files import json_table, read_text

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches
 from dyncompress.measures import whole_run
-from dyncompress.models.torch import open_model
+from dyncompress.models.data import as_batches
+from dyncompress.models.signature import filled
+from dyncompress.models.torch.model import open_model
 from dyncompress.opening import FROM_DATA, Opened, first_examples
 from dyncompress.recorded import recorded_run
 from dyncompress.recording import load_trajectory, weights_digest
 from dyncompress.selection.prediction import of_network, prediction
-from dyncompress.signature import filled
 from dyncompress.types import (
     Estimate,
     ExampleLosses,

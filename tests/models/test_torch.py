@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models import torch_layers
-from dyncompress.models.torch import open_model, preprocessing_warning
+from dyncompress.models.torch import layers
+from dyncompress.models.torch.model import open_model, preprocessing_warning
 from dyncompress.recording import weights_digest
 from dyncompress.recording.torch_callback import layer_weights
 from dyncompress.types import Affine, Bias, InputMoment, SetWeight, Weight
@@ -222,8 +222,8 @@ def test_canonical_weights_round_trip_and_edits_act_on_output_channels(name: str
     make, x = FOLDABLE[name]
     model = open_model(built(make), {"x": x})
     layer = model.module.get_submodule("0")
-    weight = torch_layers.canonical(layer)
-    assert torch.equal(torch_layers.stored(layer, weight), layer.weight)
+    weight = layers.canonical(layer)
+    assert torch.equal(layers.stored(layer, weight), layer.weight)
     before = layer(x).detach()
     gain, shift = torch.rand(weight.shape[0]) + 0.5, torch.randn(weight.shape[0])
     edited = model.edited([Affine("0", gain, shift)]).module.get_submodule("0")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch import open_model
-from dyncompress.models.torch_attention import Attention
-from dyncompress.models.torch_layers import canonical, compressible, digest_of
+from dyncompress.models.torch.attention import Attention
+from dyncompress.models.torch.layers import canonical, compressible, digest_of
+from dyncompress.models.torch.model import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
 from tests.traits import attention

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch import open_model
-from dyncompress.models.torch_batches import resized
+from dyncompress.models.torch.batches import resized
+from dyncompress.models.torch.model import open_model
 from tests.traits import batches
 from tests.traits.subject import randn, seeded
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import HessianTrace, SharpnessDimension
-from dyncompress.models.torch import open_model
-from dyncompress.models.torch_curvature import lanczos, own_loss
+from dyncompress.models.torch.curvature import lanczos, own_loss
+from dyncompress.models.torch.model import open_model
 from dyncompress.types import HessianSpectrum
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models import torch_matching
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch import matching
+from dyncompress.models.torch.model import open_model
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
     "conv": (nn.Conv2d(3, 5, 3), (37, 5, 6, 7), (0, 2, 3)),
@@ -22,10 +22,10 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
 def test_moments_are_those_of_one_pass_in_float64(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the mean is a thousand times the spread, which sums of squares in float32 would drown."""
     layer, shape, axes = CASES[name]
-    monkeypatch.setattr(torch_matching, "_BLOCK_NUMBERS", block)
+    monkeypatch.setattr(matching, "_BLOCK_NUMBERS", block)
     for offset in (0.0, 1000.0):
         output = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + offset
-        mean, std = torch_matching.moments_of(layer, output)
+        mean, std = matching.moments_of(layer, output)
         assert torch.allclose(mean, output.double().mean(axes), rtol=1e-6, atol=1e-5)
         assert torch.allclose(std, output.double().std(axes, correction=0), rtol=2e-5)
 

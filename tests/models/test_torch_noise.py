@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import LayerCushion, NoiseAttenuation
-from dyncompress.models import torch_noise
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch import noise
+from dyncompress.models.torch.model import open_model
 from dyncompress.types import NoiseGain
 
 
@@ -121,8 +121,8 @@ def test_it_is_seeded_and_leaves_the_module_alone() -> None:
 
 
 def test_only_the_first_examples_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_noise, "_EXAMPLES", 8)
-    monkeypatch.setattr(torch_noise, "_AT_ONCE", 4)
+    monkeypatch.setattr(noise, "_EXAMPLES", 8)
+    monkeypatch.setattr(noise, "_AT_ONCE", 4)
     x = inputs(20, 1, 4, 4)
     model = open_model(network(), {"x": x})
     cushions, gains = dict(model.observe((NoiseGain(),), [{"x": x}]))["3"][NoiseGain()]

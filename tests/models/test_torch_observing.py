@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models import torch_layers
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch import layers
+from dyncompress.models.torch.model import open_model
 from dyncompress.types import Bias, InputMoment, Layer, OutputFisher, OutputMoments, Spectrum, Weight
 
 
@@ -49,10 +49,10 @@ def test_the_input_moment_predicts_the_output_energy_of_any_weight(name: str) ->
     for seed in range(3):
         weight = torch.randn(observation.layer.shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            layer.weight.copy_(torch_layers.stored(layer, weight))
+            layer.weight.copy_(layers.stored(layer, weight))
             layer.bias.zero_()
             output = layer(x).double()
-        axis = torch_layers.channel_axis(layer, output)
+        axis = layers.channel_axis(layer, output)
         energy = output.movedim(axis, 0).flatten(1).square().mean(1)
         rows = weight.double().reshape(groups, -1, fan_in)
         predicted = ((rows @ moment) * rows).sum(-1).flatten()
@@ -157,13 +157,13 @@ def same_sums(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
 
 
 def test_layers_that_do_not_fit_together_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyncompress.models import torch_observing
+    from dyncompress.models.torch import observing
 
     x = inputs(4, 2, 5, 5)
     model = open_model(small(), {"x": x})
     whole = dict(model.observe((InputMoment(), OutputFisher()), [{"x": x}]))
-    monkeypatch.setattr(torch_observing, "_MOMENT_BYTES", 1)
-    monkeypatch.setattr(torch_observing, "_LIVE_NUMBERS", 1)
+    monkeypatch.setattr(observing, "_MOMENT_BYTES", 1)
+    monkeypatch.setattr(observing, "_LIVE_NUMBERS", 1)
     parts = dict(model.observe((InputMoment(), OutputFisher()), [{"x": x}]))
     for name in whole:
         assert same_sums(whole[name][InputMoment()], parts[name][InputMoment()], 1e-5)
@@ -171,35 +171,35 @@ def test_layers_that_do_not_fit_together_take_several_passes(monkeypatch: pytest
 
 
 def test_moments_of_one_pass_take_no_more_than_the_largest_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyncompress.models import torch_observing
+    from dyncompress.models.torch import observing
 
-    monkeypatch.setattr(torch_observing, "_MOMENT_BYTES", 1)
+    monkeypatch.setattr(observing, "_MOMENT_BYTES", 1)
     layers = [Layer(str(i), "conv2d", (4, width, 3, 3), 1) for i, width in enumerate((1, 2, 8, 3, 5, 8, 2))]
-    passes = list(torch_observing._passes(layers, (InputMoment(),)))
+    passes = list(observing._passes(layers, (InputMoment(),)))
     assert [layer for block in passes for layer in block] == layers
     largest = max(layer.fan_in**2 for layer in layers)
     assert all(sum(layer.fan_in**2 for layer in block) <= largest for block in passes) and len(passes) == 5
-    assert list(torch_observing._passes(layers, (OutputFisher(),))) == [layers], "Fisher information alone takes one pass"
+    assert list(observing._passes(layers, (OutputFisher(),))) == [layers], "Fisher information alone takes one pass"
 
 
 def test_a_pass_ends_where_the_last_of_its_layers_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyncompress.models import torch_observing
+    from dyncompress.models.torch import observing
 
-    monkeypatch.setattr(torch_observing, "_MOMENT_BYTES", 1)
+    monkeypatch.setattr(observing, "_MOMENT_BYTES", 1)
     x = inputs(4, 2, 5, 5)
     model = open_model(small(), {"x": x})
     whole = [len(dict(model.observe((InputMoment(), OutputMoments()), [{"x": x}]))), 0]
     model.module.act.register_forward_hook(lambda *_: whole.__setitem__(1, whole[1] + 1))
     found = dict(model.observe((InputMoment(),), [{"x": x[:2]}, {"x": x[2:]}]))
     assert set(found) == {"conv", "head"}
-    passes = len(list(torch_observing._passes(model.layers(), (InputMoment(),))))
+    passes = len(list(observing._passes(model.layers(), (InputMoment(),))))
     assert passes == 2 and whole == [2, 2], "what follows the convolution ran for the linear layer's pass alone"
 
 
 def test_the_fisher_information_is_taken_on_the_first_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dyncompress.models import torch_observing
+    from dyncompress.models.torch import observing
 
-    monkeypatch.setattr(torch_observing, "_FISHER_EXAMPLES", 3)
+    monkeypatch.setattr(observing, "_FISHER_EXAMPLES", 3)
     x = inputs(8, 2, 5, 5)
     model = open_model(small(), {"x": x})
     batches = [{"x": part} for part in x.split(2)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import dyncompress as dc
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch.model import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, SetWeight
 from tests.traits import calls
@@ -254,7 +254,7 @@ class Normal(nn.Module):
 @pytest.fixture(autouse=True)
 def mixed_answers_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A weight that depends on the input mixes the examples of a batch, which is refused; here is tested what is found in it."""
-    monkeypatch.setattr("dyncompress.models.torch_batches.refuse_mixing", lambda *_: None)
+    monkeypatch.setattr("dyncompress.models.torch.batches.refuse_mixing", lambda *_: None)
 
 
 def linear(layer: Callable[[int, int], nn.Module]) -> nn.Module:

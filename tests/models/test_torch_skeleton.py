@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from dyncompress.models.torch import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.types import Affine, Edit, SetWeight
 from tests.models.test_torch_onnx import ran
 
@@ -61,16 +61,16 @@ def changes(model: TorchModel) -> list[Edit]:
 
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often the exporter was called."""
-    from dyncompress.models import torch_onnx
+    from dyncompress.models.torch import onnx_graph
 
     calls: list[int] = []
-    export = torch_onnx.exported
+    export = onnx_graph.exported
 
     def counted(*args: object) -> object:
         calls.append(1)
         return export(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(torch_onnx, "exported", counted)
+    monkeypatch.setattr(onnx_graph, "exported", counted)
     return calls
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
-from dyncompress.models import torch_learning
-from dyncompress.models.torch import TorchModel, open_model
-from dyncompress.models.torch_teaching import taught
+from dyncompress.models.torch import learning
+from dyncompress.models.torch.distillation import taught
+from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.opening import observes_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
@@ -89,13 +89,13 @@ def test_of_epochs_that_only_harm_none_is_kept() -> None:
 def test_the_best_epoch_is_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the judge's own notes: the state returned is the one that it liked best."""
     original, seen = teacher(), []
-    judged: Callable = torch_learning._divergence
+    judged: Callable = learning._divergence
 
     def noted(student, *rest) -> float:
         seen.append((judged(student, *rest) if len(seen) < 3 else 1e9, student.state()))
         return seen[-1][0]
 
-    monkeypatch.setattr(torch_learning, "_divergence", noted)
+    monkeypatch.setattr(learning, "_divergence", noted)
     new = taught(with_zeros(original), original, BATCHES, spec=replace(SPEC, epochs=4))
     assert len(seen) == 5, "once before, once an epoch"
     best = min(seen, key=lambda note: note[0])[1]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch import open_model
-from dyncompress.models.torch_tracing import fold_constants, traced
+from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.tracing import fold_constants, traced
 from tests.models.test_torch_onnx import ran
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch import TorchModel, open_model
-from dyncompress.models.torch_tuning import augmented, loss, tuned
+from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.tuning import augmented, loss, tuned
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Affine, Distillation
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch_calling import buffers_kept, call, hooked, placed
-from dyncompress.models.torch_layers import compressible
+from dyncompress.models.torch.calling import buffers_kept, call, hooked, placed
+from dyncompress.models.torch.layers import compressible
 from dyncompress.types import Batch
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")

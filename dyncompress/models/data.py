@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dyncompress.coding.npz import load_npz
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.npz import load_npz
+from dyncompress.models.user_code import special_kind
 from dyncompress.types import Array, HeldOut
-from dyncompress.user_code import special_kind
 
 BATCH = 128  # examples a batch, where one array holds all of them
 LABEL_KEYS = ("y", "labels", "label")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dyncompress.models.torch_layers import has_own_forward
-from dyncompress.models.torch_rewriting import reference
+from dyncompress.models.torch.layers import has_own_forward
+from dyncompress.models.torch.rewriting import reference
 from dyncompress.types import Batch
 
 

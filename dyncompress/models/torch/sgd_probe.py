@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.examples import as_batches
-from dyncompress.models import torch_calling, torch_hooks, torch_layers
-from dyncompress.progress import SILENT, Progress
+from dyncompress.models.data import as_batches
+from dyncompress.models.signature import filled
+from dyncompress.models.torch import calling, hooks, layers
 from dyncompress.recording.probe import Probe, Problem
-from dyncompress.signature import filled
 from dyncompress.types import Batch, Trajectory
+from dyncompress.types.progress import SILENT, Progress
 
 EXAMPLES = 4096  # at most so many are read
 JUDGED = 512  # and on so many of them answers are compared
 LIVE = 2**26  # numbers of the model's own answers that are kept; above, they are computed again at every step
 
 
-@torch_calling.with_gradients
+@calling.with_gradients
 def probe(
     model: Any,
     calibration: Any,
@@ -60,9 +60,9 @@ def probe(
     """
     names, data = filled(model, calibration)
     batches = as_batches(data, names, EXAMPLES)
-    torch_layers.refuse_bad_values(model)
+    layers.refuse_bad_values(model)
     own = _prepared(model, batches[0], names)
-    torch_calling.checked_outputs(own, batches[0], names, torch_layers.compressible(own))
+    calling.checked_outputs(own, batches[0], names, layers.compressible(own))
     inputs = {name: torch.cat([torch.as_tensor(part[name]) for part in batches]) for name in names}
     objective = _Objective(own, _prepared(model, batches[0], names), names, inputs, _targets(labels, len(inputs[names[0]])))
     source = "labels drawn from the model's own answers" if labels is None else "the labels given"
@@ -73,9 +73,9 @@ def probe(
 
 def _prepared(model: nn.Module, example: Batch, names: Sequence[str]) -> nn.Module:
     """A copy of plain float32 weights in eval mode, as the door makes before it folds."""
-    own = torch_calling.private_copy(torch_calling.unwrapped(model))
-    torch_hooks.absorb(own, example, names, layers_apart=False)
-    torch_calling.without_parametrizations(own)
+    own = calling.private_copy(calling.unwrapped(model))
+    hooks.absorb(own, example, names, layers_apart=False)
+    calling.without_parametrizations(own)
     return own.float()
 
 
@@ -159,8 +159,8 @@ class _Objective:
     def _outputs(self, module: nn.Module, rows: Tensor) -> list[Tensor]:
         """Float outputs on these examples."""
         batch = {name: value[rows.to(value.device)] for name, value in self.inputs.items()}
-        found = torch_calling.call(module, torch_calling.placed(batch, module, self.names), self.names)
-        return [output for output in torch_calling.flattened(found) if output.is_floating_point()]
+        found = calling.call(module, calling.placed(batch, module, self.names), self.names)
+        return [output for output in calling.flattened(found) if output.is_floating_point()]
 
 
 def _scores(output: Tensor) -> bool:

@@ -12,10 +12,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dyncompress.models.torch_calling import copied, placed
-from dyncompress.models.torch_exporting import Given, converted, two_examples
-from dyncompress.models.torch_layers import parameter_of, set_weight
-from dyncompress.models.torch_recurrent import RecurrentWeight
+from dyncompress.models.torch.calling import copied, placed
+from dyncompress.models.torch.exporting import Given, converted, two_examples
+from dyncompress.models.torch.layers import parameter_of, set_weight
+from dyncompress.models.torch.recurrent import RecurrentWeight
 from dyncompress.types import Batch, Layer, Placement
 
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import CALL_ERRORS, call, flattened, forward_of, placed
-from dyncompress.models.torch_layers import kind_of
+from dyncompress.models.torch.calling import CALL_ERRORS, call, flattened, forward_of, placed
+from dyncompress.models.torch.layers import kind_of
 from dyncompress.types import Batch
 
 _TABLES = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")

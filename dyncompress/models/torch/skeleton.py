@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from dyncompress.models.torch_recurrent import RecurrentWeight
+from dyncompress.models.torch.recurrent import RecurrentWeight
 from dyncompress.types import Batch, Placement
 
 Form = tuple[tuple[str, tuple[int, ...], str], ...]

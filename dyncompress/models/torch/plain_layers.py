@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import CALL_ERRORS
-from dyncompress.models.torch_layers import compressible, has_own_forward, kind_of
-from dyncompress.models.torch_products import Place, Product, Redirected, Seen, settings_of, watched_run, weights_below
-from dyncompress.models.torch_rewriting import reference
+from dyncompress.models.torch.calling import CALL_ERRORS
+from dyncompress.models.torch.layers import compressible, has_own_forward, kind_of
+from dyncompress.models.torch.products import Place, Product, Redirected, Seen, settings_of, watched_run, weights_below
+from dyncompress.models.torch.rewriting import reference
 from dyncompress.types import Batch
 
 

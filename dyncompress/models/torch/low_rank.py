@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, copied, outputs
-from dyncompress.models.torch_layers import Trace, kind_of
+from dyncompress.models.torch.calling import CALL_ERRORS, copied, outputs
+from dyncompress.models.torch.layers import Trace, kind_of
 from dyncompress.types import Batch, LowRank
 
 INNER, OUTER = ".0", ".1"  # behind the layer's name: its two factors

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dyncompress.models.torch_calling import called, differentiable, flattened, placed
+from dyncompress.models.torch.calling import called, differentiable, flattened, placed
 from dyncompress.types import Batch, HessianSpectrum
 
 

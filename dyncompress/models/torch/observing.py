@@ -20,11 +20,11 @@ from torch.nn import functional
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import EnoughError, called, flattened, frozen, hooked, placed, split
-from dyncompress.models.torch_curvature import hessian_spectra
-from dyncompress.models.torch_inputs import InputSums
-from dyncompress.models.torch_layers import Trace, channel_axis, parameter_of
-from dyncompress.models.torch_noise import noise_gains
+from dyncompress.models.torch.calling import EnoughError, called, flattened, frozen, hooked, placed, split
+from dyncompress.models.torch.curvature import hessian_spectra
+from dyncompress.models.torch.inputs import InputSums
+from dyncompress.models.torch.layers import Trace, channel_axis, parameter_of
+from dyncompress.models.torch.noise import noise_gains
 from dyncompress.types import (
     Batch,
     Bias,

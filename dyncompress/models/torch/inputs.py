@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_layers import Weighted, groups_of, kind_of
+from dyncompress.models.torch.layers import Weighted, groups_of, kind_of
 
 # Numbers of one block of unfolded inputs, and of the products of its rows.
 _BLOCK_NUMBERS = 8_000_000

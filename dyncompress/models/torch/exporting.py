@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch_calling import CALL_ERRORS, layer_by_layer, takes_names
-from dyncompress.models.torch_tracing import traced
+from dyncompress.models.torch.calling import CALL_ERRORS, layer_by_layer, takes_names
+from dyncompress.models.torch.tracing import traced
 from dyncompress.types import Batch
 
 _OPSET = 20

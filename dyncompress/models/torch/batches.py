@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, flattened, forward_of, outputs
-from dyncompress.models.torch_source import TOLERANCE, difference
+from dyncompress.models.torch.calling import CALL_ERRORS, buffers_kept, flattened, forward_of, outputs
+from dyncompress.models.torch.source import TOLERANCE, difference
 from dyncompress.types import Batch
 
 # Of an output's range, from which on examples of one batch aren't answered each for itself: products of other sizes are rounded

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import hooked, outputs, split
-from dyncompress.models.torch_layers import Trace, channel_axis, used_once
+from dyncompress.models.torch.calling import hooked, outputs, split
+from dyncompress.models.torch.layers import Trace, channel_axis, used_once
 from dyncompress.types import Batch
 
 # A channel whose spread must change by more than this is broken; stretching it further amplifies noise.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import caller_outputs
+from dyncompress.models.torch.calling import caller_outputs
 from dyncompress.types import Batch
 
 TOLERANCE = 1e-3  # of an output's largest magnitude; a copy in float32 agrees to 1e-6

@@ -24,12 +24,12 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_augmenting import augmented, is_image
-from dyncompress.models.torch_calling import hooked
-from dyncompress.models.torch_layers import channel_axis, used_once
-from dyncompress.models.torch_learning import Network, learned, loss, networks
-from dyncompress.models.torch_matching import moments_of, together
+from dyncompress.models.augmentation import augmented, is_image
+from dyncompress.models.torch.calling import hooked
+from dyncompress.models.torch.layers import channel_axis, used_once
+from dyncompress.models.torch.learning import Network, learned, loss, networks
+from dyncompress.models.torch.matching import moments_of, together
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Affine, Batch, Distillation
 
 __all__ = ["augmented", "is_image", "loss", "tuned"]

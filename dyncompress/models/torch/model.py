@@ -17,24 +17,24 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models import (
-    torch_attention,
-    torch_batches,
-    torch_blocks,
-    torch_calling,
-    torch_channels,
-    torch_folding,
-    torch_hooks,
-    torch_layers,
-    torch_low_rank,
-    torch_matching,
-    torch_numbers,
-    torch_observing,
-    torch_plain_layers,
-    torch_recurrent,
-    torch_source,
+from dyncompress.models.torch import (
+    attention,
+    batches,
+    blocks,
+    calling,
+    channels,
+    folding,
+    hooks,
+    layers,
+    low_rank,
+    matching,
+    numbers,
+    observing,
+    plain_layers,
+    recurrent,
+    source,
 )
-from dyncompress.models.torch_folding import preprocessing_warning
+from dyncompress.models.torch.folding import preprocessing_warning
 from dyncompress.types import (
     Affine,
     Batch,
@@ -85,13 +85,13 @@ class TorchModel:
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @cached_property
-    def trace(self) -> torch_layers.Trace:
+    def trace(self) -> layers.Trace:
         """What one forward pass shows."""
-        return torch_layers.traced(self.module, self.example, self.input_names)
+        return layers.traced(self.module, self.example, self.input_names)
 
     @cached_property
-    def _channels(self) -> torch_channels.Channels:
-        return torch_channels.channels_of(self.module, self.trace, self.example, self.input_names)
+    def _channels(self) -> channels.Channels:
+        return channels.channels_of(self.module, self.trace, self.example, self.input_names)
 
     @cached_property
     def _layers(self) -> tuple[Layer, ...]:
@@ -107,7 +107,7 @@ class TorchModel:
 
     @cached_property
     def _blocks(self) -> tuple[ResidualBlock, ...]:
-        return torch_blocks.residual_blocks(self.module, self.trace, self.example, self.input_names)
+        return blocks.residual_blocks(self.module, self.trace, self.example, self.input_names)
 
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
         """Parts that add a shortcut to their last layer, in forward order; those that can be dropped were tried on a copy."""
@@ -116,7 +116,7 @@ class TorchModel:
     @cached_property
     def factorable(self) -> frozenset[str]:
         """Layers that two of a lower rank can take the place of; tried on a copy."""
-        return torch_low_rank.factorable(self.module, self.trace, self.example, self.input_names)
+        return low_rank.factorable(self.module, self.trace, self.example, self.input_names)
 
     @property
     def macs(self) -> int:
@@ -136,7 +136,7 @@ class TorchModel:
             seed: of the labels that the Fisher information draws.
         """
         batches = data if isinstance(data, Sequence) else list(data)
-        return torch_observing.observations(self.module, self.trace, self.layers(), needs, batches, self.input_names, seed)
+        return observing.observations(self.module, self.trace, self.layers(), needs, batches, self.input_names, seed)
 
     def predict(self, inputs: Batch) -> tuple[Tensor, ...]:
         """The outputs, flattened to a tuple, without gradients.
@@ -145,8 +145,8 @@ class TorchModel:
             InvalidRequest: the inputs don't fit the model.
         """
         try:
-            return torch_calling.outputs(self.module, inputs, self.input_names)
-        except torch_calling.CALL_ERRORS as error:
+            return calling.outputs(self.module, inputs, self.input_names)
+        except calling.CALL_ERRORS as error:
             raise InvalidRequest(
                 f"the model can't run on these inputs: {str(error).splitlines()[0] if str(error) else error!r}"
             ) from error
@@ -159,8 +159,7 @@ class TorchModel:
         """
         source = self.module if self.source is None else self.source
         return tuple(
-            t.float() if t.is_floating_point() else t
-            for t in torch_calling.caller_outputs(source, inputs, self.input_names, self.size)
+            t.float() if t.is_floating_point() else t for t in calling.caller_outputs(source, inputs, self.input_names, self.size)
         )
 
     def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
@@ -179,18 +178,18 @@ class TorchModel:
         self, example: Batch | None = None
     ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
         """`to_onnx` and sentences about what the exporter couldn't do."""
-        from dyncompress.models import torch_onnx, torch_skeleton  # onnx is imported only where a file is written
+        from dyncompress.models.torch import onnx_graph, skeleton  # onnx is imported only where a file is written
 
         example = self.example if example is None or any(self.free.values()) else example  # one length serves for all
-        example = torch_batches.resized(example, self.size) if self.size else example
-        form, known = torch_skeleton.form_of(example), self.__dict__.get("_skeleton")
+        example = batches.resized(example, self.size) if self.size else example
+        form, known = skeleton.form_of(example), self.__dict__.get("_skeleton")
         content = None if known is None else known.filled(self.module, form)
         if known is not None and content is not None:
             return content, known.places, known.notes
-        found = torch_onnx.exported(
+        found = onnx_graph.exported(
             self.module, self.trace.layers, self.trace.users, example, self.input_names, self.free, self.size
         )
-        self.__dict__["_skeleton"] = torch_skeleton.skeleton(found[0], self.module, form, *found[1:])
+        self.__dict__["_skeleton"] = skeleton.skeleton(found[0], self.module, form, *found[1:])
         return found
 
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
@@ -202,7 +201,7 @@ class TorchModel:
         Raises:
             InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
         """
-        new = replace(self, module=torch_calling.copied(self.module), kept=dict(self.kept))
+        new = replace(self, module=calling.copied(self.module), kept=dict(self.kept))
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
         splits = [edit for edit in edits if isinstance(edit, LowRank)]
@@ -210,17 +209,17 @@ class TorchModel:
             if not isinstance(edit, Keep | Drop | LowRank):
                 self._edit(new.module, edit)
         if splits:
-            torch_low_rank.factorise(new.module, self.trace, splits)
-            new = replace(new, normalised=torch_low_rank.renamed(self.normalised, splits))
+            low_rank.factorise(new.module, self.trace, splits)
+            new = replace(new, normalised=low_rank.renamed(self.normalised, splits))
             return new.edited([*drops, *keeps]) if drops or keeps else new
         if drops:
-            torch_blocks.drop(new.module, self._blocks, drops)
+            blocks.drop(new.module, self._blocks, drops)
             return new.edited(keeps) if keeps else new
         if not keeps:  # the structure is the same: what was read from it holds
             known = ("trace", "_channels", "_layers", "_blocks", "_skeleton", "factorable")
             new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
             return new
-        for name, rows in torch_channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
+        for name, rows in channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
             before = self.kept.get(name)
             new.kept[name] = rows if before is None else tuple(before[row] for row in rows)
         return new
@@ -229,9 +228,9 @@ class TorchModel:
         """Apply one edit to the copy, in place."""
         layer = self._target(module, edit.layer)
         if isinstance(edit, SetWeight):
-            torch_layers.set_weight(edit.layer, layer, edit.weight, edit.bias)
+            layers.set_weight(edit.layer, layer, edit.weight, edit.bias)
         else:
-            torch_layers.set_affine(edit.layer, layer, edit.gain, edit.shift)
+            layers.set_affine(edit.layer, layer, edit.gain, edit.shift)
 
     def _target(self, module: nn.Module, name: str) -> nn.Module:
         if name not in self.trace.modules:
@@ -255,7 +254,7 @@ class TorchModel:
             the new model, and layer -> (gain, shift), each `[out]`: an encoding's scale takes the gain.
         """
         names = self._to_match(reference) if only is None else tuple(only)
-        gains = torch_matching.gains(self, reference, batches, names)
+        gains = matching.gains(self, reference, batches, names)
         return self.edited([Affine(name, gain, shift) for name, (gain, shift) in gains.items()]), gains
 
     def _to_match(self, reference: TorchModel) -> tuple[str, ...]:
@@ -285,29 +284,29 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         raise InvalidRequest(f"the model is a {type(module).__name__}; give a torch.nn.Module.")
     if not example:
         raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
-    torch_layers.refuse_bad_values(module)
+    layers.refuse_bad_values(module)
     notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    module = torch_calling.unwrapped(module)
-    own = torch_calling.private_copy(module)
-    digest = torch_layers.digest_of({name: torch_layers.canonical(m) for name, m in torch_layers.compressible(own).items()})
-    state = torch_layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
+    module = calling.unwrapped(module)
+    own = calling.private_copy(module)
+    digest = layers.digest_of({name: layers.canonical(m) for name, m in layers.compressible(own).items()})
+    state = layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
     names = tuple(example)
-    torch_hooks.absorb(own, example, names)
+    hooks.absorb(own, example, names)
     notes += _prepared(own)
-    size = torch_batches.only_size(own, batch or example, names)
-    example = torch_batches.resized(batch or example, size) if size else example
-    torch_attention.separate_projections(own, example, names)
-    torch_plain_layers.make_plain(own, example, names)
+    size = batches.only_size(own, batch or example, names)
+    example = batches.resized(batch or example, size) if size else example
+    attention.separate_projections(own, example, names)
+    plain_layers.make_plain(own, example, names)
     if size:
-        torch_batches.cut(own, size)
-        example = torch_batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice
-    found = torch_calling.checked_outputs(own, example, names, torch_layers.compressible(own))
-    torch_batches.refuse_memory(own, found, example, names)
-    source = torch_calling.evaluating(module)
-    torch_source.refuse_another(source, found, example, names, size)
+        batches.cut(own, size)
+        example = batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice
+    found = calling.checked_outputs(own, example, names, layers.compressible(own))
+    batches.refuse_memory(own, found, example, names)
+    caller = calling.evaluating(module)
+    source.refuse_another(caller, found, example, names, size)
     if not size:
-        torch_batches.refuse_mixing(own, found, example, names)
-    folded = torch_folding.fold(own, example, names)
+        batches.refuse_mixing(own, found, example, names)
+    folded = folding.fold(own, example, names)
     return TorchModel(
         own,
         names,
@@ -315,7 +314,7 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         example,
         digest,
         frozenset(folded.pairs),
-        source=source,
+        source=caller,
         state_digest=state,
         size=size,
     )
@@ -324,11 +323,11 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
 def _prepared(own: nn.Module) -> list[str]:
     """Bring the copy into the one form that the door works on; what that changed, in sentences."""
     notes = []
-    torch_calling.without_wrappers(own)
-    torch_calling.without_parametrizations(own)
-    if torch_numbers.to_float32(own):
+    calling.without_wrappers(own)
+    calling.without_parametrizations(own)
+    if numbers.to_float32(own):
         notes.append("weights were converted to float32.")
-    torch_recurrent.hold(own)
+    recurrent.hold(own)
     config: Any = getattr(own, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False

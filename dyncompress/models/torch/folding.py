@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch_calling import EnoughError, flattened, hooked, outputs, private_copy
-from dyncompress.models.torch_hooks import absorb
-from dyncompress.models.torch_layers import canonical, compressible, has_inputs, stored
-from dyncompress.models.torch_rewriting import reference
+from dyncompress.models.torch.calling import EnoughError, flattened, hooked, outputs, private_copy
+from dyncompress.models.torch.hooks import absorb
+from dyncompress.models.torch.layers import canonical, compressible, has_inputs, stored
+from dyncompress.models.torch.rewriting import reference
 from dyncompress.types import Batch
 
 # A folded network may differ by float32 rounding through its depth, not more; a wrong fold is off by orders of magnitude.

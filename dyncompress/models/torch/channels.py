@@ -23,8 +23,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, call, copied, flattened, outputs, placed
-from dyncompress.models.torch_layers import Trace, canonical, groups_of, is_conv1d_of_transformers, kind_of, stored
+from dyncompress.models.torch.calling import CALL_ERRORS, call, copied, flattened, outputs, placed
+from dyncompress.models.torch.layers import Trace, canonical, groups_of, is_conv1d_of_transformers, kind_of, stored
 from dyncompress.types import Batch, ChannelGroup, Keep, Layer
 
 # Removing a channel and silencing its readers agree up to float32 rounding; a wrong group is off by orders of magnitude.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import CALL_ERRORS, buffers_kept, outputs
+from dyncompress.models.torch.calling import CALL_ERRORS, buffers_kept, outputs
 from dyncompress.types import Batch
 
 TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order

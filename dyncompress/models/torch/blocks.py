@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch_calling import CALL_ERRORS, copied, hooked, outputs
-from dyncompress.models.torch_layers import Trace
+from dyncompress.models.torch.calling import CALL_ERRORS, copied, hooked, outputs
+from dyncompress.models.torch.layers import Trace
 from dyncompress.types import Batch, Drop, ResidualBlock
 
 _TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_calling import hooked
-from dyncompress.models.torch_layers import canonical
-from dyncompress.models.torch_learning import Network, learned, networks
-from dyncompress.models.torch_matching import moments_of, together
+from dyncompress.models.torch.calling import hooked
+from dyncompress.models.torch.layers import canonical
+from dyncompress.models.torch.learning import Network, learned, networks
+from dyncompress.models.torch.matching import moments_of, together
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, Distillation, SetWeight
 
 _LOOKED_AT = 256  # examples whose outputs set the biases' units

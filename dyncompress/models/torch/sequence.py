@@ -25,12 +25,12 @@ from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from dyncompress import linalg
-from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_blocks import silenced
-from dyncompress.models.torch_calling import call, hooked, placed
-from dyncompress.models.torch_inputs import InputSums, patches
-from dyncompress.models.torch_layers import canonical, channel_axis, kind_of, stored, used_once
-from dyncompress.models.torch_matching import together
+from dyncompress.models.torch.blocks import silenced
+from dyncompress.models.torch.calling import call, hooked, placed
+from dyncompress.models.torch.inputs import InputSums, patches
+from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, stored, used_once
+from dyncompress.models.torch.matching import together
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch
 
 # Numbers in the largest activation of the pass, both halves.

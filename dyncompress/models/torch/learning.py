@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dyncompress.models.torch import TorchModel
-from dyncompress.models.torch_augmenting import augmented
-from dyncompress.models.torch_calling import CALL_ERRORS, call, copied, flattened, placed
+from dyncompress.models.augmentation import augmented
+from dyncompress.models.torch.calling import CALL_ERRORS, call, copied, flattened, placed
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, Distillation
 
 # Numbers that the layers' outputs may take at once, since the backward pass keeps them alive.

@@ -158,12 +158,12 @@ def _line(error: BaseException) -> str:
 
 def _is_own(file: str) -> bool:
     """Whether a file is neither this library's, nor Python's, nor an installed package's."""
-    installed = (str(Path(__file__).parent), sys.prefix, sys.base_prefix)
+    installed = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
     return not file.startswith(("<", *installed)) and "site-packages" not in file
 
 
 def last_line(trace: TracebackType | None) -> str:
     """`profiling.py line 31`: where an exception was raised, in any file; empty where nothing is known."""
     places = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
-    inside = [place for place in places if place[0].startswith(str(Path(__file__).parent))] or places
+    inside = [place for place in places if place[0].startswith(str(Path(__file__).parents[1]))] or places
     return f"{Path(inside[-1][0]).name} line {inside[-1][1]}" if inside else ""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models.torch_calling import flattened, hooked, outputs
-from dyncompress.models.torch_recurrent import RecurrentWeight
+from dyncompress.models.torch.calling import flattened, hooked, outputs
+from dyncompress.models.torch.recurrent import RecurrentWeight
 from dyncompress.types import Batch, Layer
 from dyncompress.types.network import WITHOUT_INPUTS
 

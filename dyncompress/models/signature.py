@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.examples import LABEL_KEYS, load_npz
+from dyncompress.models.data import LABEL_KEYS, load_npz
 from dyncompress.types import Batch, HeldOut
 
 

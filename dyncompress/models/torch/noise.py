@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch_calling import called, differentiable, flattened, hooked, placed, split
-from dyncompress.models.torch_inputs import patches
-from dyncompress.models.torch_layers import channel_axis, kind_of
+from dyncompress.models.torch.calling import called, differentiable, flattened, hooked, placed, split
+from dyncompress.models.torch.inputs import patches
+from dyncompress.models.torch.layers import channel_axis, kind_of
 from dyncompress.types import Batch
 
 # Examples that the noise gain is taken on, how many at once, and random directions of the output for each.
