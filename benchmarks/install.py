@@ -18,7 +18,7 @@ REPEATS = 5
 IMPORTS = {
     "dyncompress": "import dyncompress",
     "its verbs, torch already imported": "from dyncompress import compress, verify",
-    "the verify command": "import dyncompress.cli, dyncompress.verification",
+    "the verify command": "import dyncompress.cli, dyncompress.pipeline.verification",
 }
 
 

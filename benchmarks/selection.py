@@ -51,12 +51,12 @@ from dyncompress.measures import (
     StableRank,
     TwoNN,
 )
+from dyncompress.pipeline.selection.prediction import PREDICTIONS
+from dyncompress.pipeline.selection.rank_correlation import agreement
+from dyncompress.pipeline.selection.reading import Checkpoint, Examples, estimates
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import layer_gradients, layer_weights
 from dyncompress.reports import plain_json
-from dyncompress.selection.prediction import PREDICTIONS
-from dyncompress.selection.rank_correlation import agreement
-from dyncompress.selection.reading import Checkpoint, Examples, estimates
 from dyncompress.types import Measure, Trajectory
 from tests.data import cifar10, mnist
 

@@ -33,7 +33,7 @@ from benchmarks.judging import TARGET
 from benchmarks.soundness_models import MODELS, subject
 from benchmarks.soundness_subject import Subject
 from dyncompress.deployment.channels import channel_errors
-from dyncompress.shipment import COARSE
+from dyncompress.pipeline.onnx_export import COARSE
 
 RECIPES = ("edge-int8", "edge-int4", "packed", "sparse")
 RESULT = Path(__file__).parent / "results" / "soundness.json"

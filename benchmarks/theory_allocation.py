@@ -23,8 +23,8 @@ from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, po
 from dyncompress.allocation.distortion import shapes, z_scores
 from dyncompress.divergence import per_example
 from dyncompress.errors import DyncompressError
-from dyncompress.opening import first_examples, outputs
-from dyncompress.probing import LEAST, corrected
+from dyncompress.pipeline.profiling.probes import LEAST, corrected
+from dyncompress.pipeline.task import first_examples, outputs
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
 
 DATA_FREE = ("hill", "block_sum", "esd_mid", "farms", "stable_rank", "kurtosis", "depth", "log_fan_in")  # chosen beforehand

@@ -24,10 +24,10 @@ import dyncompress as dc
 from benchmarks.theory_zoo import OUT, ZOO, trained
 from dyncompress.divergence import per_example
 from dyncompress.measures import MEASURES
-from dyncompress.opening import Opened, first_examples, opened, outputs, with_run
+from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.task import Opened, first_examples, opened, outputs, with_run
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Budget, HessianSpectrum, NoiseGain, Profile, SetWeight, Weight
 

@@ -129,7 +129,7 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
 
     check_words(args)
     from dyncompress.jobs import measured
-    from dyncompress.profiling import share_left_alone
+    from dyncompress.pipeline.profiling.profile import share_left_alone
 
     profile, text = measured(args, progress)
     paths = deliver(args.out, {PROFILE: text}) if args.out is not None else {}
@@ -183,7 +183,7 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
         refuse_overwriting(args, [args.out])
     profile = profile_from_json(source)
     recipe = recipe_for(args.recipe, profile, settings(args.set))
-    from dyncompress.pipeline import allocate
+    from dyncompress.pipeline.verbs import allocate
 
     plan = allocate(profile, recipe=recipe)
     paths = deliver(args.out.parent, {args.out.name: plan_to_toml(plan)}) if args.out is not None else {}
@@ -198,7 +198,7 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.early_checks import refuse_overwriting
-    from dyncompress.pareto_list import pareto
+    from dyncompress.pipeline.pareto import pareto
     from dyncompress.recipe.profile_file import profile_from_json
     from dyncompress.recipe.toml_files import recipe_for
     from dyncompress.reports.pareto import drawn_as, pareto_json, pareto_text
@@ -218,7 +218,7 @@ def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
 def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
     path = _inside(args.file, MODEL)
     held_out = None if args.held_out is None else load_data(args.held_out, "held-out data")
-    from dyncompress.verification import verify
+    from dyncompress.pipeline.verification import verify
 
     found = verify(path, certificate=args.certificate, held_out=held_out)
     differ = found.context.get("examples_that_differ", 0)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dyncompress import __version__, opening
+from dyncompress import __version__
 from dyncompress.arguments import free_axes, settings
 from dyncompress.certificates.promise import Promise
 from dyncompress.deployment import Session
@@ -18,16 +18,17 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
 from dyncompress.models.signature import filled
 from dyncompress.models.torch.sgd_probe import probe
-from dyncompress.opening import Opened, first_rows
 from dyncompress.output_files import PROFILE
-from dyncompress.pipeline import compress, measure
-from dyncompress.promises import refuse_too_few, without_seen
+from dyncompress.pipeline import task
+from dyncompress.pipeline.certification import refuse_too_few, without_seen
+from dyncompress.pipeline.selection import Ranking, rank
+from dyncompress.pipeline.task import Opened, first_rows
+from dyncompress.pipeline.verbs import compress, measure
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
 from dyncompress.run_table import read_runs
-from dyncompress.selection import Ranking, rank
 from dyncompress.sources import load_data, load_model
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.progress import Progress
@@ -139,14 +140,14 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
     model = load_model(args.model)
     names, seen = filled(model, kept if seen is None else seen)
-    batches = None if args.calibration is None else as_batches(seen, names, opening.examples_drawn(recipe), unchecked=True)
+    batches = None if args.calibration is None else as_batches(seen, names, task.examples_drawn(recipe), unchecked=True)
     examples = None if kept is None else as_held_out(kept, names, unchecked=True)
     if examples is not None:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
     example = None if examples is None else first_rows(examples)
-    start = opening.opened(model, recipe, batches, example, free_axes(args.free_axes))
+    start = task.opened(model, recipe, batches, example, free_axes(args.free_axes))
     return Request(start, recipe, target, batches, examples, args.trajectory)
 
 

@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.budget_search import next_level
 from dyncompress.divergence import divergence_of_outputs
-from dyncompress.opening import opened, set_aside
+from dyncompress.pipeline.budget_search import next_level
+from dyncompress.pipeline.task import opened, set_aside
 from dyncompress.recipe.toml_files import load_recipe
 from tests import tiny
 

@@ -11,12 +11,12 @@ import torch
 
 import dyncompress as dc
 from dyncompress.allocation import RULES
-from dyncompress.checkpoint import load, save_compressed
 from dyncompress.errors import InvalidRequest
-from dyncompress.opening import opened
-from dyncompress.options import worth_trying
-from dyncompress.profiling import file_bytes
-from dyncompress.rank_options import halves, ranked
+from dyncompress.pipeline.checkpoint import load, save_compressed
+from dyncompress.pipeline.profiling.candidates import worth_trying
+from dyncompress.pipeline.profiling.low_rank_choices import halves, ranked
+from dyncompress.pipeline.profiling.profile import file_bytes
+from dyncompress.pipeline.task import opened
 from dyncompress.recipe.plan_file import plan_from_toml, plan_to_toml
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe

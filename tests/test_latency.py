@@ -12,9 +12,9 @@ import torch
 import dyncompress as dc
 from benchmarks.cifar_resnet import CifarResNet
 from dyncompress.deployment.latency import Cut, narrowed
-from dyncompress.latency import LatencyTable, latency_table, with_seconds
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.opening import Opened
+from dyncompress.pipeline.profiling.latency import LatencyTable, latency_table, with_seconds
+from dyncompress.pipeline.task import Opened
 from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import Choice, Keep, Option
 from tests import tiny

@@ -9,8 +9,8 @@ import torch
 
 import dyncompress as dc
 from dyncompress.allocation.cost import UNMEASURED
-from dyncompress.opening import first_examples, opened
-from dyncompress.profiling import profiled_for_budget
+from dyncompress.pipeline.profiling.profile import profiled_for_budget
+from dyncompress.pipeline.task import first_examples, opened
 from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import InputMoment, OutputFisher, Weight
 from dyncompress.types.progress import SILENT

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dyncompress import options, structure_options
 from dyncompress.errors import InvalidRequest
-from dyncompress.profiling import file_bytes
+from dyncompress.pipeline.profiling import candidates, structure_choices
+from dyncompress.pipeline.profiling.profile import file_bytes
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
 from dyncompress.recipe.choice_checks import wrong_for_layer
@@ -51,36 +51,36 @@ def observed(layer: Layer, seed: int = 0, n: int = 400, **more: Any) -> tuple[Ob
 
 # ---------------------------------------------------------------- what is tried
 def test_choices_go_from_careful_to_bold() -> None:
-    found = options.choices(LAYER, RECIPE, TARGET, None)
+    found = candidates.choices(LAYER, RECIPE, TARGET, None)
     assert [(c.sparsity, c.weight_bits) for c in found] == [(0, 8), (0, 4), (0, 2), (0.5, 8), (0.5, 4), (0.5, 2)]
     assert {c.activation_bits for c in found} == {32} and {c.granularity for c in found} == {"channel"}
 
 
 def test_rules_and_targets_narrow_the_choices() -> None:
     rule = LayerRule("conv", weight_bits=(8, 32), sparsities=(0.75,))
-    assert [(c.sparsity, c.weight_bits) for c in options.choices(LAYER, RECIPE, TARGET, rule)] == [(0.75, 32), (0.75, 8)]
+    assert [(c.sparsity, c.weight_bits) for c in candidates.choices(LAYER, RECIPE, TARGET, rule)] == [(0.75, 32), (0.75, 8)]
     whole_bytes = replace(TARGET, weight_bits=(8,), weight_granularity="tensor")
-    found = options.choices(LAYER, replace(RECIPE, granularity="group:4"), whole_bytes, None)
+    found = candidates.choices(LAYER, replace(RECIPE, granularity="group:4"), whole_bytes, None)
     assert {c.weight_bits for c in found} == {8} and {c.granularity for c in found} == {"tensor"}
     with pytest.raises(InvalidRequest) as caught:
-        options.choices(LAYER, replace(RECIPE, weight_bits=(4,)), whole_bytes, None)
+        candidates.choices(LAYER, replace(RECIPE, weight_bits=(4,)), whole_bytes, None)
     assert all(fact in str(caught.value) for fact in ("'conv'", "onnxruntime-x86-vnni", "(8,)", "'r'", "(4,)"))
 
 
 def test_embeddings_and_recipes_without_a_pruner_get_no_zeros() -> None:
     embedding = replace(LAYER, kind="embedding", shape=(9, 8))
-    assert {c.sparsity for c in options.choices(embedding, RECIPE, TARGET, None)} == {0.0}
+    assert {c.sparsity for c in candidates.choices(embedding, RECIPE, TARGET, None)} == {0.0}
     plain = Recipe("q", quantizer=QUANTIZERS["nearest"](), weight_bits=(8,))
-    assert [c.sparsity for c in options.choices(LAYER, plain, TARGET, LayerRule("conv", sparsities=(0.5,)))] == [0.0]
-    assert options.choices(LAYER, Recipe("nothing"), TARGET, None) == (Choice(),)
+    assert [c.sparsity for c in candidates.choices(LAYER, plain, TARGET, LayerRule("conv", sparsities=(0.5,)))] == [0.0]
+    assert candidates.choices(LAYER, Recipe("nothing"), TARGET, None) == (Choice(),)
 
 
 @pytest.mark.parametrize("shape", [(4, 16), (16, 8, 3, 3), (64, 64, 3, 3)])
 def test_choices_in_vain_arent_tried(shape: tuple[int, ...]) -> None:
     layer = replace(LAYER, shape=shape)
     wide = replace(RECIPE, weight_bits=(8, 7, 6, 5, 4, 3, 2), sparsities=(0.0, 0.2, 0.5, 0.8))
-    found = options.choices(layer, wide, TARGET, None)
-    kept = options.worth_trying(layer, found, file_bytes)
+    found = candidates.choices(layer, wide, TARGET, None)
+    kept = candidates.worth_trying(layer, found, file_bytes)
     size = {c: file_bytes(layer, c) for c in found}
     for c in found:
         milder = [o for o in found if o != c and o.sparsity <= c.sparsity and o.weight_bits >= c.weight_bits]
@@ -93,7 +93,7 @@ def test_choices_in_vain_arent_tried(shape: tuple[int, ...]) -> None:
 def test_errors_are_those_of_the_recipes_own_tools() -> None:
     observation, weight, _ = observed(LAYER)
     tried = [Choice(), Choice(weight_bits=4), Choice(sparsity=0.5), Choice(sparsity=0.5, weight_bits=4)]
-    nothing, rounded, pruned, both = options.layer_errors(observation, tried, RECIPE)
+    nothing, rounded, pruned, both = candidates.layer_errors(observation, tried, RECIPE)
     assert (nothing.pruning, nothing.rounding, nothing.output) == (0, 0, pytest.approx(0, abs=1e-9))
     smallest = weight.abs().flatten().sort().values[: weight.numel() // 2]
     norm = float(weight.double().square().sum())
@@ -119,42 +119,44 @@ def test_output_errors_are_those_over_the_examples(groups: int) -> None:
         y, z = seen @ weight[c].reshape(-1).double(), seen @ new[c].reshape(-1).double()
         gain = max(0.0, float((y * z).mean() / (z * z).mean()))
         expected.append(float((y - gain * z).square().mean()))
-    found = options.channel_error(weight, new, observation[InputMoment()])
+    found = candidates.channel_error(weight, new, observation[InputMoment()])
     assert found.numpy() == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert expected[1] < 1e-9
     fisher = observation[OutputFisher()].double().numpy()
-    assert options.fisher_harm(observation, weight, new) == pytest.approx(0.5 * float(fisher @ np.array(expected)), rel=1e-6)
+    assert candidates.fisher_harm(observation, weight, new) == pytest.approx(0.5 * float(fisher @ np.array(expected)), rel=1e-6)
 
 
 def test_harm_needs_what_it_is_read_from() -> None:
     weight = observed(LAYER)[1]
     without = Observation(LAYER, {Weight(): weight})
-    assert math.isnan(options.fisher_harm(without, weight, weight)) and math.isnan(options.motion_harm(without, weight, weight))
+    assert math.isnan(candidates.fisher_harm(without, weight, weight)) and math.isnan(
+        candidates.motion_harm(without, weight, weight)
+    )
     fisher = torch.rand(LAYER.shape, generator=torch.Generator().manual_seed(4))
     moved = Observation(LAYER, {Weight(): weight, WeightFisher(): fisher})
     signs = [torch.randn(LAYER.shape, generator=torch.Generator().manual_seed(seed)).sign() for seed in range(50)]
-    found = [options.motion_harm(moved, weight, weight + 2 * sign) for sign in signs]  # independent errors: half of f_i e_i^2
+    found = [candidates.motion_harm(moved, weight, weight + 2 * sign) for sign in signs]  # independent errors: half of f_i e_i^2
     assert np.mean(found) == pytest.approx(2 * 1.01 * float(fisher.sum()), abs=4 * np.std(found) / 50**0.5)
-    assert options.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # all the same way: what inputs share adds up
+    assert candidates.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # all the same way: what inputs share adds up
     still = Observation(LAYER, {Weight(): weight, WeightFisher(): 0 * fisher})
-    assert math.isnan(options.motion_harm(still, weight, weight + 2))
+    assert math.isnan(candidates.motion_harm(still, weight, weight + 2))
 
 
 # ---------------------------------------------------------------- harms
-def errors(*rows: tuple[float, float, float, float]) -> list[options.Errors]:
-    return [options.Errors(Choice(), *row) for row in rows]
+def errors(*rows: tuple[float, float, float, float]) -> list[candidates.Errors]:
+    return [candidates.Errors(Choice(), *row) for row in rows]
 
 
 def test_every_source_has_its_formula() -> None:
     found = {"a": errors((0.0, 0.0, 0.0, 0.0), (0.1, 0.2, 3.0, 40.0)), "b": errors((0.3, 0.0, 7.0, 80.0))}
     sensitivity = {"pruning": {"a": math.log(2), "b": 0.0}, "quantization": {"a": math.log(5), "b": 1.0}}
-    assert options.harms(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
-    corrected = options.harms(found, "fisher", sensitivity, {})
+    assert candidates.harms(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
+    corrected = candidates.harms(found, "fisher", sensitivity, {})
     assert corrected == {"a": [0, pytest.approx(3 * 5)], "b": [pytest.approx(7 * math.e)]}
-    assert options.harms(found, "trajectory", sensitivity, {}) == {"a": [0, 40], "b": [80]}
-    probed = options.harms(found, "probe", sensitivity, {"a": 10.0, "b": 100.0})
+    assert candidates.harms(found, "trajectory", sensitivity, {}) == {"a": [0, 40], "b": [80]}
+    probed = candidates.harms(found, "probe", sensitivity, {"a": 10.0, "b": 100.0})
     assert probed == {"a": [0, pytest.approx(3)], "b": [pytest.approx(30)]}
-    theory = options.harms(found, "theory", sensitivity, {})
+    theory = candidates.harms(found, "theory", sensitivity, {})
     assert theory == {"a": [0, pytest.approx(0.1 * 2 + 0.2 * 5)], "b": [pytest.approx(0.3)]}
 
 
@@ -166,14 +168,14 @@ def test_layers_without_the_source_get_the_median_rate() -> None:
         "c": errors((0.0, 0.2, 4.0, nan)),  # rate 20
         "embedding": errors((0.0, 0.0, nan, nan), (0.0, 0.5, nan, nan)),
     }
-    assert options.harms(found, "fisher", {}, {})["embedding"] == [0, pytest.approx(10.0)]
-    assert options.harms({"embedding": found["embedding"]}, "fisher", {}, {})["embedding"] == [0, 0.5]
+    assert candidates.harms(found, "fisher", {}, {})["embedding"] == [0, pytest.approx(10.0)]
+    assert candidates.harms({"embedding": found["embedding"]}, "fisher", {}, {})["embedding"] == [0, 0.5]
 
 
 # ---------------------------------------------------------------- channels
 @given(st.integers(1, 300), st.lists(st.floats(0.01, 1.0), max_size=6), st.sampled_from([1, 4, 8, 16, 32]))
 def test_kept_counts_lie_on_the_targets_grid(size: int, shares: list[float], multiple: int) -> None:
-    counts = structure_options.keep_counts(size, shares, multiple)
+    counts = structure_choices.keep_counts(size, shares, multiple)
     assert counts[0] == size and counts == sorted(set(counts), reverse=True) and counts[-1] >= 1
     step = multiple if size > multiple else max(1, size // 4)
     assert all(count % step == 0 for count in counts[1:])
@@ -192,7 +194,7 @@ def channel_table(twin: bool = False) -> tuple[tuple[Any, ...], torch.Tensor]:
     group = ChannelGroup("g", 8, ("p",), {"c": 9})
     recipe = replace(RECIPE, keeps=(1.0, 0.875, 0.5, 0.25))
     target = replace(TARGET, channel_multiple=1)
-    return structure_options.channel_options(group, {"p": makes, "c": reads}, recipe, target, file_bytes), x
+    return structure_choices.channel_options(group, {"p": makes, "c": reads}, recipe, target, file_bytes), x
 
 
 def test_fewer_channels_save_more_and_harm_more() -> None:
@@ -235,6 +237,6 @@ def test_choices_are_those_that_a_layer_can_have() -> None:
     wide, stem = Layer("wide", "conv2d", (8, 4, 3, 3), 0), Layer("stem", "conv2d", (8, 3, 3, 3), 0)
     target = load_target("onnxruntime-x86-vnni")
     for layer, pattern, group in ((wide, "2:4", "group:36"), (stem, "", "group:27")):
-        found = options.choices(layer, recipe, target, None)
+        found = candidates.choices(layer, recipe, target, None)
         assert {(c.pattern, c.granularity) for c in found} == {(pattern, group)}
         assert all(wrong_for_layer(choice, layer.shape, target.weight_bits) is None for choice in found)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import dyncompress as dc
+from dyncompress.pipeline.application.apply_plan import fitted
 from dyncompress.quantization import Entropy, Grid, Nearest
-from dyncompress.realisation import fitted
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, Encoding, Need, Observation, Quantizer, Weight
 from tests import tiny

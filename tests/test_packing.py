@@ -11,7 +11,7 @@ import pytest
 
 from dyncompress.cli import main
 from dyncompress.deployment import ranges, seal, write
-from dyncompress.verification import verify
+from dyncompress.pipeline.verification import verify
 from tests.deployment.graphs import TARGET, encode, images, residual
 from tests.test_packaging import BLOCK, ROOT
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.opening import opened
-from dyncompress.options import layer_errors
+from dyncompress.pipeline.profiling.candidates import layer_errors
+from dyncompress.pipeline.task import opened
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recipe.profile_file import load_profile, save_profile
 from dyncompress.recipe.recipe import LayerRule

@@ -19,7 +19,7 @@ from dyncompress.certificates.fixed_sequence import path_digest
 from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.promises import Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
+from dyncompress.pipeline.certification import Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
 from dyncompress.recipe.plan_file import plan_to_toml
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, network

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress.checkpoint import save_compressed
 from dyncompress.models.augmentation import augmented
-from dyncompress.opening import Opened, opened
+from dyncompress.pipeline.checkpoint import save_compressed
+from dyncompress.pipeline.task import Opened, opened
 from dyncompress.recipe.bundled_files import recipe_files
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, InputMoment, Plan, Weight
@@ -184,7 +184,7 @@ def test_what_was_observed_is_kept_whole_or_not_at_all(monkeypatch: pytest.Monke
     next(iter(model.observe(needs)))  # read in part only
     assert [name for name, _ in model.observe(needs)] == list(LAYERS)
     assert [name for name, _ in model.observe(needs)] == list(LAYERS) and set(model.kept) == set(LAYERS)
-    monkeypatch.setattr("dyncompress.opening.KEEP_BYTES", 100_000)
+    monkeypatch.setattr("dyncompress.pipeline.task.KEEP_BYTES", 100_000)
     small = Opened(model.door, model.batches, True)
     assert [name for name, _ in small.observe(needs)] == list(LAYERS) and not small.kept
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress import probing
-from dyncompress.opening import Opened, opened, with_run
-from dyncompress.recorded import folded_motion
+from dyncompress.pipeline.profiling import probes
+from dyncompress.pipeline.recorded_run import folded_motion
+from dyncompress.pipeline.task import Opened, opened, with_run
 from dyncompress.recording.torch_callback import record
 from dyncompress.types import Choice, Gradients, Iterates, Motion, Option, Weight, WeightFisher, WeightMotion
 from dyncompress.types.progress import NoStep
@@ -121,7 +121,7 @@ def test_probes_of_structure_go_with_the_run(monkeypatch: pytest.MonkeyPatch) ->
     run = tiny.trained()[1]
     model = with_run(opened(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
     seen = []
-    monkeypatch.setattr(probing, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
+    monkeypatch.setattr(probes, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
     lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))
-    probing.structure_probed(model, {"channels:stem": lines}, NoStep())
+    probes.structure_probed(model, {"channels:stem": lines}, NoStep())
     assert seen[0].run is model.run and seen[0].seed == model.seed and seen[0].kept is not model.kept

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 import dyncompress as dc
+from dyncompress.pipeline.onnx_export import within
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import record
-from dyncompress.shipment import within
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, TARGET, network
 

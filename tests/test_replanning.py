@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress.opening import opened
+from dyncompress.pipeline.replanning import plans_for_budgets, replan_with_measured_costs, without
+from dyncompress.pipeline.task import opened
 from dyncompress.recipe.toml_files import load_recipe, load_target
-from dyncompress.replanning import plans_for_budgets, replan_with_measured_costs, without
 from dyncompress.types import Choice
 from tests import tiny
 

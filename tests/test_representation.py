@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import dyncompress as dc
-from dyncompress import selection, types
-from dyncompress.pareto_list import Costed, ParetoList
+from dyncompress import types
+from dyncompress.pipeline import selection
+from dyncompress.pipeline.pareto import Costed, ParetoList
 from dyncompress.recipe.recipe import CertificateSpec, LayerRule
 from dyncompress.types.representation import short_repr, whole_text
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress import restructuring
 from dyncompress.models.torch.model import open_model
-from dyncompress.opening import Opened, outputs
-from dyncompress.realisation import applied
+from dyncompress.pipeline.application import structured_pruning
+from dyncompress.pipeline.application.apply_plan import applied
+from dyncompress.pipeline.application.structured_pruning import restructured, structural, with_mirrored
+from dyncompress.pipeline.task import Opened, outputs
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.restructuring import restructured, structural, with_mirrored
 from dyncompress.types import Choice
 from dyncompress.types.progress import SILENT
 
@@ -136,8 +136,8 @@ def test_images_are_mirrored_only_where_the_recipe_says_so(monkeypatch: pytest.M
         seen.append(len(data))
         return in_sequence(door, data, *rest)  # type: ignore[arg-type]
 
-    in_sequence = restructuring.in_sequence
-    monkeypatch.setattr(restructuring, "in_sequence", watched)
+    in_sequence = structured_pruning.in_sequence
+    monkeypatch.setattr(structured_pruning, "in_sequence", watched)
     for how in ({}, {"mirrored": True}, {"mirrored": True, "reach": 2}):
         restructured(model, choices, **how)  # type: ignore[arg-type]
     assert seen == [1, 2, 1]

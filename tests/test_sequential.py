@@ -14,10 +14,10 @@ import dyncompress as dc
 from dyncompress.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.models.torch.sequence import Wanted, _correlated, in_sequence
-from dyncompress.opening import Opened
+from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
+from dyncompress.pipeline.task import Opened
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe.toml_files import load_recipe
-from dyncompress.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.types import FLOAT_BITS, Batch, Budget, Choice, Distillation, InputMoment, Observation, Weight
 from tests import tiny
 

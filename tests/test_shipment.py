@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress import shipment
+from dyncompress.pipeline import onnx_export
 from dyncompress.types import OutputParity, Parity
 from tests.tiny import CALIBRATION, TARGET
 
@@ -37,14 +37,14 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 @pytest.mark.parametrize("wrong", [0.1, float("nan"), float("inf")])
 def test_the_float_graph_has_a_tolerance(wrong: float) -> None:
     fine = Parity(float_error=1e-6, relative_error=0.01, agreement=1.0, n=8)
-    assert shipment.faithful(fine) is fine
+    assert onnx_export.faithful(fine) is fine
     with pytest.raises(dc.Differs, match=r"0\.001 is allowed"):
-        shipment.faithful(Parity(wrong, 0.01, 1.0, 8))
+        onnx_export.faithful(Parity(wrong, 0.01, 1.0, 8))
 
 
 def test_coarse_activations_are_told() -> None:
     fine, far = OutputParity("y", 0.01, 1, 3, 0.02, 0.01), OutputParity("y", 0.4, 1, 3, 0.6, 0.5)
-    assert shipment.coarse(Parity(0.0, 0.01, 1.0, 8, (fine,))) == []
-    first, second = shipment.coarse(Parity(0.0, 0.4, 1.0, 8, (far,)))
+    assert onnx_export.coarse(Parity(0.0, 0.01, 1.0, 8, (fine,))) == []
+    first, second = onnx_export.coarse(Parity(0.0, 0.4, 1.0, 8, (far,)))
     assert "output 'y' differs from the original model's by 40 % (RMS)" in first
     assert "channel 3 (axis 1) of output 'y' is off by 60 % of its spread, of which 50 % by integer activations" in second

@@ -13,7 +13,7 @@ import pytest
 import dyncompress as dc
 from dyncompress import deployment
 from dyncompress.certificates.stored import from_json, to_json
-from dyncompress.verification import certificate_digest, without_rows
+from dyncompress.pipeline.verification import certificate_digest, without_rows
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, network
 

@@ -17,7 +17,7 @@ from dyncompress.reports.table import Table, number, percent
 from dyncompress.types import SEAL_BYTES
 
 if TYPE_CHECKING:
-    from dyncompress.pareto_list import Costed, ParetoList
+    from dyncompress.pipeline.pareto import Costed, ParetoList
 
 HOW = (
     "Costs and distortions are predicted from the profile: indicators, no promises. For every plan, each other plan on the list "

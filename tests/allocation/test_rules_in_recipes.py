@@ -11,7 +11,7 @@ import pytest
 import dyncompress as dc
 from dyncompress.allocation import RULES
 from dyncompress.errors import InvalidRequest
-from dyncompress.options import worth_trying
+from dyncompress.pipeline.profiling.candidates import worth_trying
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe

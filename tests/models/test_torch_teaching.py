@@ -16,7 +16,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import learning
 from dyncompress.models.torch.distillation import taught
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.opening import observes_data
+from dyncompress.pipeline.task import observes_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Distillation, SetWeight

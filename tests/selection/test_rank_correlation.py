@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kendalltau, rankdata, spearmanr
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.selection.rank_correlation import agreement, granulated, interval, kendall, partial_spearman, resampled
+from dyncompress.pipeline.selection.rank_correlation import agreement, granulated, interval, kendall, partial_spearman, resampled
 
 ONE = np.ones
 

@@ -13,7 +13,7 @@ from dyncompress.deployment.fusion import float_operators
 from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.models.data import digests
-from dyncompress.opening import cropped, first_examples, of_every_form, outputs
+from dyncompress.pipeline.task import cropped, first_examples, of_every_form, outputs
 from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
 from dyncompress.types.progress import Progress
 

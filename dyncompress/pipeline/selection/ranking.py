@@ -12,9 +12,9 @@ import numpy as np
 
 from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.measures import MEASURES
-from dyncompress.selection.prediction import KINDS, Prediction, prediction
-from dyncompress.selection.rank_correlation import FEWEST, Agreement, Setting, agreement
-from dyncompress.selection.reading import Examples, checkpoint, estimates
+from dyncompress.pipeline.selection.prediction import KINDS, Prediction, prediction
+from dyncompress.pipeline.selection.rank_correlation import FEWEST, Agreement, Setting, agreement
+from dyncompress.pipeline.selection.reading import Examples, checkpoint, estimates
 from dyncompress.types import Estimate, Measure
 from dyncompress.types.progress import SILENT, Progress
 from dyncompress.types.representation import describe, short_repr

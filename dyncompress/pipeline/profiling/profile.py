@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress import deployment, latency, options, probing, rank_options, structure_options, theorising
+from dyncompress import deployment
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
-from dyncompress.opening import Opened, first_examples, with_run
-from dyncompress.realisation import fitted
+from dyncompress.pipeline.application.apply_plan import fitted
+from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
+from dyncompress.pipeline.task import Opened, first_examples, with_run
 from dyncompress.recipe.recipe import Recipe, rules_for
 from dyncompress.types import (
     BLOCKS,
@@ -39,7 +40,7 @@ from dyncompress.types import (
 )
 from dyncompress.types.progress import Progress
 
-Considered = Callable[[Layer, Sequence[Choice], options.Bytes], tuple[Choice, ...]]
+Considered = Callable[[Layer, Sequence[Choice], candidates.Bytes], tuple[Choice, ...]]
 
 SPLIT_BYTES = 120  # of the graph: one more operator, its output's grid, and the names of both
 
@@ -70,7 +71,7 @@ def profiled(
     trajectory: Trajectory | str | Path | None,
     progress: Progress,
     *,
-    considered: Considered = options.worth_trying,
+    considered: Considered = candidates.worth_trying,
 ) -> Profile:
     """Observe every layer once, and tabulate.
 
@@ -91,12 +92,12 @@ def profiled(
     blocks = _blocks(setting, reasons)
     readers = {name for group in groups for name in (*group.producers, *group.consumers)}
     weights = sum(layer.weights for layer in layers if layer.name not in reasons)
-    price = file_bytes if recipe.budget.sparsity is None else options.bits_left
+    price = file_bytes if recipe.budget.sparsity is None else candidates.bits_left
     splits = door.factorable if recipe.ranks else frozenset()
 
     def allowed(layer: Layer) -> tuple[Choice, ...]:
-        found = options.choices(layer, recipe, target, rules.get(layer.name), weights)
-        return (*found, *rank_options.ranked(layer, recipe, found)) if layer.name in splits else found
+        found = candidates.choices(layer, recipe, target, rules.get(layer.name), weights)
+        return (*found, *low_rank_choices.ranked(layer, recipe, found)) if layer.name in splits else found
 
     tried = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
     by_name = {layer.name: layer for layer in layers}
@@ -106,7 +107,7 @@ def profiled(
         del float_file  # as large as the model
     decided = not groups and not blocks and all(len(found) == 1 for found in tried.values())
     estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
-    errors: dict[str, tuple[options.Errors, ...]] = {}
+    errors: dict[str, tuple[candidates.Errors, ...]] = {}
     kept: dict[str, Observation] = {}
     with progress.phase("measure the layers", len(layers)) as step:
         for name, observation in model.observe(_needs(setting, bool(groups), decided)):
@@ -117,20 +118,20 @@ def profiled(
             if name in readers:
                 kept[name] = observation
             if name in tried and decided:
-                errors[name] = tuple(options.unmeasured(choice) for choice in tried[name])
+                errors[name] = tuple(candidates.unmeasured(choice) for choice in tried[name])
             elif name in tried:
                 dense, thin = ([c for c in tried[name] if (c.rank is None) == kept] for kept in (True, False))
-                errors[name] = options.layer_errors(observation, dense, recipe)
-                errors[name] += rank_options.rank_errors(observation, thin, recipe)
+                errors[name] = candidates.layer_errors(observation, dense, recipe)
+                errors[name] += low_rank_choices.rank_errors(observation, thin, recipe)
     source = UNMEASURED if decided else _source(setting, errors)
     sensed = _sensed(setting, source, estimates, errors, progress)
     probed = {}
     if source == "probe":
         with progress.phase("probe the layers", len(errors)) as step:
-            probed = probing.layer_rates(model, recipe, errors, step)
-    harm = options.harms(errors, source, sensed.log, probed)
+            probed = probes.layer_rates(model, recipe, errors, step)
+    harm = candidates.harms(errors, source, sensed.log, probed)
     table: dict[str, tuple[Option, ...]] = {
-        name: options.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
+        name: candidates.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
     }
     table |= _structure(setting, groups, blocks, kept, progress)
     table, seconds, whole_seconds = _measured(setting, table, progress)
@@ -159,14 +160,14 @@ def profiled_for_budget(
     if recipe.path or recipe.budget != Budget():
         return profiled(model, recipe, target, trajectory, progress)
     whole = replace(recipe, keeps=(), blocks=False)
-    return profiled(model, whole, target, trajectory, progress, considered=options.most_careful)
+    return profiled(model, whole, target, trajectory, progress, considered=candidates.most_careful)
 
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
     """What a layer takes in the shipped file under a choice."""
     if choice.rank is None:
         return float(deployment.storage_bytes(layer.shape, choice.weight_bits, choice.granularity, choice.sparsity))
-    halves = rank_options.halves(layer, choice.rank)
+    halves = low_rank_choices.halves(layer, choice.rank)
     return float(
         sum(deployment.storage_bytes(half.shape, choice.weight_bits, choice.granularity) for half in halves) + SPLIT_BYTES
     )
@@ -228,14 +229,14 @@ def _structure(
     """The lines of channel groups and blocks, probed."""
     recipe, layers = setting.recipe, {layer.name: layer for layer in setting.model.door.layers()}
     table = {
-        CHANNELS + group.name: structure_options.channel_options(group, kept, recipe, setting.target, file_bytes)
+        CHANNELS + group.name: structure_choices.channel_options(group, kept, recipe, setting.target, file_bytes)
         for group in groups
     }
-    table |= {BLOCKS + block.name: structure_options.block_options(block, layers, recipe, file_bytes) for block in blocks}
+    table |= {BLOCKS + block.name: structure_choices.block_options(block, layers, recipe, file_bytes) for block in blocks}
     if not table:
         return {}
     with progress.phase("probe channels and blocks", len(table)) as step:
-        return probing.structure_probed(setting.model, table, step)
+        return probes.structure_probed(setting.model, table, step)
 
 
 def _measured(
@@ -263,15 +264,15 @@ def _sensed(
     setting: Setting,
     source: str,
     estimates: Mapping[str, Mapping[str, Estimate]],
-    errors: Mapping[str, Sequence[options.Errors]],
+    errors: Mapping[str, Sequence[candidates.Errors]],
     progress: Progress,
-) -> theorising.Sensed:
+) -> learned_prior.Sensed:
     """What theory says where harm comes from it, or where a prior corrects Fisher information."""
     recipe, base = setting.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
     if base is None or not recipe.priors:
-        return theorising.by_coefficients(estimates, recipe) if source == "theory" else theorising.Sensed({}, {})
+        return learned_prior.by_coefficients(estimates, recipe) if source == "theory" else learned_prior.Sensed({}, {})
     with progress.phase("apply the learned prior", len(errors)) as step:
-        return theorising.by_prior(setting.model, recipe, setting.model.door.layers(), estimates, errors, base, step)
+        return learned_prior.by_prior(setting.model, recipe, setting.model.door.layers(), estimates, errors, base, step)
 
 
 def _told(source: str, said: str | None) -> str:
@@ -279,7 +280,7 @@ def _told(source: str, said: str | None) -> str:
     return f"{source} ({said})" if said else source
 
 
-def _source(setting: Setting, errors: Mapping[str, Sequence[options.Errors]]) -> str:
+def _source(setting: Setting, errors: Mapping[str, Sequence[candidates.Errors]]) -> str:
     """The first of the recipe's sensitivities that this model and these data allow."""
     flat = [e for found in errors.values() for e in found]
     possible = {

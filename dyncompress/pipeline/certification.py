@@ -18,14 +18,14 @@ from dyncompress.certificates.promise import Circumstances, Promise, certificate
 from dyncompress.certificates.risks import losses_of, risk_name
 from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
-from dyncompress.completion import candidate, with_candidates
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
 from dyncompress.models.data import overlap, refuse_not_finite, repeats
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.opening import first_rows, outputs
+from dyncompress.pipeline.completion import candidate, with_candidates
+from dyncompress.pipeline.task import first_rows, outputs
+from dyncompress.pipeline.verification import certificate_digest, examples_digest, without_rows
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
-from dyncompress.verification import certificate_digest, examples_digest, without_rows
 
 ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
 CHUNK = 256

@@ -9,11 +9,11 @@ import numpy as np
 
 from dyncompress.divergence import divergence, per_example
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.opening import Opened, first_examples, outputs
-from dyncompress.options import Errors
-from dyncompress.realisation import pruned_weight, rounded_weight
+from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.profiling.candidates import Errors
+from dyncompress.pipeline.task import Opened, first_examples, outputs
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.restructuring import restructured, structural
 from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
 from dyncompress.types.progress import Step
 

@@ -16,8 +16,8 @@ import torch
 from dyncompress.allocation import distortion
 from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
+from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
 from dyncompress.quantization.input_prior import InputPrior
-from dyncompress.realisation import pruned_weight, rounded_weight
 from dyncompress.recipe.choice_checks import fits_pattern
 from dyncompress.recipe.recipe import LayerRule, Recipe
 from dyncompress.types import (

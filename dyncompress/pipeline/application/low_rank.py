@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.models.torch.low_rank import INNER, OUTER
 from dyncompress.models.torch.sequence import Wanted, in_sequence
-from dyncompress.opening import Opened
+from dyncompress.pipeline.application.sequential import centred, ridge
+from dyncompress.pipeline.task import Opened
 from dyncompress.pruning.low_rank import composed, factors
-from dyncompress.sequential import centred, ridge
 from dyncompress.types import Array, Bias, Choice, InputMoment, LowRank, Observation, Plan, Weight
 
 METHOD = "low rank"

@@ -12,10 +12,10 @@ from dyncompress.measures import whole_run
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import filled
 from dyncompress.models.torch.model import open_model
-from dyncompress.opening import FROM_DATA, Opened, first_examples
-from dyncompress.recorded import recorded_run
+from dyncompress.pipeline.recorded_run import recorded_run
+from dyncompress.pipeline.selection.prediction import of_network, prediction
+from dyncompress.pipeline.task import FROM_DATA, Opened, first_examples
 from dyncompress.recording import load_trajectory, weights_digest
-from dyncompress.selection.prediction import of_network, prediction
 from dyncompress.types import (
     Estimate,
     ExampleLosses,

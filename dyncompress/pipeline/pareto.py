@@ -11,7 +11,7 @@ import numpy as np
 
 from dyncompress.allocation.cost import HARM, least
 from dyncompress.errors import Infeasible, InvalidRequest
-from dyncompress.pipeline import allocate
+from dyncompress.pipeline.verbs import allocate
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Budget, Plan, Profile

@@ -16,7 +16,7 @@ import torch
 from dyncompress import linalg
 from dyncompress.models.augmentation import is_image
 from dyncompress.models.torch.sequence import Wanted, in_sequence
-from dyncompress.opening import Opened
+from dyncompress.pipeline.task import Opened
 from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
 
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.

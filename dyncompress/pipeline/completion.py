@@ -8,8 +8,8 @@ from dataclasses import replace
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.opening import Opened, first_examples
-from dyncompress.shipment import as_numpy
+from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.task import Opened, first_examples
 from dyncompress.types import Batch, Candidate, OnnxFile, Plan, Profile, Speed
 from dyncompress.types.progress import Progress
 

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from dyncompress.allocation.cost import HARM, NONZEROS, least, nonzeros_left, solved
 from dyncompress.errors import Infeasible
-from dyncompress.latency import seconds_of
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.opening import Opened
-from dyncompress.profiling import share_left_alone
+from dyncompress.pipeline.application.structured_pruning import structural
+from dyncompress.pipeline.profiling.latency import seconds_of
+from dyncompress.pipeline.profiling.profile import share_left_alone
+from dyncompress.pipeline.task import Opened
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.restructuring import structural
 from dyncompress.types import BLOCKS, CHANNELS, Budget, Choice, Drop, Keep, Plan, Profile, Target
 
 STRUCTURES = 12  # structures that are tried for a budget of multiply-accumulates

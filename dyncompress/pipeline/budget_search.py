@@ -16,15 +16,23 @@ import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
-from dyncompress.completion import candidate, with_candidates
 from dyncompress.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
-from dyncompress.latency import seconds_of_file
 from dyncompress.models.augmentation import augmented
-from dyncompress.opening import Opened
+from dyncompress.pipeline.completion import candidate, with_candidates
+from dyncompress.pipeline.onnx_export import as_numpy, originals
+from dyncompress.pipeline.profiling.latency import seconds_of_file
+from dyncompress.pipeline.replanning import (
+    NOISE,
+    TIMED,
+    floor_of,
+    limits_of,
+    out_of_reach,
+    replan_with_measured_costs,
+    whole_budget,
+)
+from dyncompress.pipeline.task import Opened
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.replanning import NOISE, TIMED, floor_of, limits_of, out_of_reach, replan_with_measured_costs, whole_budget
-from dyncompress.shipment import as_numpy, originals
 from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Target
 
 Build = Callable[[Plan], OnnxFile]

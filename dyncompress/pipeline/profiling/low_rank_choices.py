@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dyncompress.options import Errors, fisher_harm, motion_harm, weight_change
+from dyncompress.pipeline.application.apply_plan import rounded_weight
+from dyncompress.pipeline.profiling.candidates import Errors, fisher_harm, motion_harm, weight_change
 from dyncompress.pruning import low_rank
-from dyncompress.realisation import rounded_weight
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Array, Choice, InputMoment, Layer, Need, Observation, Weight
 

@@ -16,9 +16,9 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, integer_file, narrowed
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.opening import Opened, first_examples
+from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.task import Opened, first_examples
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.shipment import as_numpy
 from dyncompress.types import (
     BLOCKS,
     CHANNELS,

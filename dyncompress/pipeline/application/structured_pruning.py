@@ -18,7 +18,7 @@ from dyncompress.linalg import damped, damped_cholesky
 from dyncompress.models.torch.blocks import bypassed
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.sequence import Wanted, in_sequence
-from dyncompress.opening import Opened
+from dyncompress.pipeline.task import Opened
 from dyncompress.pruning.channels import Reader, eliminate_together, refit_columns
 from dyncompress.types import (
     BLOCKS,

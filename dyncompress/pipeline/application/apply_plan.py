@@ -9,17 +9,17 @@ import numpy as np
 
 from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
-from dyncompress.factoring import split
 from dyncompress.models.torch.distillation import taught
 from dyncompress.models.torch.low_rank import INNER, OUTER
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.tuning import tunable, tuned
-from dyncompress.opening import Opened, first_examples, outputs, refuse_other_weights
+from dyncompress.pipeline.application.low_rank import split
+from dyncompress.pipeline.application.sequential import compressed_in_order, edits
+from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.task import Opened, first_examples, outputs, refuse_other_weights
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe.plan_file import check_plan, place
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.restructuring import restructured, structural
-from dyncompress.sequential import compressed_in_order, edits
 from dyncompress.types import (
     BLOCKS,
     FLOAT_BITS,

@@ -14,8 +14,8 @@ from dyncompress.errors import InvalidRequest, Unsupported, nearest
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
 from dyncompress.models.signature import filled, same_form
 from dyncompress.models.torch.model import TorchModel, open_model, preprocessing_warning
+from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.recorded import RecordedRun, recorded_run
 from dyncompress.types import (
     FLOAT_BITS,
     Batch,

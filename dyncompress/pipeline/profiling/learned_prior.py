@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dyncompress import probing
 from dyncompress.allocation import distortion
 from dyncompress.allocation.prior import posterior
 from dyncompress.errors import InvalidRequest
-from dyncompress.opening import Opened
-from dyncompress.options import Errors
+from dyncompress.pipeline.profiling import probes
+from dyncompress.pipeline.profiling.candidates import Errors
+from dyncompress.pipeline.task import Opened
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Estimate, Layer
 from dyncompress.types.progress import Step
@@ -70,7 +70,7 @@ def by_prior(
     probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
     for kind in distortion.KINDS:
         bases = recipe.priors.get(kind, {})
-        if not any(getattr(e, probing.PARTS[kind]) > 0 for found in errors.values() for e in found):
+        if not any(getattr(e, probes.PARTS[kind]) > 0 for found in errors.values() for e in found):
             continue
         if base not in bases:
             if base == "error":
@@ -78,7 +78,7 @@ def by_prior(
                     f"recipe '{recipe.name}': its prior knows no {kind} on '{base}', which its choices need; take another prior."
                 )
             continue
-        rates = probing.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
+        rates = probes.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
         scores = distortion.z_scores(known, names, bases[base].measures)
         found = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
         log[kind] = dict(zip(names, found.log.tolist(), strict=True))

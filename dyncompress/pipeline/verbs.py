@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dyncompress import promises
-from dyncompress.budget_search import Search, file_within_budget
 from dyncompress.certificates.promise import Promise
-from dyncompress.completion import complete, timed
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import digests
 from dyncompress.models.torch.calling import with_gradients
-from dyncompress.opening import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
-from dyncompress.profiling import profiled, profiled_for_budget
-from dyncompress.realisation import applied
+from dyncompress.pipeline import certification
+from dyncompress.pipeline.application.apply_plan import applied
+from dyncompress.pipeline.budget_search import Search, file_within_budget
+from dyncompress.pipeline.completion import complete, timed
+from dyncompress.pipeline.onnx_export import shipped_file, within
+from dyncompress.pipeline.profiling.profile import profiled, profiled_for_budget
+from dyncompress.pipeline.replanning import allocated, limits_of, plans_for_budgets
+from dyncompress.pipeline.task import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
+from dyncompress.pipeline.verification import verify
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.recipe import Recipe
@@ -28,11 +31,8 @@ from dyncompress.recipe.toml_files import (
     refuse_others,
     target_for,
 )
-from dyncompress.replanning import allocated, limits_of, plans_for_budgets
-from dyncompress.shipment import shipped_file, within
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
 from dyncompress.types.progress import SILENT, Progress
-from dyncompress.verification import verify
 
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
 
@@ -138,8 +138,9 @@ def certify(
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
     held = held_out_of(reference, held_out)
-    door, asked = promises.opened_original(file, reference, held), Promise(delta=delta, risk_increase=promise)
-    return timed(promises.certified(file, door, promises.trial(door, held, file.seen, risk=risk, promise=asked, look=look)), door)
+    door, asked = certification.opened_original(file, reference, held), Promise(delta=delta, risk_increase=promise)
+    trial = certification.trial(door, held, file.seen, risk=risk, promise=asked, look=look)
+    return timed(certification.certified(file, door, trial), door)
 
 
 @with_gradients
@@ -183,7 +184,7 @@ def compress(
         refuse_other_weights(start, plan)
     if held is not None:  # everything that can be refused is refused before the work begins
         asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
-        trial = promises.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
+        trial = certification.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
     budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
     found = plan or profiled_for_budget(start, recipe, target, None, progress)
 
@@ -192,7 +193,7 @@ def compress(
 
     if limit is not None and trial is not None:
         plans = [found] if isinstance(found, Plan) else plans_for_budgets(start, found, recipe, target)
-        finished, trial = promises.boldest(plans, build, start.door, trial), None  # it is certified
+        finished, trial = certification.boldest(plans, build, start.door, trial), None  # it is certified
     elif isinstance(found, Plan):
         finished = build(found)
     else:
@@ -201,5 +202,5 @@ def compress(
     finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
     if trial is not None:
         with progress.phase("certify"):
-            finished = within(budgeted, promises.certified(finished, start.door, trial))
+            finished = within(budgeted, certification.certified(finished, start.door, trial))
     return complete(finished, start, found, keep_float=keep_float, progress=progress)
