@@ -32,7 +32,7 @@ from benchmarks.cells import Cell, failed, script
 from benchmarks.distortion_nets import NETS, Trained, trained_net
 from benchmarks.judging import TARGET
 from benchmarks.soundness import file_outputs
-from dyncompress.divergence import divergence_of_outputs
+from dyncompress.measures.divergence import divergence_of_outputs
 
 BUDGETS = (0.02, 0.08, 0.3)
 RESULT = Path(__file__).parent / "results" / "distortion.json"

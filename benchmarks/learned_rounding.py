@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import dyncompress as dc
 from benchmarks.frontier_data import Case, tuning_images
 from dyncompress.coding import code_length
-from dyncompress.divergence import divergence
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.augmentation import augmented
 from dyncompress.types import Compressed, Distillation
 

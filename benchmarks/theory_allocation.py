@@ -21,8 +21,8 @@ from benchmarks.theory_damage import BOLD, OUT, PROBED, Setting, asked, known, l
 from benchmarks.theory_zoo import ZOO
 from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, posterior
 from dyncompress.allocation.distortion import shapes, z_scores
-from dyncompress.divergence import per_example
 from dyncompress.errors import DyncompressError
+from dyncompress.measures.divergence import per_example
 from dyncompress.pipeline.profiling.probes import LEAST, corrected
 from dyncompress.pipeline.task import first_examples, outputs
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile

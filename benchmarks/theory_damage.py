@@ -22,8 +22,8 @@ import numpy as np
 
 import dyncompress as dc
 from benchmarks.theory_zoo import OUT, ZOO, trained
-from dyncompress.divergence import per_example
 from dyncompress.measures import MEASURES
+from dyncompress.measures.divergence import per_example
 from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
 from dyncompress.pipeline.task import Opened, first_examples, opened, outputs, with_run
 from dyncompress.pruning import PRUNERS

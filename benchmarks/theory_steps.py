@@ -19,7 +19,7 @@ import torch
 
 import dyncompress as dc
 from benchmarks.theory_zoo import ZOO, trained
-from dyncompress.divergence import divergence
+from dyncompress.measures.divergence import divergence
 from dyncompress.recipe.recipe import Recipe
 
 ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis

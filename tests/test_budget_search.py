@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.divergence import divergence_of_outputs
+from dyncompress.measures.divergence import divergence_of_outputs
 from dyncompress.pipeline.budget_search import next_level
 from dyncompress.pipeline.task import opened, set_aside
 from dyncompress.recipe.toml_files import load_recipe

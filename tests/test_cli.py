@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from dyncompress import cli
-from dyncompress.arguments import settings
+from dyncompress.cli.arguments import settings
+from dyncompress.cli.sources import load_data, load_model
 from dyncompress.coding.whole_files import check_writable, deliver
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.recipe.bundled_files import recipe_files, target_files
-from dyncompress.sources import load_data, load_model
 
 Results = tuple[Path, dict[str, Any]]
 FIVE = ["certificate.json", "model.onnx", "plan.toml", "profile.json", "report.html"]
@@ -332,8 +332,8 @@ def test_bench_times_files_against_each_other(results: Results, folder: Path, ca
 
 
 def test_what_libraries_print_is_not_the_answer() -> None:
-    noisy = "import os, sys; from dyncompress import cli; cli._recipes = cli.COMMANDS['recipes']; "
-    noisy += "cli.COMMANDS['recipes'] = lambda *a: (os.write(1, b'noise of a library\\n'), cli._recipes(*a))[1]; "
-    noisy += "sys.argv = ['dyncompress', 'recipes', 'list', '--json']; sys.exit(cli.entry())"
+    noisy = "import os, sys; from dyncompress.cli import commands; commands._recipes = commands.COMMANDS['recipes']; "
+    noisy += "commands.COMMANDS['recipes'] = lambda *a: (os.write(1, b'noise of a library\\n'), commands._recipes(*a))[1]; "
+    noisy += "sys.argv = ['dyncompress', 'recipes', 'list', '--json']; sys.exit(commands.entry())"
     done = subprocess.run([sys.executable, "-c", noisy], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) and "noise" in done.stderr

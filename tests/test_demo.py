@@ -14,7 +14,8 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from dyncompress import cli, demo
+from dyncompress import cli
+from dyncompress.cli import demo
 
 Results = tuple[Path, dict[str, Any], str]
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from dyncompress.divergence import agreement, are_scores, divergence, log_softmax
+from dyncompress.measures.divergence import agreement, are_scores, divergence, log_softmax
 
 
 def naive(reference: np.ndarray, output: np.ndarray) -> float:

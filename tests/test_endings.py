@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from dyncompress import cli
-from dyncompress.arguments import parser
+from dyncompress.cli import commands
+from dyncompress.cli.arguments import parser
+from dyncompress.cli.exit_codes import MEANINGS, one_sentence
 from dyncompress.errors import Altered, Differs, Infeasible, NotCertified
-from dyncompress.exit_codes import MEANINGS, one_sentence
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +63,7 @@ class Odd(BaseException):
         (NotCertified("not kept."), 4, "not kept."),
         (Altered("it was changed."), 5, "changed."),
         (Differs("they differ"), 6, "differ."),
-        (ZeroDivisionError("division\nby zero"), 70, "ZeroDivisionError at cli.py line"),
+        (ZeroDivisionError("division\nby zero"), 70, "ZeroDivisionError at commands.py line"),
         (AttributeError("'NoneType' object has no attribute 'x'"), 70, "DYNCOMPRESS_TRACEBACK=1"),
         (RecursionError("too deep"), 70, "please report it"),
         (Odd("odd"), 70, "Odd"),
@@ -80,7 +81,7 @@ def test_every_exception_has_its_code(
     def raising(*_: object) -> cli.Answer:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "recipes", raising)
+    monkeypatch.setitem(commands.COMMANDS, "recipes", raising)
     assert cli.main(["recipes"]) == code
     out, err = capsys.readouterr()
     assert out == "" and is_one_sentence(err) and says in err, err

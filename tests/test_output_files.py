@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import dyncompress as dc
-from dyncompress import cli, output_files
+from dyncompress import cli
 from dyncompress.recipe.profile_file import load_profile, profile_to_json
+from dyncompress.reports import output_files
 from tests import tiny
 
 RESULTS = {"model.onnx", "plan.toml", "report.html"}
@@ -120,7 +121,7 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch:
 def test_the_command_line_and_save_write_the_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dyncompress.demo.run", lambda *_: (whole, None, None))
+    monkeypatch.setattr("dyncompress.cli.demo.run", lambda *_: (whole, None, None))
     assert cli.main(["demo", "--out", str(tmp_path / "command"), "--json", "--quiet"]) == 0
     paths = json.loads(capsys.readouterr().out)["paths"]
     whole.save(tmp_path / "saved")

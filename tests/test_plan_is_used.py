@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import dyncompress as dc
-from dyncompress import cli, jobs
-from dyncompress.arguments import parse
+from dyncompress import cli
+from dyncompress.cli import requests
+from dyncompress.cli.arguments import parse
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recipe.profile_file import profile_from_json, save_profile
 from dyncompress.types.progress import SILENT
@@ -128,10 +129,10 @@ def test_a_plan_or_profile_of_other_weights_is_refused() -> None:
 
 # ---------------------------------------------------------------- profiles on disk
 def test_a_profile_measured_by_another_version_is_measured_again(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    request = jobs.opened(parse(words), None)
+    request = requests.opened(parse(words), None)
     before = request.key()
     assert before == request.key()
-    monkeypatch.setattr(jobs, "__version__", "another")
+    monkeypatch.setattr(requests, "__version__", "another")
     assert request.key() != before
 
 
@@ -153,7 +154,7 @@ def test_json_that_says_two_things_or_none_is_refused(old: str, new: str, senten
 
 
 def test_requests_of_measure_take_the_usual_names(words: list[str], tmp_path: Path) -> None:
-    request = jobs.opened(parse(["measure", *words[1:]]), None)
+    request = requests.opened(parse(["measure", *words[1:]]), None)
     assert (request.recipe.name, request.target.name) == ("edge-int8", TARGET)
-    profile, text = jobs.profiled(request, None, SILENT)
+    profile, text = requests.profiled(request, None, SILENT)
     assert json.loads(text)["depends_on"] == request.key() and profile.recipe == "edge-int8"

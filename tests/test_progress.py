@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from dyncompress.progress_bars import Bars, Lines, on_standard_error
+from dyncompress.cli.progress_bars import Bars, Lines, on_standard_error
 from dyncompress.types.progress import SILENT, Progress
 
 

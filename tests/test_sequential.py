@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.divergence import divergence
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.models.torch.sequence import Wanted, _correlated, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge

@@ -16,8 +16,8 @@ import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
-from dyncompress.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
+from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.models.augmentation import augmented
 from dyncompress.pipeline.completion import candidate, with_candidates
 from dyncompress.pipeline.onnx_export import as_numpy, originals

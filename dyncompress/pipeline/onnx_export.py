@@ -10,8 +10,8 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.coding import pack
 from dyncompress.deployment.fusion import float_operators
-from dyncompress.divergence import divergence
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.data import digests
 from dyncompress.pipeline.task import cropped, first_examples, of_every_form, outputs
 from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target

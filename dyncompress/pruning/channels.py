@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+from dyncompress.linalg.deferred import torch, without_gradients
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import torch
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.masks import check_finite, mask, parsed
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import torch
 from dyncompress.types import Choice
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky, full_precision
+from dyncompress.linalg.deferred import torch, without_gradients
 from dyncompress.pruning.masks import check_finite, kept_of_remainder, mask, parsed, zeros_wanted
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
 

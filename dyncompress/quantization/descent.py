@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.linalg.deferred import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

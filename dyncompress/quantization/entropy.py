@@ -12,9 +12,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from dyncompress.coding.trellis import paths
-from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import full_precision
+from dyncompress.linalg.deferred import torch, without_gradients
 from dyncompress.quantization.gptq import grouped, nearest_plane, upper_factor
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, checked, encoding
 from dyncompress.quantization.trellis import nearest_path

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import without_gradients
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import without_gradients
 from dyncompress.quantization.entropy import Entropy
 from dyncompress.quantization.grid import Grid, checked
 from dyncompress.quantization.input_prior import InputPrior

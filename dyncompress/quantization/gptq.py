@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
+from dyncompress.linalg.deferred import torch, without_gradients
 from dyncompress.quantization.descent import descended
 from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
 from dyncompress.quantization.mse import Mse, clipped_scale

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import torch
 from dyncompress.types import Choice, Encoding
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.linalg.deferred import torch
 from dyncompress.types import Observation, WeightFisher
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.linalg.deferred import torch
 from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
 from dyncompress.quantization.nearest import covering_scale, rounded
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight

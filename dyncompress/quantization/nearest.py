@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.linalg.deferred import torch
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, blocked, checked, encoding, spread
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
 

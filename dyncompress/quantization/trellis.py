@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dyncompress.coding.trellis import CLASS, NEXT, STATES
-from dyncompress.deferred import torch
+from dyncompress.linalg.deferred import torch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch import learning
 from dyncompress.models.torch.distillation import taught
 from dyncompress.models.torch.model import TorchModel, open_model

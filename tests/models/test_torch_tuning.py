@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.models.torch.tuning import augmented, loss, tuned
 from dyncompress.recipe.recipe import Recipe

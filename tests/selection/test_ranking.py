@@ -17,6 +17,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress import cli
+from dyncompress.cli.run_table import read_runs
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import MEASURES, EsdMid, Magnitude, StableRank, whole_run
 from dyncompress.pipeline.selection.prediction import PREDICTIONS, added, averaged, of_network, traced
@@ -24,7 +25,6 @@ from dyncompress.pipeline.selection.ranking import LEARNED, Ranking, rank
 from dyncompress.recording import TrajectoryWriter, save_trajectory
 from dyncompress.recording.torch_callback import layer_weights
 from dyncompress.reports.ranking import ranking_json, ranking_text
-from dyncompress.run_table import read_runs
 from dyncompress.types import Estimate, Iterates, Need, Observation, Trajectory
 
 EXAMPLE = np.zeros((2, 6), dtype=np.float32)

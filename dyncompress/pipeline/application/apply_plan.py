@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from dyncompress.divergence import divergence
 from dyncompress.errors import InvalidRequest
+from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.distillation import taught
 from dyncompress.models.torch.low_rank import INNER, OUTER
 from dyncompress.models.torch.model import TorchModel

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dyncompress.divergence import divergence, per_example
+from dyncompress.measures.divergence import divergence, per_example
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
 from dyncompress.pipeline.application.structured_pruning import restructured, structural

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dyncompress.cli.sources import load_model
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.text_files import is_file, read_text
-from dyncompress.sources import load_model
 
 NAME, MODEL, WEIGHTS, TRAJECTORY, GAP = OWN = ("name", "model", "weights", "trajectory", "gap")
 # What torch's and safetensors' readers raise on bytes that are none of theirs.

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from dyncompress.deferred import torch, without_gradients
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import torch, without_gradients
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dyncompress import __version__, streams
-from dyncompress.arguments import amounts, parse, parser, settings
+from dyncompress import __version__
+from dyncompress.cli import streams
+from dyncompress.cli.arguments import amounts, parse, parser, settings
+from dyncompress.cli.exit_codes import TRACEBACK, ending
+from dyncompress.cli.progress_bars import on_standard_error
+from dyncompress.cli.sources import load_data
 from dyncompress.coding.whole_files import check_writable, check_writable_file, deliver, made
 from dyncompress.errors import InvalidRequest
-from dyncompress.exit_codes import TRACEBACK, ending
-from dyncompress.output_files import MODEL, PROFILE, RESULTS, write_directory
-from dyncompress.progress_bars import on_standard_error
 from dyncompress.recipe.bundled_files import recipe_files, target_files
 from dyncompress.recipe.text_files import is_directory, is_file, read_text, toml
 from dyncompress.reports import (
@@ -36,7 +37,7 @@ from dyncompress.reports import (
     predicted_sentence,
     profile_table,
 )
-from dyncompress.sources import load_data
+from dyncompress.reports.output_files import MODEL, PROFILE, RESULTS, write_directory
 from dyncompress.types.progress import SILENT, Progress
 
 
@@ -95,20 +96,20 @@ def _answered(words: Sequence[str] | None) -> str:
 # ---------------------------------------------------------------- the verbs
 def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
-    from dyncompress.early_checks import check_words
+    from dyncompress.cli.early_checks import check_words
 
     check_words(args)
-    from dyncompress.jobs import compressed
+    from dyncompress.cli.requests import compressed
 
     return _finished(args.out, *compressed(args, progress))
 
 
 def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable(args.out)
-    from dyncompress.early_checks import refuse_overwriting
+    from dyncompress.cli.early_checks import refuse_overwriting
 
     refuse_overwriting(args, [args.out / name for name in RESULTS])
-    from dyncompress.demo import run
+    from dyncompress.cli.demo import run
 
     return _finished(args.out, run(progress)[0], None)
 
@@ -125,10 +126,10 @@ def _finished(out: Path, file: Any, profile_text: str | None) -> Answer:
 def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     if args.out is not None:
         check_writable(args.out)
-    from dyncompress.early_checks import check_words
+    from dyncompress.cli.early_checks import check_words
 
     check_words(args)
-    from dyncompress.jobs import measured
+    from dyncompress.cli.requests import measured
     from dyncompress.pipeline.profiling.profile import share_left_alone
 
     profile, text = measured(args, progress)
@@ -145,11 +146,11 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
 
 def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
     check_writable_file(args.out)
-    from dyncompress.early_checks import check_sources, refuse_overwriting
+    from dyncompress.cli.early_checks import check_sources, refuse_overwriting
 
     check_sources(args)
     refuse_overwriting(args, [args.out])
-    from dyncompress.jobs import probed
+    from dyncompress.cli.requests import probed
     from dyncompress.recording import save_trajectory
 
     found = probed(args, progress)
@@ -161,10 +162,10 @@ def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.early_checks import check_ranking
+    from dyncompress.cli.early_checks import check_ranking
 
     check_ranking(args)
-    from dyncompress.jobs import ranked
+    from dyncompress.cli.requests import ranked
     from dyncompress.reports.ranking import ranking_json, ranking_text
 
     found = ranked(args, progress)
@@ -172,7 +173,7 @@ def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.early_checks import refuse_overwriting
+    from dyncompress.cli.early_checks import refuse_overwriting
     from dyncompress.recipe.plan_file import plan_to_toml
     from dyncompress.recipe.profile_file import profile_from_json
     from dyncompress.recipe.toml_files import recipe_for
@@ -197,7 +198,7 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.early_checks import refuse_overwriting
+    from dyncompress.cli.early_checks import refuse_overwriting
     from dyncompress.pipeline.pareto import pareto
     from dyncompress.recipe.profile_file import profile_from_json
     from dyncompress.recipe.toml_files import recipe_for
@@ -228,11 +229,11 @@ def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
 
 
 def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
-    from dyncompress.early_checks import check_sources
+    from dyncompress.cli.early_checks import check_sources
 
     files = {str(path): _onnx(path) for path in (_inside(p, MODEL) for p in (args.file, *args.against))}
     check_sources(args)
-    from dyncompress.jobs import timed
+    from dyncompress.cli.requests import timed
 
     timings = timed(files, args)
     header = ("file", "bytes", "median ms", "p10", "p90", "relative")
@@ -354,6 +355,3 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
     "recipes": _recipes,
     "targets": _targets,
 }
-
-if __name__ == "__main__":
-    sys.exit(entry())

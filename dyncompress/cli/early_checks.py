@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyncompress.arguments import settings
+from dyncompress.cli.arguments import settings
+from dyncompress.cli.sources import check_data, check_model
 from dyncompress.errors import InvalidRequest
-from dyncompress.output_files import PROFILE, RESULTS
 from dyncompress.recipe.text_files import is_file
-from dyncompress.sources import check_data, check_model
+from dyncompress.reports.output_files import PROFILE, RESULTS
 
 if TYPE_CHECKING:
     from dyncompress.types import Plan
@@ -100,9 +100,9 @@ def _option(word: str) -> str:
 
 def check_ranking(args: argparse.Namespace) -> None:
     """Refuse what `rank` can't begin with: a table that can't be read, measures that don't exist, models that aren't there."""
+    from dyncompress.cli.run_table import MODEL, read_runs
     from dyncompress.measures import MEASURES
     from dyncompress.recipe.checks import check_one_of
-    from dyncompress.run_table import MODEL, read_runs
 
     runs = read_runs(args.runs)
     for name in args.measures:

@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dyncompress import __version__
-from dyncompress.arguments import free_axes, settings
 from dyncompress.certificates.promise import Promise
+from dyncompress.cli.arguments import free_axes, settings
+from dyncompress.cli.run_table import read_runs
+from dyncompress.cli.sources import load_data, load_model
 from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
 from dyncompress.models.signature import filled
 from dyncompress.models.torch.sgd_probe import probe
-from dyncompress.output_files import PROFILE
 from dyncompress.pipeline import task
 from dyncompress.pipeline.certification import refuse_too_few, without_seen
 from dyncompress.pipeline.selection import Ranking, rank
@@ -28,8 +29,7 @@ from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
-from dyncompress.run_table import read_runs
-from dyncompress.sources import load_data, load_model
+from dyncompress.reports.output_files import PROFILE
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.progress import Progress
 from dyncompress.types.representation import whole_text

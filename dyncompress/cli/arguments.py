@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dyncompress.cli.exit_codes import TRACEBACK, table
 from dyncompress.errors import InvalidRequest
-from dyncompress.exit_codes import TRACEBACK, table
 
 EPILOG = (
     "MODEL is file.py:callable or package.module:callable; the callable returns a torch.nn.Module.  "

@@ -9,7 +9,7 @@ import warnings
 from contextlib import suppress
 from typing import TextIO
 
-from dyncompress.exit_codes import DONE, NO_ANSWER
+from dyncompress.cli.exit_codes import DONE, NO_ANSWER
 
 CHATTY = r"(torch|torchvision|onnx|onnx_ir|onnxscript|onnxruntime|torch_pruning|copyreg)(\.|$)"  # they warn their own users
 
