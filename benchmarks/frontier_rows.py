@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.frontier_data import SEEDS, TEACHING, Case, Made
+from benchmarks.frontier_data import DISTILLATION_IMAGES, SEEDS, Case, Made
 from benchmarks.frontier_ours import Ours
 from benchmarks.peers import Nncf, OrtStatic, TorchPruning
 
@@ -86,7 +86,12 @@ FAMILIES = {
 }
 AFFINE = "gains and biases"
 WEIGHTS = "all weights"
-TAUGHT = {"calibration.limit": TEACHING, "calibration.observed": 1024, "distill.weight_epochs": 20, "distill.epochs": 2}
+DISTILLED = {
+    "calibration.limit": DISTILLATION_IMAGES,
+    "calibration.observed": 1024,
+    "distill.weight_epochs": 20,
+    "distill.epochs": 2,
+}
 
 
 def ours(name: str, family: str, make: Ours, trained: str = "", headline: bool = True, **aims: Aim) -> Row:
@@ -120,11 +125,11 @@ OURS = (
     ours(
         "narrow 2.0x, all weights",
         "channels",
-        Ours("narrow", {**TAUGHT, "budget.macs": 1 / 2.0}, images=TEACHING),
+        Ours("narrow", {**DISTILLED, "budget.macs": 1 / 2.0}, images=DISTILLATION_IMAGES),
         WEIGHTS,
         headline=False,
     ),
-    ours("sparse, all weights", "zeros", Ours("sparse", TAUGHT, images=TEACHING), WEIGHTS, headline=False),
+    ours("sparse, all weights", "zeros", Ours("sparse", DISTILLED, images=DISTILLATION_IMAGES), WEIGHTS, headline=False),
     ours("fastest", "channels", Ours("fastest"), resnet44=Aim(2.0, faster=(2.3, 2.9))),
 )
 
@@ -176,8 +181,14 @@ TUNED = (
         "* all weights",
         "learning rate of the weights",
         5,
-        "divergence on 512 training images other than the 2 048 of the distillation, ResNet-20 with 50 and 70 % zeros by magnitude",
+        "divergence on 512 training images apart from the 2 048 of the distillation, ResNet-20 with 50 and 70 % zeros by "
+        "magnitude",
     ),
     Tuned("onnxruntime *, NNCF *", "nothing: the documented settings of each tool", 1, "-"),
-    Tuned("torch-pruning *", "whether channels of the residual stream may be removed", 2, "accuracy on 1 024 tuning images, ResNet-20"),
+    Tuned(
+        "torch-pruning *",
+        "whether channels of the residual stream may be removed",
+        2,
+        "accuracy on 1 024 tuning images, ResNet-20",
+    ),
 )

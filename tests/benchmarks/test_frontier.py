@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import frontier, frontier_plots, frontier_tables
-from benchmarks.frontier_data import CALIBRATION, SEEDS, TEACHING, TRAINING, TUNING, Case, Made, NotHereError, chosen
+from benchmarks.frontier_data import CALIBRATION, DISTILLATION_IMAGES, SEEDS, TRAINING, TUNING, Case, Made, NotHereError, chosen
 from benchmarks.frontier_ours import Ours, Stopwatch
 from benchmarks.frontier_results import key_of, put, read, summary, write
 from benchmarks.frontier_rows import FAMILIES, OURS, ROWS, TUNED, Aim, Row
@@ -38,7 +38,7 @@ def results(**rows: dict[str, Any]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- what is looked at
-@pytest.mark.parametrize("n", [CALIBRATION, TEACHING])
+@pytest.mark.parametrize("n", [CALIBRATION, DISTILLATION_IMAGES])
 def test_seed_0_is_the_first_images_and_others_are_drawn(n: int) -> None:
     assert np.array_equal(chosen(0, n), np.arange(n))
     for seed in SEEDS[1:]:
@@ -46,7 +46,7 @@ def test_seed_0_is_the_first_images_and_others_are_drawn(n: int) -> None:
         assert len(np.unique(chosen(seed, n))) == n
 
 
-@pytest.mark.parametrize(("n", "left"), [(CALIBRATION, 1900), (TEACHING, 1200)])
+@pytest.mark.parametrize(("n", "left"), [(CALIBRATION, 1900), (DISTILLATION_IMAGES, 1200)])
 def test_tuning_images_lie_outside_every_calibration_set(monkeypatch: pytest.MonkeyPatch, n: int, left: int) -> None:
     import torch
 
@@ -98,7 +98,7 @@ def test_a_fingerprint_follows_overrides_of_its_network_only() -> None:
     plain, bound = Ours("smallest"), Ours("smallest", by_net={"resnet20": {"budget.bytes": 0.2}})
     assert plain.fingerprint("resnet20") != bound.fingerprint("resnet20")
     assert plain.fingerprint("resnet44") == bound.fingerprint("resnet44")
-    assert plain.fingerprint("resnet44") != replace(plain, images=TEACHING).fingerprint("resnet44")
+    assert plain.fingerprint("resnet44") != replace(plain, images=DISTILLATION_IMAGES).fingerprint("resnet44")
     assert bound.settled("resnet20").budget.bytes == 0.2
 
 
