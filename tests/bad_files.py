@@ -1,4 +1,4 @@
-"""Contents that no reader can read: what `test_faults.py` puts where a command expects a good file."""
+"""Unreadable file contents, which `test_faults.py` puts where a command expects a valid file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-Make = Callable[[Path, bytes], None]  # puts something at a path, given the bytes of a good file of that kind
+Make = Callable[[Path, bytes], None]  # writes something to a path, given the bytes of a valid file of that kind
 
 
 def npz(**arrays: np.ndarray) -> bytes:
@@ -30,13 +30,13 @@ def zipped(data: bytes, *, name: str = "x.npy", method: int = zipfile.ZIP_STORED
 
 
 def header(shape: str, descr: str = "'<f4'", version: bytes = b"\x01\x00") -> bytes:
-    """An array's header without its values."""
+    """The header of an array without its values."""
     text = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text
 
 
 def patched(whole: bytes, local: int, central: int, value: bytes) -> bytes:
-    """The archive with some bytes of its first entry's two headers changed."""
+    """The archive with some bytes changed in both headers of its first entry."""
     found = bytearray(whole)
     for mark, at in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
         place = found.index(mark) + at
@@ -53,12 +53,12 @@ def twice() -> bytes:
 
 
 def bomb() -> bytes:
-    """A small file that declares a hundred times the largest memory."""
+    """A small file that declares a hundred times the largest allowed memory."""
     return patched(zipped(bytes(1000), method=zipfile.ZIP_DEFLATED), 22, 24, b"\xf0\xff\xff\xff")
 
 
 def external(model: bytes) -> bytes:
-    """The model with its weights said to lie in another file."""
+    """The model, whose weights are declared to be in another file."""
     found = onnx.load_from_string(model)
     for tensor in found.graph.initializer:
         tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -74,9 +74,9 @@ def content(make: Callable[[bytes], bytes]) -> Make:
     return put
 
 
-# ---------------------------------------------------------------- what is no file, for every place
+# ---------------------------------------------------------------- not a file, for every place
 def nothing(path: Path, good: bytes) -> None:
-    """No such file."""
+    """Leave the path without a file."""
 
 
 def folder(path: Path, good: bytes) -> None:

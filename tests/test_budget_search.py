@@ -1,4 +1,4 @@
-"""Budgets are kept by what is measured on the finished file, or refused with what was reached."""
+"""Budgets are checked by measurements of the finished file; a budget that cannot be met is refused with the value reached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests import tiny
 
 
 class Digits(nn.Module):
-    """A small convolutional classifier whose scores are multiplied by a constant: confident answers."""
+    """A small convolutional classifier whose scores are multiplied by a constant, which makes it confident."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Digits(nn.Module):
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Digits, Tensor, Tensor]:
-    """A trained network, examples to calibrate on, and others."""
+    """A trained network, calibration examples, and other examples."""
     x = torch.tensor(load_digits().images / 16).float()[:, None]
     y = torch.tensor(load_digits().target)
     with torch.random.fork_rng(devices=[]):
@@ -61,8 +61,8 @@ def divergence(file: dc.OnnxFile, model: nn.Module, x: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0, 50.0, 1000.0])
-def test_a_budget_of_distortion_holds_for_confident_answers_too(digits: tuple[Digits, Tensor, Tensor], scale: float) -> None:
-    """Fisher information of a saturated softmax is nearly nothing, and rounding by it alone would know no bound."""
+def test_a_budget_of_distortion_holds_for_confident_networks(digits: tuple[Digits, Tensor, Tensor], scale: float) -> None:
+    """The Fisher information of a saturated softmax is almost zero, so it does not limit the rounding."""
     model, calibration, new = digits
     model.scale = scale
     file = dc.compress(model, packed(distortion=0.08), target=tiny.TARGET, calibration=calibration)
@@ -71,13 +71,13 @@ def test_a_budget_of_distortion_holds_for_confident_answers_too(digits: tuple[Di
     model.scale = 1.0
 
 
-def test_a_budget_that_no_plan_keeps_is_refused_with_what_was_reached(digits: tuple[Digits, Tensor, Tensor]) -> None:
+def test_a_budget_that_no_plan_meets_is_refused_with_the_best_value(digits: tuple[Digits, Tensor, Tensor]) -> None:
     model, calibration, _ = digits
     with pytest.raises(dc.Infeasible, match=r"budget\.distortion is 1e-09 nats, and the smallest that recipe 'packed' reached"):
         dc.compress(model, packed(distortion=1e-9), target=tiny.TARGET, calibration=calibration)
 
 
-def test_examples_set_aside_are_neither_fitted_nor_lost_nor_free_for_certificates() -> None:
+def test_examples_set_aside_are_not_fitted_and_count_as_seen() -> None:
     recipe = packed(distortion=0.5)
     start = opened(tiny.network(), recipe, tiny.CALIBRATION)
     fitted, aside = (np.concatenate([batch["x"] for batch in part]) for part in (start.batches, start.aside))
@@ -88,7 +88,7 @@ def test_examples_set_aside_are_neither_fitted_nor_lost_nor_free_for_certificate
     assert len(file.seen) == len(tiny.CALIBRATION)
 
 
-def test_examples_beyond_those_that_are_fitted_are_set_aside() -> None:
+def test_examples_that_no_step_fits_on_are_set_aside() -> None:
     recipe = replace(packed(distortion=0.1), calibration=64)
     batches = [{"x": np.arange(50.0)[:, None]}, {"x": np.arange(50.0, 100.0)[:, None]}]
     fitted, aside = set_aside(batches, recipe)
@@ -104,8 +104,8 @@ def test_a_budget_of_distortion_needs_examples() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["smallest", "edge-int8", "packed"])
-def test_bytes_are_those_of_the_file_whatever_was_predicted(recipe: str) -> None:
-    """The seal that a certificate would take is in the prediction; where there is none, smaller budgets can be met."""
+def test_the_budget_of_bytes_is_checked_on_the_file(recipe: str) -> None:
+    """The prediction includes the seal of a certificate; without a certificate, smaller budgets can be met."""
     spec = replace(load_recipe(recipe), mirrored=False)
     whole = dc.measure(tiny.network(), spec, target=tiny.TARGET, calibration=tiny.CALIBRATION)
     smallest = dc.allocate(whole, dc.Budget(bytes=0.95), recipe=spec).cost["float_bytes"]
@@ -126,46 +126,46 @@ def test_bytes_are_those_of_the_file_whatever_was_predicted(recipe: str) -> None
     ("level", "upper", "asked", "passed", "failed", "within"),
     [
         (0.08, 0.16, 0.08, 0.0, 0.08, (0.03, 0.05)),
-        (0.08, 200.0, 0.08, 0.0, 0.08, (0.009, 0.011)),  # an eighth at most
+        (0.08, 200.0, 0.08, 0.0, 0.08, (0.009, 0.011)),  # at most an eighth
         (0.01, 0.001, 0.08, 0.01, float("inf"), (0.07, 0.09)),
-        (0.04, 0.01, 0.08, 0.04, 0.05, (0.04, 0.05)),  # between what passed and what failed
+        (0.04, 0.01, 0.08, 0.04, 0.05, (0.04, 0.05)),  # between the level that passed and the one that failed
         (0.08, float("inf"), 0.08, 0.0, 0.08, (0.009, 0.011)),
     ],
 )
-def test_the_next_level(
+def test_the_next_level_of_the_search(
     level: float, upper: float, asked: float, passed: float, failed: float, within: tuple[float, float]
 ) -> None:
     assert within[0] <= next_level(level, upper, asked, passed, failed) <= within[1]
 
 
 def zeros(module: nn.Module) -> None:
-    """The head at zero, as it is initialised for fine-tuning."""
+    """Set the head to zero, as it is initialised for fine-tuning."""
     module.head.weight.data.zero_()
     module.head.bias.data.zero_()
 
 
 def dead(module: nn.Module) -> None:
-    """A layer in the middle that puts out nothing."""
+    """Make the output of a middle layer zero."""
     module.conv2.weight.data.zero_()
     module.norm2.bias.data.fill_(-1.0)
     module.norm2.running_mean.zero_()
 
 
 def outlier(module: nn.Module) -> None:
-    """One channel ten thousand times as large as the others, made up for by the next layer."""
+    """Make one channel ten thousand times as large as the others; the next layer compensates for it."""
     module.norm2.weight.data[0] *= 1e4
     module.norm2.bias.data[0] *= 1e4
     module.conv3.weight.data[:, 0] /= 1e4
 
 
 def large(module: nn.Module) -> None:
-    """Scores in the thousands."""
+    """Scale the scores to thousands."""
     module.head.weight.data *= 1000
 
 
 @pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4", "packed", "sparse", "smallest", "narrow"])
 @pytest.mark.parametrize("change", [zeros, dead, outlier, large], ids=lambda change: change.__name__)
-def test_degenerate_networks_end_in_a_sound_file_or_a_true_sentence(change: Callable[[nn.Module], None], recipe: str) -> None:
+def test_degenerate_networks_give_a_sound_file_or_a_correct_message(change: Callable[[nn.Module], None], recipe: str) -> None:
     import copy
 
     module = copy.deepcopy(tiny.network())

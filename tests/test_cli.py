@@ -1,4 +1,4 @@
-"""The command line: words, one sentence an error, exit codes, all files or none; and one whole run on a small network."""
+"""The command line: arguments, one sentence for each error, exit codes, all files or none, and a run on a small network."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def batches():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: a network, its calibration and held-out data."""
+    """A user's folder with a network, its calibration data and its held-out data."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "net.py").write_text(NET)
     (folder / "factor.py").write_text("FACTOR = 1\n")
@@ -68,13 +68,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
+    """Run a command; returns its exit code, standard output and standard error."""
     code = cli.main([str(word) for word in words])
     out, err = capsys.readouterr()
     return code, out, err
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- arguments
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -87,7 +87,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
         (["plan", "nowhere.json"], "there is no such file"),
     ],
 )
-def test_a_wrong_word_ends_in_one_sentence_and_code_2(
+def test_a_wrong_argument_ends_with_one_sentence_and_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def test_every_shipped_target_passes_its_check(capsys: pytest.CaptureFixture[str
     assert all(name in out for name in target_files())
 
 
-# ---------------------------------------------------------------- what words name
+# ---------------------------------------------------------------- what arguments name
 def test_a_network_is_named_by_file_or_by_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert type(load_model(f"{folder}/net.py:network")).__name__ == "Sequential"
@@ -141,14 +141,14 @@ def test_a_network_is_named_by_file_or_by_module(folder: Path, monkeypatch: pyte
         ("no_such_package.net:network", "no module 'no_such_package'"),
     ],
 )
-def test_a_wrong_model_is_one_sentence(source: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_model_gives_one_sentence(source: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(InvalidRequest, match=message):
         load_model(source)
 
 
 @pytest.mark.parametrize("source", ["net.onnx", "net.pt2", "net.pth"])
-def test_a_file_that_is_no_python_says_how_to_name_a_network(source: str) -> None:
+def test_a_file_without_python_code_explains_how_to_name_a_network(source: str) -> None:
     with pytest.raises(Unsupported, match=r"net\.py:model"):
         load_model(source)
 
@@ -159,19 +159,19 @@ def test_an_import_error_inside_the_users_module_is_the_users_own(tmp_path: Path
         load_model(f"{tmp_path}/broken.py:network")
 
 
-def test_absent_data_is_one_sentence() -> None:
+def test_missing_data_give_one_sentence() -> None:
     with pytest.raises(InvalidRequest, match="no such file"):
         load_data("absent.npz", "calibration data")
 
 
-# ---------------------------------------------------------------- delivery
-def test_files_arrive_together_and_nothing_else_stays(tmp_path: Path) -> None:
+# ---------------------------------------------------------------- output files
+def test_files_are_written_together_without_leftovers(tmp_path: Path) -> None:
     paths = deliver(tmp_path / "a" / "b", {"one.txt": "1", "two.bin": b"2"})
     assert {path.name: path.read_bytes() for path in (tmp_path / "a" / "b").iterdir()} == {"one.txt": b"1", "two.bin": b"2"}
     assert list(paths) == ["one.txt", "two.bin"]
 
 
-def test_when_one_file_cannot_be_written_none_is(tmp_path: Path) -> None:
+def test_if_one_file_cannot_be_written_none_is(tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("before")
     with pytest.raises(InvalidRequest, match="nothing was written"):
         deliver(tmp_path, {"kept.txt": "after", "no/such/folder.txt": "x"})
@@ -193,7 +193,7 @@ def test_a_read_only_directory_is_refused_before_any_work(
         raise PermissionError(13, "Permission denied")
 
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write where the permission bits say no
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write despite the permission bits
     code, _, err = run(capsys, "compress", "absent.py:network", "--calibration", "absent.npz", "--out", tmp_path / "out")
     assert code == 2
     assert "permission denied" in err
@@ -211,7 +211,7 @@ def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     return out, json.loads(shown.getvalue())
 
 
-def test_a_run_leaves_its_five_files_and_tells_the_bytes(results: Results) -> None:
+def test_a_run_writes_its_five_files_and_reports_the_bytes(results: Results) -> None:
     out, data = results
     assert sorted(path.name for path in out.iterdir()) == FIVE
     assert data["paths"] == {name: str(out / name) for name in data["paths"]}
@@ -222,7 +222,7 @@ def test_a_run_leaves_its_five_files_and_tells_the_bytes(results: Results) -> No
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_the_file_runs_where_only_onnxruntime_is(results: Results, folder: Path) -> None:
+def test_the_file_runs_with_onnxruntime_alone(results: Results, folder: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     out, data = results
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
@@ -232,7 +232,7 @@ def test_the_file_runs_where_only_onnxruntime_is(results: Results, folder: Path)
     assert errors == data["certificate"]["counts"]["file_errors"]
 
 
-def test_verify_recomputes_and_notices_one_changed_byte(
+def test_verify_recomputes_and_detects_one_changed_byte(
     results: Results, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, data = results
@@ -296,7 +296,9 @@ def test_a_budget_that_cannot_be_met_ends_with_3_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_held_out_examples_that_calibrated_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_held_out_examples_from_the_calibration_data_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = folder / "calibration.npz"
     code, _, err = run(
         capsys, "compress", f"{folder}/net.py:network", "--calibration", data, "--held-out", data, "--out", tmp_path
@@ -331,7 +333,7 @@ def test_bench_times_files_against_each_other(results: Results, folder: Path, ca
     assert 0 < timing["minimum"] <= timing["median"] <= timing["p90"]
 
 
-def test_what_libraries_print_is_not_the_answer() -> None:
+def test_output_of_libraries_is_not_part_of_the_result() -> None:
     noisy = "import os, sys; from dyncompress.cli import commands; commands._recipes = commands.COMMANDS['recipes']; "
     noisy += "commands.COMMANDS['recipes'] = lambda *a: (os.write(1, b'noise of a library\\n'), commands._recipes(*a))[1]; "
     noisy += "sys.argv = ['dyncompress', 'recipes', 'list', '--json']; sys.exit(commands.entry())"

@@ -1,4 +1,4 @@
-"""What travels with a file: times that decide nothing, the profile, and the files that were made on the way."""
+"""What a file carries: times that do not affect results, the profile, and the files that were built during the search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "processor_flags", lambda: frozenset({"avx512_vnni"}))
 
 
-def test_both_files_are_timed_in_turn_on_this_machine(any_processor: None) -> None:
+def test_both_files_are_timed_alternately_on_this_machine(any_processor: None) -> None:
     file = dc.compress(tiny.network(), target=tiny.TARGET, calibration=tiny.CALIBRATION)
     speed = file.speed
     assert speed is not None and not speed.reason
@@ -27,13 +27,13 @@ def test_both_files_are_timed_in_turn_on_this_machine(any_processor: None) -> No
 
 
 @pytest.mark.parametrize(("target", "reason"), [("generic-int8", "names no processor"), ("onnxruntime-arm64", "none of asimddp")])
-def test_a_target_that_this_machine_cannot_stand_for_is_not_timed(target: str, reason: str, any_processor: None) -> None:
+def test_a_target_that_differs_from_this_machine_is_not_timed(target: str, reason: str, any_processor: None) -> None:
     file = dc.compress(tiny.network(), target=target, calibration=tiny.CALIBRATION)
     assert file.speed is not None and reason in file.speed.reason
     assert file.speed.rounds == 0 and file.float_body == b""
 
 
-def test_times_decide_nothing(monkeypatch: pytest.MonkeyPatch, any_processor: None) -> None:
+def test_times_do_not_affect_results(monkeypatch: pytest.MonkeyPatch, any_processor: None) -> None:
     first = dc.compress(tiny.network(), target=tiny.TARGET, calibration=tiny.CALIBRATION)
     slow = replace(first.speed or dc.types.Speed(), after=1e3, ratio=1e-6)
     monkeypatch.setattr(deployment, "in_turn", lambda *_: slow)
@@ -58,7 +58,7 @@ def test_a_file_made_verb_by_verb_is_timed_when_it_is_certified(any_processor: N
     assert again.speed is file.speed, "once is enough"
 
 
-def test_every_file_that_was_made_for_a_budget_is_told() -> None:
+def test_every_file_that_was_built_for_a_budget_is_listed() -> None:
     profile = tiny.profile("packed")
     recipe = dc.load_recipe("packed")
     file = dc.compress(tiny.network(), recipe, target=tiny.TARGET, calibration=tiny.CALIBRATION, plan=profile)
@@ -69,7 +69,7 @@ def test_every_file_that_was_made_for_a_budget_is_told() -> None:
     assert file.profile is profile
 
 
-def test_the_path_of_a_promise_is_told_too() -> None:
+def test_the_path_of_plans_of_a_certificate_is_listed() -> None:
     recipe = replace(dc.load_recipe("edge-int8"), budget=dc.Budget(risk_increase=0.2), path=(0.9, 0.6, 0.5))
     file = dc.compress(tiny.network(), recipe, target=tiny.TARGET, calibration=tiny.CALIBRATION, held_out=tiny.HELD_OUT)
     assert sum(one.chosen for one in file.candidates) == 1

@@ -1,4 +1,4 @@
-"""The files of a run: all of them or none, at whatever step the run fails, is interrupted or is killed."""
+"""The output files of a run are written all or not at all, at any step where the run fails, is interrupted or is killed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FILES = {"profile.json": "new", "plan.toml": "new", "certificate.json": "new", "
 AFTER = {**FILES, "mine.txt": "the user's own"}
 STALE = ("model.dync", "other.bin")
 
-# Runs one delivery for every step of it: the audit hook sees each open, rename, mkdir and removal, and stops the k-th. The
-# directories come out as `k/`, the number of steps on standard output.
+# Writes the files once for every step: the audit hook sees each open, rename, mkdir and removal, and stops the k-th one. The
+# results are the directories `k/`, and the number of steps on standard output.
 DRIVER = """
 import os, sys
 from pathlib import Path
@@ -65,7 +65,7 @@ for k in range(1, 200):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """What stands there for the user to see."""
+    """The files that a user sees."""
     return {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else {}
 
 
@@ -74,7 +74,7 @@ def hidden(folder: Path) -> list[str]:
 
 
 def driven(fault: str, tmp_path: Path, begin: str) -> list[Path]:
-    """The directory after each fault."""
+    """The directory after each interruption."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, fault, str(tmp_path), begin], capture_output=True, text=True, check=True, env=environment
@@ -86,7 +86,7 @@ def driven(fault: str, tmp_path: Path, begin: str) -> list[Path]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 @pytest.mark.parametrize("begin", ["filled", "fresh"])
-def test_a_run_killed_at_any_step_leaves_old_or_new_or_no_model(begin: str, tmp_path: Path) -> None:
+def test_a_run_killed_at_any_step_leaves_old_or_new_files_or_no_model(begin: str, tmp_path: Path) -> None:
     before = BEFORE if begin == "filled" else {}
     after = AFTER if begin == "filled" else FILES
     seen = set()
@@ -108,13 +108,13 @@ def test_a_run_killed_at_any_step_leaves_old_or_new_or_no_model(begin: str, tmp_
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks")
 @pytest.mark.parametrize("fault", ["interrupt", "full disk"])
 @pytest.mark.parametrize("begin", ["filled", "fresh"])
-def test_a_failure_at_any_step_leaves_old_or_new(fault: str, begin: str, tmp_path: Path) -> None:
+def test_a_failure_at_any_step_leaves_old_or_new_files(fault: str, begin: str, tmp_path: Path) -> None:
     before = BEFORE if begin == "filled" else {}
     after = AFTER if begin == "filled" else FILES
     whole = {"old": 0, "new": 0}
     for folder in driven(fault, tmp_path, begin):
         found = contents(folder)
-        if whole_files.STAGING in hidden(folder):  # the fault hit the removal of what was staged: the next run does that
+        if whole_files.STAGING in hidden(folder):  # the fault hit the removal of staged files, which the next run completes
             finish_interrupted(folder)
         assert found in (before, after) or (begin == "filled" and contents(folder) == before), folder
         whole["new" if found == after else "old"] += 1
@@ -142,7 +142,7 @@ def test_a_failure_half_way_says_that_nothing_was_written(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
-def test_a_disk_that_fails_to_sync_leaves_old_or_new(
+def test_a_disk_that_fails_to_sync_leaves_old_or_new_files(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = set()
@@ -170,7 +170,7 @@ def test_a_disk_that_fails_to_sync_leaves_old_or_new(
     assert outcomes == {"old", "new"}
 
 
-def test_files_of_an_earlier_run_go_in_the_same_step(tmp_path: Path) -> None:
+def test_files_of_an_earlier_run_are_removed_in_the_same_step(tmp_path: Path) -> None:
     for name, text in BEFORE.items():
         (tmp_path / name).write_text(text)
     deliver(tmp_path, FILES, stale=(*STALE, "model.onnx"))
@@ -178,7 +178,7 @@ def test_files_of_an_earlier_run_go_in_the_same_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "x" * 300])
-def test_a_name_that_no_file_can_have_leaves_nothing(name: str, tmp_path: Path) -> None:
+def test_an_impossible_file_name_leaves_nothing(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="nothing was written"):
         deliver(tmp_path / "new" / "out", {"first.txt": "1", name: "2"})
     assert list(tmp_path.iterdir()) == []
@@ -213,7 +213,7 @@ def test_two_runs_into_one_directory_wait_for_each_other(tmp_path: Path, monkeyp
     assert os.listdir(tmp_path) == ["plan.toml"]
 
 
-def test_a_large_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_large_file_is_replaced_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "run.npz"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), replacing(path) as part:

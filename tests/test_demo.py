@@ -1,4 +1,4 @@
-"""The demo as a person runs it: one command, no download, a certified file; and the pieces that it is made of."""
+"""The demo as a user runs it (one command, no download, a certified file), and its parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Results = tuple[Path, dict[str, Any], str]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """The directory, the JSON object and standard error of `dyncompress demo`."""
+    """The output directory, the JSON object and the standard error of `dyncompress demo`."""
     out = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "dyncompress.cli", "demo", "--json", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return out, json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_the_demo_keeps_its_promise_on_a_file_much_smaller(results: Results) -> None:
+def test_the_demo_certifies_a_much_smaller_file(results: Results) -> None:
     out, data, _ = results
     assert data["bytes"]["before"] > 5 * data["bytes"]["after"]
     assert data["bytes"]["after"] == (out / "model.onnx").stat().st_size
@@ -40,7 +40,7 @@ def test_the_demo_keeps_its_promise_on_a_file_much_smaller(results: Results) -> 
     assert sum(line["delta"] for line in certificate["lines"]) <= certificate["delta"] + 1e-12
 
 
-def test_the_demo_speaks_of_progress_on_standard_error(results: Results) -> None:
+def test_the_demo_reports_progress_on_standard_error(results: Results) -> None:
     assert "train on digits (16)" in results[2]
     assert "measure the layers" in results[2]
 
@@ -69,7 +69,7 @@ def test_the_split_covers_every_digit_once() -> None:
     assert np.array_equal(np.sort(parts.reshape(-1, 64), axis=0), np.sort(every.reshape(-1, 64), axis=0))
 
 
-def test_initial_weights_are_fixed_and_leave_the_global_state_alone() -> None:
+def test_initial_weights_are_fixed_and_keep_the_global_random_state() -> None:
     before = torch.get_rng_state()
     first, second = demo.network().state_dict(), demo.network().state_dict()
     assert torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""Divergence between outputs: closed forms, a naive oracle, and what scale and shift leave alone."""
+"""Divergence between outputs: closed forms, a naive oracle, and invariance to scale and shift."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncompress.measures.divergence import agreement, are_scores, divergence, l
 
 
 def naive(reference: np.ndarray, output: np.ndarray) -> float:
-    """Mean KL divergence, one example and one class at a time."""
+    """The mean KL divergence, computed for one example and one class at a time."""
     total = 0.0
     for a, b in zip(reference, output, strict=True):
         p = [math.exp(v) / sum(math.exp(w) for w in a) for v in a]
@@ -25,20 +25,20 @@ def test_scores_are_compared_by_kl_divergence() -> None:
     a, b = draw.normal(size=(50, 6)), draw.normal(size=(50, 6))
     assert divergence(a, b) == pytest.approx(naive(a, b))
     assert divergence(a, a) == 0.0
-    assert divergence(a, a + draw.normal(size=(50, 1))) == pytest.approx(0.0, abs=1e-12)  # softmax sees differences only
+    assert divergence(a, a + draw.normal(size=(50, 1))) == pytest.approx(0.0, abs=1e-12)  # softmax depends on differences only
     # log odds 0 against log odds t: KL((1/2, 1/2) || q) = log cosh(t / 2)
     t = np.linspace(0, 3, 7)
     found = [divergence(np.zeros((1, 2)), np.array([[0.0, value]])) for value in t]
     assert found == pytest.approx(np.log(np.cosh(t / 2)))
 
 
-def test_scores_far_apart_dont_overflow() -> None:
+def test_scores_far_apart_do_not_overflow() -> None:
     huge = np.array([[1e4, 0.0, -1e4]], np.float32)
     assert divergence(huge, huge[:, ::-1]) == pytest.approx(2e4)
     assert np.isfinite(log_softmax(huge.astype(np.float64))).all()
 
 
-def test_other_outputs_are_compared_by_their_share_of_variance() -> None:
+def test_other_outputs_are_compared_relative_to_their_variance() -> None:
     draw = np.random.default_rng(1)
     for shape in ((40,), (40, 1), (40, 3, 4)):
         a = draw.normal(size=shape)

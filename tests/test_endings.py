@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, streams that are closed or full, Ctrl-C, and what is told before torch is imported."""
+"""The end of a command: exit codes, closed or full streams, Ctrl-C, and errors reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(words: str, shell: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own; `shell` is what a shell adds, e.g. `2>&-`."""
+    """Run the command in a separate process; `shell` is what a shell appends, such as `2>&-`."""
     paths = {"PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         ["sh", "-c", f'"{sys.executable}" -m dyncompress.cli {words} {shell}'],
@@ -53,7 +53,7 @@ def is_one_sentence(err: str) -> bool:
 
 # ---------------------------------------------------------------- codes
 class Odd(BaseException):
-    """What no `except Exception` catches."""
+    """An exception that `except Exception` does not catch."""
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_exception_has_its_code(
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_the_codes_are_told_everywhere() -> None:
+def test_the_exit_codes_are_documented_everywhere() -> None:
     doc = " ".join((cli.main.__doc__ or "").split())
     readme = " ".join((ROOT / "README.md").read_text().split())
     shown = " ".join(parser().format_help().split())
@@ -106,7 +106,7 @@ def test_a_sentence_is_one_line_of_printable_characters() -> None:
 
 
 # ---------------------------------------------------------------- streams
-def test_what_the_users_code_prints_is_not_the_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_of_the_users_code_is_not_part_of_the_result(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "loud.py").write_text(
         "import sys\nprint('imported')\nfrom tests.tiny import CALIBRATION\ndef f():\n    print('drawn')\n    yield CALIBRATION\n"
     )
@@ -116,7 +116,7 @@ def test_what_the_users_code_prints_is_not_the_answer(folder: Path, capsys: pyte
     assert err.splitlines() == ["imported", "drawn"]
 
 
-def test_what_is_printed_after_the_answer_is_not_part_of_it(folder: Path) -> None:
+def test_output_after_the_result_is_not_part_of_it(folder: Path) -> None:
     late = "import atexit\natexit.register(print, 'at the end')\nfrom tests.tiny import network\n"
     (folder / "late.py").write_text(late)
     done = run("measure late.py:network --calibration data.npz --json --quiet")
@@ -124,7 +124,7 @@ def test_what_is_printed_after_the_answer_is_not_part_of_it(folder: Path) -> Non
     assert done.stderr == "at the end\n"
 
 
-STREAMS = {  # what a shell does with the streams -> exit codes of an answer and of an error
+STREAMS = {  # redirection by the shell -> exit codes of a result and of an error
     "": (0, 2),
     ">&-": (74, 2),
     ">/dev/full": (74, 2),
@@ -151,7 +151,7 @@ def test_closed_and_full_streams(shell: str) -> None:
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
 )
-def test_terminals_that_know_ascii_alone(environment: dict[str, str], folder: Path) -> None:
+def test_terminals_with_ascii_only(environment: dict[str, str], folder: Path) -> None:
     done = run("recipes show 'é→.toml'", **environment)
     assert done.returncode == 2 and is_one_sentence(done.stderr) and done.stderr.isascii()
     (folder / "é.toml").write_text('summary = "→ é"\n', encoding="utf-8")
@@ -159,10 +159,11 @@ def test_terminals_that_know_ascii_alone(environment: dict[str, str], folder: Pa
     assert done.returncode == 0 and done.stderr == "" and done.stdout.isascii()
 
 
-def test_ctrl_c_is_one_line_and_130(folder: Path) -> None:
+def test_ctrl_c_gives_one_line_and_code_130(folder: Path) -> None:
     (folder / "slow.py").write_text("import sys, time\nprint('here', file=sys.stderr, flush=True)\ntime.sleep(60)\n")
     words = ["compress", "slow.py:network", "--calibration", "data.npz", "--out", "out", "--quiet"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it, and so would the child
+    # Tests in the background ignore the signal, and the child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "dyncompress.cli", *words],
         stdout=subprocess.PIPE,
@@ -239,7 +240,7 @@ EARLY = {
 }
 
 
-def test_usage_errors_are_told_before_torch_is_imported(folder: Path) -> None:
+def test_usage_errors_are_reported_before_torch_is_imported(folder: Path) -> None:
     script = f"import sys, io, json, contextlib\nfrom dyncompress import cli\nfor kind, words in {EARLY!r}.items():\n"
     script += "    err = io.StringIO()\n    with contextlib.redirect_stderr(err):\n        code = cli.main(words.split())\n"
     script += "    heavy = [m for m in ('torch', 'onnx', 'onnxruntime', 'scipy.optimize') if m in sys.modules]\n"
@@ -255,7 +256,7 @@ def test_usage_errors_are_told_before_torch_is_imported(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- results over results
-def test_a_plan_is_applied_again_and_again_where_it_lies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_can_be_applied_repeatedly_in_its_output_directory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*COMPRESS.split(), "--quiet"]
     assert cli.main(words) == 0
     asked = (folder / "out" / "plan.toml").read_text()
@@ -268,7 +269,7 @@ def test_a_plan_is_applied_again_and_again_where_it_lies(folder: Path, capsys: p
         assert cli.main([*words, "--plan", "out/plan.toml"]) == 0, capsys.readouterr().err
         assert "weight_bits = 5" in (folder / "out" / "plan.toml").read_text()
     assert sorted(os.listdir(folder / "out")) == ["model.onnx", "plan.toml", "profile.json", "report.html"]
-    assert (folder / "out" / "profile.json").read_bytes() == profile  # it took long to measure, and is of the same weights
+    assert (folder / "out" / "profile.json").read_bytes() == profile  # it took long to measure, and belongs to the same weights
     (folder / "out" / "profile.json").write_text("{}")
     assert cli.main([*words, "--plan", "out/plan.toml"]) == 0
     assert not (folder / "out" / "profile.json").exists()

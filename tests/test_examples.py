@@ -1,4 +1,4 @@
-"""Anything a user calls data: every form gives the same batches, and every broken form its own sentence."""
+"""Every form of data that a user may pass gives the same batches, and every broken form has its own message."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_form_gives_the_same_examples(form: str) -> None:
     assert whole(as_batches(FORMS[form](), ["x"], limit=5)).tolist() == X[:5].tolist()
     for read in (as_held_out, as_labelled):
         if read is as_held_out and form == "loader of dicts":
-            continue  # it has a column that is neither inputs nor labels nor groups
+            continue  # the file has a column that is neither inputs nor labels nor groups
         held = read(FORMS[form](), ["x"])
         np.testing.assert_array_equal(held.inputs["x"], X)
         assert held.inputs["x"].dtype == np.float32
@@ -79,7 +79,7 @@ UNREAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", UNREAD)
-def test_nothing_of_held_out_data_is_left_unread(case: str) -> None:
+def test_all_held_out_data_is_read_or_refused(case: str) -> None:
     data, sentence = UNREAD[case]
     names = ["pixels"] if case.startswith("x beside") else ["x"]
     with pytest.raises(InvalidRequest) as caught:
@@ -121,14 +121,14 @@ def test_repeats_are_the_later_copies_of_equal_inputs() -> None:
     assert repeats(as_held_out(one_input_differs, ["a", "b"]))[0].tolist() == []
 
 
-def test_tensors_stay_tensors_and_one_array_is_split() -> None:
+def test_tensors_stay_tensors_and_a_single_array_is_split() -> None:
     batches = as_batches(torch.zeros(300, 2), ["a"])
     assert [len(batch["a"]) for batch in batches] == [128, 128, 44]
     assert isinstance(batches[0]["a"], torch.Tensor)
     assert isinstance(as_batches(X, ["a"])[0]["a"], np.ndarray)
 
 
-def test_a_generator_is_drawn_no_further_than_the_limit() -> None:
+def test_a_generator_is_read_no_further_than_the_limit() -> None:
     drawn = []
     as_batches((drawn.append(i) or X for i in range(100)), ["x"], limit=15)
     assert len(drawn) == 2
@@ -161,7 +161,7 @@ def test_npz_by_name_or_x(tmp_path: Path) -> None:
     assert (as_held_out(str(tmp_path / "d.npz"), ["pixels"]).labels == Y).all()
 
 
-def test_digests_see_values_shapes_and_kinds_but_no_container() -> None:
+def test_digests_depend_on_values_shapes_and_types_but_not_on_the_container() -> None:
     base = digests([{"x": X}])
     assert len(set(base)) == 10
     assert digests([{"x": T[:4]}, {"x": T[4:]}]) == base
@@ -208,7 +208,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_broken_data_is_refused_in_one_sentence(case: str) -> None:
+def test_broken_data_is_refused_with_one_sentence(case: str) -> None:
     data, sentence = REFUSED[case]
     with pytest.raises(InvalidRequest) as caught:
         as_batches(data, ["x"])
@@ -216,7 +216,7 @@ def test_broken_data_is_refused_in_one_sentence(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_labels_that_do_not_belong_are_refused() -> None:
+def test_labels_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"labels have shape \(9,\) for 10 examples"):
         as_held_out((X, Y[:9]), ["x"])
     with pytest.raises(InvalidRequest, match="labels are missing in 1 of 2 batches"):
@@ -274,7 +274,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("given", LAYOUTS.values(), ids=LAYOUTS.keys())
-def test_arrays_of_any_layout_are_taken_as_they_are(given: np.ndarray) -> None:
+def test_arrays_of_any_memory_layout_are_accepted(given: np.ndarray) -> None:
     (batch,) = as_batches(given, ("x",))
     assert batch["x"].dtype == np.float32 and batch["x"].dtype.isnative and min(batch["x"].strides) > 0
     np.testing.assert_array_equal(batch["x"], IMAGES)
@@ -287,7 +287,7 @@ def test_flipped_channels_stay_flipped() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_tensors_of_any_width_are_float32(dtype: torch.dtype) -> None:
+def test_tensors_of_any_float_type_become_float32(dtype: torch.dtype) -> None:
     (batch,) = as_batches(torch.from_numpy(IMAGES).to(dtype), ("x",))
     assert batch["x"].dtype == torch.float32
 
@@ -300,6 +300,6 @@ def test_tensors_of_any_width_are_float32(dtype: torch.dtype) -> None:
         (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged), "is a nested tensor"),
     ],
 )
-def test_tensors_that_are_no_plain_arrays_are_refused(value: torch.Tensor, message: str) -> None:
+def test_tensors_that_are_not_plain_arrays_are_refused(value: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         as_batches({"x": value}, ("x",))

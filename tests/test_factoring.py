@@ -1,4 +1,4 @@
-"""Ranks as choices: tabulated exactly, allocated, carried out, exported with both halves in int8, saved and loaded."""
+"""Ranks as options: exact table entries, allocation, application, export with two int8 layers, saving and loading."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def file() -> dc.OnnxFile:
     return dc.export(small())
 
 
-def test_ranks_stand_in_the_table_with_their_costs() -> None:
+def test_ranks_are_in_the_table_with_their_costs() -> None:
     table = profile().table
     found = {unit: [option.choice.rank for option in options] for unit, options in table.items()}
     assert found["conv3"] == found["conv2"] == [None, 8, 4], "three quarters of the rank save no bytes"
@@ -62,7 +62,7 @@ def test_ranks_stand_in_the_table_with_their_costs() -> None:
     assert harms == sorted(harms) and harms[0] > 0
 
 
-def test_a_budget_of_products_takes_ranks() -> None:
+def test_a_budget_of_multiply_accumulates_uses_ranks() -> None:
     plan = dc.allocate(profile(), dc.Budget(macs=0.6))
     assert any(choice.rank is not None for choice in plan.asked.values())
     assert plan.cost["macs"] <= 0.6 * profile().macs
@@ -70,7 +70,7 @@ def test_a_budget_of_products_takes_ranks() -> None:
     assert one.model.macs == plan.cost["macs"]
 
 
-def test_the_file_holds_two_int8_layers_for_one_and_no_more_bytes_than_foreseen() -> None:
+def test_the_file_holds_two_int8_layers_for_one_and_no_more_bytes_than_predicted() -> None:
     found = file()
     assert found.fused["Conv"] == (6, 6) and found.fused["Gemm"] == (1, 1)
     layers = {layer.name: layer for layer in profile().layers}
@@ -82,14 +82,14 @@ def test_the_file_holds_two_int8_layers_for_one_and_no_more_bytes_than_foreseen(
     assert "rank 8, 8 bits" in str(found.plan)
 
 
-def test_what_it_does_is_near_what_was_foreseen() -> None:
+def test_the_divergence_is_near_the_prediction() -> None:
     table = profile().table
     harm = sum(next(o for o in table[unit] if o.choice.rank == RANKS.get(unit)).distortion for unit in table)
     assert 0.1 * harm < small().stages["weights"] < 3 * harm
     assert file().parity.agreement > 0.9
 
 
-def test_a_plan_with_ranks_is_a_text_and_its_network_is_saved(tmp_path: Path) -> None:
+def test_a_plan_with_ranks_and_its_network_are_saved_and_loaded(tmp_path: Path) -> None:
     assert plan_from_toml(plan_to_toml(small().plan)) == small().plan
     save_compressed(small(), tmp_path)
     x = torch.from_numpy(tiny.HELD_OUT[0][:16])
@@ -97,8 +97,8 @@ def test_a_plan_with_ranks_is_a_text_and_its_network_is_saved(tmp_path: Path) ->
         torch.testing.assert_close(load(tiny.Tiny, tmp_path)(x), small().module(x), rtol=0, atol=0)
 
 
-def test_layers_after_a_split_make_up_for_it() -> None:
-    """Each layer is fitted to the original's output from the inputs that the factors before leave it."""
+def test_layers_after_a_split_compensate_for_it() -> None:
+    """Each layer is fitted to the original's output from the inputs that the preceding factors produce."""
     model = opened(tiny.network(), recipe(), tiny.CALIBRATION, None)
     after = small().model
     x = {"x": torch.from_numpy(tiny.CALIBRATION)}
@@ -115,7 +115,7 @@ def test_without_data_ranks_follow_from_the_weights_alone() -> None:
     assert dc.export(one).macs[1] <= 0.8 * found.macs
 
 
-def test_a_choice_of_lower_rank_is_tried_where_it_saves() -> None:
+def test_a_lower_rank_is_tried_only_if_it_saves() -> None:
     layer, dense = Layer("l", "linear", (40, 60), 2400), (Choice(weight_bits=8), Choice(weight_bits=4), Choice(sparsity=0.5))
     found = ranked(layer, replace(recipe(), ranks=(0.9, 0.5, 0.25, 0.001)), dense[:2])
     assert [(c.rank, c.weight_bits) for c in found] == [(20, 8), (20, 4), (10, 8), (10, 4), (1, 8), (1, 4)]
@@ -133,12 +133,12 @@ def test_a_choice_of_lower_rank_is_tried_where_it_saves() -> None:
         ({"channels.ranks": [0.5], "channels.blocks": True}, "ranks are chosen beside zeros and widths alone"),
     ],
 )
-def test_ranks_that_mean_nothing_are_refused(changed: dict[str, object], words: str) -> None:
+def test_invalid_ranks_are_refused(changed: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         load_recipe("edge-int8", changed)
 
 
-def test_rules_of_zeros_and_bits_do_not_share_ranks() -> None:
+def test_rules_for_sparsity_and_bits_refuse_ranks() -> None:
     for name in ("erk", "equal_share", "depth_linear"):
         with pytest.raises(InvalidRequest, match=rf"allocator {name}: .*lower ranks; leave channels\.ranks"):
             dc.allocate(profile(), dc.Budget(macs=0.7), recipe=replace(recipe(), allocator=RULES[name]()))

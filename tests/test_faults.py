@@ -1,4 +1,4 @@
-"""Faults, kind by kind and place by place: each ends in one sentence and its exit code, and leaves every file as it was."""
+"""Faults by kind and place: each ends with one sentence and its exit code, and changes no file."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from tests import tiny
 from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
 
 NET = "from tests.tiny import network\n"
-LONG = "x" * 300  # longer than any file's name may be
+LONG = "x" * 300  # longer than any file name may be
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One command that can't be carried out.
+    """A command that cannot be carried out.
 
     Attributes:
-        words: of the command line; files are named relative to the folder.
-        says: what the sentence has to name.
-        make, at: what is put where a good file would be.
+        words: arguments of the command line; file names are relative to the folder.
+        says: what the message has to name.
+        make, at: writes the bad content; the place of the valid file that it replaces.
         files: further files, name -> text.
         code: the exit code.
     """
@@ -49,10 +49,10 @@ class Fault:
     code: int = 2
 
 
-# ---------------------------------------------------------------- the good folder
+# ---------------------------------------------------------------- the valid folder
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every command could work with."""
+    """A folder with valid files for every command."""
     folder, file = tmp_path_factory.mktemp("good"), tiny.certified_file()
     assert file.certificate is not None
     (folder / "net.py").write_text(NET)
@@ -74,9 +74,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the good folder, in which the command runs."""
+    """A copy of the valid folder, in which the command runs."""
     place = tmp_path / "here"
-    shutil.copytree(good, place, copy_function=os.link)  # nobody writes into a file: what is replaced is replaced whole
+    shutil.copytree(good, place, copy_function=os.link)  # links suffice, because files are replaced and never modified
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", list(sys.path))
     signal.signal(signal.SIGALRM, _too_long)
@@ -92,7 +92,7 @@ def _too_long(*_: object) -> None:
 
 
 def tree(folder: Path) -> dict[str, bytes | str]:
-    """Every file with its bytes, every other thing with its kind."""
+    """Every file with its bytes, and everything else with its kind."""
     found: dict[str, bytes | str] = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" not in path.parts:
@@ -136,11 +136,11 @@ MODEL_PLACES = {
     "unpack": ("unpack small.dync --out o.onnx", "small.dync"),
 }
 NUMBERS = ("nan", "inf", "-inf", "-1", "1e999", "9" * 5000, "1" + "0" * 400, "[]", '"three"', "true")
-KEYS = (  # of a recipe, each with what is said of it
+KEYS = (  # mistakes in a recipe, with the message for each
     *("budget.bytes", "budget.macs", "budget.risk_increase", "quantize.damping", "seed", "quantize.weight_bits"),
     *("certificate.delta", "distill.rate", "distill.epochs", "calibration.limit", "quantize.activation_share"),
 )
-OPTIONS = {  # option -> the command that takes it
+OPTIONS = {  # option -> the command that accepts it
     "--seed": "probe net.py:network --calibration data.npz --out o.npz",
     "--steps": "probe net.py:network --calibration data.npz --out o.npz",
     "--batch": "probe net.py:network --calibration data.npz --out o.npz",
@@ -148,7 +148,7 @@ OPTIONS = {  # option -> the command that takes it
     "--rounds": "bench model.onnx --data data.npz",
     "--threads": "bench model.onnx --data data.npz",
 }
-USERS = {  # what the user's own module does, and what has to be told of it
+USERS = {  # what the user's module does, and what the message has to say about it
     "imports what isn't there": ("import nowhere_at_all", "bad.py line 1"),
     "has wrong syntax": ("def network(:\n", "bad.py line 1"),
     "is indented wrongly": ("def f():\nreturn 1\n", "bad.py line 2"),
@@ -173,7 +173,7 @@ USERS = {  # what the user's own module does, and what has to be told of it
     "returns nothing": ("def f(): return None", "None"),
     "returns a text": ("def f(): return 'x'", "str"),
 }
-DRAWN = {  # what happens while the user's data are read
+DRAWN = {  # events while the user's data are read
     "fails at its first batch": ("def f():\n    yield 1 / 0", "ZeroDivisionError at bad.py line 2"),
     "fails midway": (
         "from tests.tiny import CALIBRATION\ndef f():\n    yield CALIBRATION\n    raise ValueError('midway')",
@@ -207,7 +207,7 @@ FORWARDS = {
 
 
 def outputs() -> dict[str, Fault]:
-    """Places where nothing can be written, or that are read: option by option."""
+    """Output options that name a place which cannot be written, or a file that is read."""
     file_commands = {
         "plan": "plan profile.json --out {}",
         "probe": "probe net.py:network --calibration data.npz --out {}",
@@ -242,7 +242,7 @@ def outputs() -> dict[str, Fault]:
 
 
 def overwritten() -> dict[str, Fault]:
-    """Commands whose output is one of their inputs, by its name, a symbolic link and a hard link."""
+    """Commands whose output is one of their inputs: by name, by a symbolic link and by a hard link."""
     inputs = {
         "plan, its profile": ("plan profile.json --out {}", "profile.json"),
         "plan, its recipe": ("plan profile.json --recipe recipe.toml --out {}", "recipe.toml"),
@@ -280,7 +280,7 @@ def table() -> dict[str, Fault]:
     for place, (words, name) in TEXT_PLACES.items():
         kinds = {**NO_FILE, **TEXTS}
         for kind, make in kinds.items():
-            if (name, kind) not in {("runs.csv", "deep brackets"), ("target.toml", "first half")}:  # which could be read
+            if (name, kind) not in {("runs.csv", "deep brackets"), ("target.toml", "first half")}:  # these could be read
                 says = "certificate" if name.startswith("certificate") else name
                 found[f"{place}: {kind}"] = Fault(words, says, make, name)
     for name in ("weights.pt", "weights.safetensors"):
@@ -351,7 +351,7 @@ WORDS = {
     "a container to pack": "pack small.dync --out o.dync",
     "a plan in its own directory with notes": "compress net.py:network --calibration data.npz --plan plan.toml --out .",
 }
-RUNS = {  # tables of runs that these words name
+RUNS = {  # tables of runs that these arguments name
     "gaps.csv": "name,model,gap\na,net.py:network,nan\nb,net.py:network,1\n",
     "wide.csv": f"name,model\na,{'x' * 200_000}\n",
     "twice.csv": "name,model\na,net.py:network\na,net.py:network\n",
@@ -359,16 +359,14 @@ RUNS = {  # tables of runs that these words name
 ALL = {**table(), **{f"words: {kind}": Fault(words, "", files=RUNS) for kind, words in WORDS.items()}}
 
 
-def test_the_table_is_large_and_no_fault_stands_twice() -> None:
+def test_the_table_is_large_and_has_no_duplicates() -> None:
     assert len(ALL) >= 300
     places = [(fault.words, fault.at, id(fault.make), str(fault.files)) for fault in ALL.values()]
     assert len(set(places)) == len(places)
 
 
 @pytest.mark.parametrize("fault", ALL.values(), ids=ALL)
-def test_a_fault_is_one_sentence_and_leaves_everything_as_it_was(
-    fault: Fault, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fault_gives_one_sentence_and_changes_no_file(fault: Fault, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if fault.make is not None:
         place = folder / fault.at
         good = place.read_bytes() if place.is_file() else b""

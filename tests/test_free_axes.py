@@ -1,4 +1,4 @@
-"""Axes of any length: free where the data have several lengths or the user says so, else refused in one sentence."""
+"""Axes of any length: free if the data have several lengths or the user names them, otherwise refused with one sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def off_by(file: dc.OnnxFile, model: nn.Module, inputs: dict[str, Tensor]) -> fl
 
 @pytest.mark.parametrize("recipe", ["edge-int8", pytest.param("edge-int4", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SEVERAL)
-def test_data_of_several_lengths_leave_the_axis_free(name: str, recipe: str) -> None:
+def test_data_of_several_lengths_make_the_axis_free(name: str, recipe: str) -> None:
     subject: Subject = SEVERAL[name]
     model = subject.model()
     file = dc.compress(model, recipe, target=TARGET, calibration=subject.data())
@@ -42,7 +42,7 @@ def test_data_of_several_lengths_leave_the_axis_free(name: str, recipe: str) -> 
     assert shapes(file)[0][0] == "batch" and any(isinstance(size, str) for size in shapes(file)[0][1:])
 
 
-def test_an_axis_is_free_where_the_user_says_so_and_tried_on_another_length() -> None:
+def test_an_axis_that_the_user_names_is_free_and_is_tested_on_another_length() -> None:
     model, x = seeded(sequences.Lines)(), randn(64, 4, 24)
     fixed = dc.compress(model, "edge-int8", target=TARGET, calibration=x)
     free = dc.compress(model, "edge-int8", target=TARGET, calibration=x, free_axes={"x": [2]})
@@ -53,7 +53,7 @@ def test_an_axis_is_free_where_the_user_says_so_and_tried_on_another_length() ->
 
 
 class Flattened(nn.Module):
-    """Knows its length."""
+    """A model with a fixed length."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class Flattened(nn.Module):
         ({"y": [1]}, r"no input 'y'"),
     ],
 )
-def test_an_axis_that_cannot_be_free_is_refused_in_a_sentence(free_axes: dict[str, list[int]], message: str) -> None:
+def test_an_axis_that_cannot_be_free_is_refused_with_a_sentence(free_axes: dict[str, list[int]], message: str) -> None:
     with pytest.raises(dc.DyncompressError, match=message):
         dc.compress(seeded(Flattened)(), "edge-int8", target=TARGET, calibration=randn(64, 4, 24), free_axes=free_axes)
 
 
-def test_lengths_that_the_model_does_not_take_are_refused_with_the_batch() -> None:
+def test_lengths_that_the_model_does_not_accept_are_refused_with_the_batch() -> None:
     data = [randn(16, 4, 24), randn(16, 4, 20)]
     with pytest.raises(dc.InvalidRequest, match=r"batch 1: input 'x' has shape \(4, 20\).*doesn't take both"):
         dc.compress(seeded(Flattened)(), "edge-int8", target=TARGET, calibration=data)
@@ -105,7 +105,7 @@ def test_positions_along_uneven_axes_count_as_examples_and_channels_stay_channel
         joined([a, a[0]])
 
 
-def test_the_command_line_takes_free_axes(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_accepts_free_axes(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text(
         "import torch\nfrom torch import nn\n"
         "def build():\n    torch.manual_seed(0)\n"
@@ -123,7 +123,7 @@ def test_the_command_line_takes_free_axes(tmp_path, capsys: pytest.CaptureFixtur
 
 
 class Shown(nn.Module):
-    """Takes any length, but writes down the one that it was shown."""
+    """Accepts any length, but its exported graph fixes the length of the example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,12 +135,12 @@ class Shown(nn.Module):
         return self.o(torch.stack(places).relu().mean(0))
 
 
-def test_a_graph_that_fixes_a_free_axis_is_refused_in_a_sentence() -> None:
+def test_a_graph_that_fixes_a_free_axis_is_refused_with_a_sentence() -> None:
     with pytest.raises(dc.Unsupported, match=r"one length along axes \[2\] of input 'x', which have to take any length"):
         dc.compress(seeded(Shown)(), "edge-int8", target=TARGET, calibration=randn(64, 4, 12), free_axes={"x": [2]})
 
 
-def test_utterances_of_lengths_of_their_own_are_cut_alike_where_a_method_wants_one_batch() -> None:
+def test_inputs_of_different_lengths_are_cut_to_one_length_for_a_single_batch() -> None:
     model = seeded(lambda: sequences.Recurrent(nn.GRU))()
     data = [randn(1, 5 + i % 9, 8, seed=i) for i in range(24)]
     for recipe in ("edge-int8", "edge-int4"):
@@ -149,7 +149,7 @@ def test_utterances_of_lengths_of_their_own_are_cut_alike_where_a_method_wants_o
 
 
 class Resized(nn.Module):
-    """Gives a transposed convolution the size of its output, which an exported graph keeps."""
+    """Passes the output size to a transposed convolution, which the exported graph fixes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class Resized(nn.Module):
         return self.u(self.d(x).relu(), output_size=x.shape[-2:])
 
 
-def test_outputs_of_another_size_than_the_model_s_are_refused() -> None:
+def test_outputs_whose_size_differs_from_the_models_are_refused() -> None:
     data = [randn(8, 3, 13, 17), randn(8, 3, 22, 20)]
     with pytest.raises(dc.Unsupported, match=r"outputs.*the model that came in has"):
         dc.compress(seeded(Resized)(), "edge-int8", target=TARGET, calibration=data)

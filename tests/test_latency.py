@@ -1,4 +1,4 @@
-"""Seconds of less structure: the files that are timed are those networks, and what isn't faster isn't offered."""
+"""Measured times of smaller structures: the timed files are those networks, and options that are not faster are left out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_narrowed_file_is_the_network_of_the_first_channels() -> None:
     np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_options_that_are_no_faster_are_left_out() -> None:
+def test_options_that_are_not_faster_are_left_out() -> None:
     table = {"channels:a": (line(), line(keep=12), line(keep=8), line(keep=4)), "a": (line(weight_bits=8),)}
     found = with_seconds(table, LatencyTable(2.0, 1.0, {"channels:a": (0.0, 0.1, -0.2, -0.1)}, 1))
     assert [(o.choice.keep, o.seconds) for o in found["channels:a"]] == [(None, 0.0), (8, -0.2)]
@@ -65,6 +65,6 @@ def test_every_structural_option_is_timed() -> None:
     assert found.units["block:layer1.0"][1] < 0  # two of seven convolutions, the largest
 
 
-def test_seconds_are_refused_where_none_were_measured() -> None:
+def test_a_budget_of_seconds_is_refused_without_measured_times() -> None:
     with pytest.raises(dc.InvalidRequest, match=r"budget.seconds needs times measured on the target.*set budget.macs"):
         dc.allocate(tiny.profile("narrow"), dc.Budget(seconds=0.5), recipe="narrow")

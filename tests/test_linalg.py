@@ -1,4 +1,4 @@
-"""Second moments, damped factors, spectra, distances: against plain numpy in float64."""
+"""Second moments, damped factors, spectra and distances, compared with plain numpy in float64."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_the_streamed_moment_is_the_mean_outer_product(device):
         moment.add(part)
     exact = x.double().mT @ x.double() / x.shape[1]
     assert moment.rows == 50_000
-    terms = 16_384  # of a sum in float32; all are positive, so that no sum cancels
+    terms = 16_384  # tolerance of a sum in float32; all terms are positive, so no sum cancels
     torch.testing.assert_close(moment.value, exact, rtol=4 * terms**0.5 * torch.finfo(torch.float32).eps, atol=0)
     assert torch.equal(moment.value, moment.value.mT)
 
 
-def test_a_moment_ignores_reduced_precision_settings_and_leaves_them_alone(device):
+def test_a_moment_ignores_reduced_precision_settings_and_keeps_them(device):
     backends = [getattr(b, "matmul") for b in (torch.backends.cuda, torch.backends.mkldnn)]  # noqa: B009
     before = [b.fp32_precision for b in backends]
     x = normal(4096, 64, device=device)
@@ -58,7 +58,7 @@ def test_a_moment_ignores_reduced_precision_settings_and_leaves_them_alone(devic
     torch.testing.assert_close(moment.value[0], x.double().T @ x.double() / 4096, rtol=1e-5, atol=1e-6)
 
 
-def test_settings_come_back_after_an_error():
+def test_settings_are_restored_after_an_error():
     before = torch.backends.cuda.matmul.fp32_precision
     with pytest.raises(RuntimeError), full_precision(torch.device("cpu")):
         torch.matmul(torch.zeros(2, 2), torch.zeros(3, 3))
@@ -84,7 +84,7 @@ def test_rows_of_another_width_and_no_rows_at_all_are_refused():
         moment.add(torch.eye(4))
 
 
-def test_the_factor_gives_back_the_damped_moment(device):
+def test_the_factor_reproduces_the_damped_moment(device):
     x = normal(3, 40, 6, device=device).double()
     moment = x.mT @ x / 40
     factor = damped_cholesky(moment, 0.1)
@@ -95,7 +95,7 @@ def test_the_factor_gives_back_the_damped_moment(device):
 
 
 @pytest.mark.parametrize("damping", [0.0, 0.01])
-def test_hard_moments_still_factor(damping):
+def test_ill_conditioned_moments_have_a_factor(damping):
     rank_one = torch.ones(1, 5, 5, dtype=torch.float64)
     dead = torch.diag(torch.tensor([1.0, 0, 2, 0, 3], dtype=torch.float64))[None]
     slightly_negative = rank_one - 1e-9 * torch.eye(5, dtype=torch.float64)
@@ -113,7 +113,7 @@ def test_without_damping_only_dead_inputs_change():
 
 
 @pytest.mark.parametrize("bad", [torch.full((1, 2, 2), float("nan")), torch.tensor([[[1.0, 1e6], [1e6, 1.0]]])])
-def test_what_is_no_second_moment_is_refused(bad):
+def test_matrices_that_are_not_second_moments_are_refused(bad):
     with pytest.raises(InvalidRequest):
         damped_cholesky(bad, 0.01)
     with pytest.raises(InvalidRequest):
@@ -145,7 +145,7 @@ def test_windows_are_square_and_cover_the_matrix():
     assert [len(w) for w in spectra(normal(8, 1, 3, 3), "windows")] == [1] * 72
 
 
-def test_windows_make_noise_look_alike_whatever_its_shape():
+def test_windows_make_the_spectra_of_noise_independent_of_its_shape():
     def middle_to_top(view, columns):
         pooled = torch.cat(spectra(normal(64, columns), view))
         return float(pooled.max() / pooled.median())
@@ -181,7 +181,7 @@ def test_distances_over_many_columns_and_few_points():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_streamed_spectra_are_those_of_each_weight_and_leave_the_threads_alone(threads):
+def test_streamed_spectra_equal_those_of_each_weight_and_keep_the_threads(threads):
     jobs = [(normal(8, 5, 3, 3, seed=s), view) for s, view in enumerate(["slices", "flat", "windows", "slices"])]
     jobs += [(normal(600, 300), "flat"), (normal(40, 30), "slices")]
     before = torch.get_num_threads()
@@ -203,7 +203,7 @@ def test_streamed_spectra_are_those_of_each_weight_and_leave_the_threads_alone(t
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_no_jobs_give_no_spectra_and_a_bad_one_is_refused_before_any_is_computed():
+def test_no_jobs_give_no_spectra_and_a_bad_job_is_refused_before_any_computation():
     assert list(streamed_spectra([])) == []
     with pytest.raises(InvalidRequest):
         next(streamed_spectra([(torch.eye(2), "flat"), (torch.ones(3), "flat")]))

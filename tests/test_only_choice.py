@@ -1,4 +1,4 @@
-"""What isn't needed isn't done: nothing is compared where no budget asks for less, no more observed than a recipe wants."""
+"""Unneeded work is skipped: without a budget no options are compared, and only what the recipe needs is observed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny import CALIBRATION, TARGET, network
 
 
 def observed(monkeypatch: pytest.MonkeyPatch) -> list[set[type]]:
-    """What every observation of a door asks for."""
+    """The needs of every observation of a model adapter."""
     from dyncompress.models.torch.model import TorchModel
 
     asked: list[set[type]] = []
@@ -33,7 +33,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> list[set[type]]:
     return asked
 
 
-def test_without_a_budget_the_plan_is_the_most_careful_one_and_nothing_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_budget_the_plan_compresses_least_and_nothing_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = observed(monkeypatch)
     recipe, target = load_recipe("edge-int8"), load_target(TARGET)
     start = opened(network(), recipe, CALIBRATION)
@@ -45,14 +45,14 @@ def test_without_a_budget_the_plan_is_the_most_careful_one_and_nothing_is_observ
     assert plan.asked == compared.asked and plan.cost == compared.cost
 
 
-def test_with_a_budget_choices_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_budget_options_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = observed(monkeypatch)
     recipe = load_recipe("edge-int8", {"budget.bytes": 0.5})
     profile = profiled_for_budget(opened(network(), recipe, CALIBRATION), recipe, load_target(TARGET), None, SILENT)
     assert asked == [{Weight, InputMoment, OutputFisher}] and max(map(len, profile.table.values())) > 1
 
 
-def test_a_recipe_may_find_fewer_examples_enough() -> None:
+def test_a_recipe_may_observe_fewer_examples() -> None:
     recipe = replace(load_recipe("edge-int8"), observed=32)
     some, every = opened(network(), recipe, CALIBRATION), opened(network(), replace(recipe, observed=0), CALIBRATION)
     first = dict(some.observe((InputMoment(),)))["conv1"][InputMoment()]
@@ -62,6 +62,6 @@ def test_a_recipe_may_find_fewer_examples_enough() -> None:
     assert sum(len(batch["x"]) for batch in some.batches) == len(CALIBRATION), "ranges still see all of them"
 
 
-def test_observing_fewer_than_none_is_refused() -> None:
+def test_observing_a_negative_number_of_examples_is_refused() -> None:
     with pytest.raises(dc.InvalidRequest, match=r"calibration\.observed"):
         load_recipe("edge-int8", {"calibration.observed": -1})

@@ -1,4 +1,4 @@
-"""The additive table: which choices are tried, and that their errors and harms are what naive sums over examples give."""
+"""The additive table: which options are tried; their errors and distortions equal naive sums over examples."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LAYER = Layer("conv", "conv2d", (16, 8, 3, 3), 1000)
 
 
 def observed(layer: Layer, seed: int = 0, n: int = 400, **more: Any) -> tuple[Observation, torch.Tensor, torch.Tensor]:
-    """An observation, its weight, and the inputs `[groups, n, fan_in]` that its moment is of."""
+    """An observation, its weight, and the inputs `[groups, n, fan_in]` of its moment."""
     draw = torch.Generator().manual_seed(seed)
     weight = torch.randn(layer.shape, generator=draw)
     mixing = torch.randn(layer.fan_in, layer.fan_in, generator=draw, dtype=torch.float64)
@@ -50,13 +50,13 @@ def observed(layer: Layer, seed: int = 0, n: int = 400, **more: Any) -> tuple[Ob
 
 
 # ---------------------------------------------------------------- what is tried
-def test_choices_go_from_careful_to_bold() -> None:
+def test_options_are_ordered_by_increasing_compression() -> None:
     found = candidates.choices(LAYER, RECIPE, TARGET, None)
     assert [(c.sparsity, c.weight_bits) for c in found] == [(0, 8), (0, 4), (0, 2), (0.5, 8), (0.5, 4), (0.5, 2)]
     assert {c.activation_bits for c in found} == {32} and {c.granularity for c in found} == {"channel"}
 
 
-def test_rules_and_targets_narrow_the_choices() -> None:
+def test_rules_and_targets_restrict_the_options() -> None:
     rule = LayerRule("conv", weight_bits=(8, 32), sparsities=(0.75,))
     assert [(c.sparsity, c.weight_bits) for c in candidates.choices(LAYER, RECIPE, TARGET, rule)] == [(0.75, 32), (0.75, 8)]
     whole_bytes = replace(TARGET, weight_bits=(8,), weight_granularity="tensor")
@@ -76,7 +76,7 @@ def test_embeddings_and_recipes_without_a_pruner_get_no_zeros() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 16), (16, 8, 3, 3), (64, 64, 3, 3)])
-def test_choices_in_vain_arent_tried(shape: tuple[int, ...]) -> None:
+def test_useless_options_are_not_tried(shape: tuple[int, ...]) -> None:
     layer = replace(LAYER, shape=shape)
     wide = replace(RECIPE, weight_bits=(8, 7, 6, 5, 4, 3, 2), sparsities=(0.0, 0.2, 0.5, 0.8))
     found = candidates.choices(layer, wide, TARGET, None)
@@ -90,7 +90,7 @@ def test_choices_in_vain_arent_tried(shape: tuple[int, ...]) -> None:
 
 
 # ---------------------------------------------------------------- errors
-def test_errors_are_those_of_the_recipes_own_tools() -> None:
+def test_errors_are_those_of_the_recipes_pruner_and_quantizer() -> None:
     observation, weight, _ = observed(LAYER)
     tried = [Choice(), Choice(weight_bits=4), Choice(sparsity=0.5), Choice(sparsity=0.5, weight_bits=4)]
     nothing, rounded, pruned, both = candidates.layer_errors(observation, tried, RECIPE)
@@ -111,8 +111,8 @@ def test_output_errors_are_those_over_the_examples(groups: int) -> None:
     layer = Layer("conv", "conv2d", (8, 8 // groups, 3, 1), 100, groups=groups)
     observation, weight, x = observed(layer)
     new = weight + 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(9))
-    new[0] = -weight[0]  # no positive gain helps: the channel is as good as gone
-    new[1] = 0.25 * weight[1]  # a gain mends it: moment matching supplies it
+    new[0] = -weight[0]  # no positive gain helps: the output of the channel is lost
+    new[1] = 0.25 * weight[1]  # a gain corrects it: moment matching supplies the gain
     expected = []
     for c in range(8):
         seen = x[c // (8 // groups)]
@@ -126,7 +126,7 @@ def test_output_errors_are_those_over_the_examples(groups: int) -> None:
     assert candidates.fisher_harm(observation, weight, new) == pytest.approx(0.5 * float(fisher @ np.array(expected)), rel=1e-6)
 
 
-def test_harm_needs_what_it_is_read_from() -> None:
+def test_distortion_needs_its_source() -> None:
     weight = observed(LAYER)[1]
     without = Observation(LAYER, {Weight(): weight})
     assert math.isnan(candidates.fisher_harm(without, weight, weight)) and math.isnan(
@@ -137,17 +137,17 @@ def test_harm_needs_what_it_is_read_from() -> None:
     signs = [torch.randn(LAYER.shape, generator=torch.Generator().manual_seed(seed)).sign() for seed in range(50)]
     found = [candidates.motion_harm(moved, weight, weight + 2 * sign) for sign in signs]  # independent errors: half of f_i e_i^2
     assert np.mean(found) == pytest.approx(2 * 1.01 * float(fisher.sum()), abs=4 * np.std(found) / 50**0.5)
-    assert candidates.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # all the same way: what inputs share adds up
+    assert candidates.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # equal errors: correlations of inputs add up
     still = Observation(LAYER, {Weight(): weight, WeightFisher(): 0 * fisher})
     assert math.isnan(candidates.motion_harm(still, weight, weight + 2))
 
 
-# ---------------------------------------------------------------- harms
+# ---------------------------------------------------------------- distortions
 def errors(*rows: tuple[float, float, float, float]) -> list[candidates.Errors]:
     return [candidates.Errors(Choice(), *row) for row in rows]
 
 
-def test_every_source_has_its_formula() -> None:
+def test_every_source_of_distortion_has_its_formula() -> None:
     found = {"a": errors((0.0, 0.0, 0.0, 0.0), (0.1, 0.2, 3.0, 40.0)), "b": errors((0.3, 0.0, 7.0, 80.0))}
     sensitivity = {"pruning": {"a": math.log(2), "b": 0.0}, "quantization": {"a": math.log(5), "b": 1.0}}
     assert candidates.harms(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
@@ -174,7 +174,7 @@ def test_layers_without_the_source_get_the_median_rate() -> None:
 
 # ---------------------------------------------------------------- channels
 @given(st.integers(1, 300), st.lists(st.floats(0.01, 1.0), max_size=6), st.sampled_from([1, 4, 8, 16, 32]))
-def test_kept_counts_lie_on_the_targets_grid(size: int, shares: list[float], multiple: int) -> None:
+def test_channel_counts_lie_on_the_targets_grid(size: int, shares: list[float], multiple: int) -> None:
     counts = structure_choices.keep_counts(size, shares, multiple)
     assert counts[0] == size and counts == sorted(set(counts), reverse=True) and counts[-1] >= 1
     step = multiple if size > multiple else max(1, size // 4)
@@ -184,7 +184,7 @@ def test_kept_counts_lie_on_the_targets_grid(size: int, shares: list[float], mul
 
 
 def channel_table(twin: bool = False) -> tuple[tuple[Any, ...], torch.Tensor]:
-    """Options of a group of eight channels that one convolution reads; with a twin, channel 3 always equals channel 6."""
+    """Options of a group of eight channels that one convolution reads; with `twin`, channel 3 always equals channel 6."""
     producer, consumer = Layer("p", "conv2d", (8, 3, 3, 3), 800), Layer("c", "conv2d", (5, 8, 3, 3), 600)
     reads, _, x = observed(consumer)
     makes, _, _ = observed(producer)
@@ -197,7 +197,7 @@ def channel_table(twin: bool = False) -> tuple[tuple[Any, ...], torch.Tensor]:
     return structure_choices.channel_options(group, {"p": makes, "c": reads}, recipe, target, file_bytes), x
 
 
-def test_fewer_channels_save_more_and_harm_more() -> None:
+def test_fewer_channels_save_more_and_distort_more() -> None:
     table, _ = channel_table()
     assert [o.choice.keep for o in table] == [None, 7, 4, 2]
     assert [o.macs for o in table] == [0, -1400 / 8, -1400 / 2, -1400 * 6 / 8]
@@ -210,13 +210,13 @@ def test_fewer_channels_save_more_and_harm_more() -> None:
     assert [o.bytes for o in table] == pytest.approx([0, -dense / 8, -dense / 2, -dense * 6 / 8])
 
 
-def test_a_channel_that_another_equals_goes_for_nothing() -> None:
+def test_removing_a_duplicate_channel_has_no_distortion() -> None:
     alone, twins = channel_table()[0][1].distortion, channel_table(twin=True)[0][1].distortion
     assert twins < 1e-2 * alone
 
 
-def test_the_harm_of_fewer_channels_is_the_refitted_error() -> None:
-    """Least squares over the examples, on the channels that the library keeps, is what the table expects."""
+def test_the_distortion_of_fewer_channels_is_the_refitted_error() -> None:
+    """The table predicts the error of least squares over the examples, on the channels that the library keeps."""
     from dyncompress.pruning.channels import eliminate
 
     table, x = channel_table()
@@ -231,8 +231,8 @@ def test_the_harm_of_fewer_channels_is_the_refitted_error() -> None:
     assert table[2].distortion == pytest.approx(0.5 * fisher * error, rel=0.02)
 
 
-def test_choices_are_those_that_a_layer_can_have() -> None:
-    """A group no longer than a row, and a pattern only where it has inputs enough: a plan that is made can be applied."""
+def test_options_are_those_that_a_layer_can_have() -> None:
+    """A group is no longer than a row, and a pattern needs enough inputs, so that every plan can be applied."""
     recipe = replace(RECIPE, pattern="2:4", sparsities=(0.5,), granularity="group:1000")
     wide, stem = Layer("wide", "conv2d", (8, 4, 3, 3), 0), Layer("stem", "conv2d", (8, 3, 3, 3), 0)
     target = load_target("onnxruntime-x86-vnni")

@@ -1,4 +1,4 @@
-"""Models with the traits of ordinary ones: masks of -inf, fused encoders, a batch that is fixed, integer outputs."""
+"""Common traits of models: masks of -inf, fused encoders, a fixed batch size, integer outputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def seeded(build: type[nn.Module], *arguments: object) -> nn.Module:
 
 
 class Masked(nn.Module):
-    """Attention behind a causal mask that is a buffer, or a padding mask that is an input."""
+    """Attention with a causal mask in a buffer, or a padding mask as an input."""
 
     def __init__(self, causal: bool) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Masked(nn.Module):
 
 
 class Encoder(nn.Module):
-    """torch's own encoder layer, which runs fused in eval mode."""
+    """torch's own encoder layer, which runs as one fused operation in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
 
 
 class Answer(nn.Module):
-    """Returns a class and no score."""
+    """Returns a class and no scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def off_by(file: dc.OnnxFile, inputs: dict[str, Tensor], wanted: Tensor) -> floa
 
 @pytest.mark.parametrize("recipe", ["edge-int8", "packed"])
 @pytest.mark.parametrize("causal", [False, True], ids=["padding", "causal"])
-def test_scores_behind_a_mask_are_no_fault_of_the_data(causal: bool, recipe: str) -> None:
+def test_masked_scores_are_not_a_fault_of_the_data(causal: bool, recipe: str) -> None:
     model = seeded(Masked, causal)
     batch = {"x": random(64, 6, 8), "keep": torch.arange(6)[None] < torch.arange(64)[:, None] % 5 + 2}
     file = dc.compress(model, quick(recipe), target=TARGET, calibration=batch)
@@ -91,7 +91,7 @@ def test_scores_behind_a_mask_are_no_fault_of_the_data(causal: bool, recipe: str
     )
 
 
-def test_an_encoder_layer_is_seen_layer_by_layer() -> None:
+def test_an_encoder_layer_is_observed_layer_by_layer() -> None:
     model, x = seeded(Encoder), random(64, 6, 16)
     before = torch.backends.mha.get_fastpath_enabled()
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=x)
@@ -101,7 +101,7 @@ def test_an_encoder_layer_is_seen_layer_by_layer() -> None:
 
 
 @pytest.mark.parametrize("recipe", ["edge-int8", "packed"])
-def test_a_file_of_fixed_batch_is_calibrated_in_pieces(recipe: str) -> None:
+def test_a_file_with_a_fixed_batch_size_is_calibrated_in_pieces(recipe: str) -> None:
     model, x = seeded(Loop), random(40, 3, 8, 8)
     file = dc.compress(model, quick(recipe), target=TARGET, calibration=x)
     assert any("batch size of the ONNX file is fixed at 2" in note for note in file.notes)
@@ -109,7 +109,7 @@ def test_a_file_of_fixed_batch_is_calibrated_in_pieces(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["edge-int8", "sparse"])
-def test_integer_outputs_ask_for_no_gradient(recipe: str) -> None:
+def test_integer_outputs_need_no_gradient(recipe: str) -> None:
     model, x = seeded(Answer), random(100, 20)
     file = dc.compress(model, quick(recipe), target=TARGET, calibration=x)
     found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
@@ -122,7 +122,7 @@ def test_a_divergence_of_integers_is_refused() -> None:
 
 
 class Biased(nn.Module):
-    """Attention whose float mask is an input: 0 where a position is kept, minus infinity where it isn't."""
+    """Attention whose float mask is an input: 0 for positions that are kept, minus infinity for the others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_masks_of_minus_infinity_are_calibrated_on_held_out_and_verified(tmp_pat
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_held_out_values_that_the_model_makes_no_sense_of_are_refused(value: float) -> None:
+def test_held_out_values_that_are_nan_or_infinite_are_refused(value: float) -> None:
     model, x = seeded(Loop).train(False), random(440, 3, 8, 8)
     with torch.no_grad():
         y = model(x).argmax(1)

@@ -1,4 +1,4 @@
-"""Saving: a file with its certificate beside it, or a directory of all results; all of it or nothing, and `verify` finds it."""
+"""Saving a file with its certificate, or a directory of all results, all or nothing; `verify` finds the certificate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names(directory: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def whole() -> dc.OnnxFile:
-    """A file with everything: profile, certificate, container, float file."""
+    """A file with profile, certificate, container and float file."""
     file = dc.compress(
         tiny.network(), "packed", target=tiny.TARGET, calibration=tiny.CALIBRATION, held_out=tiny.HELD_OUT, keep_float=True
     )
@@ -32,7 +32,7 @@ def whole() -> dc.OnnxFile:
 
 
 # ---------------------------------------------------------------- one file
-def test_a_saved_file_verifies_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_saved_file_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny.certified_file()
     path = file.save(tmp_path / "small.onnx")
     assert path == tmp_path / "small.onnx" and path.read_bytes() == file.content
@@ -50,7 +50,7 @@ def test_files_of_one_folder_keep_their_own_certificates(tmp_path: Path, whole: 
         assert dc.verify(tmp_path / name).digests == file.certificate.digests
 
 
-def test_the_certificate_of_the_directory_is_read_where_the_file_has_none_of_its_own(tmp_path: Path) -> None:
+def test_the_certificate_of_the_directory_is_read_if_the_file_has_none(tmp_path: Path) -> None:
     file = tiny.certified_file()
     file.save(tmp_path)
     (tmp_path / "model.onnx").rename(tmp_path / "renamed.onnx")
@@ -60,13 +60,13 @@ def test_the_certificate_of_the_directory_is_read_where_the_file_has_none_of_its
         dc.verify(tmp_path / "renamed.onnx")
 
 
-def test_a_file_that_is_overwritten_takes_its_certificate_along(tmp_path: Path) -> None:
+def test_overwriting_a_file_replaces_its_certificate(tmp_path: Path) -> None:
     tiny.certified_file().save(tmp_path / "small.onnx")
     tiny.file().save(tmp_path / "small.onnx")
     assert names(tmp_path) == {"small.onnx"}
 
 
-def test_a_container_needs_one(tmp_path: Path) -> None:
+def test_saving_a_container_needs_a_container(tmp_path: Path) -> None:
     with pytest.raises(dc.InvalidRequest, match="no container"):
         tiny.file().save(tmp_path / "small.dync")
     assert not names(tmp_path)
@@ -95,7 +95,7 @@ def test_a_directory_gets_all_results(name: str, tmp_path: Path, whole: dc.OnnxF
     assert dc.compress(tiny.network(), plan=path.with_name("plan.toml"), calibration=tiny.CALIBRATION).body == whole.body
 
 
-def test_a_directory_keeps_nothing_that_is_of_another_file(tmp_path: Path, whole: dc.OnnxFile) -> None:
+def test_a_directory_keeps_nothing_of_another_file(tmp_path: Path, whole: dc.OnnxFile) -> None:
     whole.save(tmp_path)
     (tmp_path / "mine.txt").write_text("the user's own")
     replace(tiny.file(), plan=replace(tiny.file().plan, digest="of other weights")).save(tmp_path)
@@ -108,7 +108,7 @@ def test_a_profile_of_the_same_weights_stays(tmp_path: Path, whole: dc.OnnxFile)
     assert names(tmp_path) == RESULTS | {"profile.json"}
 
 
-def test_a_directory_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile) -> None:
+def test_a_directory_is_written_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dc.OnnxFile) -> None:
     tiny.file().save(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     (tmp_path / "certificate.json").mkdir()
@@ -130,13 +130,13 @@ def test_the_command_line_and_save_write_the_same_files(
         assert path.read_bytes() == (tmp_path / "saved" / path.name).read_bytes()
 
 
-# ---------------------------------------------------------------- what travels with a file
-def test_the_float_file_is_kept_on_request_alone(whole: dc.OnnxFile) -> None:
+# ---------------------------------------------------------------- what a file carries
+def test_the_float_file_is_kept_only_on_request(whole: dc.OnnxFile) -> None:
     assert len(whole.float_body) == whole.float_bytes
     again = dc.compress(tiny.network(), plan=whole.plan, calibration=tiny.CALIBRATION)
     assert again.float_body == b"" and again.profile is None
     assert output_files.FLOAT_MODEL not in repr(whole) and len(repr(whole)) < 400
 
 
-def test_a_file_that_is_changed_keeps_what_was_measured(whole: dc.OnnxFile) -> None:
+def test_a_changed_file_keeps_its_measurements(whole: dc.OnnxFile) -> None:
     assert replace(whole, notes=()).profile is whole.profile

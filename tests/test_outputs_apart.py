@@ -1,4 +1,4 @@
-"""Outputs of several scales, and rare events: what one 8-bit grid or a cut range would lose is kept, channel by channel."""
+"""Outputs of several scales, and rare events: every channel keeps the signal that one grid or a clipped range would lose."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import TARGET
 
 
 class Head(nn.Module):
-    """Features, and boxes in pixels beside logits in one tensor, joined in one way or another."""
+    """Features with a head that returns boxes in pixels and logits in one tensor, joined in one of several ways."""
 
     def __init__(self, join: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def originals(model: nn.Module, x: Tensor) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("join", "recipe"), [*((join, "edge-int8") for join in JOINS), ("one convolution", "edge-int4"), ("linear", "edge-int4")]
 )
-def test_no_channel_of_an_output_is_lost_to_another_ones_scale(join: str, recipe: str) -> None:
+def test_no_output_channel_is_lost_because_of_another_channels_scale(join: str, recipe: str) -> None:
     model = Head(join).eval()
     file = dc.compress(model, replace(load_recipe(recipe), mirrored=False), target=TARGET, calibration=X)
     for found, wanted, parity in zip(ran(file, NEW), originals(model, NEW), file.parity.outputs, strict=True):
@@ -84,7 +84,7 @@ def test_no_channel_of_an_output_is_lost_to_another_ones_scale(join: str, recipe
         assert parity.lost == ()
 
 
-def test_activations_that_stay_float_are_told_and_alike_channels_stay_integers() -> None:
+def test_activations_that_stay_float_are_reported_and_similar_channels_stay_int8() -> None:
     model = Head("one convolution").eval()
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=X)
     assert any("float, since with 8 bits the error of a channel would be too large" in note for note in file.notes)
@@ -99,7 +99,7 @@ def test_a_lost_channel_is_an_error() -> None:
     model = Head("one convolution").eval()
     assert model.b.bias is not None
     spec = replace(load_recipe("edge-int4"), weight_bits=(2,), layers=(), mirrored=False, sequential=False)
-    with torch.no_grad():  # two inputs that cancel: at 2 bits their difference, which is all the signal, is rounded away
+    with torch.no_grad():  # two inputs that cancel: at 2 bits their difference, which is the whole signal, is lost by rounding
         model.b.weight[1] = model.b.weight[0] * 1.001
         model.b.bias[1] = model.b.bias[0]
         model.one.weight[5:6] = 0
@@ -110,8 +110,8 @@ def test_a_lost_channel_is_an_error() -> None:
     assert caught.value.exit_code == 6
 
 
-def test_inner_activations_are_given_up_where_an_output_shows_the_loss() -> None:
-    """A channel of 10 000 beside others of 1, all read by the next layer: one grid leaves nothing of the others."""
+def test_inner_activations_stay_float_if_an_output_loses_its_signal() -> None:
+    """One channel has the scale 10 000 and the others 1, and the next layer reads all: one grid rounds the others to zero."""
     nodes = [
         deployment_node("Conv", ["x", "w"], ["a"]),
         deployment_node("Conv", ["a", "v"], ["b"]),
@@ -178,7 +178,7 @@ def loud_in_a_corner(x: Tensor, by: float) -> Tensor:
     [(loud_everywhere, "edge-int8"), (loud_in_a_corner, "edge-int8"), (loud_everywhere, "edge-int4")],
     ids=["everywhere", "in a corner", "at 4 bits"],
 )
-def test_what_one_example_in_a_hundred_shows_survives(event: Callable[[Tensor, float], Tensor], by: float, recipe: str) -> None:
+def test_rare_events_survive(event: Callable[[Tensor, float], Tensor], by: float, recipe: str) -> None:
     generator = torch.Generator().manual_seed(1)
     x, new = (torch.randn(n, 3, 16, 16, generator=generator) * 0.1 for n in (300, 40))
     x[:3], new[:10] = event(x[:3], by), event(new[:10], by)
@@ -190,7 +190,7 @@ def test_what_one_example_in_a_hundred_shows_survives(event: Callable[[Tensor, f
     assert abs(kept - step) < 0.2 * abs(step) + 0.25 * wanted[10:].std()
 
 
-def test_a_share_of_one_cuts_nothing_and_a_cut_is_told() -> None:
+def test_a_share_of_one_clips_nothing_and_clipping_is_reported() -> None:
     x = torch.randn(200, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     model = Head("linear").eval()
     whole = dc.compress(model, replace(load_recipe("edge-int8"), activation_share=1.0), target=TARGET, calibration=x)

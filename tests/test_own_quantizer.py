@@ -1,4 +1,4 @@
-"""A quantizer of the user's own, no dataclass and of no known name, goes through every verb by what it says of itself."""
+"""A user's own quantizer, which is neither a dataclass nor known by name, works with every verb through its attributes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import CALIBRATION, network
 
 
 class Halved:
-    """Rounds to nearest on a scale of its own, in 4 bits whatever is asked."""
+    """Rounds to nearest on its own scale, always in 4 bits."""
 
     entropy_coded = False
     sketch: Quantizer | None = None
@@ -38,7 +38,7 @@ class Halved:
 
 
 class Coded(Halved):
-    """Rounds by steps, and makes tables with something quicker."""
+    """Rounds by step sizes, and uses a faster method for the table."""
 
     entropy_coded = True
 
@@ -57,7 +57,7 @@ def recipe(quantizer: Any, **changed: Any) -> Recipe:
     return Recipe("mine", quantizer=quantizer, match=False, activation_bits=8, **changed)
 
 
-def test_it_is_measured_allocated_carried_out_and_exported() -> None:
+def test_it_goes_through_measure_allocate_apply_and_export() -> None:
     mine = recipe(Halved(), weight_bits=(8,), sensitivity=("theory",))
     file = dc.compress(network(), mine, calibration=CALIBRATION)
     assert {choice.weight_bits for choice in file.plan.asked.values()} == {8}
@@ -65,13 +65,13 @@ def test_it_is_measured_allocated_carried_out_and_exported() -> None:
     assert {choice.method for choice in file.plan.realised.values()} == {"Halved"}
 
 
-def test_its_grid_is_the_targets() -> None:
+def test_its_grid_follows_the_target() -> None:
     target = replace(dc.load_target(tiny.TARGET), power_of_two_scales=True, weight_symmetric_range=False)
     found = fitted(recipe(Halved(), weight_bits=(8,)), target).quantizer
     assert isinstance(found, Halved) and found.limits == Grid(power_of_two=True, full_range=True)
 
 
-def test_steps_go_by_what_it_says_and_tables_by_its_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_follow_its_attributes_and_tables_its_sketch(monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in ({"weight_bits": (8,), "steps": (0.1,)}, {"weight_bits": (8,)}):
         with pytest.raises(dc.InvalidRequest, match=r"codes? by entropy"):
             recipe(Coded() if "steps" not in wrong else Halved(), **wrong)
@@ -83,7 +83,7 @@ def test_steps_go_by_what_it_says_and_tables_by_its_sketch(monkeypatch: pytest.M
     assert all(choice.step for choice in dc.apply(network(), plan, recipe=mine, calibration=CALIBRATION).plan.realised.values())
 
 
-def test_one_that_lacks_a_word_is_refused_in_a_sentence() -> None:
+def test_a_quantizer_without_a_required_attribute_is_refused() -> None:
     class Bare:
         needs = (Weight(),)
 
@@ -95,7 +95,7 @@ def test_one_that_lacks_a_word_is_refused_in_a_sentence() -> None:
 
 
 @pytest.mark.parametrize(("symmetric", "lowest"), [(True, -127), (False, -128)])
-def test_the_targets_range_is_what_its_weights_use(symmetric: bool, lowest: int) -> None:
+def test_its_weights_use_the_range_of_the_target(symmetric: bool, lowest: int) -> None:
     target = replace(dc.load_target(tiny.TARGET), weight_symmetric_range=symmetric)
     small = dc.apply(network(), tiny.plan(), target=target, calibration=CALIBRATION)
     codes = {int(encoding.codes.min()) for encoding in small.encodings.values() if encoding.bits == 8}

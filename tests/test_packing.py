@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_pack_and_unpack_give_back_the_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_and_unpack_reproduce_the_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = model.read_bytes()
     assert main(["pack", str(model.parent)]) == 0
     packed = model.with_suffix(".dync")
@@ -47,7 +47,7 @@ def test_pack_and_unpack_give_back_the_file(model: Path, capsys: pytest.CaptureF
     ],
     ids=["cut", "changed", "foreign", "newer"],
 )
-def test_bad_containers_end_with_the_tables_codes(model: Path, change, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_containers_end_with_the_documented_codes(model: Path, change, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     packed, out = model.with_suffix(".dync"), model.with_name("out.onnx")
     assert main(["pack", str(model)]) == 0
     packed.write_bytes(change(packed.read_bytes()))
@@ -55,7 +55,7 @@ def test_bad_containers_end_with_the_tables_codes(model: Path, change, code: int
     assert capsys.readouterr().err.count("\n") == 1 and not out.exists()
 
 
-def test_what_can_t_be_packed_ends_with_2(model: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_packed_end_with_code_2(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.onnx"
     text.write_text("no model")
     assert main(["pack", str(text)]) == 2
@@ -76,7 +76,7 @@ def test_unpack_runs_where_torch_and_onnx_are_absent(model: Path) -> None:
 
 
 def test_verify_reads_a_container(model: Path) -> None:
-    """Both forms get as far as the certificate, which isn't there."""
+    """Both forms are read up to the certificate, which is missing."""
     assert main(["pack", str(model)]) == 0
     for path in (model, model.with_suffix(".dync")):
         with pytest.raises(Exception, match=r"certificate.json"):

@@ -1,4 +1,4 @@
-"""One call, several budgets."""
+"""Plans for several budgets from one call."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dyncompress.recipe.profile_file import save_profile
 from tests import tiny
 
 
-def test_pareto_lists_what_nothing_else_beats() -> None:
+def test_pareto_lists_the_plans_that_no_other_plan_beats() -> None:
     profile = tiny.profile("narrow")
     budgets = [*(dc.Budget(macs=share) for share in (0.9, 0.8, 0.8, 0.6)), {"bytes": 300.0}]
     found = dc.pareto(profile, budgets)
-    assert 2 <= len(found) <= 3  # the twin and the impossible are gone
+    assert 2 <= len(found) <= 3  # the duplicate and the impossible budget are left out
     for one in found:
         assert one.macs <= (one.budget.macs or 0) * profile.macs * (1 + 1e-9)
         assert not any(o.macs < one.macs and o.distortion < one.distortion for o in found)
 
 
-def test_without_budgets_a_spread_over_what_can_be_reached() -> None:
+def test_without_budgets_the_plans_spread_over_the_reachable_range() -> None:
     profile = tiny.profile()
     found = dc.pareto(profile)
     assert len(found) >= 5 and found.row == "bytes" and found.unit == "nats"
@@ -41,7 +41,7 @@ def test_each_spread_keeps_its_own_budgets(row: str) -> None:
         assert getattr(one, row) <= getattr(one.budget, row) * (1 + 1e-9)
 
 
-def test_no_budget_that_can_be_met_says_what_the_smallest_plan_takes() -> None:
+def test_if_no_budget_can_be_met_the_message_states_the_smallest_plan() -> None:
     with pytest.raises(dc.Infeasible, match=r"the smallest plan takes [\d,]+ bytes"):
         dc.pareto(tiny.profile(), [{"bytes": 0.001}])
     with pytest.raises(dc.InvalidRequest, match="holds no times"):
@@ -56,7 +56,7 @@ def saved(tmp_path: Path) -> Path:
     return save_profile(tiny.profile(), tmp_path / "profile.json")
 
 
-def test_the_command_lists_what_the_verb_finds(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_the_plans_of_the_verb(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["pareto", str(saved.parent), "--budgets", "0.3,0.4,0.5", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     wanted = dc.pareto(tiny.profile(), [{"bytes": share} for share in (0.3, 0.4, 0.5)])
@@ -86,7 +86,7 @@ def test_the_curve_is_written(name: str, start: str, saved: Path, capsys: pytest
         (["--of", "seconds"], 2, "holds no times"),
     ],
 )
-def test_a_wrong_word_is_one_sentence(
+def test_a_wrong_argument_gives_one_sentence(
     words: list[str], code: int, message: str, saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(saved.parent)
@@ -95,7 +95,7 @@ def test_a_wrong_word_is_one_sentence(
     assert [path.name for path in saved.parent.iterdir()] == ["profile.json"]
 
 
-def test_measure_tells_distortions_and_how_to_see_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measure_shows_distortions_and_how_to_see_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.py").write_text("from tests import tiny\n\n\ndef build():\n    return tiny.network()\n")
     np.savez(tmp_path / "x.npz", x=tiny.CALIBRATION)
     words = ["measure", f"{tmp_path}/net.py:build", "--calibration", str(tmp_path / "x.npz"), "--quiet"]

@@ -1,4 +1,4 @@
-"""The verbs, one at a time and all in one call, on a tiny network: shipped recipes, other forms of models and data."""
+"""The verbs, separately and in one call, on a tiny network: shipped recipes, and other forms of models and data."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dyncompress.types import Weight
 from tests import tiny
 from tests.tiny import CALIBRATION, CLASSES, HELD_OUT, LAYERS, TARGET, network
 
-# `edge-int8` runs in the README's example, `demo` in the demo. The tiny network's graph is a sixth of its float file: the
-# shipped budgets are for networks with more weights than graph.
+# `edge-int8` runs in the README's example, and `demo` in the demo. The graph of the tiny network is a sixth of its float file,
+# so the shipped budgets, which suit networks with more weights, are replaced.
 RECIPES: dict[str, dict[str, Any]] = {
     "heavy-tail": {"budget.bytes": 0.40},
     "trajectory": {"budget.bytes": 0.22},
@@ -37,13 +37,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def run(content: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What plain onnxruntime computes, dyncompress apart."""
+    """The outputs of onnxruntime, without dyncompress."""
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return [np.asarray(out) for out in session.run(None, inputs)]
 
 
 def state(module: nn.Module) -> dict[str, Any]:
-    """Everything that a caller could see change."""
+    """All state of a model whose change a caller could notice."""
     tensors = {name: (value, value.clone()) for name, value in module.state_dict(keep_vars=True).items()}
     parts = {name: (type(part), part.training, dict(part._forward_hooks)) for name, part in module.named_modules()}
     flags = {name: (p.requires_grad, p.grad) for name, p in module.named_parameters()}
@@ -63,14 +63,15 @@ def test_measure_tabulates_every_layer() -> None:
     assert tuple(profile.table) == LAYERS == tuple(layer.name for layer in profile.layers)
     assert set(profile.source.values()) == {"fisher"} and not profile.reasons and not profile.notes
     for name, options in profile.table.items():
-        assert [o.choice.weight_bits for o in options] == ([8, 4] if name == "head" else [8, 6, 5, 4])  # 64 weights: no gain in 6
+        # The head has 64 weights, for which 6 bits save nothing.
+        assert [o.choice.weight_bits for o in options] == ([8, 4] if name == "head" else [8, 6, 5, 4])
         assert [o.bytes for o in options] == sorted((o.bytes for o in options), reverse=True)
         harm = [o.distortion for o in options]
         assert harm == sorted(harm) and 0 < harm[0] < harm[-1] / 10
     assert profile.macs == sum(layer.macs for layer in profile.layers) == 64 * (8 * 27 + 8 * 72) + 16 * 16 * (72 + 144) + 64
 
 
-def test_a_larger_budget_never_harms_more() -> None:
+def test_a_larger_budget_never_increases_the_distortion() -> None:
     profile = tiny.profile()
     plans = [dc.allocate(profile, dc.Budget(bytes=share)) for share in np.linspace(0.37, 0.55, 19)]
     harm = [plan.distortion for plan in plans]
@@ -113,7 +114,7 @@ def test_calibration_may_come_in_any_form() -> None:
         encodings = dc.apply(network(), tiny.plan(), calibration=data).encodings
         for layer, encoding in encodings.items():
             same = (encoding.codes == expected[layer].codes).float().mean()
-            assert same > 0.999, (name, layer)  # sums in another order round a code in a thousand elsewhere
+            assert same > 0.999, (name, layer)  # sums in another order change one code in a thousand
             torch.testing.assert_close(encoding.scale, expected[layer].scale, rtol=1e-3, atol=0, msg=name)
 
 
@@ -132,7 +133,7 @@ def test_shipped_recipes_end_to_end(name: str) -> None:
     assert certificate is not None and certificate.kept and certificate.n == len(HELD_OUT[1])
     scores = run(file.content, {"x": HELD_OUT[0]})[0]
     errors = int((tiny.predictions(scores) != HELD_OUT[1]).sum())
-    assert abs(errors - certificate.counts["file_errors"]) <= 1  # other chunks, another rounding of a tie
+    assert abs(errors - certificate.counts["file_errors"]) <= 1  # other chunks may round a tie differently
     assert certificate.counts["original_errors"] == int((tiny.predictions(tiny.original_scores()) != HELD_OUT[1]).sum())
     assert certificate.lines[0].upper <= 0.05
     whole = {unit for unit, choice in file.plan.asked.items() if unit.startswith("channels:") and choice.keep is None}
@@ -218,7 +219,7 @@ def test_a_plan_is_edited_as_text_and_applied_again(tmp_path: Path) -> None:
     assert file.body == tiny.file().body
 
 
-def test_an_edited_plan_stands_above_the_recipes_budget() -> None:
+def test_an_edited_plan_overrides_the_recipes_budget() -> None:
     tight = dc.load_recipe("edge-int8", {"budget.bytes": 0.25})
     file = dc.compress(network(), tight, calibration=CALIBRATION, plan=tiny.plan())
     assert file.plan.asked == tiny.plan().asked and len(file.body) > 0.25 * file.float_bytes
@@ -230,20 +231,20 @@ def test_a_profile_from_disk_gives_the_same_plan(tmp_path: Path) -> None:
         assert dc.allocate(again, dc.Budget(bytes=share)) == dc.allocate(tiny.profile(), dc.Budget(bytes=share))
 
 
-# ---------------------------------------------------------------- where harm is read from
+# ---------------------------------------------------------------- sources of distortion
 def test_probes_rank_layers_without_gradients() -> None:
     recipe = replace(dc.load_recipe("edge-int8", {"quantize.weight_bits": [8, 3]}), sensitivity=("probe",))
     profile = dc.measure(network(), recipe, target=TARGET, calibration=CALIBRATION)
     assert set(profile.source.values()) == {"probe"}
     harm = {name: [o.distortion for o in options] for name, options in profile.table.items()}
     assert all(row == sorted(row) and row[0] > 0 and row[-1] < 1 for row in harm.values())
-    # the boldest choice's expected harm is what it does to that layer alone: nats between the two networks' outputs
+    # the distortion of the strongest option is the divergence of the network with that layer alone compressed, in nats
     plan = replace(tiny.plan(), asked={"conv2": dc.Choice(weight_bits=3, activation_bits=8)})
     found = dc.apply(network(), plan, recipe=recipe, calibration=CALIBRATION).stages["match"]
     assert found == pytest.approx(harm["conv2"][1], rel=1e-3)
 
 
-def test_removing_channels_is_probed_at_both_ends() -> None:
+def test_removal_of_channels_is_probed_at_the_smallest_and_largest_option() -> None:
     profile = tiny.profile("narrow")
     units = [unit for unit in profile.table if unit.startswith("channels:")]
     assert len(units) == 3 and {profile.source[unit] for unit in units} == {"probe"}
@@ -254,7 +255,7 @@ def test_removing_channels_is_probed_at_both_ends() -> None:
         plan = replace(tiny.plan(), asked={units[0]: line.choice})
         assert dc.apply(network(), plan, recipe=bare, calibration=CALIBRATION).stages["match"] == pytest.approx(
             line.distortion,
-            rel=0.25,  # a probe refits on half of the examples
+            rel=0.25,  # a probe uses half of the examples for its refit
         )
 
 
@@ -290,7 +291,7 @@ def test_layers_that_a_rule_excludes_keep_their_weights() -> None:
 
 # ---------------------------------------------------------------- other models
 class Recurrent(nn.Module):
-    """A recurrent layer and a matrix in a sum of products, which no room compresses, between two linear layers."""
+    """A recurrent layer and a matrix in an einsum, neither of which is compressed, between two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +325,7 @@ def seeded(kind: type[nn.Module]) -> Any:
         return kind().eval()
 
 
-def test_what_cant_be_compressed_is_told_and_counted() -> None:
+def test_layers_that_cannot_be_compressed_are_reported_and_counted() -> None:
     model, x = seeded(Recurrent), np.random.default_rng(0).normal(size=(60, 2, 6)).astype(np.float32)
     plan = dc.allocate(dc.measure(model, "edge-int8", target=TARGET, calibration=x))
     assert set(plan.reasons) == {"table"}

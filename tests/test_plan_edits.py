@@ -1,4 +1,4 @@
-"""Every field of a choice on every kind of unit: what can't be carried out is one sentence with the line of the plan's file."""
+"""Every field of a choice for every kind of unit: an impossible edit gives one sentence with its line in the plan's file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import CALIBRATION, network
 
 LAYER, GROUP, BLOCK = "front", "channels:front", "block:stage"
 KINDS = {LAYER: "layer", GROUP: "channel group", BLOCK: "residual block"}
-FIELDS: dict[str, tuple[str, Any]] = {  # field -> the unit that has it, and a value that is possible there
+FIELDS: dict[str, tuple[str, Any]] = {  # field -> a unit that has it, and a possible value
     "keep": (GROUP, 6),
     "indices": (GROUP, (0, 2)),
     "drop": (BLOCK, True),
@@ -33,9 +33,9 @@ FIELDS: dict[str, tuple[str, Any]] = {  # field -> the unit that has it, and a v
     "activation_bits": (LAYER, 8),
     "method": ("", "Gptq"),
 }
-BESIDE = {"indices": {"keep": 2}, "pattern": {"sparsity": 0.5}, "step": {"weight_bits": 8}}  # what else the value needs
+BESIDE = {"indices": {"keep": 2}, "pattern": {"sparsity": 0.5}, "step": {"weight_bits": 8}}  # other fields that the value needs
 NAN, HUGE = float("nan"), 10_000_000
-IMPOSSIBLE = [  # unit, fields, the one whose line is named, part of the sentence
+IMPOSSIBLE = [  # unit, fields, the field whose line is named, part of the message
     (LAYER, {"rank": HUGE}, "rank", "rank is 10000000; this layer can have a rank of 1 to 8."),
     (LAYER, {"rank": 9}, "rank", "rank of 1 to 8"),
     (LAYER, {"rank": 0}, "rank", "rank is 0"),
@@ -92,7 +92,7 @@ WITH_THE_MODEL = [
 
 
 class Stage(nn.Module):
-    """x + down(relu(mid(up(x)))), `mid` in groups."""
+    """The block x + down(relu(mid(up(x)))), with a grouped `mid`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,14 +126,14 @@ def net() -> nn.Module:
 
 
 def plan(unit: str, **fields: Any) -> dc.Plan:
-    """A plan of two units: the one in question second, so that its lines are its own."""
+    """A plan of two units; the tested unit is the second one, so that its lines are known."""
     asked = {"stage.down": Choice(), unit: Choice(**fields)}
     cost = {"bytes": 1.0, "macs": 1.0, "float_bytes": 1.0, "float_macs": 1.0}
     return dc.Plan(asked, {}, {"plain.0": "by the user"}, cost, 0.0, 0.0, "edge-int8", tiny.TARGET, "", SHAPES, {})
 
 
 def message(made: dc.Plan, path: Path, *, apply: bool = False) -> tuple[str, dict[str, int]]:
-    """What reading the plan's file (and carrying it out) ends with, and the lines of the second unit: key -> number."""
+    """The message of reading the plan's file (and of applying it), and the lines of the second unit as key -> number."""
     path.write_text(plan_to_toml(made))
     rows = path.read_text().splitlines()
     unit = list(made.asked)[1]
@@ -152,13 +152,13 @@ def message(made: dc.Plan, path: Path, *, apply: bool = False) -> tuple[str, dic
     return str(caught.value), lines
 
 
-def test_the_tables_here_know_every_field() -> None:
+def test_these_tables_have_every_field() -> None:
     assert FIELDS.keys() == {field.name for field in dataclasses.fields(Choice)}
 
 
 @pytest.mark.parametrize("unit", KINDS)
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_stands_only_at_its_own_kind_of_unit(field: str, unit: str, tmp_path: Path) -> None:
+def test_a_field_is_allowed_only_for_its_kind_of_unit(field: str, unit: str, tmp_path: Path) -> None:
     owner, value = FIELDS[field]
     made = plan(unit, **{field: value}, **(BESIDE.get(field, {}) if unit == owner else {}))
     if unit == owner:
@@ -174,13 +174,13 @@ def test_a_field_stands_only_at_its_own_kind_of_unit(field: str, unit: str, tmp_
 def test_an_impossible_value_names_its_line(unit: str, fields: dict[str, Any], key: str, sentence: str, tmp_path: Path) -> None:
     told, lines = message(plan(unit, **fields), tmp_path / "plan.toml")
     assert told.startswith(f"plan.toml line {lines[key]}: unit '{unit}': ") and sentence in told, told
-    with pytest.raises(dc.InvalidRequest) as caught:  # and without a file
+    with pytest.raises(dc.InvalidRequest) as caught:  # also without a file
         dc.apply(net(), plan(unit, **fields), calibration=IMAGES)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("unit", "fields", "key", "sentence"), WITH_THE_MODEL)
-def test_what_only_the_model_tells_names_its_line_too(
+def test_errors_that_depend_on_the_model_name_their_line_too(
     unit: str, fields: dict[str, Any], key: str, sentence: str, tmp_path: Path
 ) -> None:
     told, lines = message(plan(unit, **fields), tmp_path / "plan.toml", apply=unit != "plain.0")
@@ -194,14 +194,14 @@ def test_entropy_coded_weights_need_a_step() -> None:
         dc.apply(network(), made, calibration=CALIBRATION)
 
 
-def test_a_target_of_one_scale_a_tensor_refuses_others() -> None:
+def test_a_target_with_one_scale_per_tensor_refuses_other_granularities() -> None:
     target = replace(dc.load_target(tiny.TARGET), weight_granularity="tensor")
     with pytest.raises(dc.InvalidRequest, match=r"'stem': granularity is 'channel', and target .* takes one scale a tensor"):
         dc.apply(network(), tiny.plan(), target=target, calibration=CALIBRATION)
 
 
 # ---------------------------------------------------------------- reasons
-def test_a_reason_goes_with_the_choice_that_it_was_for() -> None:
+def test_a_reason_is_dropped_with_its_choice() -> None:
     made = dc.allocate(tiny.profile())
     text = plan_to_toml(made)
     assert plan_from_toml(text) == made and plan_to_toml(plan_from_toml(text)) == text and made.why.keys() == made.asked.keys()
@@ -218,10 +218,10 @@ def test_a_reason_goes_with_the_choice_that_it_was_for() -> None:
     assert kept.why == made.why
 
 
-# ---------------------------------------------------------------- what was done
-def test_realised_choices_tell_what_is_in_the_network() -> None:
+# ---------------------------------------------------------------- realised choices
+def test_realised_choices_describe_the_network() -> None:
     asked = {
-        "conv1": Choice(sparsity=0.001, weight_bits=8, activation_bits=8),  # a half of a weight
+        "conv1": Choice(sparsity=0.001, weight_bits=8, activation_bits=8),  # half of a weight
         "conv2": Choice(sparsity=0.5, rank=8, weight_bits=6, activation_bits=8),
         "conv3": Choice(rank=12, weight_bits=8, activation_bits=8, granularity="group:100"),
         "channels:stem": Choice(keep=1),
@@ -249,13 +249,13 @@ def test_realised_choices_tell_what_is_in_the_network() -> None:
     assert fewer.plan.realised["conv1"].granularity == "group:18" == f"group:{fewer.encodings['conv1'].group}"
 
 
-def test_a_target_without_integer_activations_is_told() -> None:
+def test_a_target_without_integer_activations_is_reported() -> None:
     target = replace(dc.load_target(tiny.TARGET), activation_dtype="float32")
     small = dc.apply(network(), tiny.plan(), target=target, calibration=CALIBRATION)
     assert {choice.activation_bits for choice in small.plan.realised.values()} == {32}
 
 
-def test_numbers_without_end_are_one_sentence() -> None:
+def test_infinite_numbers_give_one_sentence() -> None:
     text = plan_to_toml(plan(LAYER)).replace("weight_bits = 32", f"weight_bits = {'9' * 5000}", 1)
     with pytest.raises(dc.InvalidRequest, match=r"plan\.toml: a value is too large to be read"):
         plan_from_toml(text)

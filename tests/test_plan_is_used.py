@@ -1,4 +1,4 @@
-"""A plan or profile brings its recipe, its target and its weights: none is replaced in silence, and another is refused."""
+"""A plan or profile fixes its recipe, its target and its weights: none is replaced silently, and another one is refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ARM = "onnxruntime-arm64"
 
 
 class Refuses:
-    """A progress that fails the test when heavy work begins."""
+    """A `Progress` that fails the test when heavy work begins."""
 
     def phase(self, name: str, total: int | None = None) -> Any:
         pytest.fail(f"'{name}' began before the request was refused")
 
 
 def smallest() -> dc.Plan:
-    """A plan that only a recipe with a pruner carries out, for another target than the usual one."""
+    """A plan that needs a recipe with a pruner, for a target other than the default."""
     asked = {**tiny.plan().asked, "conv2": dc.Choice(sparsity=0.5, weight_bits=6, activation_bits=8)}
     return replace(tiny.plan(), asked=asked, recipe="smallest", target=ARM)
 
@@ -47,14 +47,14 @@ def refused(call: Callable[[], Any], *facts: str) -> None:
 
 @pytest.fixture
 def words(tmp_path: Path) -> list[str]:
-    """`compress` of the tiny network from a user's folder."""
+    """The arguments of `compress` for the tiny network in a user's folder."""
     (tmp_path / "net.py").write_text("from tests.tiny import network\n")
     np.savez(tmp_path / "calibration.npz", x=CALIBRATION)
     return ["compress", f"{tmp_path}/net.py:network", "--calibration", f"{tmp_path}/calibration.npz", "--out", f"{tmp_path}/out"]
 
 
 # ---------------------------------------------------------------- recipe and target
-def test_a_plan_is_carried_out_by_its_own_recipe_for_its_own_target(tmp_path: Path, words: list[str]) -> None:
+def test_a_plan_is_applied_with_its_own_recipe_and_target(tmp_path: Path, words: list[str]) -> None:
     path = tmp_path / "plan.toml"
     path.write_text(plan_to_toml(smallest()))
     file = dc.compress(network(), calibration=CALIBRATION, plan=path)
@@ -81,7 +81,7 @@ def test_another_recipe_or_target_is_refused(tmp_path: Path, words: list[str], c
         assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_of_the_users_own_has_to_be_given(tmp_path: Path) -> None:
+def test_a_recipe_that_does_not_ship_has_to_be_passed(tmp_path: Path) -> None:
     mine = replace(dc.load_recipe("edge-int8"), name="mine")
     plan = replace(tiny.plan(), recipe="mine")
     facts = ("the plan was made by recipe 'mine', which doesn't come with the library", "--recipe FILE")
@@ -93,15 +93,13 @@ def test_a_recipe_of_the_users_own_has_to_be_given(tmp_path: Path) -> None:
     assert dc.compress(network(), mine, plan=plan, calibration=CALIBRATION).body == tiny.file().body
 
 
-def test_words_that_arent_given_are_known() -> None:
+def test_missing_arguments_come_from_the_plan() -> None:
     for command in ("compress", "measure"):
         args = parse([command, "net.py:f", "--out", "o"])
         assert args.recipe is None and args.target is None
 
 
-def test_a_budget_of_another_recipe_leaves_the_choices_to_the_profiles_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_budget_of_another_recipe_keeps_the_options_of_the_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = dc.allocate(tiny.profile(), dc.Budget(bytes=0.4), recipe="smallest")
     assert plan.recipe == "edge-int8" and plan.asked == dc.allocate(tiny.profile(), dc.Budget(bytes=0.4)).asked
     assert plan.notes == (
@@ -146,14 +144,14 @@ def test_a_profile_measured_by_another_version_is_measured_again(monkeypatch: py
         ('{"float":"nan"}', '{"float":"nought"}', "'nought' is no number"),
     ],
 )
-def test_json_that_says_two_things_or_none_is_refused(old: str, new: str, sentence: str, tmp_path: Path) -> None:
+def test_json_with_repeated_or_missing_keys_is_refused(old: str, new: str, sentence: str, tmp_path: Path) -> None:
     text = save_profile(tiny.profile(), tmp_path / "profile.json").read_text()
     assert old in text
     (tmp_path / "profile.json").write_text(text.replace(old, new, 1))
     refused(lambda: profile_from_json(tmp_path / "profile.json"), "profile.json: ", sentence)
 
 
-def test_requests_of_measure_take_the_usual_names(words: list[str], tmp_path: Path) -> None:
+def test_measure_accepts_the_usual_names(words: list[str], tmp_path: Path) -> None:
     request = requests.opened(parse(["measure", *words[1:]]), None)
     assert (request.recipe.name, request.target.name) == ("edge-int8", TARGET)
     profile, text = requests.profiled(request, None, SILENT)

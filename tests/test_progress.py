@@ -1,4 +1,4 @@
-"""Progress: silent by default, a line a phase in a pipe, bars with the time left on a terminal."""
+"""Progress: silent by default, one line per phase in a pipe, and bars with the time left on a terminal."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def work(progress: Progress) -> None:
         pass
 
 
-def test_nobody_is_told_by_default(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_by_default(capfd: pytest.CaptureFixture[str]) -> None:
     work(SILENT)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_pipe_gets_one_line_a_phase() -> None:
+def test_a_pipe_gets_one_line_per_phase() -> None:
     stream = io.StringIO()
     work(Lines(stream))
     lines = stream.getvalue().splitlines()

@@ -1,4 +1,4 @@
-"""Certificates of one file under every kind of held-out data, and the walk along a path of plans."""
+"""Certificates of one file for every kind of held-out data, and fixed-sequence testing along a path of plans."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def door() -> TorchModel:
 
 @cache
 def broken_file() -> dc.OnnxFile:
-    """The same plan, carried out on a network whose head says the opposite."""
+    """The same plan, applied to a network whose head gives the opposite answers."""
     opposite = copy.deepcopy(network())
     opposite.head.weight.neg_()
     return dc.export(dc.apply(opposite, replace(tiny.plan(), digest=""), calibration=CALIBRATION))
@@ -51,7 +51,7 @@ def file_errors() -> np.ndarray:
 
 
 # ---------------------------------------------------------------- one file
-def test_a_certificate_counts_what_a_reader_counts() -> None:
+def test_the_counts_of_a_certificate_equal_a_direct_count() -> None:
     found = certify()
     before, after = tiny.predictions(tiny.original_scores()) != Y, file_errors()
     assert found.counts == {
@@ -87,7 +87,7 @@ def halved(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return 0.5 * (outputs.argmax(1) != labels)
 
 
-def test_a_users_own_risk() -> None:
+def test_a_risk_of_the_users_own() -> None:
     found = certify(risk=halved)
     assert found.risk == "halved" and found.lines[0].point == pytest.approx(certify().lines[0].point / 2, abs=1e-4)
     assert found.lines[0].upper > found.lines[0].point and found.lines[0].method.startswith("betting")
@@ -102,7 +102,7 @@ def test_a_users_own_risk() -> None:
         ("zero-one", ["'zero-one'", "zero_one, agreement"]),
     ],
 )
-def test_risks_that_are_none_are_refused(risk: Any, facts: list[str]) -> None:
+def test_invalid_risks_are_refused(risk: Any, facts: list[str]) -> None:
     with pytest.raises(dc.InvalidRequest) as caught:
         certify(risk=risk)
     assert all(fact in str(caught.value) for fact in facts)
@@ -126,7 +126,7 @@ def test_a_later_look_is_certified_at_its_share_of_delta() -> None:
         certify(look=0)
 
 
-def test_a_promise_is_kept_or_nothing_is_certified() -> None:
+def test_a_promise_holds_or_nothing_is_certified() -> None:
     kept = certify(promise=0.05)
     assert kept.kept and kept.promise == 0.05 and kept.lines[0].upper <= 0.05
     with pytest.raises(dc.NotCertified) as caught:
@@ -137,7 +137,7 @@ def test_a_promise_is_kept_or_nothing_is_certified() -> None:
 
 
 # ---------------------------------------------------------------- held-out data
-def test_what_compression_saw_is_dropped_or_refused() -> None:
+def test_examples_that_compression_saw_are_dropped_or_refused() -> None:
     few = np.concatenate([X, CALIBRATION[:10]])
     found = certify(held_out=few)
     assert found.n == len(X) and found.context["dropped_as_seen"] == list(range(1000, 1010))
@@ -159,15 +159,15 @@ def test_equal_examples_count_once() -> None:
     assert certify(held_out=np.tile(X[:10], (60, 1, 1, 1))).n == 10
 
 
-def test_a_copy_in_another_group_is_no_new_example() -> None:
+def test_a_copy_in_another_group_is_not_a_new_example() -> None:
     x, y = np.concatenate([X[:40], X[:40], X[40:44]]), np.concatenate([Y[:40], Y[:40], Y[40:44]])
-    groups = np.repeat(["a", "b", "c", "d"], [20, 20, 40, 4])  # c is a and b once more
+    groups = np.repeat(["a", "b", "c", "d"], [20, 20, 40, 4])  # c repeats a and b
     found = certify(held_out=(x, y, groups))
     assert found.n == 3 and found.counts["examples"] == 44
     assert found.lines == certify(held_out=(X[:44], Y[:44], np.repeat(["a", "b", "d"], [20, 20, 4]))).lines
 
 
-def test_copies_with_other_labels_keep_the_first_and_it_is_said() -> None:
+def test_copies_with_other_labels_keep_the_first_and_are_reported() -> None:
     x, y = np.concatenate([X, X[:5]]), np.concatenate([Y, Y[:2], (Y[2:5] + 1) % 4])
     found = certify(held_out=(x, y))
     assert found.lines == certify().lines
@@ -202,28 +202,28 @@ def test_another_reference_is_refused_by_its_digest() -> None:
     assert all(fact in str(caught.value) for fact in (digest[:12], door().state_digest[:12], "reference"))
     assert digest[:13] not in str(caught.value) and "\n" not in str(caught.value)
     shifted = copy.deepcopy(network())
-    shifted.norm1.running_mean += 1.0  # the same weights, and other statistics of a BatchNorm
+    shifted.norm1.running_mean += 1.0  # the same weights with other statistics of a BatchNorm
     with pytest.raises(dc.InvalidRequest, match="reference"):
         dc.certify(tiny.file(), reference=shifted, held_out=HELD_OUT)
-    unknown = replace(tiny.file(), plan=replace(tiny.plan(), digest=""))  # a file that says nothing of its model
+    unknown = replace(tiny.file(), plan=replace(tiny.plan(), digest=""))  # a file without the digest of its model
     assert dc.certify(unknown, reference=other, held_out=(X[:20], Y[:20])).certificate is not None
 
 
 # ---------------------------------------------------------------- few examples
-def test_a_certificate_that_promises_nothing_says_so() -> None:
+def test_a_vacuous_certificate_says_so() -> None:
     found = dc.certify(broken_file(), reference=network(), held_out=X[:1]).certificate
     assert found is not None and is_vacuous(found) and "at most 1.0000; the bound is vacuous" in found.statement
     assert not is_vacuous(certify()) and "vacuous" not in certify().statement
 
 
-def test_a_refusal_tells_groups_from_examples() -> None:
+def test_a_refusal_distinguishes_groups_from_examples() -> None:
     with pytest.raises(dc.NotCertified, match="on 1,000 held-out examples in 500 groups and"):
         dc.certify(broken_file(), reference=network(), held_out=(X, Y, np.arange(1000) // 2), promise=0.05)
 
 
 @pytest.mark.parametrize("risk", ["zero_one", "agreement"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_too_few_examples_are_told_how_many_are_needed(risk: str, grouped: bool) -> None:
+def test_a_refusal_for_too_few_examples_states_the_number_needed(risk: str, grouped: bool) -> None:
     def asked(n: int) -> dc.Certificate:
         groups = (np.arange(n),) if grouped else ()
         return certify(held_out=(X[:n], Y[:n], *groups), promise=0.05, risk=risk)
@@ -235,7 +235,7 @@ def test_too_few_examples_are_told_how_many_are_needed(risk: str, grouped: bool)
     with pytest.raises(dc.InvalidRequest, match=f"at least {needed} are needed"):
         asked(needed - 1)
     if risk == "zero_one" and not grouped:
-        with pytest.raises(dc.NotCertified):  # enough in number; one difference is too many
+        with pytest.raises(dc.NotCertified):  # enough examples, but one difference is too many
             dc.certify(broken_file(), reference=network(), held_out=(X[:needed], Y[:needed]), promise=0.05)
 
 
@@ -255,21 +255,21 @@ def test_too_few_examples_are_told_how_many_are_needed(risk: str, grouped: bool)
         ({"promise": math.nan}, ["nan"]),
     ],
 )
-def test_bad_requests_are_refused_in_a_sentence(asked: dict[str, Any], facts: list[str]) -> None:
+def test_bad_requests_are_refused_with_a_sentence(asked: dict[str, Any], facts: list[str]) -> None:
     with pytest.raises(dc.InvalidRequest) as caught:
         certify(**asked)
     assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
 
 
 def test_labels_are_checked_before_any_loss() -> None:
-    """A trial is refused when it is set up: compression has not begun then."""
+    """The refusal comes before the compression begins."""
     with pytest.raises(dc.InvalidRequest, match="classes 0 to 3"):
         trial(door(), dc.HeldOut({"x": X}, Y + 1), frozenset(), risk="zero_one", promise=Promise())
 
 
 # ---------------------------------------------------------------- a path of plans
 def walk(files: list[dc.OnnxFile], promise: float = 0.05) -> tuple[Any, list[int]]:
-    """`boldest` over files that are already built; the plans that it built."""
+    """Run `boldest` over files that are already built; also returns the plans that it asked for."""
     plans = [replace(file.plan, distortion=float(i)) for i, file in enumerate(files)]
     built: list[int] = []
 

@@ -1,4 +1,4 @@
-"""From a plan to weights: integers stand for exactly the weights of the model, channels go, and edits in vain are refused."""
+"""From a plan to weights: encodings decode to the model's weights, channels are removed, impossible edits are refused."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def weight_of(small: dc.Compressed, name: str) -> torch.Tensor:
 
 
 def asked(recipe: str = "edge-int8", **units: Choice) -> Plan:
-    """The tiny plan with other choices."""
+    """The plan of the tiny network with other choices."""
     return replace(tiny.plan(), asked={unit.replace("__", ":"): c for unit, c in units.items()}, recipe=recipe)
 
 
 # ---------------------------------------------------------------- weights
-def test_integers_stand_for_exactly_the_models_weights() -> None:
+def test_the_encodings_decode_to_exactly_the_models_weights() -> None:
     small = tiny.small()
     assert set(small.encodings) == set(LAYERS)
     for name, encoding in small.encodings.items():
@@ -46,8 +46,8 @@ def test_integers_stand_for_exactly_the_models_weights() -> None:
         assert torch.equal(codes.float() * scale.reshape(shape), weight_of(small, name))
 
 
-def test_zeros_stay_zeros_at_the_share_that_was_asked() -> None:
-    """Magnitude with refit, then error feedback that respects the mask."""
+def test_zeros_stay_zeros_at_the_requested_sparsity() -> None:
+    """Magnitude pruning with a refit, then error feedback that respects the mask."""
     plan = asked("smallest", conv2=Choice(sparsity=0.5, weight_bits=6, activation_bits=8))
     small = dc.apply(network(), plan, recipe="smallest", calibration=CALIBRATION)
     zeros = float((weight_of(small, "conv2") == 0).float().mean())
@@ -60,7 +60,7 @@ def test_zeros_stay_zeros_at_the_share_that_was_asked() -> None:
     torch.testing.assert_close(untouched.module(x).numpy(), tiny.original_scores(), rtol=1e-4, atol=1e-4)
 
 
-def test_matching_brings_the_outputs_back() -> None:
+def test_moment_matching_restores_the_outputs() -> None:
     plan = asked(**{name: Choice(weight_bits=3, activation_bits=8) for name in LAYERS})
     plain, matched = (
         dc.apply(network(), plan, recipe=replace(dc.load_recipe("edge-int8"), match=match), calibration=CALIBRATION)
@@ -72,7 +72,7 @@ def test_matching_brings_the_outputs_back() -> None:
 
 
 @pytest.mark.parametrize("rule", [{"power_of_two_scales": True}, {"weight_granularity": "tensor"}])
-def test_matching_doesnt_break_the_scales_that_a_target_wants(rule: dict[str, Any]) -> None:
+def test_moment_matching_keeps_the_scales_that_a_target_requires(rule: dict[str, Any]) -> None:
     target = replace(dc.load_target(tiny.TARGET), **rule)
     choice = Choice(weight_bits=8, activation_bits=8, granularity=rule.get("weight_granularity", "channel"))
     plan = asked(**dict.fromkeys(LAYERS, choice))
@@ -93,7 +93,7 @@ def test_a_target_of_seven_bits_gets_codes_of_seven_bits() -> None:
 
 
 # ---------------------------------------------------------------- channels
-def test_channels_go_and_what_reads_them_is_refitted() -> None:
+def test_removed_channels_refit_the_layers_that_read_them() -> None:
     """Against numpy's least squares on the activations of a perceptron."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -120,12 +120,12 @@ def test_channels_go_and_what_reads_them_is_refitted() -> None:
 
 @pytest.fixture(scope="module")
 def narrow() -> dc.Compressed:
-    """Half of the residual block's channels gone, 8 bits."""
+    """The network without half of the residual block's channels, in 8 bits."""
     plan = asked("narrow", channels__stem=Choice(keep=4), channels__conv2=Choice(keep=12), **tiny.plan().asked)
     return dc.apply(network(), plan, recipe="narrow", calibration=CALIBRATION)
 
 
-def test_channels_of_a_residual_block_go_together(narrow: dc.Compressed) -> None:
+def test_channels_of_a_residual_block_are_removed_together(narrow: dc.Compressed) -> None:
     shapes = {name: tuple(weight_of(narrow, name).shape) for name in LAYERS}
     assert shapes["stem"] == (4, 3, 3, 3) and shapes["conv1"] == (4, 4, 3, 3) and shapes["conv2"] == (12, 4, 3, 3)
     assert shapes["conv3"] == (16, 12, 3, 3) and shapes["head"] == (4, 16)
@@ -144,7 +144,7 @@ def test_a_compressed_model_is_rebuilt_from_disk(narrow: dc.Compressed, tmp_path
     assert torch.equal(module(x), narrow.module(x)) and not module.training
 
 
-# ---------------------------------------------------------------- edits in vain
+# ---------------------------------------------------------------- impossible edits
 @pytest.mark.parametrize(
     ("recipe", "unit", "choice", "facts"),
     [
@@ -157,11 +157,11 @@ def test_a_compressed_model_is_rebuilt_from_disk(narrow: dc.Compressed, tmp_path
         ("edge-int8", "channels:conv9", Choice(keep=2), ["no unit 'channels:conv9'"]),
     ],
 )
-def test_edits_that_cant_be_carried_out_are_refused(recipe: str, unit: str, choice: Choice, facts: list[str]) -> None:
+def test_edits_that_cannot_be_applied_are_refused(recipe: str, unit: str, choice: Choice, facts: list[str]) -> None:
     plan = replace(tiny.plan(), asked={**tiny.plan().asked, unit: choice})
     with pytest.raises(dc.InvalidRequest) as caught:
         dc.apply(network(), plan, recipe=BARE if recipe == "bare" else recipe, calibration=CALIBRATION)
-    if recipe == "bare":  # the first unit is told
+    if recipe == "bare":  # the message names the first unit
         facts = [fact.replace("conv1", "stem") for fact in facts]
     assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
 
@@ -178,10 +178,10 @@ def test_a_plan_of_another_model_is_refused() -> None:
 
 
 # ---------------------------------------------------------------- observing once
-def test_what_was_observed_is_kept_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observations_are_kept_completely_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(network(), dc.load_recipe("edge-int8"), CALIBRATION)
     needs = (Weight(), InputMoment())
-    next(iter(model.observe(needs)))  # read in part only
+    next(iter(model.observe(needs)))  # only a part is read
     assert [name for name, _ in model.observe(needs)] == list(LAYERS)
     assert [name for name, _ in model.observe(needs)] == list(LAYERS) and set(model.kept) == set(LAYERS)
     monkeypatch.setattr("dyncompress.pipeline.task.KEEP_BYTES", 100_000)
@@ -189,12 +189,10 @@ def test_what_was_observed_is_kept_whole_or_not_at_all(monkeypatch: pytest.Monke
     assert [name for name, _ in small.observe(needs)] == list(LAYERS) and not small.kept
 
 
-# ---------------------------------------------------------------- mirror images
+# ---------------------------------------------------------------- horizontal flips
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("learns", ["epochs", "weight_epochs"])
-def test_images_are_flipped_where_the_recipe_says_that_left_means_right(
-    mirrored: bool, learns: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_flipped_if_the_recipe_allows_it(mirrored: bool, learns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
 
     def watched(batch: Any, spec: Any, generator: torch.Generator, *, mirrored: bool = True) -> Any:
@@ -209,8 +207,8 @@ def test_images_are_flipped_where_the_recipe_says_that_left_means_right(
     assert seen == {mirrored}
 
 
-def test_recipes_that_distil_say_that_images_may_be_mirrored() -> None:
-    """They always flipped; a recipe that says nothing no longer does."""
+def test_recipes_that_distil_allow_horizontal_flips() -> None:
+    """A recipe without `targets.mirrored` does not flip images."""
     found = {name: dc.load_recipe(name) for name in recipe_files()}
     assert {name for name, recipe in found.items() if recipe.distill.epochs and not recipe.mirrored} == set()
     assert not found["edge-int8"].mirrored

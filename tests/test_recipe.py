@@ -1,4 +1,4 @@
-"""Recipes, targets and plan files: what is read, and the sentence of every kind of mistake."""
+"""Recipes, targets and plan files: how they are read, and the message for every kind of mistake."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_every_mistake_has_its_sentence(case: str, tmp_path: Path) -> None:
+def test_every_mistake_has_its_message(case: str, tmp_path: Path) -> None:
     right, wrong, sentence = MISTAKES[case]
     assert right in RECIPE
     assert sentence in message(tmp_path, RECIPE.replace(right, wrong))
@@ -182,7 +182,7 @@ def test_a_file_cut_anywhere_is_refused_or_still_a_recipe(tmp_path: Path) -> Non
             assert "\n" not in str(error)
 
 
-def test_no_such_file_and_no_text(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"recipe 'edge-int9': there is no such recipe; did you mean 'edge-int8'\?"):
         load_recipe("edge-int9")
     with pytest.raises(InvalidRequest, match="no such file"):
@@ -227,7 +227,7 @@ def test_budgets() -> None:
         parse_budget({"size": 3})
 
 
-def test_rules_match_first_and_never_nothing() -> None:
+def test_the_first_matching_rule_applies_and_every_rule_matches_something() -> None:
     layers = ["stem.conv", "body.0.conv", "body.1.conv", "head.fc"]
     rules = (
         LayerRule("body.0.*", (8,)),
@@ -304,7 +304,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.text(), st.floats(), st.sampled_from([2, 3, 8, 32]), st.floats(0, 0.99))
-def test_any_names_and_numbers_survive(name: str, why: str, harm: float, bits: int, sparsity: float) -> None:
+def test_all_names_and_numbers_survive_the_file(name: str, why: str, harm: float, bits: int, sparsity: float) -> None:
     name, why = (text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore") for text in (name, why))
     choice = Choice(weight_bits=bits, sparsity=sparsity)
     plan = dataclasses.replace(
@@ -345,7 +345,7 @@ def test_a_wrong_edit_names_its_line(case: str) -> None:
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_right_edit_is_taken() -> None:
+def test_a_correct_edit_is_accepted() -> None:
     edited = plan_from_toml(TEXT.replace("weight_bits = 4", "weight_bits = 32  # keep it", 1))
     assert edited.asked["stem.conv"].weight_bits == 32
     bare = TEXT.replace('[unit."channels:g0"]', "[unit.'channels:g0']")
@@ -381,7 +381,7 @@ def test_a_plan_is_checked_against_the_model() -> None:
     assert "they have to agree" in refused(dataclasses.replace(PLAN, asked={"channels:g0": Choice(keep=2, indices=(0, 0))}))
 
 
-def test_plans_that_are_no_files(tmp_path: Path) -> None:
+def test_plans_that_are_not_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="no such file"):
         read_plan(tmp_path / "plan.toml")
     (tmp_path / "plan.toml").write_bytes(b"\xff\xfe\x00")

@@ -1,4 +1,4 @@
-"""A recorded run in the coordinates of folded weights: motion grows with the gain, Fisher information falls, harm stays."""
+"""A trajectory in the coordinates of folded weights: motion grows with the gain, Fisher information falls, distortion stays."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def model() -> Opened:
     return with_run(opened(tiny.network(), recipe, None, tiny.CALIBRATION[:1]), tiny.trained()[1])
 
 
-def test_every_layer_that_was_recorded_has_its_share(model: Opened) -> None:
+def test_every_recorded_layer_has_its_motion(model: Opened) -> None:
     for name, observation in model.observe((Weight(),)):
         assert {Motion(), Iterates(), WeightFisher()} <= set(observation.values) and Gradients() not in observation
         assert observation[WeightFisher()].shape == observation[Weight()].shape, name
 
 
-def test_the_harm_of_a_relative_error_is_that_of_the_trained_weights(model: Opened) -> None:
-    """Folding multiplies a row by a gain: its Fisher information is that much smaller, squared, and harm the same."""
+def test_the_distortion_of_a_relative_error_is_that_of_the_trained_weights(model: Opened) -> None:
+    """Folding multiplies a row by a gain and divides its Fisher information by the squared gain; the distortion is equal."""
     trained = {name: tiny.network().get_submodule(name).weight for name in tiny.LAYERS}
     motion = {name: replace(m, mean=trained[name].numpy()) for name, m in model.run.trajectory.motion.items()}
     run = replace(model.run, trajectory=replace(model.run.trajectory, motion=motion))  # the mean iterate is the last one
@@ -55,7 +55,7 @@ def test_the_harm_of_a_relative_error_is_that_of_the_trained_weights(model: Open
 
 
 class Inside(nn.Module):
-    """A convolution that holds its BatchNorm, and attention: layers of the opened model that the caller's hasn't."""
+    """A convolution that contains its BatchNorm, and attention: the opened model has layers that the user's model lacks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Inside(nn.Module):
         return self.head((tokens + self.attention(tokens, tokens, tokens)[0]).mean(1))
 
 
-def test_layers_inside_the_caller_s_modules_have_what_was_recorded_of_these() -> None:
+def test_layers_inside_modules_have_the_motion_of_these_modules() -> None:
     x, y = (torch.from_numpy(part) for part in tiny.images(64, seed=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_layers_inside_the_caller_s_modules_have_what_was_recorded_of_these() ->
     dc.apply(net, dc.allocate(profile, dc.Budget(bytes=0.5)), trajectory=run, calibration=[{"x": x}])
 
 
-def test_a_layer_that_changed_its_shape_has_none(model: Opened) -> None:
+def test_a_layer_that_changed_its_shape_has_no_motion(model: Opened) -> None:
     weight = torch.zeros(4, 3, 3, 3)
     assert not model.run.of("stem", weight) and not model.run.of("absent", weight)
     silent = model.run.of("stem", torch.zeros(8, 3, 3, 3))
@@ -103,8 +103,8 @@ def test_a_layer_that_changed_its_shape_has_none(model: Opened) -> None:
 
 
 @pytest.mark.parametrize("change", ["channels", "rank"])
-def test_less_structure_leaves_what_the_run_tells_of_the_other_layers(change: str) -> None:
-    """The steps of layers in front of a change are read off the run, with the change or without it."""
+def test_smaller_structures_keep_the_motion_of_the_other_layers(change: str) -> None:
+    """The motion of layers before a change is taken from the trajectory, with or without the change."""
     run = tiny.trained()[1]
     given = {"trajectory": run, "calibration": tiny.CALIBRATION}
     profile = dc.measure(tiny.network(), "trajectory", target=tiny.TARGET, **given)
@@ -117,7 +117,7 @@ def test_less_structure_leaves_what_the_run_tells_of_the_other_layers(change: st
         assert torch.equal(whole[name].scale, less[name].scale) and torch.equal(whole[name].codes, less[name].codes)
 
 
-def test_probes_of_structure_go_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_of_structure_work_with_a_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny.trained()[1]
     model = with_run(opened(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
     seen = []

@@ -1,4 +1,4 @@
-"""What the verbs refuse: one sentence with the facts, before any heavy work, and nothing written."""
+"""Requests that the verbs refuse: one sentence with the facts, before any heavy work, without any file written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ X, Y = HELD_OUT
 
 
 class Refuses:
-    """A progress that fails the test when heavy work begins."""
+    """A `Progress` that fails the test when heavy work begins."""
 
     def phase(self, name: str, total: int | None = None) -> Any:
         pytest.fail(f"'{name}' began before the request was refused")
@@ -131,7 +131,7 @@ def test_calibration_data(calibration: Any, facts: list[str]) -> None:
     refused(dc.InvalidRequest, facts, calibration=calibration)
 
 
-def test_recipes_that_observe_data_dont_make_do_with_an_example() -> None:
+def test_recipes_that_observe_data_refuse_an_example_alone() -> None:
     for verb in (
         lambda: dc.measure(network(), "edge-int8", target=TARGET, example=CALIBRATION[:2], progress=Refuses()),
         lambda: dc.apply(network(), tiny.plan(), example=CALIBRATION[:2], progress=Refuses()),
@@ -142,7 +142,7 @@ def test_recipes_that_observe_data_dont_make_do_with_an_example() -> None:
     refused(dc.InvalidRequest, ["no input was given", "one batch is enough"], recipe="heavy-tail", calibration=None)
 
 
-def test_foreign_preprocessing_is_told_not_refused() -> None:
+def test_foreign_preprocessing_is_reported_and_not_refused() -> None:
     file = dc.compress(network(), "edge-int8", calibration=CALIBRATION * 50, plan=tiny.plan())
     assert len(file.notes) == 1 and "don't look like the training data" in file.notes[0] and "'norm0'" in file.notes[0]
     assert not tiny.file().notes
@@ -170,7 +170,7 @@ def test_promises_need_enough_held_out_examples() -> None:
     refused(dc.InvalidRequest, ["promise on held-out examples", "held_out=(x, y)"], recipe="certified")
     facts = ["50 held-out examples can't promise a risk increase of at most 0.02", "at least 161 are needed"]
     refused(dc.InvalidRequest, facts, recipe="certified", held_out=(X[:50], Y[:50]))
-    refused(dc.InvalidRequest, ["at least 149 are needed"], recipe="certified", held_out=X[:50])  # agreement: all of delta
+    refused(dc.InvalidRequest, ["at least 149 are needed"], recipe="certified", held_out=X[:50])  # agreement uses all of delta
 
 
 # ---------------------------------------------------------------- budgets
@@ -186,7 +186,7 @@ def test_promises_need_enough_held_out_examples() -> None:
         ({"seconds": 1.0}, dc.InvalidRequest, ["budget.seconds", "set budget.macs"]),
     ],
 )
-def test_budgets_that_cant_be_met(budget: dict[str, float], kind: type[dc.DyncompressError], facts: list[str]) -> None:
+def test_budgets_that_cannot_be_met(budget: dict[str, float], kind: type[dc.DyncompressError], facts: list[str]) -> None:
     with pytest.raises(kind) as caught:
         dc.allocate(tiny.profile(), dc.Budget(**budget))
     assert all(fact in str(caught.value) for fact in facts), str(caught.value)
@@ -204,7 +204,7 @@ def test_a_file_beyond_the_budget_or_the_target_is_not_returned() -> None:
 
 
 # ---------------------------------------------------------------- trajectories
-def test_trajectories_that_arent_the_models(tmp_path: Path) -> None:
+def test_trajectories_of_other_models(tmp_path: Path) -> None:
     trajectory = tiny.trained()[1]
     asked = {"recipe": "trajectory", "target": TARGET, "calibration": CALIBRATION, "progress": Refuses()}
     with pytest.raises(dc.InvalidRequest, match=r"ends at other weights than the model's .* last step recorded"):

@@ -1,4 +1,4 @@
-"""What a plan's structure really costs: widths of neighbours multiply, so the plan is solved again; and Pareto lists."""
+"""The measured cost of a plan's structure: widths of neighbours multiply, so the plan is solved again; and Pareto lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def chain() -> nn.Module:
-    """Layers that lose rows to one group and columns to the one before."""
+    """Layers that lose rows with one channel group and columns with the preceding one."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers: list[nn.Module] = [nn.Linear(8, 32), nn.ReLU()]
@@ -46,29 +46,29 @@ def test_costs_of_neighbours_multiply_and_the_plan_is_solved_again() -> None:
     kept = {unit: choice.keep for unit, choice in first.asked.items() if unit.startswith("channels:") and choice.keep}
     assert len(kept) > 1
     added = without(start.door, {unit: Choice(keep=keep) for unit, keep in kept.items()}).macs
-    assert added > first.cost["macs"]  # two halves leave a quarter, the sum of both savings nothing
+    assert added > first.cost["macs"]  # two halves leave a quarter, but the sum of both savings leaves nothing
     assert real <= 0.5 * profile.macs
     assert plans_for_budgets(start, profile, replace(recipe, budget=budget), target)[0].asked == plan.asked
 
 
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.3, 0.2, 0.12])
-def test_fewer_multiply_accumulates_than_the_sum_of_savings_can_tell(share: float) -> None:
-    """Added up, the savings of neighbours are more than all there is: the limit of the table may be below zero."""
+def test_budgets_of_macs_are_met_although_added_savings_overestimate(share: float) -> None:
+    """The added savings of neighbours can exceed the whole cost, so the limit in the table may be below zero."""
     recipe = replace(narrow(), budget=dc.Budget(macs=share))
     file = dc.compress(chain(), recipe, target=tiny.TARGET, calibration=X)
     assert file.macs[1] <= share * file.macs[0]
     assert file.macs[1] == file.plan.cost["realised_macs"]
 
 
-def test_what_no_structure_reaches_is_told_in_what_was_asked() -> None:
+def test_an_unreachable_budget_is_refused_in_its_own_unit() -> None:
     recipe = replace(narrow(), budget=dc.Budget(macs=0.02))
     with pytest.raises(dc.Infeasible, match=r"budget\.macs is \d+ macs \(0\.02 of the original's\).*takes \d+ macs \(0\.\d+ of"):
         dc.compress(chain(), recipe, target=tiny.TARGET, calibration=X)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.15, 0.1])
-def test_convolutions_reach_what_the_smallest_structure_has(share: float) -> None:
-    """Where no step of the limit hits the budget, the smallest structure is tried before the budget is refused."""
+def test_convolutions_reach_the_smallest_structure(share: float) -> None:
+    """If no limit of the table meets the budget, the smallest structure is tried before the budget is refused."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         widths = [(3, 32, 1), (32, 32, 2), (32, 32, 1)]

@@ -1,4 +1,4 @@
-"""What a value shows in a session: every public value, however large, in less than 2 000 characters, and nothing forgotten."""
+"""Representations: every public value, however large, has a `repr` of less than 2 000 characters; all are tested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SENTENCE = "A sentence that says why a layer was given the number of bits that i
 
 
 def values() -> dict[type, Any]:
-    """One large value of every public class that isn't an error, and of every dataclass that these hold."""
+    """One large value of every public class except errors, and of every dataclass that these contain."""
     choice = types.Choice(keep=4096, indices=tuple(range(4096)), weight_bits=4, method="gptq")
     layers = tuple(types.Layer(name, "linear", (512, 512), 2**18, group=name, left_alone=SENTENCE) for name in NAMES)
     estimate = types.Estimate(2.5, 0.25, 512, notes=(SENTENCE,) * 10)
@@ -119,7 +119,7 @@ VALUES = values()
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=lambda value: type(value).__name__)
-def test_a_large_value_shows_in_few_words(value: Any) -> None:
+def test_a_large_value_has_a_short_representation(value: Any) -> None:
     for text in (repr(value), repr([value] * 1)):
         assert len(text) < MOST
         assert text.lstrip("[").startswith(type(value).__name__)
@@ -127,13 +127,13 @@ def test_a_large_value_shows_in_few_words(value: Any) -> None:
 
 
 def public_classes() -> set[type]:
-    """Every class of `dyncompress.__all__` that isn't an error, and every dataclass of `dyncompress.types`."""
+    """Every class of `dyncompress.__all__` except errors, and every dataclass of `dyncompress.types`."""
     named = {value for name in dc.__all__ if inspect.isclass(value := getattr(dc, name))}
     held = {value for name in types.__all__ if dataclasses.is_dataclass(value := getattr(types, name)) and inspect.isclass(value)}
     return {value for value in named | held if not issubclass(value, Exception)}
 
 
-def test_no_public_value_was_forgotten() -> None:
+def test_every_public_value_is_tested() -> None:
     assert public_classes() <= VALUES.keys()
     results = {
         selection.Ranking,
@@ -148,26 +148,26 @@ def test_no_public_value_was_forgotten() -> None:
     assert results <= VALUES.keys()
 
 
-def test_a_file_tells_its_bytes_and_not_its_body() -> None:
+def test_a_file_shows_its_size_and_not_its_content() -> None:
     file = VALUES[types.OnnxFile]
     assert repr(file) == str(file)
     assert f"bytes={len(file.packed)}, of={2**30}" in repr(file) and "certified=True" in repr(file)
 
 
-def test_small_values_are_told_whole_and_defaults_left_out() -> None:
+def test_small_values_are_shown_in_full_and_defaults_left_out() -> None:
     assert repr(dc.Budget(bytes=0.3)) == "Budget(bytes=0.3)"
     assert repr(types.Choice(weight_bits=4, step=0.1)) == "Choice(weight_bits=4, step=0.1)"
     assert repr(types.Estimate(2.5, float("nan"), 9)) == "Estimate(value=2.5, stderr=nan, n=9)"
     assert repr(types.Drop("layer1.0")) == "Drop(block='layer1.0')"
 
 
-def test_arrays_of_any_kind_are_told_by_type_and_shape() -> None:
+def test_arrays_of_any_kind_are_shown_by_type_and_shape() -> None:
     assert "codes=<int8 [512, 512]>, scale=<float32 [512]>" in repr(VALUES[types.Encoding])
     assert "weight=<float32 [512, 512]>" in repr(types.SetWeight("a", LARGE))
     assert repr(types.Estimate(np.float64(0.5), np.float32(0.25), np.int64(3))) == "Estimate(value=0.5, stderr=0.25, n=3)"
 
 
-def test_the_whole_text_tells_values_apart_that_look_alike() -> None:
+def test_the_whole_text_distinguishes_values_with_equal_representations() -> None:
     recipe = dc.load_recipe("packed")
     assert whole_text(recipe) == whole_text(dc.load_recipe("packed"))
     other = replace(recipe, steps=(*recipe.steps[:-1], recipe.steps[-1] * (1 + 1e-12)))

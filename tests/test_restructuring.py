@@ -1,4 +1,4 @@
-"""Dropped blocks and removed channels: what comes after makes up for them, exactly where it can."""
+"""Dropped blocks and removed channels: later layers compensate for them, exactly if that is possible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ X = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
 
 
 class Adds(nn.Module):
-    """x + A x."""
+    """A block that computes x + A x."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Adds(nn.Module):
 
 
 class Twins(nn.Module):
-    """Six channels, each there twice, read by two layers."""
+    """Channels that occur twice each, read by two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,8 +58,8 @@ def distance(one: Opened, other: Opened) -> float:
     return float((a - b).square().mean() / a.var())
 
 
-def test_the_next_block_does_the_work_of_one_that_goes() -> None:
-    """(I + B)(I + A) x is again x and a linear layer of x: nothing is lost."""
+def test_the_next_block_replaces_a_dropped_block_exactly() -> None:
+    """(I + B)(I + A) x equals x plus a linear layer of x, so the refit is exact."""
     model = opened(nn.Sequential(Adds(), Adds(), nn.Linear(6, 3)))
     small, realised = restructured(model, {"block:0": Choice(drop=True)})
     assert realised == {"block:0": Choice(drop=True, method="drop + refit")}
@@ -68,7 +68,7 @@ def test_the_next_block_does_the_work_of_one_that_goes() -> None:
     assert len(model.door.layers()) == 3  # untouched
 
 
-def test_channels_that_others_equal_go_for_nothing_in_all_readers() -> None:
+def test_removing_duplicate_channels_changes_no_layer_that_reads_them() -> None:
     model = opened(Twins())
     (group,) = model.door.channel_groups()
     assert set(group.consumers) == {"left", "right"}
@@ -79,7 +79,7 @@ def test_channels_that_others_equal_go_for_nothing_in_all_readers() -> None:
     assert {layer.name: layer.shape for layer in small.door.layers()}["right"] == (4, 6)
 
 
-def test_named_channels_stay_and_the_others_are_made_up_for() -> None:
+def test_named_channels_stay_and_the_refit_compensates_for_the_others() -> None:
     model = opened(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     mine = {"channels:0": Choice(keep=5, indices=(0, 2, 3, 5, 7))}
     small, realised = restructured(model, mine)
@@ -93,7 +93,7 @@ def test_named_channels_stay_and_the_others_are_made_up_for() -> None:
     assert distance(model, chosen) <= distance(model, small)
 
 
-def test_what_lies_in_a_dropped_block_is_moot() -> None:
+def test_units_inside_a_dropped_block_get_the_default_choice() -> None:
     class Wide(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -109,23 +109,23 @@ def test_what_lies_in_a_dropped_block_is_moot() -> None:
     assert list(realised) == ["block:0"] and small.door.macs == 18
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_default_choices_change_nothing() -> None:
     model = opened(Twins())
     assert restructured(model, {"channels:make": Choice(), "left": Choice(weight_bits=8)}) == (model, {})
 
 
-def test_a_block_that_is_none_is_refused() -> None:
+def test_an_unknown_block_is_refused() -> None:
     with pytest.raises(dc.InvalidRequest, match="there is no block 'left' that its shortcut can replace"):
         restructured(opened(Twins()), {"block:left": Choice(drop=True)})
 
 
-def test_images_are_mirrored_and_other_inputs_are_not() -> None:
+def test_images_are_flipped_and_other_inputs_are_not() -> None:
     images, ids = {"x": torch.arange(24.0).reshape(1, 3, 2, 4)}, {"ids": torch.arange(6).reshape(1, 6)}
     assert torch.equal(with_mirrored([images])[1]["x"], images["x"].flip(3))
     assert with_mirrored([ids]) == [ids]
 
 
-def test_images_are_mirrored_only_where_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
@@ -150,5 +150,5 @@ def test_images_are_mirrored_only_where_the_recipe_says_so(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["narrow", "fastest"])
-def test_recipes_that_remove_structure_refit_on_mirrored_images(name: str) -> None:
+def test_recipes_that_remove_structure_refit_on_flipped_images(name: str) -> None:
     assert dc.load_recipe(name).mirrored and not dc.load_recipe(name).sequential

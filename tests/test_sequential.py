@@ -1,4 +1,4 @@
-"""Layers aimed at the original from the inputs that compressed layers leave them."""
+"""Sequential compression: each layer is fitted to the original's output from the inputs of the compressed network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests import tiny
 
 
 class Residual(nn.Module):
-    """A stem, a block whose output is added to the stem's, a strided grouped convolution, and a classifier."""
+    """A stem, a residual block, a strided grouped convolution, and a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def weight_of(model: TorchModel, name: str) -> Tensor:
     return model.module.get_submodule(name).weight.detach().clone()
 
 
-def test_nothing_changed_leaves_nothing_to_make_up_for() -> None:
+def test_an_unchanged_network_has_no_residual() -> None:
     batches = data()
     model = opened(Residual(), batches).door
     lacks = []
@@ -74,8 +74,8 @@ def test_nothing_changed_leaves_nothing_to_make_up_for() -> None:
     assert max(float(shift.abs().max()) for _, shift in found.values()) < 1e-5
 
 
-def test_sums_are_those_of_two_networks_run_side_by_side() -> None:
-    """The oracle runs the original and the compressed network one after the other and unfolds every patch."""
+def test_moments_are_those_of_two_networks_run_separately() -> None:
+    """The oracle runs the original and the compressed network separately and unfolds every patch."""
     batches = data(24)
     model = opened(Residual(), batches).door
     seen: dict[str, Wanted] = {}
@@ -108,7 +108,7 @@ def test_sums_are_those_of_two_networks_run_side_by_side() -> None:
 
 
 def compressed(model: Opened, bits: int, *, aim: bool) -> TorchModel:
-    """Every layer rounded, in order or each on the original's inputs."""
+    """The network with every layer rounded, sequentially or each on the original's inputs."""
 
     def rounded(observation: Observation) -> Tensor:
         return decode(Gptq()(observation[Weight()], observation, Choice(weight_bits=bits)))
@@ -121,7 +121,7 @@ def compressed(model: Opened, bits: int, *, aim: bool) -> TorchModel:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
-def test_in_order_is_nearer_to_the_original(bits: int) -> None:
+def test_sequential_compression_is_nearer_to_the_original(bits: int) -> None:
     model = opened(Residual(), data(256))
     fresh = {"x": torch.randn(256, 3, 10, 12, generator=torch.Generator().manual_seed(9)) + 0.5}
     reference = np.asarray(model.door.predict(fresh)[0])
@@ -129,8 +129,8 @@ def test_in_order_is_nearer_to_the_original(bits: int) -> None:
     assert near < 0.8 * far
 
 
-def test_a_layer_makes_up_for_what_went_wrong_before_it() -> None:
-    """The first of two linear layers is turned by an invertible matrix; least squares gives the second its inverse."""
+def test_a_layer_compensates_for_errors_before_it() -> None:
+    """An invertible matrix multiplies the first of two linear layers; least squares multiplies the second by its inverse."""
     torch.manual_seed(0)
     module = nn.Sequential(OrderedDict(first=nn.Linear(6, 6), second=nn.Linear(6, 4)))
     x = torch.randn(512, 6)
@@ -159,7 +159,7 @@ def test_ridge_is_the_naive_solution_group_by_group() -> None:
         assert torch.allclose(ridge(moment, lack).split(3)[group], rows @ torch.linalg.inv(moment[group] + level))
 
 
-def test_layers_called_twice_and_networks_with_time_in_front_are_passed_over() -> None:
+def test_layers_called_twice_and_time_first_networks_are_left_out() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -185,8 +185,8 @@ def test_layers_called_twice_and_networks_with_time_in_front_are_passed_over() -
 
 # ---------------------------------------------------------------- through the verbs
 @pytest.mark.parametrize(("bits", "sparsity"), [(2, 0.0), (FLOAT_BITS, 0.7), (4, 0.5)])
-def test_a_recipe_compresses_in_order_and_distils(bits: int, sparsity: float) -> None:
-    """Integers stand for exactly the weights that are left, zeros stay, and distillation leaves the codes."""
+def test_a_recipe_compresses_sequentially_and_distils(bits: int, sparsity: float) -> None:
+    """The encodings decode to exactly the final weights, zeros stay, and distillation does not change the codes."""
     base = load_recipe("smallest")
     recipe = replace(
         base, sequential=True, match=False, distill=Distillation(epochs=12, batch=32, shift=0, mix=0.0), budget=Budget()
@@ -208,7 +208,7 @@ def test_a_recipe_compresses_in_order_and_distils(bits: int, sparsity: float) ->
             assert torch.equal(small.encodings[name].codes, aimed.encodings[name].codes)
 
 
-def test_mirrored_images_are_observed_too() -> None:
+def test_flipped_images_are_observed_too() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -242,8 +242,8 @@ def test_mirrored_images_are_observed_too() -> None:
     ],
     ids=str,
 )
-def test_what_outputs_lack_goes_with_inputs_as_the_gradient_does(layer: nn.Module) -> None:
-    """Sum of lack x^T over examples and positions is the gradient of <layer(x), lack>, by autograd."""
+def test_the_residual_cross_moment_equals_the_gradient(layer: nn.Module) -> None:
+    """The sum of residual x^T over examples and positions is the gradient of <layer(x), residual>, by autograd."""
     x = torch.randn(3, 6, 9, 8, generator=torch.Generator().manual_seed(0))
     x = x.permute(0, 2, 3, 1).contiguous() if isinstance(layer, nn.Linear) else x
     output = layer(x)
@@ -253,8 +253,8 @@ def test_what_outputs_lack_goes_with_inputs_as_the_gradient_does(layer: nn.Modul
         assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)
 
 
-def test_inputs_that_are_all_but_constant_have_a_factor() -> None:
-    """What is left of their covariance is noise of sums in float32, as large as 5e-6 of the moment, of either sign."""
+def test_nearly_constant_inputs_have_a_factor() -> None:
+    """Their covariance is noise of float32 sums, as large as 5e-6 of the moment and of either sign."""
     generator = torch.Generator().manual_seed(0)
     mean = torch.rand(1, 64, generator=generator, dtype=torch.float64)
     noise = 1e-7 * torch.randn(64, 64, generator=generator, dtype=torch.float64)

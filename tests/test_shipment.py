@@ -1,4 +1,4 @@
-"""What is shipped computes what torch computes, or isn't shipped."""
+"""A file that does not compute what torch computes is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tiny import CALIBRATION, TARGET
 
 
 class Baked(nn.Module):
-    """Reads a number off its inputs in Python, which a tracing exporter freezes."""
+    """Reads a number from its inputs in Python, which a tracing exporter turns into a constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Baked(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_graph_that_computes_something_else_is_refused() -> None:
+def test_a_graph_that_computes_something_different_is_refused() -> None:
     scales = np.linspace(0.1, 3, len(CALIBRATION), dtype=np.float32)[:, None, None, None]
     with pytest.raises((dc.Differs, dc.Unsupported)) as caught:
         dc.compress(Baked(), "edge-int8", target=TARGET, calibration=(CALIBRATION * scales).astype(np.float32))
@@ -42,7 +42,7 @@ def test_the_float_graph_has_a_tolerance(wrong: float) -> None:
         onnx_export.faithful(Parity(wrong, 0.01, 1.0, 8))
 
 
-def test_coarse_activations_are_told() -> None:
+def test_coarse_activations_are_reported() -> None:
     fine, far = OutputParity("y", 0.01, 1, 3, 0.02, 0.01), OutputParity("y", 0.4, 1, 3, 0.6, 0.5)
     assert onnx_export.coarse(Parity(0.0, 0.01, 1.0, 8, (fine,))) == []
     first, second = onnx_export.coarse(Parity(0.0, 0.4, 1.0, 8, (far,)))

@@ -1,4 +1,4 @@
-"""Which inputs data fill, for every form of data; and nothing of data that can be read only once is lost."""
+"""The inputs that data fill, for every form of data; data that can be read only once are not lost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Anything:
         (Two(), {"ids": Y, "mask": Y, "labels": Y}, ("ids", "mask")),  # with labels, the first output would be the loss
         (Two(), [{"ids": Y, "mask": Y, "types": Y}], ("ids", "mask", "types")),
         (Two(), [({"ids": Y, "mask": Y, "types": Y}, Y)], ("ids", "mask", "types")),
-        (Two(), {"ids": Y}, ("ids", "mask")),  # what is missing is told where the data are read
+        (Two(), {"ids": Y}, ("ids", "mask")),  # missing inputs are reported when the data are read
         (Labelled(), {"x": X, "y": X}, ("x", "y")),
         (Anything(), X, ("x",)),
     ],
@@ -59,7 +59,7 @@ def test_the_inputs_that_data_fill(model: object, data: object, names: tuple[str
     assert filled(model, data)[0] == names
 
 
-def test_nothing_is_lost_of_what_is_read_once() -> None:
+def test_data_that_can_be_read_only_once_are_not_lost() -> None:
     def batches() -> Iterator[dict[str, np.ndarray]]:
         for i in range(4):
             yield {"ids": np.full(2, i), "mask": Y[:2], "types": Y[:2]}
@@ -87,14 +87,14 @@ def test_an_npz_is_looked_into(tmp_path: Path) -> None:
         (None, InvalidRequest, ["NoneType", "torch.nn.Module"]),
     ],
 )
-def test_what_is_no_model_is_refused(model: object, kind: type[Exception], facts: list[str]) -> None:
+def test_objects_that_are_not_models_are_refused(model: object, kind: type[Exception], facts: list[str]) -> None:
     with pytest.raises(kind) as caught:
         filled(model, X)
     assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
 
 
 def test_held_out_data_have_the_calibrations_form() -> None:
-    same_form({"x": X}, {"x": torch.zeros(2, 3, dtype=torch.float64)})  # floats of any width are taken as float32
+    same_form({"x": X}, {"x": torch.zeros(2, 3, dtype=torch.float64)})  # all float types become float32
     same_form({"x": X[:2], "more": X}, {"x": X})
     for held_out, facts in (
         ({"x": X[:, :2]}, ["'x'", "float32 [2]", "float32 [3]"]),
@@ -123,7 +123,7 @@ def test_the_inputs_of_a_wrapped_network_are_its_own() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_refused_in_one_sentence() -> None:
+def test_torchscript_is_refused_with_one_sentence() -> None:
     for model in (torch.jit.script(Sum()), torch.jit.trace(Sum(), (torch.ones(1), torch.ones(1)))):
         with pytest.raises(Unsupported, match="the model is TorchScript, whose layers can't be edited"):
             filled(model, {"left": [1], "right": [2]})

@@ -1,4 +1,4 @@
-"""Profiles survive their JSON exactly; a compressed model comes back from its plan and tensors."""
+"""Profiles are restored exactly from JSON, and compressed models from their plan and tensors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PROFILE = Profile(
 
 
 def same(a: object, b: object) -> bool:
-    """Equality that takes nan for equal to nan."""
+    """Equality where nan equals nan."""
     return repr(a) == repr(b)
 
 
@@ -103,7 +103,7 @@ def net(seed: int = 0, width: int = 8) -> nn.Module:
 
 
 def compressed(calibrated: bool = True) -> Compressed:
-    """The first convolution keeps five of eight channels, the last layer gets new weights."""
+    """A model whose first convolution keeps five of eight channels and whose last layer has new weights."""
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     door = open_model(net(), {"input": x[:2]})
     group = next(g for g in door.channel_groups() if "0" in g.producers)
@@ -159,7 +159,7 @@ def test_layers_inside_the_caller_s_modules_come_back(name: str, tmp_path: Path)
 
 
 def _planned(model: torch.nn.Module, data: torch.Tensor) -> tuple[torch.nn.Module, Plan]:
-    """The model, and what edge-int4 makes of it."""
+    """The model, and its compression by `edge-int4`."""
     profile = dc.measure(model, "edge-int4", target="onnxruntime-x86-vnni", calibration=data)
     return model, dc.allocate(profile, dc.Budget(bytes=0.9))
 
@@ -187,7 +187,7 @@ def test_broken_directories_and_wrong_networks_are_refused(tmp_path: Path) -> No
     assert load(net, folder) is not None
 
 
-def test_forms_and_ranks_that_no_network_has_are_refused(tmp_path: Path) -> None:
+def test_impossible_shapes_and_ranks_are_refused(tmp_path: Path) -> None:
     folder = save_compressed(compressed(), tmp_path / "small")
     form = (folder / "model.json").read_text()
     for old, new in (('"float32"', '"float33"'), ('"inputs"', '"input"'), ('["float32", 2', '["float32", -2')):

@@ -1,4 +1,4 @@
-"""A learned prior in a recipe: what it reads, how few probes and Fisher information join it, and what the plan says of them."""
+"""A learned prior in a recipe: its inputs, its combination with probes and Fisher information, and the text in the plan."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def zeros(profile: Profile, base: str = "error", probes: float = 0.0) -> dict[st
 def test_a_prior_multiplies_exact_errors() -> None:
     flat, deep = measured(0.0), measured(1.0)
     ratios = [deep.table[layer][-1].distortion / flat.table[layer][-1].distortion for layer in tiny.LAYERS]
-    assert ratios == sorted(ratios)  # deeper layers are said to be more sensitive
+    assert ratios == sorted(ratios)  # the prior makes deeper layers more sensitive
     assert ratios[-1] / ratios[0] == pytest.approx(np.exp(2 * np.sqrt(2)))  # places 0 to 4 have z-scores of -sqrt 2 to sqrt 2
     first, last = tiny.LAYERS[1], tiny.LAYERS[3]
     assert zeros(deep)[first] >= zeros(flat)[first]
     assert zeros(deep)[last] <= zeros(flat)[last]
 
 
-def test_a_plan_says_what_theory_and_probes_contributed() -> None:
+def test_a_plan_states_the_contributions_of_theory_and_probes() -> None:
     assert all("theory 100 %" in said and "probe" not in said for said in measured(1.0).source.values())
     some = measured(1.0, probes=0.4, data=True).source  # the two largest of five
     assert sum("its probe" in said for said in some.values()) == 2
@@ -90,7 +90,7 @@ def test_a_prior_corrects_fisher_information() -> None:
     assert all(said.startswith("fisher (pruning: theory") for said in flat.source.values())
 
 
-def test_a_prior_that_lacks_a_kind_of_choice_is_refused() -> None:
+def test_a_prior_without_a_needed_kind_of_choice_is_refused() -> None:
     both = dc.load_recipe("heavy-tail", {"theory": {}})
     lacking = replace(both, priors={"pruning": {"error": prior(0.0, 1.0, 0.0)}})
     with pytest.raises(dc.InvalidRequest, match=r"quantization on 'error'"):
@@ -99,7 +99,7 @@ def test_a_prior_that_lacks_a_kind_of_choice_is_refused() -> None:
 
 # ---------------------------------------------------------------- files
 def written(folder: Path, table: dict[str, Any]) -> str:
-    """A prior's file; JSON's numbers, lists and inline tables, as TOML."""
+    """Write a prior as a TOML file."""
     lines = ["schema = 1"]
     for kind, bases in table.items():
         for base, plain in bases.items():
@@ -116,7 +116,7 @@ def test_a_recipe_names_a_prior_and_measures_what_it_reads(tmp_path: Path) -> No
     free = {"theory.pruning": {}, "theory.quantization": {}, "measure": []}
     found = dc.load_recipe("heavy-tail", {**free, "theory.prior": path, "theory.probes": 0.5})
     assert found.priors["pruning"]["error"].coefficients.tolist() == [0.5, 1.0, 0.0]
-    assert list(found.measures) == ["stable_rank"]  # depth and fan-in need no measuring
+    assert list(found.measures) == ["stable_rank"]  # depth and fan-in need no measure
     assert found.probes == 0.5
 
 
@@ -129,7 +129,7 @@ def test_a_recipe_names_a_prior_and_measures_what_it_reads(tmp_path: Path) -> No
         ({"theory.prior": "own", "theory.pruning": {}, "theory.quantization": {}, "theory.probes": 2.0}, ["share of the layers"]),
     ],
 )
-def test_mistakes_are_sentences(tmp_path: Path, overrides: dict[str, Any], words: list[str]) -> None:
+def test_mistakes_give_sentences(tmp_path: Path, overrides: dict[str, Any], words: list[str]) -> None:
     path = written(tmp_path, {"pruning": {"error": prior_to_table(prior(0.5, 1.0, 0.0))}})
     overrides = {key: path if value == "own" else value for key, value in overrides.items()}
     with pytest.raises(dc.InvalidRequest) as caught:
@@ -138,7 +138,7 @@ def test_mistakes_are_sentences(tmp_path: Path, overrides: dict[str, Any], words
 
 
 @pytest.mark.parametrize("name", sorted(prior_files()))
-def test_shipped_priors_serve_a_recipe_without_data_and_one_with(name: str) -> None:
+def test_shipped_priors_work_with_and_without_data(name: str) -> None:
     free = dc.load_recipe("heavy-tail", {"theory": {"prior": name}, "budget.bytes": 0.4})
     profile = dc.measure(tiny.network(), free, target=tiny.TARGET, example=tiny.CALIBRATION[:2])
     assert all("theory 100 %" in said for said in profile.source.values())

@@ -1,4 +1,4 @@
-"""Ordinary models, by the traits of public bug reports: compressed, or refused in a sentence that says what to change."""
+"""Models with the traits of public bug reports are compressed, or refused with a sentence that says what to change."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ THEMES = {
 SUBJECTS = {f"{theme}: {name}": s for theme, module in THEMES.items() for name, s in module.SUBJECTS.items()}
 REFUSED = {name: subject for name, subject in SUBJECTS.items() if subject.refused}
 COMPRESSED = {name: subject for name, subject in SUBJECTS.items() if not subject.refused}
-# Compiling takes seconds whatever is done; sequences and several encoders have tests of their own.
+# Compiling takes seconds for any model; sequences and several encoders have separate tests.
 LONG = {name for name in COMPRESSED if "compiled part" in name or "Transformer" in name or "norm first" in name}
 LONG |= {name for name in COMPRESSED if name.startswith("sequences:")} - {"sequences: RNN", "sequences: LSTM cell"}
 WHOLE = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMPRESSED]
-# How far an int8 file may be from the model, root mean square: a few roundings of activations, on nets that nobody trained.
+# Largest root mean square difference of an int8 file from the model: a few roundings of activations, on untrained networks.
 NEAR = 0.06
 
 
 def quick(recipe: str) -> dc.Recipe:
-    """The recipe for data that aren't images, with one epoch of distillation at most."""
+    """The recipe for data that are not images, with at most one epoch of distillation."""
     spec = load_recipe(recipe)
     epochs, weight_epochs = min(1, spec.distill.epochs), min(1, spec.distill.weight_epochs)
     return replace(spec, mirrored=False, distill=replace(spec.distill, epochs=epochs, weight_epochs=weight_epochs))
 
 
 def compressed(subject: Subject, recipe: str) -> tuple[Any, dc.OnnxFile]:
-    """The model and its file; a warning of torch's about the model itself is none of ours."""
+    """The model and its file; warnings of torch about the model itself are ignored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = subject.model()
@@ -58,7 +58,7 @@ def compressed(subject: Subject, recipe: str) -> tuple[Any, dc.OnnxFile]:
 
 
 def off_by(model: Any, file: dc.OnnxFile, subject: Subject) -> float:
-    """Root mean square difference of the file's first output from the model's own, on a batch that the file takes."""
+    """Root mean square difference between the first outputs of file and model, on a batch that the file accepts."""
     data = subject.fresh() if subject.fresh else subject.data()
     names, data = filled(model, data)
     batch = as_batches(data, names, unchecked=True)[0]
@@ -79,7 +79,7 @@ def off_by(model: Any, file: dc.OnnxFile, subject: Subject) -> float:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_an_ordinary_model_is_compressed_and_the_file_computes_it(name: str) -> None:
+def test_an_ordinary_model_is_compressed_and_its_file_computes_the_same(name: str) -> None:
     subject = COMPRESSED[name]
     model, file = compressed(subject, "edge-int8")
     assert off_by(model, file, subject) < NEAR
@@ -89,7 +89,7 @@ def test_an_ordinary_model_is_compressed_and_the_file_computes_it(name: str) -> 
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_compressed_is_refused_in_one_sentence(name: str) -> None:
+def test_a_model_that_cannot_be_compressed_is_refused_with_one_sentence(name: str) -> None:
     with pytest.raises(dc.DyncompressError, match=REFUSED[name].refused) as caught:
         compressed(REFUSED[name], "edge-int8")
     text = str(caught.value)
@@ -99,7 +99,7 @@ def test_what_cannot_be_compressed_is_refused_in_one_sentence(name: str) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["edge-int4", "packed", "sparse", "narrow"])
 @pytest.mark.parametrize("name", COMPRESSED)
-def test_other_recipes_take_it_or_say_why_not(name: str, recipe: str) -> None:
+def test_other_recipes_compress_it_or_give_the_reason(name: str, recipe: str) -> None:
     subject = COMPRESSED[name]
     try:
         model, file = compressed(subject, recipe)
@@ -112,7 +112,7 @@ def test_other_recipes_take_it_or_say_why_not(name: str, recipe: str) -> None:
     assert error < 0.5 or told, "a file that is far from its model says so"
 
 
-def test_the_caller_s_model_stays_as_it_was() -> None:
+def test_the_callers_model_does_not_change() -> None:
     for name in ("wrappers: weight norm, old", "sequences: LSTM", "calls: own BatchNorm", "numbers: one part in float16"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,7 +135,7 @@ def test_a_tied_table_is_stored_once() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("recipe", ["packed", "narrow"])
-def test_the_mode_of_gradients_that_a_verb_is_called_in_changes_nothing(recipe: str, mode: Any) -> None:
+def test_the_gradient_mode_of_the_caller_changes_nothing(recipe: str, mode: Any) -> None:
     subject = SUBJECTS["numbers: channels last"]
     _, plain = compressed(subject, recipe)
     with mode():

@@ -1,4 +1,4 @@
-"""What `verify` tells apart: the file and the certificate that were sealed, and anything else."""
+"""`verify` distinguishes the sealed file and certificate from anything else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changed(path: Path, change: dict[str, Any]) -> None:
     path.with_name("certificate.json").write_text(json.dumps(table))
 
 
-# ---------------------------------------------------------------- what was sealed
+# ---------------------------------------------------------------- the sealed file
 def test_a_sealed_file_verifies_from_disk_and_from_memory(sealed: Path) -> None:
     file = tiny.certified_file()
     assert file.certificate is not None and sealed.read_bytes() == file.content
@@ -60,7 +60,7 @@ def test_running_again_gives_identical_counts(sealed: Path) -> None:
         assert found.counts == certificate.counts and "examples_that_differ" not in found.context
 
 
-def test_the_layout_of_the_json_doesnt_matter(sealed: Path) -> None:
+def test_the_layout_of_the_json_does_not_matter(sealed: Path) -> None:
     path = sealed.with_name("certificate.json")
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
     assert dc.verify(sealed).kept
@@ -68,7 +68,7 @@ def test_the_layout_of_the_json_doesnt_matter(sealed: Path) -> None:
 
 # ---------------------------------------------------------------- anything else
 @pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_one_byte_of_the_body_is_enough(sealed: Path, place: float) -> None:
+def test_one_changed_byte_of_the_body_is_detected(sealed: Path, place: float) -> None:
     content, body = bytearray(sealed.read_bytes()), tiny.file().body
     content[int(place * len(body))] ^= 1
     sealed.write_bytes(content)
@@ -76,7 +76,7 @@ def test_one_byte_of_the_body_is_enough(sealed: Path, place: float) -> None:
         dc.verify(sealed)
 
 
-def test_a_changed_seal_is_found(sealed: Path) -> None:
+def test_a_changed_seal_is_detected(sealed: Path) -> None:
     content = sealed.read_bytes()
     at = content.index(b"With confidence 95")
     for other in (content[:at] + b"With confidence 99" + content[at + 18 :], content + b"\0", content[:-20]):
@@ -117,8 +117,8 @@ def test_nothing_in_the_certificate_can_be_changed(sealed: Path, change: dict[st
         dc.verify(sealed)
 
 
-def test_the_evidence_cant_be_exchanged(sealed: Path) -> None:
-    """Losses, lines and counts of another file, all of them consistent, under this file's digest."""
+def test_the_evidence_cannot_be_exchanged(sealed: Path) -> None:
+    """Consistent losses, lines and counts of another file are put under the digest of this file."""
     table = json.loads(sealed.with_name("certificate.json").read_text())
     other = dc.certify(tiny.file(), reference=network(), held_out=(X[:600], Y[:600]))
     assert other.certificate is not None
@@ -136,7 +136,7 @@ def test_other_examples_are_refused(sealed: Path, held_out: Any) -> None:
         dc.verify(sealed, held_out=held_out)
 
 
-def test_what_cant_be_verified_is_told(sealed: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_verified_are_reported(sealed: Path, tmp_path: Path) -> None:
     with pytest.raises(dc.InvalidRequest, match="carries no seal"):
         dc.verify(tiny.file())
     with pytest.raises(dc.InvalidRequest, match=r"absent\.onnx: no such file"):
@@ -160,7 +160,7 @@ def test_what_cant_be_verified_is_told(sealed: Path, tmp_path: Path) -> None:
         dc.verify(sealed)
 
 
-def test_risks_that_need_more_than_the_file_are_checked_by_their_evidence(sealed: Path) -> None:
+def test_risks_that_need_more_than_the_file_are_checked_from_the_evidence(sealed: Path) -> None:
     own = dc.certify(tiny.file(), reference=network(), held_out=HELD_OUT, risk=lambda out, y: 0.5 * (out.argmax(1) != y))
     for file in (own, dc.certify(tiny.file(), reference=network(), held_out=X)):
         assert dc.verify(file).kept
@@ -189,7 +189,7 @@ Session = deployment.Session
 
 
 @pytest.mark.parametrize("promise", [None, 0.03])
-def test_another_processors_counts_are_stated_or_break_the_promise(
+def test_counts_of_another_processor_are_stated_or_break_the_promise(
     monkeypatch: pytest.MonkeyPatch, promise: float | None
 ) -> None:
     file = dc.certify(tiny.file(), reference=network(), held_out=HELD_OUT, promise=promise)
@@ -221,7 +221,7 @@ def test_examples_that_were_dropped_are_dropped_again() -> None:
 
 
 def test_copies_that_were_dropped_are_dropped_again() -> None:
-    """The very data that were given, or what was certified of them."""
+    """The data may be those that were given, or those that were certified."""
     x, y = np.concatenate([CALIBRATION[:3], X, X[::20]]), np.concatenate([[0, 1, 2], Y, Y[::20]])
     file = dc.certify(tiny.file(), reference=network(), held_out=(x, y))
     assert file.certificate is not None and file.certificate.n == len(X)
@@ -234,7 +234,7 @@ def test_copies_that_were_dropped_are_dropped_again() -> None:
 
 
 def resealed(certificate: dc.Certificate) -> dc.OnnxFile:
-    """The file under another certificate, which its seal names."""
+    """The file with another certificate, which its seal names."""
     file = tiny.certified_file()
     entry = {"statement": certificate.statement, "certificate": certificate_digest(certificate)}
     return replace(file, certificate=certificate, sealed=deployment.seal(file.body, entry))
@@ -249,7 +249,7 @@ def resealed(certificate: dc.Certificate) -> dc.OnnxFile:
         ("[]", dc.Altered, "table of options"),
     ],
 )
-def test_session_options_that_say_two_things_are_refused(session: str, kind: type[Exception], fact: str) -> None:
+def test_session_options_with_repeated_keys_are_refused(session: str, kind: type[Exception], fact: str) -> None:
     certificate = tiny.certified_file().certificate
     assert certificate is not None
     environment = {**certificate.environment, "session": session}
@@ -265,13 +265,13 @@ def test_dropped_rows_are_numbers() -> None:
         dc.verify(resealed(replace(certificate, context=context)), held_out=HELD_OUT)
 
 
-def test_rows_are_left_out() -> None:
+def test_dropped_rows_are_left_out() -> None:
     held_out = dc.HeldOut({"a": np.arange(5), "b": np.arange(10).reshape(5, 2)}, np.arange(5), None)
     found = without_rows(held_out, (0, 3))
     assert found.inputs["a"].tolist() == [1, 2, 4] and found.inputs["b"][:, 0].tolist() == [2, 4, 8]
     assert found.labels is not None and found.labels.tolist() == [1, 2, 4] and found.groups is None and len(held_out) == 5
 
 
-def test_the_certificate_survives_its_text() -> None:
+def test_the_certificate_is_restored_from_its_text() -> None:
     certificate = tiny.certified_file().certificate
     assert certificate is not None and certificate_digest(from_json(to_json(certificate))) == certificate_digest(certificate)
