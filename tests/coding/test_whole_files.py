@@ -25,7 +25,7 @@ DRIVER = """
 import os, sys
 from pathlib import Path
 from dyncompress.delivery import deliver
-from tests.test_delivery import BEFORE, FILES, STALE
+from tests.coding.test_whole_files import BEFORE, FILES, STALE
 
 FAULT, ROOT, FRESH = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "fresh"
 STEPS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir"}
@@ -75,7 +75,7 @@ def hidden(folder: Path) -> list[str]:
 
 def driven(fault: str, tmp_path: Path, begin: str) -> list[Path]:
     """The directory after each interruption."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, fault, str(tmp_path), begin], capture_output=True, text=True, check=True, env=environment
     )

@@ -15,7 +15,7 @@ from torch.nn import functional
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch.model import open_model
 from dyncompress.models.torch.tracing import fold_constants, traced
-from tests.models.test_torch_onnx import ran
+from tests.models.torch.test_onnx_graph import ran
 
 
 class Residual(nn.Module):

@@ -19,7 +19,7 @@ from dyncompress.cli.exit_codes import MEANINGS, one_sentence
 from dyncompress.errors import Altered, Differs, Infeasible, NotCertified
 from tests import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMPRESS = "compress net.py:network --calibration data.npz --out out"
 
 

@@ -25,7 +25,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The output directory, the JSON object and the standard error of `dyncompress demo`."""
     out = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "dyncompress.cli", "demo", "--json", "--out", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == 0, done.stderr
     return out, json.loads(done.stdout.splitlines()[-1]), done.stderr
 

@@ -18,7 +18,7 @@ from dyncompress.models.torch.model import open_model
 from dyncompress.pipeline.checkpoint import load, save_compressed
 from dyncompress.recipe.profile_file import load_profile, profile_from_json, profile_to_json, save_profile
 from dyncompress.types import Choice, Compressed, Estimate, Keep, Layer, Option, Plan, Profile, SetWeight
-from tests.models.test_torch_plain_layers import Partial, Table, words
+from tests.models.torch.test_plain_layers import Partial, Table, words
 from tests.traits import attention, calls
 from tests.traits.subject import ids, images
 

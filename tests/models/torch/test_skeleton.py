@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.types import Affine, Edit, SetWeight
-from tests.models.test_torch_onnx import ran
+from tests.models.torch.test_onnx_graph import ran
 
 
 class Mixed(nn.Module):

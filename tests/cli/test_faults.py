@@ -23,7 +23,7 @@ from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recipe.profile_file import profile_to_json
 from dyncompress.recording.trajectory_file import save_trajectory
 from tests import tiny
-from tests.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
+from tests.cli.bad_files import ARRAYS, CERTIFICATES, MODELS, NO_FILE, TEXTS, WEIGHTS, Make
 
 NET = "from tests.tiny import network\n"
 LONG = "x" * 300  # longer than any file name may be
