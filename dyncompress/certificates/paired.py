@@ -33,6 +33,7 @@ from dyncompress.certificates.betting import betting_upper
 from dyncompress.certificates.clopper_pearson import lower_limit, upper_limit
 from dyncompress.certificates.losses import check_counts, check_delta, check_losses
 from dyncompress.types import Interval
+from dyncompress.types.arrays import Float64, Real
 
 EXACT_UP_TO = 100_000  # examples (some seconds); above, the betting bound. By n alone, never by the losses
 _GAMMA_SHARE = 1 / 50  # of delta, spent on the interval of the nuisance: .001 at .05
@@ -93,7 +94,9 @@ def _bracket(
     return low, high
 
 
-def _score(worse: np.ndarray, better: np.ndarray, n: int, difference: float) -> np.ndarray:
+def _score(
+    worse: Real[np.ndarray, " points"], better: Real[np.ndarray, " points"], n: int, difference: float
+) -> Float64[np.ndarray, " points"]:
     """Tango's score statistic, one value for each sample point."""
     b = -worse - better + (2 * n - worse + better) * difference
     c = -better * difference * (1 - difference)
@@ -107,7 +110,7 @@ def _score_limit(worse: int, better: int, n: int, quantile: float) -> float:
     low, high = (worse - better) / n, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        above = _score(np.asarray(worse), np.asarray(better), n, middle) > quantile
+        above = _score(np.array([worse]), np.array([better]), n, middle)[0] > quantile
         low, high = (middle, high) if above else (low, middle)
     return high
 

@@ -38,7 +38,7 @@ from functools import cache
 from itertools import pairwise
 from math import isqrt, prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
