@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress.allocation import CommonLevel
-from dyncompress.allocation.common_level import taken
+from dyncompress.allocation.common_level import cheapest_within
 from dyncompress.allocation.lagrangian import fits
 from dyncompress.errors import Infeasible, InvalidRequest
 
@@ -62,7 +62,7 @@ def test_it_is_the_lowest_level_that_fits(seed: int, share: float) -> None:
 def test_a_higher_level_never_costs_more(seed: int) -> None:
     cost, level = table(seed)
     price = np.where(np.isfinite(cost[0]), cost[0], 0.0)
-    totals = [spent(cost, taken(price, level, t)) for t in np.linspace(-0.1, 1.1, 13)]
+    totals = [spent(cost, cheapest_within(price, level, t)) for t in np.linspace(-0.1, 1.1, 13)]
     assert all(a >= b for a, b in itertools.pairwise(totals))
 
 

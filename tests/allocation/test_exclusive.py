@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dyncompress.allocation.exclusive import MOST, inside, joined
+from dyncompress.allocation.exclusive import MOST, joined, units_inside
 from dyncompress.types import Choice, Option
 
 
@@ -25,7 +25,7 @@ TABLE = {
 
 
 def test_a_block_holds_what_its_name_begins() -> None:
-    assert inside(TABLE) == {"block:b": ("channels:b.one", "b.one", "b.two")}  # not bb
+    assert units_inside(TABLE) == {"block:b": ("channels:b.one", "b.one", "b.two")}  # not bb
 
 
 def test_every_combination_or_the_drop_alone() -> None:

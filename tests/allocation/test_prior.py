@@ -270,7 +270,7 @@ def test_a_prior_is_a_data_file() -> None:
         ({"intercept_variance": True}, "p.toml.intercept_variance is True"),
         ({"intercept": float("nan")}, "nan or infinite"),
         ({"networks": "resnet"}, "list of names"),
-        ({"coefficients": {"hill": 1.0}}, "are needed, in the order"),
+        ({"coefficients": {"hill": 1.0}}, "are needed, in this order"),
         ({"coefficients": [1.0, 2.0]}, "a table with one line"),
         ({"covariance": {"hill": [1.0, 0.0], "depth": [0.0]}}, "covariance.depth .* 2 numbers"),
         ({"covariance": {"hill": [1.0, 2.0], "depth": [2.0, 1.0]}}, "eigenvalue -1"),

@@ -26,7 +26,7 @@ from dyncompress.allocation import (
 from dyncompress.allocation.alpha_pruning import ratios
 from dyncompress.allocation.cost import NONZEROS, nonzeros_left, solved
 from dyncompress.allocation.random_share import spread_of
-from dyncompress.allocation.rule import place, shares
+from dyncompress.allocation.rule import relative_position, shares
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import Choice, Estimate, Layer, Option, Plan, Profile, Rule, WeightChange
 
@@ -160,7 +160,7 @@ def test_lamp_is_free_of_scale_and_global_magnitude_is_not() -> None:
 
 def test_owl_stays_in_its_band_and_spares_outliers() -> None:
     one = profile(weights())
-    outliers = place(np.array([estimate.value for estimate in one.estimates["outlier_ratio"].values()]))
+    outliers = relative_position(np.array([estimate.value for estimate in one.estimates["outlier_ratio"].values()]))
     wanted = solved_for(lambda t: np.clip(t - 0.16 * outliers, 0, FINE[-1]), 0.6, 0, 2)
     found = zeros(at(one, OWL(), 0.6))
     assert found == pytest.approx(wanted, abs=0.006)

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import pdist, squareform
 
 from dyncompress.measures import distances as room
-from dyncompress.measures.distances import centred_gram, distinct, euclidean_distances, loss_distances
+from dyncompress.measures.distances import centred_gram, distinct_points, euclidean_distances, loss_distances
 
 
 def naive(points: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_zero_exactly_where_points_are_equal() -> None:
     zeros = {tuple(pair) for pair in np.argwhere(np.triu(found == 0, 1)).tolist()}
     assert zeros == {(3, 7), (3, 12), (3, 29), (7, 12), (7, 29), (12, 29)}
     assert found[3, 20] == points[20, 5] - points[3, 5]
-    assert distinct(found).tolist() == [i for i in range(30) if i not in (7, 12, 29)]
+    assert distinct_points(found).tolist() == [i for i in range(30) if i not in (7, 12, 29)]
 
 
 def test_inputs_are_left_alone_and_tensors_are_taken(device: str) -> None:

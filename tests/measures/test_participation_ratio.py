@@ -7,7 +7,7 @@ import pytest
 
 from dyncompress.measures import ParticipationRatio
 from dyncompress.measures.distances import centred_gram
-from dyncompress.measures.participation_ratio import detrended, participation_ratio
+from dyncompress.measures.participation_ratio import detrend, participation_ratio
 from tests.measures.trajectories import gaussian, seen, walk
 
 
@@ -15,13 +15,13 @@ from tests.measures.trajectories import gaussian, seen, walk
 def test_detrending_by_definition(window: int) -> None:
     points = 3 + walk(40, 5)
     expected = [points[t] - points[t - window : t].mean(axis=0) for t in range(window, 40)]
-    np.testing.assert_allclose(detrended(points, window), expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(detrend(points, window), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("window", [1, 5])
 def test_equals_the_definition_by_the_covariance(window: int) -> None:
     points = walk(60, 8) * np.arange(1, 9)
-    covariance = np.cov(detrended(points, window).T)
+    covariance = np.cov(detrend(points, window).T)
     expected = np.trace(covariance) ** 2 / np.trace(covariance @ covariance)
     assert ParticipationRatio(window)(seen(points)).value == pytest.approx(expected, rel=1e-10)
 

@@ -94,7 +94,7 @@ def test_neighbours_on_another_stretch_of_a_smooth_path_are_told() -> None:
 def test_neighbours_in_time_are_told(points: np.ndarray) -> None:
     estimate = dimension(points)
     assert not estimate.valid
-    assert any("next in time: record less often" in note for note in estimate.notes)
+    assert any("close in time: record less often" in note for note in estimate.notes)
     shuffled = dimension(points[np.random.default_rng(0).permutation(len(points))])
     assert shuffled.valid  # only the order tells
     assert shuffled.value == pytest.approx(estimate.value, rel=1e-9)
