@@ -79,7 +79,7 @@ def shares(profile: Profile, rule: str) -> Float64[np.ndarray, "L C"]:
     for unit, options in profile.table.items():
         if any(option.choice.rank is not None for option in options):
             raise InvalidRequest(
-                f"allocator {rule}: it allocates zeros and bits, and layer '{unit}' may have a lower rank; leave channels.ranks "
+                f"allocator {rule}: it allocates zeros and bits, and layer '{unit}' may have lower ranks; leave channels.ranks "
                 "out, or set the allocator 'equal_error'."
             )
         if any(option.choice.step for option in options):

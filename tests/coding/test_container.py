@@ -13,7 +13,7 @@ import pytest
 
 from dyncompress.coding import description_bits, is_packed, pack, unpack
 from dyncompress.coding.container import MAGIC, VERSION
-from dyncompress.coding.skeleton import cut, filled, opened, varint
+from dyncompress.coding.skeleton import cut_initializers, fill_skeleton, parse_skeleton, varint
 from dyncompress.deployment import ranges, seal, write
 from dyncompress.errors import Altered, InvalidRequest
 from tests.deployment.graphs import TARGET, encode, images, residual
@@ -185,9 +185,9 @@ def test_a_file_that_shrinks_too_well_is_filled_up_and_still_comes_back() -> Non
 
 
 def test_the_skeleton_alone_comes_back(sealed: bytes) -> None:
-    skeleton, forms, data = cut(sealed)
-    frame = opened(skeleton, len(sealed))
-    assert frame.forms == forms and filled(frame, data) == sealed
+    skeleton, forms, data = cut_initializers(sealed)
+    frame = parse_skeleton(skeleton, len(sealed))
+    assert frame.forms == forms and fill_skeleton(frame, data) == sealed
     assert len(skeleton) + sum(map(len, data)) < len(sealed)
 
 

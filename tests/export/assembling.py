@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "export" / "runner" / "unpack.py"
 WRITING = {
-    "Writer", "code_length", "is_model", "relative", "low_bits", "bits_of", "_common_shift", "write_tensor",
-    "_smallest", "_along", "_suits", "_split", "_codes", "_planes", "cut", "_cut_graph", "_cut_tensor", "pack", "paths",
-    "allowed", "on_paths", "description_bits", "_lanes", "_compressed",
+    "Writer", "code_length", "is_model", "relative_numbers", "low_bits", "bits_of", "_common_shift", "write_tensor",
+    "_smallest", "_path_tag", "_suits", "_split", "_codes", "_planes", "cut_initializers", "_cut_graph", "_cut_tensor", "pack",
+    "paths", "allowed", "on_paths", "description_bits", "_lanes", "_compress",
 }  # fmt: skip
 HEAD = '''"""Unpacks a dyncompress container (small.dync) into its ONNX file, to the byte, on numpy alone.
 
@@ -105,7 +106,18 @@ def assembled() -> str:
             gap = "\n\n" if any(blocks) else ""
             parts.append(gap + "\n".join(lines[first - 1 : node.end_lineno]))
             before = node
-    return "\n".join(parts) + TAIL
+    return plain_types("\n".join(parts)) + TAIL
+
+
+def plain_types(text: str) -> str:
+    """The text without dtypes and shapes in annotations, whose names the file doesn't import; lines are joined where they fit."""
+    text = re.sub(r'\b(Bool|Float|Int|UInt|Integer)\d*\[np\.ndarray, "[^"]*"\]', "np.ndarray", text)
+
+    def joined(match: re.Match[str]) -> str:
+        line = re.sub(r"\(\n *| *\n *(?=\))", lambda part: part[0][:1].strip(), match[0])
+        return line if len(line) <= 130 else match[0]
+
+    return re.sub(r"^ *def \w+\(\n[^\n]*[^,\n]\n *\) -> [^\n]*:$", joined, text, flags=re.MULTILINE)
 
 
 def names_of(node: ast.stmt) -> set[str]:
