@@ -1,4 +1,4 @@
-"""The common level against trying every level, ties against trying every subset, and what a level must never do."""
+"""The common level compared with all levels, ties compared with all subsets, and properties of every level."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dyncompress.errors import Infeasible, InvalidRequest
 
 
 def table(seed: int, units: int = 6, options: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Costs and levels in no order at all, ragged, with ties."""
+    """Costs and levels in random order, with ties, and with different numbers of options."""
     rng = np.random.default_rng(seed)
     cost, level = rng.integers(1, 60, (1, units, options)).astype(float), rng.integers(0, 9, (units, options)) / 8
     for unit in range(units):
@@ -52,7 +52,7 @@ def test_it_is_the_lowest_level_that_fits(seed: int, share: float) -> None:
     assert all(one in pair for one, *pair in zip(choice, before, at, strict=True))
     assert spent(cost, before) >= spent(cost, choice) >= spent(cost, at)
     undone = np.flatnonzero((choice != before) & (before != at))
-    for unit in undone:  # none could have been put back
+    for unit in undone:  # no unit could have kept its option
         trial = choice.copy()
         trial[unit] = before[unit]
         assert not fits(cost, trial, budget)

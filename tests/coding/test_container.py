@@ -76,7 +76,7 @@ def test_a_file_in_another_order_of_fields_comes_back(sealed: bytes) -> None:
     model.ClearField("graph")
     content = varint(7 << 3 | 2) + varint(len(graph)) + graph + model.SerializeToString()  # the graph before the version
     assert unpack(pack(content)) == content
-    swapped = bytearray(content)  # a length in a longer form than needed: valid protobuf that nobody writes
+    swapped = bytearray(content)  # a length in a longer form than necessary, which is valid protobuf
     at = content.index(graph)
     swapped[at - 1] |= 128
     swapped.insert(at, 0)
@@ -118,7 +118,7 @@ def test_another_version_is_named(packed: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_altered_or_cut_container_is_refused(packed: bytes, seed: int) -> None:
-    """Flips, cuts, insertions and runs of zeros at places of all parts: one of the two sentences, never anything else."""
+    """Changed bits, cuts, insertions and overwritten bytes in all parts raise one of the two errors, never another."""
     rng = np.random.default_rng(seed)
     for trial in range(60):
         at = 5 + trial if seed == 0 else int(rng.integers(4, len(packed)))
@@ -145,7 +145,7 @@ def test_appended_bytes_are_found(packed: bytes) -> None:
 
 
 def forged(skeleton: bytes, length: int, *, method: int = 0, size: int | None = None) -> bytes:
-    """A container that declares what it likes, around an empty stream."""
+    """A container with arbitrary declared sizes and an empty stream."""
     size = len(skeleton) if size is None else size
     head = MAGIC + bytes([VERSION]) + bytes(16) + varint(length) + bytes([method, 0])
     return head + varint(size) + varint(len(skeleton)) + skeleton + varint(5) + (1 << 24).to_bytes(5, "little")
