@@ -1,4 +1,6 @@
-"""25 architectures at random weights through `edge-int8`: compressed, exported, compared with torch, and what was left alone.
+"""27 architectures with random weights, compressed with `edge-int8`, exported and compared with torch.
+
+Each row also states which share of the network was left alone, and why.
 
 Run: `python -m benchmarks.architectures [NAME ...]`
 """
@@ -19,7 +21,7 @@ from benchmarks.zoo import ZOO, build
 
 
 def batches(example: dict[str, torch.Tensor], count: int = 4) -> list[dict[str, torch.Tensor]]:
-    """Random batches of the example's form: integers are permuted, floats drawn anew."""
+    """Random batches of the example's shape: integers are permuted, floats are drawn again."""
     generator = torch.Generator().manual_seed(0)
 
     def like(value: torch.Tensor) -> torch.Tensor:
@@ -31,7 +33,7 @@ def batches(example: dict[str, torch.Tensor], count: int = 4) -> list[dict[str, 
 
 
 def row(name: str) -> dict[str, object]:
-    """One architecture."""
+    """The results of one architecture."""
     model, example = build(name)
     began = time.perf_counter()
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=batches(example))
@@ -50,7 +52,7 @@ def row(name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """All rows, printed and written."""
+    """Print and write all rows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", default=list(ZOO))
     names = parser.parse_args().names

@@ -1,4 +1,4 @@
-"""A JSON file of cells: every finished cell is written at once and whole, so that a script can be cut and continued."""
+"""A JSON file of cells. Every finished cell is written immediately, so that a script can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, Cell]:
 
 
 def put(path: Path, key: str, cell: Mapping[str, Any], order: Sequence[str]) -> None:
-    """Add a cell; the file is read again first, so that another process's cells stay, and replaced as a whole."""
+    """Add a cell. The file is read again first, so that cells of another process are kept, and it is replaced as a whole."""
     found = {**read(path), key: plain(dict(cell))}
     places = {name: place for place, name in enumerate(order)}
     ordered = dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
@@ -31,7 +31,7 @@ def put(path: Path, key: str, cell: Mapping[str, Any], order: Sequence[str]) -> 
 
 
 def plain(value: Any) -> Any:
-    """A value as strict JSON takes it: floats of four digits, NaN as null, infinities as words."""
+    """A value for strict JSON: floats with four digits, NaN as null, infinities as strings."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, tuple | list):
@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
 
 
 def failed(error: Exception) -> Cell:
-    """The cell of an exception: `refused` where the library raised it on purpose, else `crash`."""
+    """The cell of an exception: `refused` for an error of the library, otherwise `crash`."""
     if isinstance(error, DyncompressError):
         return {"verdict": "refused", "error": type(error).__name__, "sentence": str(error), "exit_code": error.exit_code}
     first = (str(error).strip().splitlines() or [""])[0].replace(str(Path.cwd()), ".")[:300]
@@ -53,14 +53,14 @@ def failed(error: Exception) -> Cell:
 
 
 def run(keys: Sequence[str], path: Path, made: Callable[[str], Cell], told: Callable[[str, Cell], str], args: Any) -> None:
-    """Make the cells that are asked for and not there, one by one.
+    """Compute the requested cells that are missing, one by one.
 
     Args:
-        keys: of all cells, in order.
-        path: of the JSON file.
-        made: makes a cell.
-        told: the line that is printed of a cell.
-        args: of `arguments`.
+        keys: the keys of all cells, in order.
+        path: the JSON file.
+        made: computes a cell.
+        told: returns the line that is printed for a cell.
+        args: the parsed `arguments`.
     """
     for key in keys:
         if not fnmatch.fnmatch(key, args.only) or (not args.again and key in read(path)):
@@ -70,11 +70,11 @@ def run(keys: Sequence[str], path: Path, made: Callable[[str], Cell], told: Call
 
 
 def arguments(text: str | None) -> argparse.ArgumentParser:
-    """What every script of cells understands."""
+    """The arguments that every script of cells accepts."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", metavar="PATTERN", help="cells whose key matches, such as 'digits* | packed'")
-    parser.add_argument("--again", action="store_true", help="make cells again that are there")
-    parser.add_argument("--table", action="store_true", help="print the Markdown table of the JSON file, and make nothing")
+    parser.add_argument("--again", action="store_true", help="compute existing cells again")
+    parser.add_argument("--table", action="store_true", help="print the Markdown table of the JSON file and compute nothing")
     return parser
 
 
@@ -86,12 +86,12 @@ def script(
     told: Callable[[str, Cell], str],
     table: Callable[[Mapping[str, Cell]], str],
 ) -> None:
-    """Make the missing cells, as the command line asks, and print the table.
+    """Compute the missing cells that the command line selects, and print the table.
 
     Args:
-        text: of the help.
+        text: the help text.
         keys, path, made, told: as for `run`.
-        table: Markdown of the finished cells.
+        table: returns the Markdown table of the finished cells.
     """
     args = arguments(text).parse_args()
     if not args.table:

@@ -1,4 +1,4 @@
-"""The recipe `certified` on ResNet-20: held out on the first 5 000 test images, judged on the other 5 000.
+"""The recipe `certified` on ResNet-20, with the first 5 000 test images as held-out data; evaluated on the other 5 000.
 
 Run: `DYNCOMPRESS_DATA=... python -m benchmarks.certified`
 """
@@ -21,7 +21,7 @@ RISK_INCREASE = 0.02
 
 
 def main() -> None:
-    """Run it, print it, write the JSON."""
+    """Run the recipe, print the result and write the JSON."""
     model, calibration = resnet20(), cifar10("train", 1024)[0].numpy()
     x, y = (t.numpy() for t in cifar10("test"))
     float_file = float_onnx(model, calibration)

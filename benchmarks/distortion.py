@@ -1,15 +1,16 @@
-"""Is `budget.distortion` kept? Twelve networks at three budgets with `packed`, judged on examples that the library never saw.
+"""Whether `budget.distortion` is kept: twelve networks at three budgets with `packed`, on examples that the library never saw.
 
-A cell asks for a divergence from the original, in nats for class scores and relative to the output's variance for other outputs,
-and measures it on fresh examples of the calibration's law, the file against the original network. Its verdict:
+A cell sets a budget for the divergence from the original, in nats for class scores and relative to the output's variance for
+other outputs. It measures the divergence of the file from the original network on fresh examples of the same distribution as the
+calibration data. Its verdict:
 
-- `kept`: the mean over the fresh examples is within what was asked for.
+- `kept`: the mean over the fresh examples is within the budget.
 - `within noise`: it is above, by less than two of its standard errors.
 - `exceeded`: it is above by more.
 - `refused`: the library raised one of its errors, such as Infeasible.
 - `crash`: any other exception. It must not occur.
 
-    python -m benchmarks.distortion                      # the cells that are missing; can be cut and continued
+    python -m benchmarks.distortion                      # the cells that are missing; can be interrupted and continued
     python -m benchmarks.distortion --only 'digits*' --again
     python -m benchmarks.distortion --table              # Markdown, from the JSON alone
 """
@@ -32,17 +33,17 @@ from benchmarks.cells import Cell, failed, script
 from benchmarks.distortion_nets import NETS, Trained, trained_net
 from benchmarks.judging import TARGET
 from benchmarks.soundness import file_outputs
-from dyncompress.divergence import divergence_of_outputs
+from dyncompress.measures.divergence import divergence_of_outputs
 
 BUDGETS = (0.02, 0.08, 0.3)
 RESULT = Path(__file__).parent / "results" / "distortion.json"
 KEYS = tuple(f"{net} | {budget:g}" for net in NETS for budget in BUDGETS)
 
-made_once = lru_cache(maxsize=1)(trained_net)  # the three budgets of a network follow each other
+made_once = lru_cache(maxsize=1)(trained_net)  # the three budgets of a network are computed one after another
 
 
 def verdict(asked: float, mean: float, error: float) -> str:
-    """Of a mean with its standard error; one that is not a number has exceeded everything."""
+    """The verdict on a mean with its standard error; a mean of NaN counts as exceeded."""
     if mean <= asked:
         return "kept"
     return "within noise" if mean - 2 * error <= asked else "exceeded"
@@ -55,12 +56,12 @@ def originals(net: Trained) -> np.ndarray:
 
 
 def accuracy(scores: np.ndarray, labels: Tensor) -> float:
-    """Per cent."""
+    """The accuracy in per cent."""
     return 100 * float((scores.argmax(1) == labels.numpy()).mean())
 
 
 def compressed(net: Trained, asked: float) -> Cell:
-    """The file of a network, and how far it is on fresh examples.
+    """Compress a network, and measure the divergence of the file on fresh examples.
 
     Raises:
         DyncompressError: the library refuses.
@@ -86,7 +87,7 @@ def compressed(net: Trained, asked: float) -> Cell:
 
 
 def cell(key: str) -> Cell:
-    """One network at one budget; the seconds are the library's and the judging's, not those of training."""
+    """The cell of one network at one budget. Its seconds include compression and evaluation, but not training."""
     name, budget = key.split(" | ")
     net, began = made_once(name), time.perf_counter()
     try:
@@ -97,7 +98,7 @@ def cell(key: str) -> Cell:
 
 
 def line(key: str, found: Cell) -> str:
-    """One cell as it is printed."""
+    """The line that is printed for a cell."""
     if "fresh" not in found:
         return f"{key:30s} {found['verdict']:12s} {found['seconds']:5.1f} s  {found['error']}: {found['sentence']}"
     return (
@@ -108,7 +109,7 @@ def line(key: str, found: Cell) -> str:
 
 
 def table(cells: Mapping[str, Cell]) -> str:
-    """Markdown: a row a cell."""
+    """A Markdown table with one row for each cell."""
     lines = ["| network | asked | measured | on fresh examples | verdict | bytes | of float32 | accuracy | seconds |"]
     lines.append("|---" * 9 + "|")
     for key, found in cells.items():

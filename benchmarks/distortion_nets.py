@@ -1,6 +1,6 @@
-"""The networks of `benchmarks.distortion`: trained in seconds from fixed seeds, with calibration and fresh examples of one law.
+"""The networks of `benchmarks.distortion`: trained in seconds from fixed seeds, with examples of one distribution.
 
-Neither calibration nor fresh examples were trained on: what a network remembers of its training images must not tell them apart.
+Networks are trained neither on calibration nor on fresh examples, so that memorised training images cannot make the two differ.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Trained:
 
     Attributes:
         module: in eval mode.
-        calibration: examples `[n, ...]`.
-        fresh: others of the same law.
-        labels: of the fresh ones, or None.
-        mirrored: whether left and right mean the same, so that calibration images may be flipped.
+        calibration: calibration examples `[n, ...]`.
+        fresh: other examples of the same distribution.
+        labels: labels of the fresh examples, or None.
+        mirrored: whether calibration images may be flipped horizontally.
     """
 
     module: nn.Module
@@ -37,7 +37,7 @@ class Trained:
 
 
 def _on_digits(build: Callable[..., nn.Module], **arguments: float) -> Callable[[], Trained]:
-    """Trained on 500 of scikit-learn's digits, calibrated on 600 others, judged on the 697 that are left."""
+    """Trained on 500 of scikit-learn's digits, calibrated on 600 others, evaluated on the remaining 697."""
 
     def made() -> Trained:
         x, y = digits()
@@ -67,7 +67,7 @@ def _degenerate(edit: Callable[[nn.Sequential], None]) -> Callable[[], Trained]:
 
 
 class Reader(nn.Module):
-    """A transformer of one causal layer over characters; scores from the last position."""
+    """A transformer with one causal layer over characters; the scores come from the last position."""
 
     def __init__(self, classes: int, symbols: int = 65, length: int = 32, width: int = 48) -> None:
         super().__init__()
@@ -86,13 +86,13 @@ def _next_character() -> Trained:
 
 
 def _sources(n: int, share: slice, seed: int) -> tuple[Tensor, Tensor]:
-    """Windows of 32 characters from a share of two texts of equal length, Shakespeare and Wikipedia, and which one it is."""
+    """Windows of 32 characters from a share of two texts of equal length (Shakespeare, Wikipedia), and the index of the text."""
     texts = [torch.tensor(list(data_file(f"text/{name}.txt").read_bytes())) for name in ("tinyshakespeare", "wikitext2_test")]
     known, length = texts[0].unique(), min(len(text) for text in texts)
     both = torch.stack([text[:length] for text in texts])[:, share].contiguous()
     both = torch.where(
         torch.isin(both, known), torch.searchsorted(known, both), len(known)
-    )  # any other character is one more symbol
+    )  # all other characters are one more symbol
     generator = Generator().manual_seed(seed)
     y = torch.randint(0, 2, (n,), generator=generator)
     start = torch.randint(0, both.shape[1] - 32, (n,), generator=generator)
@@ -116,7 +116,7 @@ def _regression() -> Trained:
     x = torch.rand(5000, 10, generator=Generator().manual_seed(4))
     y = (
         torch.sin(3 * x[:, :1] * x[:, 1:2]) + (x[:, 2:3] - 0.5) ** 2 * 4 + x[:, 3:4]
-    ) * 10 + 50  # Friedman's first function, about
+    ) * 10 + 50  # similar to Friedman's first function
     layers = [nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)]
     return Trained(trained(nn.Sequential(*layers), x[:2000], y[:2000], epochs=30), x[2000:2512], x[2512:])
 
@@ -138,7 +138,7 @@ NETS: dict[str, Callable[[], Trained]] = {
 
 
 def trained_net(name: str) -> Trained:
-    """A network by its name; the global generator is left as it was."""
+    """A network by its name; the global generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return NETS[name]()

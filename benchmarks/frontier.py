@@ -1,12 +1,13 @@
-"""The frontier: recipes of this library beside its peers on the pretrained CIFAR ResNets, bytes, MACs, milliseconds, seconds.
+"""The frontier: recipes of this library beside other tools on the pretrained CIFAR ResNets.
 
     DYNCOMPRESS_DATA=... python -m benchmarks.frontier [--rows 'edge-*' NNCF ...] [--nets resnet20 ...] [--seeds 0 1 2]
-    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --timings     # all kept files, interleaved, in one run
-    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --sizes       # bytes of all kept files again, after the container changed
-    python -m benchmarks.frontier --render [--check]                 # tables and plots from the JSON files
+    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --timings     # time all stored files, interleaved, in one run
+    DYNCOMPRESS_DATA=... python -m benchmarks.frontier --sizes       # measure all stored files again, after the container changed
+    python -m benchmarks.frontier --render [--check]                 # write tables and plots from the JSON files
 
-Each finished (row, network, seed) is written to `results/frontier_NET.json` at once; what is there already, made from the same
-recipe, is passed over. Calibration: 1 024 training images without labels, three seeds. Judged on all 10 000 test images.
+Rows are compared by accuracy, bytes, MACs, milliseconds and seconds. Each finished (row, network, seed) is written to
+`results/frontier_NET.json` immediately; an entry that exists and was made from the same recipe is skipped. Rows calibrate on
+1 024 training images without labels, with three seeds, and are evaluated on all 10 000 test images.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NETS = ("resnet20", "resnet44")
 
 
 def chosen_rows(patterns: Sequence[str]) -> list[Row]:
-    """Rows by name or glob, in the order of the tables; all where nothing is asked for."""
+    """Rows by name or glob, in the order of the tables; all rows if there are no patterns."""
     for pattern in patterns:
         if not any(fnmatchcase(row.name, pattern) for row in ROWS):
             sys.exit(f"no row is called '{pattern}'; rows: {', '.join(row.name for row in ROWS)}")
@@ -36,13 +37,13 @@ def chosen_rows(patterns: Sequence[str]) -> list[Row]:
 
 
 def is_done(row: Row, net: str, seed: int, folder: Path = RESULTS) -> bool:
-    """Whether the stored entry was made from this very recipe, or peer's settings."""
+    """Whether the stored entry was made from this version of the recipe, or from these settings of the peer."""
     found = read(net, folder)["rows"].get(key_of(row.name, seed))
     return found is not None and found["fingerprint"] == fingerprint(row, net)
 
 
 def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool = False, folder: Path = RESULTS) -> None:
-    """Run what is missing of one network and one seed; `again`: what is there too."""
+    """Run the missing rows of one network and one seed, and with `again` the existing ones too."""
     for row in (row for row in rows if seed in row.seeds):
         try:
             if not again and is_done(row, net, seed, folder):
@@ -62,7 +63,7 @@ def run(rows: Sequence[Row], net: str, seed: int, keep: Path, again: bool = Fals
 
 
 def listed(rows: Sequence[Row], nets: Sequence[str], seeds: Sequence[int]) -> None:
-    """Print which entries are there, which are of another recipe, and which of other code."""
+    """Print which entries are done, which were made from another recipe, and which by other code."""
     for net in nets:
         stored = read(net)["rows"]
         for row in rows:
@@ -73,23 +74,23 @@ def listed(rows: Sequence[Row], nets: Sequence[str], seeds: Sequence[int]) -> No
                     try:
                         state = ("done" if same_code else "done by other code") if is_done(row, net, seed) else "another recipe"
                     except NotHereError:
-                        state = "no such recipe any more"
+                        state = "the recipe no longer exists"
                 print(f"{net} seed {seed} {row.name}: {state}")
 
 
 def main() -> int:
     """Run, time, render or list."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=[], help="names or globs; default: all")
+    parser.add_argument("--rows", nargs="*", default=[], help="names or globs (default: all)")
     parser.add_argument("--nets", nargs="*", default=list(NETS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--keep", type=Path, default=KEEP, help="folder of the files made; ignored by git")
-    parser.add_argument("--again", action="store_true", help="make rows again that are there already")
-    parser.add_argument("--timings", action="store_true", help="time the kept files")
-    parser.add_argument("--sizes", action="store_true", help="measure the bytes of the kept files again")
+    parser.add_argument("--keep", type=Path, default=KEEP, help="folder of the files that are made; git ignores it")
+    parser.add_argument("--again", action="store_true", help="make existing rows again")
+    parser.add_argument("--timings", action="store_true", help="time the stored files")
+    parser.add_argument("--sizes", action="store_true", help="measure the bytes of the stored files again")
     parser.add_argument("--render", action="store_true", help="write tables and plots")
-    parser.add_argument("--check", action="store_true", help="with --render: only compare the tables")
-    parser.add_argument("--list", action="store_true", help="say what is done")
+    parser.add_argument("--check", action="store_true", help="with --render: only check that the tables are up to date")
+    parser.add_argument("--list", action="store_true", help="list the state of every entry")
     args = parser.parse_args()
     rows = chosen_rows(args.rows)
     if args.list:
@@ -103,11 +104,11 @@ def main() -> int:
         for net in args.nets:
             write({**read(net), "float": original(net)})
             for key in remeasured(net, args.keep):
-                print(f"{net} {key}: the kept file isn't the one that was judged; run the row again", flush=True)
+                print(f"{net} {key}: the stored file is not the one that was evaluated; run the row again", flush=True)
     elif args.timings:
         for net in args.nets:
             for name in timed(net, rows, args.seeds, args.keep)["missing"]:
-                print(f"{net} {name}: the kept file isn't the one that was judged; run the row again", flush=True)
+                print(f"{net} {name}: the stored file is not the one that was evaluated; run the row again", flush=True)
     else:
         for net in args.nets:
             write({**read(net), "float": original(net)})

@@ -1,8 +1,8 @@
-"""What every row of the frontier is made from and judged on: networks, calibration images by seed, the test images.
+"""The data of all rows of the frontier: networks, calibration images for each seed, and test images.
 
-Calibration seed 0 is the first 1 024 training images, seed s > 0 draws 1 024 of the 50 000 with `numpy.random.default_rng(s)`.
-Whatever is tuned looks at `tuning_images()` only: training images that no calibration set holds, without labels. Rows that teach
-all weights calibrate on 10 000 images, drawn the same way, and have tuning images of their own.
+Calibration seed 0 is the first 1 024 training images; seed s > 0 draws 1 024 of the 50 000 with `numpy.random.default_rng(s)`.
+Tuning uses `tuning_images()` only: training images outside every calibration set, without labels. Rows that distil all weights
+calibrate on 10 000 images, drawn in the same way, and have tuning images of their own.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import nn
 
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.judging import float_onnx, outputs
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch.model import open_model
 from tests.data import cifar10, data_file
 
 SEEDS = (0, 1, 2)
 CALIBRATION = 1024
-TEACHING = 10_000  # calibration images where all weights are taught
+DISTILLATION_IMAGES = 10_000  # calibration images of rows that distil all weights
 TRAINING = 50_000
-TUNING = {CALIBRATION: slice(4096, 6144), TEACHING: slice(20_000, 22_048)}
+TUNING = {CALIBRATION: slice(4096, 6144), DISTILLATION_IMAGES: slice(20_000, 22_048)}
 KEEP = Path(__file__).resolve().parent.parent / "out" / "frontier"
 
 
 def network(name: str) -> nn.Module:
-    """A pretrained ResNet by its name, `resnet20`, `resnet44`, ...: any depth whose weights are in the data folder."""
+    """A pretrained ResNet by its name, `resnet20`, `resnet44`, ...: any depth with weights in the data folder."""
     from safetensors.torch import load_file
 
     module = CifarResNet((int(name.removeprefix("resnet")) - 2) // 6)
@@ -39,14 +39,14 @@ def network(name: str) -> nn.Module:
 
 
 def chosen(seed: int, n: int = CALIBRATION) -> np.ndarray:
-    """Which of the training images a seed calibrates on, `[n]` int."""
+    """The indices `[n]` of the training images that a seed calibrates on."""
     if seed == 0:
         return np.arange(n)
     return np.random.default_rng(seed).choice(TRAINING, n, replace=False)
 
 
 def calibration(seed: int, keep: Path = KEEP, n: int = CALIBRATION) -> np.ndarray:
-    """The calibration images of a seed, `[n, 3, 32, 32]` float32; drawn ones are kept, reading all images takes 20 s."""
+    """The calibration images of a seed, `[n, 3, 32, 32]` float32. Drawn images are stored, because reading all takes 20 s."""
     if seed == 0:
         return cifar10("train", n)[0].numpy()
     path = keep / (f"calibration_{seed}.npy" if n == CALIBRATION else f"calibration_{seed}_{n}.npy")
@@ -57,7 +57,7 @@ def calibration(seed: int, keep: Path = KEEP, n: int = CALIBRATION) -> np.ndarra
 
 
 def tuning_images(n: int = CALIBRATION) -> np.ndarray:
-    """Training images outside every calibration set of n images, for whatever is tuned: `[m, 3, 32, 32]`, no labels."""
+    """Training images outside every calibration set of n images, for tuning: `[m, 3, 32, 32]`, without labels."""
     there, taken = TUNING[n], np.unique(np.concatenate([chosen(seed, n) for seed in SEEDS]))
     free = np.setdiff1d(np.arange(there.start, there.stop), taken)
     return cifar10("train", there.stop)[0].numpy()[free]
@@ -71,7 +71,7 @@ def test_images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def sha256(content: bytes) -> str:
-    """Hex digest."""
+    """The hex digest of the content."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -81,8 +81,8 @@ class Case:
 
     Attributes:
         net: name of the network.
-        seed: of the calibration images.
-        keep: folder for files that aren't committed.
+        seed: seed of the calibration images.
+        keep: folder for files that are not committed.
     """
 
     net: str
@@ -99,7 +99,7 @@ class Case:
         return self.drawn(CALIBRATION)
 
     def drawn(self, n: int) -> np.ndarray:
-        """So many calibration images, `[n, 3, 32, 32]`."""
+        """n calibration images, `[n, 3, 32, 32]`."""
         return calibration(self.seed, self.keep, n)
 
     @property
@@ -110,15 +110,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Made:
-    """What a tool made of a case.
+    """The result of a tool on a case.
 
     Attributes:
         content: the ONNX file that runs.
-        macs: of one example.
+        macs: multiply-accumulates for one example.
         seconds: wall time of the tool's call.
-        cpu_seconds: processor time of the same.
+        cpu_seconds: processor time of the same call.
         phases: part of the work -> seconds.
-        more: anything else to record.
+        more: further values to store.
     """
 
     content: bytes
@@ -130,7 +130,7 @@ class Made:
 
 
 class NotHereError(Exception):
-    """A row can't be made on this machine; the sentence says why."""
+    """A row cannot be computed on this machine; the message gives the reason."""
 
 
 @cache
@@ -147,7 +147,7 @@ def float_macs(net: str) -> int:
 
 @cache
 def float_scores(net: str, keep: Path = KEEP) -> np.ndarray:
-    """Scores of the float32 file on the test images, `[10000, 10]`; computed once and kept."""
+    """Scores of the float32 file on the test images, `[10000, 10]`; computed once and stored."""
     path = keep / net / f"float32_{sha256(float_file(net))[:12]}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

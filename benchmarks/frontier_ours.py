@@ -1,4 +1,4 @@
-"""A recipe of this library as a row of the frontier: compressed by the one call a user makes, phase by phase."""
+"""A recipe of this library as a row of the frontier: one call of `compress`, as a user makes it, timed by phase."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import dyncompress as dc
 from benchmarks.frontier_data import CALIBRATION, Case, Made, NotHereError, sha256, test_images
 from benchmarks.judging import TARGET
-from dyncompress.progress import NoStep
-from dyncompress.shipped import recipe_files
+from dyncompress.recipe.bundled_files import recipe_files
+from dyncompress.types.progress import NoStep
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A `Progress` that adds up the seconds of each phase; a phase inside another counts for itself only.
+    """A `Progress` that adds up the seconds of each phase. The time of a nested phase does not count for the outer one.
 
     Attributes:
         seconds: phase -> seconds so far.
-        inner: for each open phase, seconds of the phases inside it.
+        inner: for each open phase, the seconds of its nested phases.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -44,15 +44,15 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Ours:
-    """One of the shipped recipes, or one in a TOML file.
+    """A shipped recipe, or one in a TOML file.
 
     Attributes:
-        recipe: name or path.
+        recipe: name or path of the recipe.
         overrides: dotted key -> value.
-        by_net: net -> further overrides, e.g. its budget.
-        changes: field of the `Recipe` value -> new value, for what no dotted key reaches.
-        certified: the file is certified on the test images, after everything was chosen, and the certificate's bytes count.
-        images: for calibration.
+        by_net: network -> further overrides, such as its budget.
+        changes: field of the `Recipe` value -> new value, for fields that no dotted key sets.
+        certified: whether the file is certified on the test images at the end; the bytes of the certificate then count.
+        images: number of calibration images.
     """
 
     recipe: str
@@ -83,7 +83,7 @@ class Ours:
         return found
 
     def fingerprint(self, net: str) -> str:
-        """Digest of the recipe's text and what is changed in it; a stored row of another digest is made again."""
+        """Digest of the recipe's text and of the changes to it; a stored row with another digest is computed again."""
         lines = self.path().read_text(encoding="utf-8").splitlines()
         rules = "\n".join(line for line in lines if not line.startswith("#"))
         changed = {**self.overrides, **self.by_net.get(net, {}), **self.changes}
@@ -91,7 +91,7 @@ class Ours:
         return sha256(f"{rules}\n{sorted(changed.items())!r}\n{self.certified}{more}".encode())[:12]
 
     def __call__(self, case: Case) -> Made:
-        """Compress, and certify where the row asks for it."""
+        """Compress, and certify if the row asks for it."""
         recipe, model, watch = self.settled(case.net), case.module(), Stopwatch()
         images = case.drawn(self.images)
         wall, cpu = time.perf_counter(), time.process_time()

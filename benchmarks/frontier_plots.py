@@ -1,4 +1,4 @@
-"""Accuracy against bytes, MACs and milliseconds, one SVG a network; the same results give the same bytes.
+"""Plots of accuracy against bytes, MACs and milliseconds, one SVG for each network. Equal results give equal bytes.
 
 Needs matplotlib (the extra `plots`).
 """
@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.frontier_results import RESULTS, Summary, read, summary
 from benchmarks.frontier_rows import FAMILIES, ROWS, Row
 
-DEEPEST = 12.0  # points of drop that are drawn; rows below are arrows at the edge
+DEEPEST = 12.0  # largest drop, in points, that is drawn as a point; rows below it are arrows at the edge
 MARKS = {
     "dyncompress": ("o", "#1b6ca8"),
     "torch-pruning": ("s", "#c8553d"),
@@ -24,14 +24,14 @@ Drawn = Sequence[tuple[Row, Summary]]
 
 
 def write_all() -> None:
-    """One drawing for every network that has results."""
+    """Write a plot for every network that has results."""
     for path in sorted(RESULTS.glob("frontier_*.json")):
         net = path.stem.removeprefix("frontier_")
         draw(net, read(net), path.with_suffix(".svg"))
 
 
 def draw(net: str, found: Mapping[str, Any], path: Path) -> None:
-    """Three panels with a common axis of accuracy: mean over seeds, and a bar from the best to the worst."""
+    """Draw three panels with a common accuracy axis: the mean over seeds, and a bar from the best to the worst seed."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -71,7 +71,7 @@ def _float_milliseconds(found: Mapping[str, Any]) -> float | None:
 def _panel(
     axis: Any, done: Drawn, position: Callable[[Summary], float | None], accuracy: float, original: float | None, named: set[str]
 ) -> None:
-    """The rows as points, the original as a star; this library's rows of the families `named` carry their names."""
+    """Draw rows as points and the original as a star; rows of this library in the families `named` are labelled."""
     lowest = accuracy - DEEPEST
     for row, made in done:
         x = position(made)

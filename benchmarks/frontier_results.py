@@ -1,4 +1,4 @@
-"""The file of results of one network: every finished row is written at once, so that a run can be cut and continued."""
+"""The results file of one network. Every finished row is written immediately, so that a run can be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def path_of(net: str, folder: Path = RESULTS) -> Path:
-    """Where a network's results lie."""
+    """The results file of a network."""
     return folder / f"frontier_{net}.json"
 
 
 def read(net: str, folder: Path = RESULTS) -> dict[str, Any]:
-    """The results of a network; empty tables where there are none yet."""
+    """The results of a network; empty tables if there are none yet."""
     path = path_of(net, folder)
     empty = {"net": net, "float": {}, "rows": {}, "timings": {}}
     return {**empty, **json.loads(path.read_text())} if path.exists() else empty
 
 
 def write(found: Mapping[str, Any], folder: Path = RESULTS) -> None:
-    """Write the results whole or not at all; rows in the order of their names."""
+    """Write the results, all or nothing, with rows in the order of their names."""
     path = path_of(found["net"], folder)
     ordered = {**found, "rows": dict(sorted(found["rows"].items()))}
     temporary = path.with_name(path.name + ".part")
@@ -35,33 +35,33 @@ def write(found: Mapping[str, Any], folder: Path = RESULTS) -> None:
 
 
 def put(net: str, key: str, entry: Mapping[str, Any], folder: Path = RESULTS) -> None:
-    """Add one finished row; the file is read again first, so that another process's rows stay."""
+    """Add one finished row. The file is read again first, so that rows of another process are kept."""
     found = read(net, folder)
     found["rows"][key] = dict(entry)
     write(found, folder)
 
 
 def key_of(row: str, seed: int) -> str:
-    """The name of a row's entry for one seed."""
+    """The key of a row's entry for one seed."""
     return f"{row} @ {seed}"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One row over its seeds.
+    """One row, summarised over its seeds.
 
     Attributes:
-        name: of the row.
-        seeds: finished ones.
-        drop: mean over seeds, points; `drop_best` and `drop_worst` the range.
+        name: name of the row.
+        seeds: the finished seeds.
+        drop: mean over seeds, in points; `drop_best` and `drop_worst` are the range.
         drop_high: upper end of the worst seed's paired 95 % interval.
-        accuracy: mean, per cent; `accuracy_worst` of the worst seed.
-        bytes: of the ONNX file, mean; `container` of the container.
-        file_ratio, container_ratio, coded_payload_ratio, macs_ratio: original over compressed, of the worst seed.
-        macs: mean.
-        seconds: wall time, mean; `cpu_seconds` processor time.
-        phases: part of the call -> seconds, mean.
-        milliseconds: batch -> median; `faster`: batch -> times; empty where not timed.
+        accuracy: mean over seeds, in per cent; `accuracy_worst` is that of the worst seed.
+        bytes: mean size of the ONNX file; `container` is that of the container.
+        file_ratio, container_ratio, coded_payload_ratio, macs_ratio: original over compressed, for the worst seed.
+        macs: mean multiply-accumulates.
+        seconds: mean wall time; `cpu_seconds` is the mean processor time.
+        phases: part of the call -> mean seconds.
+        milliseconds: batch size -> median; `faster`: batch size -> speed-up; empty if not timed.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Summary:
 
 
 def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summary | None:
-    """A row over those of its seeds that are finished; None where none is."""
+    """The summary of a row over its finished seeds; None if there are none."""
     finished = {seed: found["rows"][key_of(name, seed)] for seed in seeds if key_of(name, seed) in found["rows"]}
     entries = list(finished.values())
     if not entries:
@@ -99,7 +99,7 @@ def summary(name: str, seeds: Sequence[int], found: Mapping[str, Any]) -> Summar
     worst = max(entries, key=lambda entry: entry["drop"])
     names = {name, *(key_of(name, seed) for seed in seeds)}
     runs = {batch: [times[n] for n in names & set(times)] for batch, times in found["timings"].items() if batch.isdigit()}
-    timed = {batch: max(of, key=lambda run: run["median"]) for batch, of in runs.items() if of}  # the slowest seed's
+    timed = {batch: max(of, key=lambda run: run["median"]) for batch, of in runs.items() if of}  # times of the slowest seed
     return Summary(
         name=name,
         seeds=tuple(finished),

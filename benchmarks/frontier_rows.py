@@ -1,8 +1,7 @@
-"""The rows of the frontier, as data: what is run, what it must reach, and what was tuned on what.
+"""The rows of the frontier, as data: what each row runs, what it should reach, and what was tuned on which images.
 
-To add a row, append a `Row`; to run it: `python -m benchmarks.frontier --rows NAME`. A row of ours names a recipe; while no
-recipe of that name ships, the row is passed over. A peer is any frozen dataclass that is called with a `Case` and returns what
-it `Made`.
+To add a row, append a `Row`. To run it: `python -m benchmarks.frontier --rows NAME`. A row of this library names a recipe; if no
+recipe of that name ships, the row is skipped. A peer is a frozen dataclass that is called with a `Case` and returns a `Made`.
 """
 
 from __future__ import annotations
@@ -10,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.frontier_data import SEEDS, TEACHING, Case, Made
+from benchmarks.frontier_data import DISTILLATION_IMAGES, SEEDS, Case, Made
 from benchmarks.frontier_ours import Ours
 from benchmarks.peers import Nncf, OrtStatic, TorchPruning
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What the worst of a row's seeds must reach on one network; 0 asks nothing.
+    """What the worst seed of a row should reach on one network; 0 means no requirement.
 
     Attributes:
-        drop: of the accuracy, points, at most.
-        payload: times fewer bytes of weights, scales and biases in the container, at least.
-        container: times fewer bytes of the whole container, certificate included, at least.
-        macs: times fewer, at least.
-        faster: times, batch 1 and batch 16, at least.
-        seconds: of the call, at most.
+        drop: largest accuracy drop, in points.
+        payload: smallest reduction factor of the bytes of weights, scales and biases in the container.
+        container: smallest reduction factor of the bytes of the whole container, certificate included.
+        macs: smallest reduction factor of the multiply-accumulates.
+        faster: smallest speed-ups at batch 1 and batch 16.
+        seconds: longest wall time of the call.
     """
 
     drop: float
@@ -41,14 +40,14 @@ class Row:
     """One row of the tables.
 
     Attributes:
-        name: unique; names files, so no slashes.
-        family: the table it stands in, a key of `FAMILIES`.
-        tool: `dyncompress` or a peer's name.
-        make: what makes it.
-        trained: what gradient steps change; empty: there are none.
-        seeds: calibration seeds; one where no image is looked at.
-        aims: network -> what must be reached.
-        headline: whether it stands in the README's short table too.
+        name: unique; it becomes part of file names, so it has no slashes.
+        family: the table of the row, a key of `FAMILIES`.
+        tool: `dyncompress` or the name of a peer.
+        make: computes the compressed file of a `Case`.
+        trained: what gradient steps change; empty if there are none.
+        seeds: calibration seeds; a single one if the row reads no image.
+        aims: network -> what the row should reach.
+        headline: whether the row is also in the short table of the README.
     """
 
     name: str
@@ -67,9 +66,9 @@ class Tuned:
 
     Attributes:
         rows: names or patterns of names.
-        what: the parameters.
-        tried: configurations compared, the kept one among them.
-        compared_by: quantity and images.
+        what: the parameters that were tuned.
+        tried: number of configurations compared, including the one that is used.
+        compared_by: the quantity and the images.
     """
 
     rows: str
@@ -80,18 +79,23 @@ class Tuned:
 
 FAMILIES = {
     "int8": "8-bit weights and activations",
-    "bits": "Uniform 4, 3 and 2 bits a channel, int8 activations",
+    "bits": "Uniform 4, 3 and 2 bits per channel, int8 activations",
     "bytes": "Fewest bytes",
-    "zeros": "Unstructured zeros",
-    "channels": "Fewer multiply-accumulates, fewer milliseconds",
+    "zeros": "Unstructured sparsity",
+    "channels": "Fewer multiply-accumulates and less time",
 }
 AFFINE = "gains and biases"
 WEIGHTS = "all weights"
-TAUGHT = {"calibration.limit": TEACHING, "calibration.observed": 1024, "distill.weight_epochs": 20, "distill.epochs": 2}
+DISTILLED = {
+    "calibration.limit": DISTILLATION_IMAGES,
+    "calibration.observed": 1024,
+    "distill.weight_epochs": 20,
+    "distill.epochs": 2,
+}
 
 
 def ours(name: str, family: str, make: Ours, trained: str = "", headline: bool = True, **aims: Aim) -> Row:
-    """A row of this library; `aims` by network."""
+    """A row of this library; `aims` has one entry for each network."""
     return Row(name, family, "dyncompress", make, trained, aims=aims, headline=headline)
 
 
@@ -121,17 +125,17 @@ OURS = (
     ours(
         "narrow 2.0x, all weights",
         "channels",
-        Ours("narrow", {**TAUGHT, "budget.macs": 1 / 2.0}, images=TEACHING),
+        Ours("narrow", {**DISTILLED, "budget.macs": 1 / 2.0}, images=DISTILLATION_IMAGES),
         WEIGHTS,
         headline=False,
     ),
-    ours("sparse, all weights", "zeros", Ours("sparse", TAUGHT, images=TEACHING), WEIGHTS, headline=False),
+    ours("sparse, all weights", "zeros", Ours("sparse", DISTILLED, images=DISTILLATION_IMAGES), WEIGHTS, headline=False),
     ours("fastest", "channels", Ours("fastest"), resnet44=Aim(2.0, faster=(2.3, 2.9))),
 )
 
 
 def torch_pruning() -> tuple[Row, ...]:
-    """Both importances, uniform and global, 1.5x and 2.0x fewer MACs, plain and with BatchNorm re-estimation."""
+    """Rows for both importances, uniform and global, 1.5x and 2.0x fewer MACs, with and without BatchNorm re-estimation."""
     rows = []
     for importance in ("magnitude", "taylor"):
         for scope in ("uniform", "global"):
@@ -158,26 +162,33 @@ ROWS = (*OURS, *PEERS)
 TUNED = (
     Tuned(
         "packed",
-        "share of an error alike at all positions, steps by row or layer, images and ridge of the sequence, weights of examples, "
-        "whether shortcuts count, rate and epochs of distillation, ranges of activations, how much harm and by which measure, "
-        "weight of late layers, price of a bit, damping and order of paths on the trellis, mirror images, plans carried out",
+        "correlation of errors between positions; step sizes by row or by layer; images and ridge of the sequential "
+        "compression; weights of examples; whether shortcuts count; learning rate and epochs of distillation; activation ranges; "
+        "budget of distortion and its measure; weight of late layers; price of a bit; damping and order of paths of the trellis; "
+        "horizontal-flip augmentation; number of plans carried out",
         92,
-        "divergence from the original on 2 048 tuning images, ResNet-20 (36 of them ResNet-44 too); the level of harm, .08 nats, "
-        "was set after three earlier versions of the row had been judged on the test images",
+        "divergence from the original on 2 048 tuning images, ResNet-20 (36 configurations also on ResNet-44); the budget of "
+        "distortion, .08 nats, was set after three earlier versions of the row had been judged on the test images",
     ),
     Tuned(
         "narrow *, fastest",
-        "probes, passes of the refit, blocks, depth of the refit, epochs and mixing of distillation, grids of widths",
+        "probes; passes and depth of the refit; blocks; epochs and mixing of distillation; grids of widths",
         45,
-        "divergence from the original on 2 048 tuning images; narrow 1.5x had one earlier look at the test images; of "
-        "budget.seconds four values were judged on them (.34, .345: one seed above 2 points; .37: slower), the row is .35",
+        "divergence from the original on 2 048 tuning images; narrow 1.5x was judged once before on the test images; four values "
+        "of budget.seconds were judged on them (.34, .345: one seed above 2 points; .37: slower), and the row uses .35",
     ),
     Tuned(
         "* all weights",
-        "rate of the weights",
+        "learning rate of the weights",
         5,
-        "divergence on 512 training images beside the 2 048 that taught, ResNet-20 with 50 and 70 % zeros by magnitude",
+        "divergence on 512 training images apart from the 2 048 of the distillation, ResNet-20 with 50 and 70 % zeros by "
+        "magnitude",
     ),
-    Tuned("onnxruntime *, NNCF *", "nothing: each tool's documented settings", 1, "-"),
-    Tuned("torch-pruning *", "whether the residual stream's channels may go", 2, "accuracy on 1 024 tuning images, ResNet-20"),
+    Tuned("onnxruntime *, NNCF *", "nothing: the documented settings of each tool", 1, "-"),
+    Tuned(
+        "torch-pruning *",
+        "whether channels of the residual stream may be removed",
+        2,
+        "accuracy on 1 024 tuning images, ResNet-20",
+    ),
 )

@@ -1,4 +1,4 @@
-"""One row on one network with one calibration seed: made, kept, judged on all test images; and all kept files timed together."""
+"""Run one row on one network with one calibration seed, store and evaluate its file, and time all stored files together."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ PACKAGE = Path(dc.__file__).parent
 
 @cache
 def sources() -> str:
-    """Digest of the library's code: rows of different code don't belong in one table."""
+    """Digest of the library's code. Rows of different code do not belong in one table."""
     return sha256(b"\n".join(path.read_bytes() for path in sorted(PACKAGE.rglob("*.py"))))[:12]
 
 
 def fingerprint(row: Row, net: str) -> str:
-    """Digest of what makes a row: the recipe's text, or the fields of a peer's dataclass."""
+    """Digest of the settings of a row: the recipe's text, or the fields of a peer's dataclass."""
     return row.make.fingerprint(net) if isinstance(row.make, Ours) else sha256(repr(row.make).encode())[:12]
 
 
 @cache
 def original(net: str) -> dict[str, Any]:
-    """The float32 file: bytes, also of its container, payload, MACs, accuracy on the test images."""
+    """The float32 file: bytes of the file, of its container and of its payload, MACs, and accuracy on the test images."""
     right = float_scores(net).argmax(1) == test_images()[1]
     first = float_file(net)
     sizes = {"bytes": len(first), "container": len(pack(first)), "payload": deployment.sizes(first, {}).payload}
@@ -48,15 +48,15 @@ def original(net: str) -> dict[str, Any]:
 
 
 def kept_at(keep: Path, net: str, row: str, seed: int) -> Path:
-    """Where the ONNX file of a row is kept."""
+    """The path of the stored ONNX file of a row."""
     return keep / net / f"{row} @ {seed}.onnx"
 
 
 def entry(row: Row, case: Case) -> dict[str, Any]:
-    """Make a row, keep its file, judge it.
+    """Run a row, store its file, and evaluate it.
 
     Raises:
-        NotHereError: it can't be made on this machine.
+        NotHereError: the row cannot be computed on this machine.
         DyncompressError: the recipe was refused.
     """
     mark = fingerprint(row, case.net)
@@ -72,10 +72,10 @@ def entry(row: Row, case: Case) -> dict[str, Any]:
 
 
 def sizes(content: bytes, first: Mapping[str, Any]) -> dict[str, Any]:
-    """Bytes of an ONNX file and of its container, certificate included, and how many times fewer than the original's.
+    """Bytes of an ONNX file and of its container, certificate included, and the reduction factors relative to the original.
 
-    Payload is what weights, scales and biases take: as the file stores them, and coded, as the container does (there the
-    activation grids are counted in).
+    The payload is the bytes of weights, scales and biases: as the file stores them, and as the container codes them (which
+    includes the activation grids).
     """
     packed, payload = pack(content), deployment.sizes(content, {}).payload
     coded = coded_payload(packed)
@@ -93,7 +93,7 @@ def sizes(content: bytes, first: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def coded_payload(packed: bytes) -> int:
-    """Bytes of a container without its head and its graph; all of them where the container didn't tell graph and data apart."""
+    """Bytes of a container without its header and its graph; all bytes if the container does not separate graph and data."""
     source = Source(packed)
     source.take(len(MAGIC) + 1 + _DIGEST)
     source.number()
@@ -106,7 +106,7 @@ def coded_payload(packed: bytes) -> int:
 
 
 def remeasured(net: str, keep: Path, folder: Path = RESULTS) -> list[str]:
-    """Measure the bytes of all kept files again, for when the container has changed; names of entries whose file isn't there."""
+    """Measure the bytes of all stored files again after the container has changed; returns the entries without their file."""
     missing = []
     for key, found in read(net, folder)["rows"].items():
         path = kept_at(keep, net, found["row"], found["seed"])
@@ -119,18 +119,18 @@ def remeasured(net: str, keep: Path, folder: Path = RESULTS) -> list[str]:
 
 
 def macs(made: Made, net: str) -> dict[str, Any]:
-    """Multiply-accumulates of one image, and how many times fewer."""
+    """Multiply-accumulates for one image, and the reduction factor."""
     return {"macs": made.macs, "macs_ratio": original(net)["macs"] / made.macs}
 
 
 def verdict(made: Made, net: str) -> dict[str, Any]:
-    """Accuracy on all test images under onnxruntime, and the drop with its paired 95 % interval."""
+    """The accuracy on all test images under onnxruntime, and the drop with its paired 95 % interval."""
     x, y = test_images()
     return judged(outputs(made.content, x), float_scores(net), y)
 
 
 def cost(made: Made) -> dict[str, Any]:
-    """Seconds of the call, how busy the machine was, the file's digest, and what else there is to know."""
+    """Seconds of the call, the load of the machine, the digest of the file, and the further values of the tool."""
     return {
         "seconds": made.seconds,
         "cpu_seconds": made.cpu_seconds,
@@ -143,10 +143,10 @@ def cost(made: Made) -> dict[str, Any]:
 
 
 def timed(net: str, rows: Sequence[Row], seeds: Sequence[int], keep: Path, folder: Path = RESULTS) -> dict[str, Any]:
-    """Time the kept files of all rows and seeds against the float32 file; every round runs each once.
+    """Time the stored files of all rows and seeds against the float32 file; every round runs each file once.
 
     Returns:
-        batch -> row and seed -> Timing as a dict; `environment`; `missing`: those whose file isn't the one that was judged.
+        batch -> row and seed -> Timing as a dict; `environment`; `missing`: entries whose file is not the one that was evaluated.
     """
     found = read(net, folder)
     files, missing = {"float32": float_file(net)}, []

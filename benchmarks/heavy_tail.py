@@ -1,7 +1,7 @@
-"""Heavy-tail allocation against uniform widths at equal bytes, both on weights alone, on the CIFAR ResNets.
+"""Heavy-tail allocation against uniform widths at equal bytes, both without data, on the CIFAR ResNets.
 
-Both use the same rounding and see no data. The uniform file of each width sets the budget in bytes of the others. Differences are
-paired over all 10 000 test images, with a 95 % interval. `equal error` is the same allocator without tail measures.
+All rows use the same rounding. The uniform file of each width sets the budget in bytes of the others. Differences are paired over
+all 10 000 test images, with a 95 % interval. `equal error` is the same allocator without tail measures.
 Run: `DYNCOMPRESS_DATA=... python -m benchmarks.heavy_tail`
 """
 
@@ -20,14 +20,14 @@ WIDTHS = (5, 4, 3)
 
 
 def shipped(model: object, recipe: object, example: np.ndarray, budget: float | None) -> bytes:
-    """The file of one recipe; the budget in bytes."""
+    """The ONNX file of one recipe under a budget in bytes."""
     profile = dc.measure(model, recipe, target=TARGET, example=example)
     plan = dc.allocate(profile, dc.Budget(bytes=budget), recipe=recipe)
     return dc.export(dc.apply(model, plan, recipe=recipe, target=TARGET, example=example), target=TARGET).content
 
 
 def main() -> None:
-    """All rows, printed and written."""
+    """Print and write all rows."""
     x, y = (t.numpy() for t in cifar10("test"))
     heavy = dc.load_recipe("heavy-tail")
     rows = []

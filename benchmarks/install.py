@@ -1,4 +1,4 @@
-"""What an installation costs beside torch: packages that pip would add, and seconds that the import takes beyond torch's.
+"""The cost of an installation in addition to torch: packages that pip would add, and seconds of the imports.
 
 Run: python benchmarks/install.py [--json FILE]        (asks the package index which versions it would install; installs nothing)
 """
@@ -18,12 +18,12 @@ REPEATS = 5
 IMPORTS = {
     "dyncompress": "import dyncompress",
     "its verbs, torch already imported": "from dyncompress import compress, verify",
-    "the verify command": "import dyncompress.cli, dyncompress.verification",
+    "the verify command": "import dyncompress.cli, dyncompress.pipeline.verification",
 }
 
 
 def wanted(*requirements: str) -> set[str]:
-    """Names of all packages that pip would install into an empty environment."""
+    """The names of all packages that pip would install into an empty environment."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     command += ["-c", "constraints.txt", *requirements]
     report = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -32,7 +32,7 @@ def wanted(*requirements: str) -> set[str]:
 
 
 def seconds(statement: str, before: str) -> float:
-    """The fastest of a few fresh interpreters that run `statement`, after `before` has been imported untimed."""
+    """The shortest time of `statement` in several new interpreters; `before` runs first and is not timed."""
     code = f"{before}\nimport time\nstart = time.perf_counter()\n{statement}\nprint(time.perf_counter() - start)"
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(REPEATS)]
@@ -41,7 +41,7 @@ def seconds(statement: str, before: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
     beside = sorted(wanted(".") - wanted("torch") - {"dyncompress"})
     times = {

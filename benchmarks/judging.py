@@ -1,4 +1,4 @@
-"""How files are judged: the scores of all images under onnxruntime, and what two sets of scores say about accuracy."""
+"""Evaluate files: the scores of all images under onnxruntime, and the accuracies of two sets of scores."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TARGET = "onnxruntime-x86-vnni"
 
 
 def outputs(file: bytes, x: np.ndarray) -> np.ndarray:
-    """Scores of all images under onnxruntime."""
+    """The scores of all images under onnxruntime."""
     return deployment.Session(file, dc.load_target(TARGET)).run({"x": x})[0]
 
 
 def judged(scores: np.ndarray, reference: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Accuracy, its drop, agreement, all in per cent."""
+    """The accuracy, its drop with a paired 95 % interval, and the agreement with the reference, all in per cent."""
     right, before = scores.argmax(1) == y, reference.argmax(1) == y
     drop = before.astype(float) - right
     half = 1.96 * drop.std() / np.sqrt(len(drop))
@@ -30,8 +30,8 @@ def judged(scores: np.ndarray, reference: np.ndarray, y: np.ndarray) -> dict[str
 
 
 def float_onnx(model: object, calibration: np.ndarray) -> bytes:
-    """The float32 file, exported and stripped as the library does."""
-    from dyncompress.models.torch import open_model
+    """The float32 ONNX file, exported and stripped in the same way as by the library."""
+    from dyncompress.models.torch.model import open_model
 
-    door = open_model(model, {"x": calibration[:2]})
-    return door.to_onnx({"x": calibration[:2]})[0]
+    opened = open_model(model, {"x": calibration[:2]})
+    return opened.to_onnx({"x": calibration[:2]})[0]

@@ -1,8 +1,8 @@
-"""Rounding learned through the whole network, on top of `packed`: does it bring new images closer to the original?
+"""Rounding learned through the whole network, on top of `packed`: the divergence from the original on new images.
 
-Codes start where error feedback left them; they, the scales and the biases follow the gradient of the divergence from the
-original on calibration images that are flipped, shifted and mixed, codes through the straight-through estimator (Bengio et al.
-2013). Judged on tuning images that nothing else sees, activations in float, sizes by the coder's own estimate.
+The codes start with the result of error feedback. Codes, scales and biases then follow the gradient of the divergence from the
+original on calibration images that are flipped, shifted and mixed; the codes use the straight-through estimator (Bengio et al.
+2013). The evaluation uses tuning images that nothing else reads, float activations, and sizes estimated by the coder.
 
 Run: `python -m benchmarks.learned_rounding [--net resnet44] [--rates 0.03 0.06] [--epochs 8]`
 """
@@ -25,21 +25,21 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 import dyncompress as dc
 from benchmarks.frontier_data import Case, tuning_images
 from dyncompress.coding import code_length
-from dyncompress.divergence import divergence
-from dyncompress.models.torch_augmenting import augmented
+from dyncompress.measures.divergence import divergence
+from dyncompress.models.augmentation import augmented
 from dyncompress.types import Compressed, Distillation
 
 ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis
 RESULT = Path(__file__).parent / "results" / "learned_rounding.json"
-BATCH, CHEAP = 128, 5e-4  # examples a step; rate of scales' logarithms and of biases
+BATCH, CHEAP = 128, 5e-4  # examples for each step; learning rate of the logarithms of the scales and of the biases
 MOVED = Distillation(shift=4, mix=0.5)
 
 
 class Codes(nn.Module):
-    """A network whose weights are rounded codes times scales, all of which can be taught."""
+    """A network whose weights are rounded codes times scales; both can be trained."""
 
     def __init__(self, small: Compressed) -> None:
-        """Codes and scales as they are."""
+        """Start from the codes and scales of `small`."""
         super().__init__()
         self.network = small.module.eval()
         self.names = list(small.encodings)
@@ -48,7 +48,7 @@ class Codes(nn.Module):
         self.codes, self.scales = nn.ParameterList(codes), nn.ParameterList(scales)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores; the gradient passes rounding as if it weren't there."""
+        """The scores of images; the gradient ignores the rounding."""
         weights = {}
         for name, code, scale in zip(self.names, self.codes, self.scales, strict=True):
             rounded = code + (code.round() - code).detach()
@@ -56,11 +56,11 @@ class Codes(nn.Module):
         return functional_call(self.network, weights, (images,))
 
     def bytes(self) -> float:
-        """What the codes take in a container, about."""
+        """The estimated bytes of the codes in a container."""
         return sum(code_length(code.detach().round().to(torch.int8).numpy()) for code in self.codes) / 8
 
-    def taught(self, original: nn.Module, images: Tensor, rate: float, epochs: int) -> None:
-        """Follow the original's answers."""
+    def distil(self, original: nn.Module, images: Tensor, rate: float, epochs: int) -> None:
+        """Train codes, scales and biases on the answers of the original."""
         cheap = [*self.scales, *(p for name, p in self.network.named_parameters() if name.endswith("bias"))]
         adam = torch.optim.Adam([{"params": [*self.codes], "lr": rate}, {"params": cheap, "lr": CHEAP}], betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(1)
@@ -79,13 +79,13 @@ class Codes(nn.Module):
 
 @torch.no_grad()
 def apart(original: nn.Module, network: nn.Module, images: Tensor) -> float:
-    """Divergence from the original, nats."""
+    """The divergence from the original, in nats."""
     pairs = [(original(part).numpy(), network(part).numpy()) for part in images.split(512)]
     return divergence(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
 
 
 def rows(net: str, rates: list[float], epochs: int) -> Iterator[dict[str, float]]:
-    """Before, and after each rate."""
+    """Rows before the training and after it at each learning rate."""
     case = Case(net, 0)
     images, new, original = torch.from_numpy(case.images), torch.from_numpy(tuning_images()), case.module()
     on_grid = dc.load_recipe("packed", ON_GRID)
@@ -95,7 +95,7 @@ def rows(net: str, rates: list[float], epochs: int) -> Iterator[dict[str, float]
         network, clock = Codes(small), time.perf_counter()
         before = [code.detach().clone() for code in network.codes]
         if rate:
-            network.taught(original, images, rate, epochs)
+            network.distil(original, images, rate, epochs)
         changed = sum(int((a.round() != b).sum()) for a, b in zip(network.codes, before, strict=True))
         yield {
             "rate": rate,

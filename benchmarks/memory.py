@@ -1,9 +1,10 @@
-"""Peak memory of a whole `compress` call on a network ten times wider than ResNet-20, against what it should stay within.
+"""Peak memory of a whole `compress` call on a network ten times wider than ResNet-20, against the bound that it should keep.
 
-The bound, distillation off: 4 x the model + 3 x the largest layer's moment matrix (float64, K x K) + 2 x one batch's activations
-(outputs of all layers), above the process after imports; what only writes ONNX (exporter, protobuf, onnxruntime) is reported
-apart. Peaks are the kernel's own: VmHWM, set back at the start of every phase (Linux). Weights and images are random: memory
-doesn't depend on them. Run: `python -m benchmarks.memory [--recipe edge-int4] [--width 10] [--examples 64] [--batch 32]`
+The bound, without distillation: 4 x the model + 3 x the largest moment matrix of a layer (float64, K x K) + 2 x the activations
+of one batch (outputs of all layers), in addition to the process after its imports. Phases that only write ONNX (exporter,
+protobuf, onnxruntime) are reported separately. Peaks are VmHWM as the kernel counts it, reset at the start of every phase
+(Linux). Weights and images are random, because memory does not depend on them.
+Run: `python -m benchmarks.memory [--recipe edge-int4] [--width 10] [--examples 64] [--batch 32]`
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from torch import nn
 
 import dyncompress as dc
 from benchmarks.cifar_resnet import Block, CifarResNet
-from dyncompress.models import torch_observing, torch_onnx
-from dyncompress.models.torch import open_model
-from dyncompress.progress import NoStep, Step
+from dyncompress.models.torch import observing, onnx_graph
+from dyncompress.models.torch.model import open_model
 from dyncompress.types import InputMoment
+from dyncompress.types.progress import NoStep, Step
 
 RESULTS = Path(__file__).parent / "results"
 WRITING = (
@@ -39,10 +40,10 @@ WRITING = (
 
 
 class Wide(CifarResNet):
-    """ResNet-20 with `width` times as many channels, weights as He et al. draw them."""
+    """ResNet-20 with `width` times as many channels and the initialisation of He et al."""
 
     def __init__(self, width: int) -> None:
-        """Build it under seed 0."""
+        """Build the network with seed 0."""
         torch.manual_seed(0)
         super().__init__(0)
         a, b, c = 16 * width, 32 * width, 64 * width
@@ -57,54 +58,54 @@ class Wide(CifarResNet):
 
 
 class Peaks:
-    """A progress that reads the peak of every phase, and of what lies between two."""
+    """A `Progress` that reads the memory peak of every phase, and of the time between phases."""
 
     def __init__(self) -> None:
-        """Start at the process as it is."""
+        """Start from the present size of the process."""
         self.found: list[tuple[str, int]] = []
         self.base = _reset()
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Close the stretch before, and read the phase's own peak."""
+        """Read the peak of the time before the phase, then that of the phase."""
         self.close("between phases")
         yield NoStep()
         self.close(name)
 
     def close(self, name: str) -> None:
-        """The peak since the last reading, in bytes above the start."""
+        """Store the peak since the last reading, in bytes above the start."""
         self.found.append((name, _status("VmHWM") - self.base))
         _reset()
 
 
 def _status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """The value of a line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def _reset() -> int:
-    """Set the peak back to the present size; the present size."""
+    """Reset the peak to the present size, and return that size."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def terms(width: int, batch: int) -> dict[str, int]:
-    """The three terms of the bound in bytes, and how many passes over the data the moments take."""
-    door = open_model(Wide(width).eval(), {"x": np.zeros((2, 3, 32, 32), np.float32)})
-    seen = [layer for layer in door.layers() if not layer.left_alone]
+    """The terms of the bound in bytes, and the number of passes over the data for the moments."""
+    opened = open_model(Wide(width).eval(), {"x": np.zeros((2, 3, 32, 32), np.float32)})
+    seen = [layer for layer in opened.layers() if not layer.left_alone]
     return {
-        "model": 4 * sum(p.numel() for p in door.module.parameters()),
+        "model": 4 * sum(p.numel() for p in opened.module.parameters()),
         "largest_moment": 8 * max(layer.groups * layer.fan_in**2 for layer in seen),
         "all_moments": 8 * sum(layer.groups * layer.fan_in**2 for layer in seen),
-        "batch_activations": 4 * door.trace.activations * batch,
-        "passes": len(list(torch_observing._passes(seen, (InputMoment(),)))),
+        "batch_activations": 4 * opened.trace.activations * batch,
+        "passes": len(list(observing._passes(seen, (InputMoment(),)))),
     }
 
 
 def main() -> None:
-    """Measure, print, write the JSON."""
+    """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--recipe", default="edge-int4")
     parser.add_argument("--width", type=int, default=10)
@@ -143,8 +144,8 @@ def main() -> None:
 
 
 def _warm() -> None:
-    """Everything is imported before the measurement begins: a small network goes the whole way once."""
-    assert torch_onnx.exported is not None
+    """Compress a small network once, so that everything is imported before the measurement begins."""
+    assert onnx_graph.exported is not None
     x = np.zeros((8, 3, 32, 32), np.float32) + np.arange(8, dtype=np.float32)[:, None, None, None]
     dc.compress(CifarResNet(1).eval(), "edge-int8", calibration=x)
 

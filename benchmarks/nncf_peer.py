@@ -1,4 +1,4 @@
-"""NNCF's static quantization of an ONNX file, run by the interpreter of an environment of its own.
+"""NNCF's static quantization of an ONNX file, for the interpreter of a separate environment.
 
 `python nncf_peer.py FLOAT.onnx CALIBRATION.npy OUT.onnx [--preset mixed] [--accurate]` prints one line of JSON. It needs
 nncf, onnx and onnxruntime, and neither torch nor this library.
@@ -17,12 +17,12 @@ import onnx
 
 
 def main() -> None:
-    """Quantize, write, print seconds."""
+    """Quantize the file, write it, and print the seconds."""
     parser = argparse.ArgumentParser()
     for name in ("float_file", "calibration", "out"):
         parser.add_argument(name)
     parser.add_argument("--preset", choices=["performance", "mixed"], default="performance")
-    parser.add_argument("--accurate", action="store_true", help="accurate instead of fast bias correction")
+    parser.add_argument("--accurate", action="store_true", help="use accurate instead of fast bias correction")
     args = parser.parse_args()
     images = np.load(args.calibration)
     model = onnx.load(args.float_file)

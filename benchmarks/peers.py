@@ -1,6 +1,6 @@
-"""The peers as rows of the frontier: torch-pruning, onnxruntime's static quantizer, NNCF; same weights, same calibration images.
+"""Other tools as rows of the frontier (torch-pruning, onnxruntime's static quantizer, NNCF), on equal weights and images.
 
-Each is used as its documentation shows, without fine-tuning and without labels. NNCF runs in an environment of its own: set
+Each tool is used as its documentation shows, without fine-tuning and without labels. NNCF runs in a separate environment: set
 `FRONTIER_NNCF_PYTHON` to an interpreter that has nncf and onnx (`python -m venv e && e/bin/pip install nncf onnx onnxruntime`).
 """
 
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.frontier_data import Case, Made, NotHereError, float_macs
 from benchmarks.judging import float_onnx
-from dyncompress.models.torch import open_model
+from dyncompress.models.torch.model import open_model
 
 NNCF_PYTHON = "FRONTIER_NNCF_PYTHON"
-STEPS = 400  # of torch-pruning's own benchmark: so many small steps towards no channels, stopped where the MACs are reached
-GRADIENTS = 100  # steps after which Taylor importance gets new gradients
+STEPS = 400  # as in torch-pruning's own benchmark: small steps towards no channels, which stop at the MAC ratio
+GRADIENTS = 100  # number of steps after which Taylor importance gets new gradients
 BATCH = 128
 IMPORTANCES = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance}
 
@@ -36,17 +36,17 @@ IMPORTANCES = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp
 # ---------------------------------------------------------------- torch-pruning
 @dataclass(frozen=True)
 class TorchPruning:
-    """torch-pruning's `BasePruner`, stopped at a MAC ratio; then nothing, or BatchNorm statistics of the calibration images.
+    """torch-pruning's `BasePruner`, stopped at a MAC ratio, with or without BatchNorm statistics of the calibration images.
 
-    Only the channels inside the blocks may go, which serves the tool best here: shortcuts that pad by a constant don't tell it
-    which channels meet, and with the residual stream among the choices ResNet-20 at 1.5x (global magnitude, re-estimated) gets
-    40 % of 1 024 training images right instead of 72 %.
+    Only channels inside the blocks may be removed, which gives the tool its best result here. Shortcuts that pad by a constant do
+    not show it which channels meet: if it may also prune the residual stream, ResNet-20 at 1.5x (global magnitude, re-estimated)
+    classifies 40 % of 1 024 training images correctly instead of 72 %.
 
     Attributes:
-        importance: `magnitude` or `taylor`; Taylor's loss takes the network's own predictions for labels.
-        ranked_globally: over all layers, or within each.
-        macs_ratio: original MACs over pruned ones, at least.
-        reestimated: whether BatchNorm's running statistics are those of the calibration images.
+        importance: `magnitude` or `taylor`; the loss of Taylor importance uses the network's own predictions as labels.
+        ranked_globally: whether channels are ranked over all layers, or within each layer.
+        macs_ratio: smallest ratio of original to pruned MACs.
+        reestimated: whether BatchNorm's running statistics are estimated again on the calibration images.
     """
 
     importance: str
@@ -55,8 +55,8 @@ class TorchPruning:
     reestimated: bool
 
     def __call__(self, case: Case) -> Made:
-        """Prune, export."""
-        seed = case.seed if self.importance == "taylor" else 0  # magnitudes see no images
+        """Prune the network, and export it."""
+        seed = case.seed if self.importance == "taylor" else 0  # magnitudes do not depend on images
         like = Case(case.net, seed, case.keep)
         pruned, wall, cpu = pruned_network(like, self.importance, self.ranked_globally, self.macs_ratio)
         module, phases = copy.deepcopy(pruned), {"prune": wall}
@@ -71,7 +71,7 @@ class TorchPruning:
 
 @lru_cache(maxsize=8)
 def pruned_network(case: Case, importance: str, ranked_globally: bool, macs_ratio: float) -> tuple[nn.Module, float, float]:
-    """(pruned network, wall seconds, processor seconds)."""
+    """The pruned network, the wall seconds and the processor seconds."""
     module = case.module()
     images = torch.from_numpy(case.images) if importance == "taylor" else None
     wall, cpu = time.perf_counter(), time.process_time()
@@ -82,7 +82,7 @@ def pruned_network(case: Case, importance: str, ranked_globally: bool, macs_rati
 def prune(
     module: CifarResNet, importance: tp.importance.Importance, ranked_globally: bool, macs_ratio: float, images: Tensor | None
 ) -> None:
-    """Prune in place until the MACs have fallen by `macs_ratio`; `images` for gradients where the importance wants them."""
+    """Prune in place until the MACs have fallen by `macs_ratio`; `images` give the gradients for Taylor importance."""
     example = torch.zeros(1, 3, 32, 32)
     blocks = [block for layer in (module.layer1, module.layer2, module.layer3) for block in layer]
     pruner = tp.pruner.BasePruner(
@@ -105,7 +105,7 @@ def prune(
 
 
 def gradients(module: nn.Module, images: Tensor) -> None:
-    """Leave in `.grad` the gradients of the cross-entropy to the network's own predictions, over all images."""
+    """Set `.grad` to the gradients of the cross-entropy with the network's own predictions, over all images."""
     module.zero_grad(set_to_none=True)
     for batch in images.split(BATCH):
         scores = module(batch)
@@ -131,13 +131,13 @@ class OrtStatic:
     """`onnxruntime.quantization.quantize_static`: QDQ, uint8 activations from their extremes, int8 weights.
 
     Attributes:
-        per_channel: a scale a channel, or a tensor.
+        per_channel: whether each channel has a scale, or each tensor.
     """
 
     per_channel: bool
 
     def __call__(self, case: Case) -> Made:
-        """Pre-process as its documentation asks, quantize."""
+        """Pre-process the file as the documentation asks, and quantize it."""
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -162,7 +162,7 @@ class OrtStatic:
 
 
 def reader(images: np.ndarray) -> object:
-    """The images, batch by batch, as onnxruntime's quantizer reads them."""
+    """A reader of the images in batches, as onnxruntime's quantizer needs it."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Batches(CalibrationDataReader):
@@ -180,18 +180,18 @@ class Nncf:
     """`nncf.quantize` of the float32 ONNX file.
 
     Attributes:
-        preset: `performance` (its default) or `mixed`.
-        accurate: accurate bias correction instead of the fast one.
+        preset: `performance` (the default of NNCF) or `mixed`.
+        accurate: whether to use accurate instead of fast bias correction.
     """
 
     preset: str = "performance"
     accurate: bool = False
 
     def __call__(self, case: Case) -> Made:
-        """Run `nncf_peer.py` in the other environment.
+        """Run `nncf_peer.py` in the separate environment.
 
         Raises:
-            NotHereError: there is no such environment, or it failed.
+            NotHereError: there is no such environment, or NNCF failed in it.
         """
         python = os.environ.get(NNCF_PYTHON, "")
         if not python:
@@ -204,7 +204,7 @@ class Nncf:
             words = [python, str(script), str(first), str(images), str(last), "--preset", self.preset]
             done = subprocess.run(words + ["--accurate"] * self.accurate, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise NotHereError(f"nncf failed: {(done.stderr.strip().splitlines() or ['without a word'])[-1]}")
+                raise NotHereError(f"nncf failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]}")
             found = json.loads(done.stdout.splitlines()[-1])
             content = last.read_bytes()
         seconds, cpu = found["seconds"], found["cpu_seconds"]

@@ -1,10 +1,10 @@
-"""What recording a trajectory adds to a training step, at the default distance between records.
+"""The overhead of recording a trajectory on a training step, at the default distance between records.
 
-Steps without and with a record are taken in turn, the order swapped from round to round; what one record costs is spread over
-the `EVERY` steps of its distance. Two figures: `added`, from the difference of the two kinds of steps, and `share`, from the time
-inside the recorder alone, both over the steps without. The first holds everything (caches too) and the noise of two large
-numbers; the second is precise. Minima over the rounds; `share_median` from medians. Clock: with one thread the process's own
-processor time (neighbours on the machine don't count), with two the wall.
+Steps with and without a record alternate, and their order changes from round to round. The cost of one record is divided by the
+`EVERY` steps between records. There are two figures, both relative to steps without a record. `added` comes from the difference
+of the two kinds of steps: it includes everything (also caches), and the noise of two large numbers. `share` comes from the time
+inside the recorder alone, and is precise. Both are minima over the rounds; `share_median` comes from medians. With one thread the
+clock is the processor time of the process, which ignores other processes; with two threads it is the wall time.
 
     python -m benchmarks.recording            # writes benchmarks/results/recording.json
 """
@@ -34,14 +34,14 @@ RESULT = Path(__file__).parent / "results" / "recording.json"
 
 
 def small(channels: int) -> nn.Module:
-    """Three convolutions with BatchNorm on images of that many channels, and a linear layer: 57 000 weights."""
+    """Three convolutions with BatchNorm, and a linear layer: 57 000 weights."""
     widths = ((channels, 32), (32, 64), (64, 64))
     parts = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in widths]
     return nn.Sequential(*parts[:2], nn.MaxPool2d(2), parts[2], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def perceptron() -> nn.Module:
-    """Ten million weights, each used once an example: the hardest case."""
+    """Ten million weights, each used once for each example: the worst case."""
     return nn.Sequential(nn.Linear(3072, 2048), nn.ReLU(), nn.Linear(2048, 2048), nn.ReLU(), nn.Linear(2048, 10))
 
 
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """One network. Milliseconds of one step and of one record; shares as fractions."""
+    """The results of one network: milliseconds of one step and of one record, and shares as fractions."""
 
     network: str
     weights: int
@@ -77,7 +77,7 @@ class Row:
 
 
 def measured(name: str, rounds: int, threads: int, gradients: bool) -> Row:
-    """The row of one case."""
+    """Measure one case."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     build, shape = CASES[name]
@@ -103,7 +103,7 @@ def measured(name: str, rounds: int, threads: int, gradients: bool) -> Row:
             if with_it:
                 recorder.step(loss)
             end = clock()
-            if turn:  # the first round makes signs and buffers
+            if turn:  # the first round creates signs and buffers
                 (recorded if with_it else plain).append(end - start)
                 spent += [end - middle] if with_it else []
     trajectory, weights = writer.trajectory(), sum(w.numel() for w in layer_weights(model).values())
@@ -129,16 +129,16 @@ def measured(name: str, rounds: int, threads: int, gradients: bool) -> Row:
 
 
 def written(rows: list[Row]) -> None:
-    """The rows so far, on disk."""
+    """Write the rows so far."""
     machine = {"torch": torch.__version__, "processor": platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()}
     RESULT.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure all cases, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="2 on a quiet machine only")
-    parser.add_argument("--seconds", type=float, default=12.0, help="about so long a row")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="numbers of threads; use 2 only on an idle machine")
+    parser.add_argument("--seconds", type=float, default=12.0, help="approximate duration of each row")
     args = parser.parse_args()
     rows = []
     for threads in args.threads:

@@ -1,17 +1,17 @@
-"""Do measures of trajectories predict the generalization gap across training runs, better than norms, sharpness or nothing?
+"""Whether measures predict the generalization gap across training runs better than norms, sharpness or known quantities.
 
-Two grids of networks that this script trains itself with plain SGD at a constant rate, no momentum, no decay: perceptrons on
-2 000 digits and convolutional nets on 2 000 CIFAR images at half their size; rate x batch x depth, three of each, two seeds. A
-run trains until every training image is right and the mean loss is below 0.01 (Jiang et al., ICLR 2020); runs that don't get
-there, or diverge, are left out and named. Then 1 001 more steps are recorded, each of them: sketches of weights and gradients,
-and the losses of 256 training images. All that is measured is of the last iterate or of these steps. Gap: test minus train, of
-the error in points and of the cross-entropy in nats, on all 10 000 test images. Signs and settings were fixed before anything was
-measured; nothing was tuned.
+This script trains two grids of networks by plain SGD at a constant learning rate, without momentum and decay: perceptrons on
+2 000 digits, and convolutional networks on 2 000 CIFAR images at half their size. The grids are rate x batch x depth with three
+values each and two seeds. A run trains until every training image is right and the mean loss is below 0.01 (Jiang et al., ICLR
+2020). Runs that diverge or do not get there are left out and named. Then 1 001 more steps are recorded, every one: sketches of
+weights and gradients, and the losses of 256 training images. All measures read the last iterate or these steps. The gap is test
+minus train, for the error in points and for the cross-entropy in nats, on all 10 000 test images. Signs and settings were fixed
+before anything was measured; nothing was tuned.
 
-The nulls are what is known without measuring: rate, batch, their quotient, number of weights, the final training loss. Runs that
-differ in the seed alone are what no hyper-parameter explains: the column `seed` compares those.
+The nulls are quantities that are known without measuring: learning rate, batch size, their quotient, the number of weights and
+the final training loss. The column `seed` compares runs that differ in the seed alone, where no hyper-parameter explains the gap.
 
-A finished run is kept in out/selection and never made again. Run:
+A finished run is stored in out/selection and never computed again. Run:
 
     DYNCOMPRESS_DATA=... OMP_NUM_THREADS=1 python -m benchmarks.selection [--grid mnist cifar] [--seeds 0 1] [--only-tables]
 """
@@ -51,23 +51,23 @@ from dyncompress.measures import (
     StableRank,
     TwoNN,
 )
+from dyncompress.pipeline.selection.prediction import PREDICTIONS
+from dyncompress.pipeline.selection.rank_correlation import agreement
+from dyncompress.pipeline.selection.reading import Checkpoint, Examples, estimates
 from dyncompress.recording import TrajectoryWriter
 from dyncompress.recording.torch_callback import layer_gradients, layer_weights
 from dyncompress.reports import plain_json
-from dyncompress.selection.prediction import PREDICTIONS
-from dyncompress.selection.rank_correlation import agreement
-from dyncompress.selection.reading import Checkpoint, Examples, estimates
 from dyncompress.types import Measure, Trajectory
 from tests.data import cifar10, mnist
 
 KEPT = Path(__file__).parent.parent / "out" / "selection"
 TRAIN, RECORDS, WATCHED, LENGTH = 2000, 1001, 256, 512
-LOSS, STEPS = 0.01, 30_000  # when training ends
+LOSS, STEPS = 0.01, 30_000  # training ends at this loss, or after these steps
 BATCHES = (16, 32, 64)
-RATES = {"mnist": (0.03, 0.1, 0.3), "cifar": (0.015, 0.03, 0.06)}  # at 0.1 the latter don't learn
+RATES = {"mnist": (0.03, 0.1, 0.3), "cifar": (0.015, 0.03, 0.06)}  # at 0.1, the networks on CIFAR do not learn
 DEPTHS = {"mnist": (1, 2, 4), "cifar": (2, 3, 4)}  # one convolution never learns all images
 
-# Sign of what isn't in the library's own table, and who predicts it.
+# Measures that are not in the library's table of predictions, and the source of their sign.
 NORMS = {
     "sum of log Frobenius norms": "Neyshabur et al. 2015: the product of norms",
     "sum of log spectral norms": "Bartlett et al. 2017: the product of norms",
@@ -94,14 +94,14 @@ class Run:
 
 
 def perceptron(depth: int) -> nn.Module:
-    """784 inputs, `depth` hidden layers of 128."""
+    """A perceptron with 784 inputs and `depth` hidden layers of 128."""
     widths = [784, *[128] * depth]
     hidden = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, 10))
 
 
 def convolutional(depth: int) -> nn.Module:
-    """3 x 16 x 16 inputs, `depth` convolutions, the map halved by the first two, and a linear head on a 4 x 4 map."""
+    """`depth` convolutions on 3 x 16 x 16 inputs (the first two halve the map), and a linear head on a 4 x 4 map."""
     parts: list[nn.Module] = []
     for i in range(depth):
         parts += [nn.Conv2d(3 if i == 0 else 24, 24, 3, padding=1), nn.ReLU()]
@@ -119,21 +119,21 @@ def data(grid: str) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def batches(n: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Indices of minibatches without end, each epoch in a new order."""
+    """An endless iterator over indices of minibatches; each epoch has a new order."""
     while True:
         order = torch.randperm(n, generator=generator)
         yield from order[: n - n % size].split(size)
 
 
 def judged(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Error in points and mean cross-entropy."""
+    """The error in points and the mean cross-entropy."""
     with torch.no_grad():
         scores = torch.cat([model(part) for part in x.split(2000)])
     return 100 * float((scores.argmax(1) != y).double().mean()), float(functional.cross_entropy(scores.double(), y))
 
 
 def trained(run: Run, x: Tensor, y: Tensor) -> tuple[nn.Module, dict[str, Tensor], Trajectory, int]:
-    """The network, its weights at the start, the record, and the steps taken before it."""
+    """The network, its initial weights, the recorded trajectory, and the number of steps before the recording."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         model = perceptron(run.depth) if run.grid == "mnist" else convolutional(run.depth)
@@ -170,7 +170,7 @@ def trained(run: Run, x: Tensor, y: Tensor) -> tuple[nn.Module, dict[str, Tensor
 
 
 def measures(run: Run) -> dict[str, Measure]:
-    """Every measure, with the settings of its theory."""
+    """Every measure, with the settings that its theory prescribes."""
     scale = math.sqrt(TRAIN)
     return {
         "ph_dimension": PhDimension(),
@@ -192,7 +192,7 @@ def measures(run: Run) -> dict[str, Measure]:
 
 
 def norms(model: nn.Module, start: dict[str, Tensor]) -> dict[str, float]:
-    """Norms of the final weights; squared and added up, or multiplied, over layers."""
+    """Norms of the final weights, combined over layers by a sum of squares or a product."""
     weights = {name: weight.reshape(len(weight), -1).double() for name, weight in layer_weights(model).items()}
     frobenius = [float(w.norm()) for w in weights.values()]
     spectral = [float(torch.linalg.matrix_norm(w, 2)) for w in weights.values()]
@@ -208,10 +208,10 @@ def norms(model: nn.Module, start: dict[str, Tensor]) -> dict[str, float]:
 
 
 def finished(run: Run, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """The row of a run: gap, every measure, and what it cost."""
+    """The row of a run: the gap, every measure, and the processor seconds."""
     began = time.process_time()
     model, start, trajectory, steps = trained(run, *train)
-    taught = time.process_time() - began
+    training = time.process_time() - began
     (error, loss), (test_error, test_loss) = judged(model, *train), judged(model, *test)
     found = estimates(Checkpoint(run.name, model, trajectory), measures(run), Examples(list(train[0][:256].split(64)), True))
     values = {name: {key: getattr(estimate, key) for key in ("value", "stderr", "valid")} for name, estimate in found.items()}
@@ -235,12 +235,12 @@ def finished(run: Run, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
         "measures": values,
         "norms": norms(model, start),
         "nulls": nulls,
-        "processor seconds": [taught, time.process_time() - began - taught],
+        "processor seconds": [training, time.process_time() - began - training],
     }
 
 
 def rows(grid: str, seeds: list[int], only_tables: bool) -> list[dict[str, Any]]:
-    """All runs of a grid, made where they aren't kept; one that diverged has no gap."""
+    """All runs of a grid; missing ones are computed. A run that diverged has no gap."""
     KEPT.mkdir(parents=True, exist_ok=True)
     found, loaded = [], None
     for seed, rate, batch, depth in itertools.product(seeds, RATES[grid], BATCHES, DEPTHS[grid]):
@@ -262,12 +262,12 @@ def rows(grid: str, seeds: list[int], only_tables: bool) -> list[dict[str, Any]]
 
 
 def learned(row: dict[str, Any]) -> bool:
-    """Whether a run ended where runs can be compared."""
+    """Whether a run learned all training images, so that it can be compared with others."""
     return "diverged" not in row and row["train error"] == 0
 
 
 def columns(found: list[dict[str, Any]]) -> dict[str, tuple[int, list[float]]]:
-    """Name -> the predicted sign (0: none) and the values of all runs."""
+    """Name -> the predicted sign (0 for none), and the values of all runs."""
     table: dict[str, tuple[int, list[float]]] = {}
     for name in found[0]["measures"]:
         sign = PREDICTIONS[name].sign if name in PREDICTIONS else 0
@@ -277,7 +277,7 @@ def columns(found: list[dict[str, Any]]) -> dict[str, tuple[int, list[float]]]:
 
 
 def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Gap -> measure -> its coefficients, of the measure times its predicted sign."""
+    """Gap -> measure -> the coefficients of the measure times its predicted sign."""
     settings = {key: [row[key] for row in found] for key in ("rate", "batch", "depth")}
     result: dict[str, Any] = {}
     for gap in GAPS:
@@ -296,11 +296,11 @@ def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train, measure, correlate, print, write."""
+    """Train and measure the runs, compute the coefficients, print and write them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--grid", nargs="+", choices=("mnist", "cifar"), default=["mnist", "cifar"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--only-tables", action="store_true", help="of the runs that are kept")
+    parser.add_argument("--only-tables", action="store_true", help="compute the tables from the stored runs only")
     args = parser.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for grid in args.grid:

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.selection` in Markdown, put into two pages. Run: `python -m benchmarks.selection_tables`."""
+"""Write the tables of `benchmarks.selection` into two Markdown pages. Run: `python -m benchmarks.selection_tables`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRIDS = {"mnist": "perceptrons on digits", "cifar": "convolutional nets on CIFAR
 
 
 def cell(part: dict[str, float | None] | None) -> str:
-    """A coefficient with its interval; bold where the interval leaves out 0."""
+    """A coefficient with its interval; bold if the interval excludes 0."""
     value, low, high = (math.nan if part is None or part[key] is None else part[key] for key in ("value", "low", "high"))
     if math.isnan(value):
         return "–"
@@ -27,12 +27,12 @@ def cell(part: dict[str, float | None] | None) -> str:
 
 
 def _short(value: float | None) -> str:
-    """Two digits, signed, without a negative zero; a dash where there is nothing."""
+    """A signed number with two digits and without a negative zero; a dash for a missing value."""
     return "–" if value is None or math.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def whole_table(correlations: dict[str, Any]) -> str:
-    """Every coefficient of one grid and one gap."""
+    """The table of every coefficient of one grid and one gap."""
     lines = ["| measure | sign | Kendall | rate | batch | depth | Psi | partial | seed |", "|---" * 9 + "|"]
     for name, part in correlations.items():
         axes = " | ".join(_short(part["granulated"][key]["value"]) for key in AXES)
@@ -43,7 +43,7 @@ def whole_table(correlations: dict[str, Any]) -> str:
 
 
 def short_table(results: dict[str, Any]) -> str:
-    """Psi of every measure, for each grid and gap."""
+    """The table of Psi of every measure, for each grid and gap."""
     columns = [(grid, gap) for grid in GRIDS if grid in results for gap in GAPS]
     names = " | ".join(f"{grid}, {gap}" for grid, gap in columns)
     lines = [f"| measure | sign | {names} |", "|---" * (2 + len(columns)) + "|"]
@@ -55,7 +55,7 @@ def short_table(results: dict[str, Any]) -> str:
 
 
 def runs_line(grid: str, result: dict[str, Any]) -> str:
-    """How many runs, how far their gaps lie apart, and what was left out."""
+    """A line with the number of runs, the range of their gaps, and the runs that were left out."""
     spans = ", ".join(f"{gap} {_span([run[gap] for run in result['runs']])}" for gap in GAPS)
     out = ", ".join(f"rate {r['rate']:g} batch {r['batch']} depth {r['depth']} seed {r['seed']}" for r in result["left out"])
     return f"{GRIDS[grid].capitalize()}: {len(result['runs'])} runs; {spans}; left out: {out or 'none'}."
@@ -66,7 +66,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def pages(results: dict[str, Any]) -> dict[Path, str]:
-    """Page -> the text between its marks."""
+    """Page -> the text between its markers."""
     whole = []
     for grid in GRIDS:
         if grid in results:
@@ -83,7 +83,7 @@ def pages(results: dict[str, Any]) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write both blocks."""
+    """Write the tables into both pages."""
     for page, block in pages(json.loads(RESULTS.read_text())).items():
         head, rest = page.read_text().split(BEGIN)
         page.write_text(head + BEGIN + block + "\n" + END + rest.split(END)[1])

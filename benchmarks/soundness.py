@@ -1,15 +1,15 @@
-"""Does a file do what its network does, or does the library say that it doesn't? 62 networks through four recipes, on new inputs.
+"""Whether a file computes what its network computes, or a note says that it does not: 62 networks, four recipes, new inputs.
 
-A cell compresses a network, runs the file under onnxruntime on inputs that calibration did not hold, and compares its outputs
-with those of the network as a user calls it. Its verdict:
+A cell compresses a network, runs the file under onnxruntime on inputs that are not in the calibration data, and compares its
+outputs with those of the network as a user calls it. Its verdict:
 
 - `sound`: every output is within `BEYOND`.
-- `told`: an output isn't, and the file says so: its parity has the output beyond `COARSE`, and a note names it.
+- `told`: an output is not, and the file reports it: the parity of the output is beyond `COARSE`, and a note names it.
 - `refused`: the library raised one of its errors.
-- `silent`: an output is beyond `BEYOND`, and nothing says so. It must not occur.
-- `crash`: any other exception. It must not occur.
+- `silent`: an output is beyond `BEYOND`, and nothing reports it. This must not occur.
+- `crash`: any other exception. This must not occur.
 
-    python -m benchmarks.soundness                       # the cells that are missing; can be cut and continued
+    python -m benchmarks.soundness                       # the cells that are missing; can be interrupted and continued
     python -m benchmarks.soundness --only 'digits* | packed' --again
     python -m benchmarks.soundness --table               # Markdown, from the JSON alone
 """
@@ -33,14 +33,15 @@ from benchmarks.judging import TARGET
 from benchmarks.soundness_models import MODELS, subject
 from benchmarks.soundness_subject import Subject
 from dyncompress.deployment.channels import channel_errors
-from dyncompress.shipment import COARSE
+from dyncompress.pipeline.onnx_export import COARSE
 
 RECIPES = ("edge-int8", "edge-int4", "packed", "sparse")
 RESULT = Path(__file__).parent / "results" / "soundness.json"
-# Of an output's root mean square, or of a channel's spread, on new inputs. It is twice `COARSE`, from which on the file's own
-# parity speaks up. Both are root mean squares over at least 64 examples, which by chance differ by a tenth or two. A factor of
-# two is no chance: parity then flatters, since it was measured on examples that weights were fitted on, and the user has to know.
-# A wrong file is off by 70 % and more: a hook is lost, or a channel is constant.
+# The largest error of a sound output on new inputs, relative to the output's root mean square or to a channel's spread. It is
+# twice `COARSE`, the error from which on the file's own parity adds a note. Both errors are root mean squares over at least 64
+# examples, which differ by a tenth or two by chance. A factor of two does not occur by chance: the parity is then too optimistic,
+# because it was measured on examples that weights were fitted on, and the user has to know. A wrong file has errors of 70 % and
+# more: a hook is lost, or a channel is constant.
 BEYOND = 2 * COARSE
 KEYS = tuple(f"{model} | {recipe}" for model in MODELS for recipe in RECIPES)
 VERDICTS = ("sound", "told", "refused", "silent", "crash")
@@ -48,15 +49,15 @@ VERDICTS = ("sound", "told", "refused", "silent", "crash")
 
 @dataclass(frozen=True)
 class Judged:
-    """One output of the file on new inputs, and what the file's parity said of it.
+    """One output of the file on new inputs, and the parity that the file states for it.
 
     Attributes:
-        name: of the output.
+        name: name of the output.
         pooled: root mean square difference, relative to the output's root mean square.
-        channel: the worst channel's, relative to its spread; nan where channels can't be judged.
-        lost: channels of which nothing is left.
+        channel: the difference of the worst channel, relative to its spread; nan if channels cannot be judged.
+        lost: number of channels without any signal left.
         agreement: share of examples with the same largest score, or the same integer; nan for other outputs.
-        parity_pooled, parity_channel: the same, by the file's parity.
+        parity_pooled, parity_channel: the same errors in the file's parity.
         noted: whether a note of the file names the output.
     """
 
@@ -71,17 +72,17 @@ class Judged:
 
     @property
     def beyond(self) -> bool:
-        """Whether the output is wrong; an error that is not a number is."""
+        """Whether the output is wrong; an error of NaN counts as wrong."""
         return not self.pooled <= BEYOND or self.channel > BEYOND or self.lost > 0
 
     @property
     def told(self) -> bool:
-        """Whether the file says so."""
+        """Whether the file reports the error."""
         return self.noted and (self.parity_pooled > COARSE or self.parity_channel > COARSE)
 
 
 def verdict(outputs: Sequence[Judged]) -> str:
-    """Of a file whose outputs were judged: `sound`, `told` or `silent`."""
+    """The verdict on a file from its judged outputs: `sound`, `told` or `silent`."""
     wrong = [output for output in outputs if output.beyond]
     if not wrong:
         return "sound"
@@ -89,7 +90,7 @@ def verdict(outputs: Sequence[Judged]) -> str:
 
 
 def pooled_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Root mean square difference relative to the root mean square; infinite where only one of both is finite."""
+    """The root mean square difference relative to the root mean square; infinite if only one of both is finite."""
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
     if not np.isfinite(np.where(same, 0.0, found - np.where(same, 0.0, wanted))).all():
@@ -100,7 +101,7 @@ def pooled_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def judged(name: str, found: np.ndarray, wanted: np.ndarray, file: dc.OnnxFile) -> Judged:
-    """One output on new inputs beside the file's parity."""
+    """Judge one output on new inputs, and look up the file's parity."""
     if found.shape != wanted.shape:
         raise ValueError(f"output '{name}' is {found.shape}, the network's is {wanted.shape}")
     said = next(output for output in file.parity.outputs if output.name == name)
@@ -119,7 +120,7 @@ def judged(name: str, found: np.ndarray, wanted: np.ndarray, file: dc.OnnxFile) 
 
 
 def file_outputs(body: bytes, inputs: Mapping[str, Tensor]) -> tuple[list[str], list[np.ndarray]]:
-    """Names and values of the outputs of a file under onnxruntime, one thread; pieces where the file fixes its batch."""
+    """Names and values of a file's outputs under onnxruntime on one thread; in pieces if the file has a fixed batch size."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     session = onnxruntime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
@@ -136,7 +137,7 @@ def file_outputs(body: bytes, inputs: Mapping[str, Tensor]) -> tuple[list[str], 
 
 
 def compressed(one: Subject, recipe: str) -> Cell:
-    """Compress a network and judge the file.
+    """Compress a network, and judge the file.
 
     Raises:
         DyncompressError: the library refuses.
@@ -160,7 +161,7 @@ def compressed(one: Subject, recipe: str) -> Cell:
 
 
 def cell(key: str) -> Cell:
-    """One network and recipe: the verdict, and what it rests on."""
+    """The cell of one network and recipe: the verdict, and the values behind it."""
     model, recipe = key.split(" | ")
     one, began = subject(model), time.perf_counter()
     try:
@@ -171,7 +172,7 @@ def cell(key: str) -> Cell:
 
 
 def worst(found: Cell) -> str:
-    """The largest error on new inputs in a few characters, or the error's sentence."""
+    """The largest error on new inputs as a short text, or the message of the exception."""
     if "outputs" not in found:
         return f"{found['error']}: {found['sentence']}"
 
@@ -179,23 +180,27 @@ def worst(found: Cell) -> str:
         values = [float(output[field]) for output in found["outputs"] if output[field] is not None]
         return f"{100 * max(values):.2g} %" if values else "–"
 
-    return f"{percent('pooled')}, {percent('channel')} (said {percent('parity_pooled')}, {percent('parity_channel')})"
+    return f"{percent('pooled')}, {percent('channel')} (parity {percent('parity_pooled')}, {percent('parity_channel')})"
 
 
 def line(key: str, found: Cell) -> str:
-    """One cell as it is printed."""
+    """The line that is printed for a cell."""
     return f"{key:44s} {found['verdict']:8s} {found['seconds']:5.1f} s  {worst(found)}"
 
 
 def table(cells: Mapping[str, Cell]) -> str:
-    """Markdown: verdicts by recipe, then all cells that aren't sound."""
+    """Markdown tables: the verdicts by recipe, then all cells that are not sound."""
     counts = {
         recipe: Counter(found["verdict"] for key, found in cells.items() if key.endswith(f"| {recipe}")) for recipe in RECIPES
     }
     lines = [f"| recipe | {' | '.join(VERDICTS)} |", "|---" * (len(VERDICTS) + 1) + "|"]
     lines += [f"| {recipe} | {' | '.join(str(count[v]) for v in VERDICTS)} |" for recipe, count in counts.items()]
-    lines += ["", "Errors: RMS of the output, worst channel against its spread, on new inputs (by the file's own parity).", ""]
-    lines += ["| network | recipe | verdict | worst error, or the sentence |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "Errors on new inputs: RMS of the output, worst channel relative to its spread (brackets: the file's parity).",
+        "",
+    ]
+    lines += ["| network | recipe | verdict | worst error, or the message |", "|---|---|---|---|"]
     for key, found in cells.items():
         if found["verdict"] != "sound":
             lines.append(f"| {key} | {found['verdict']} | {worst(found).replace('|', '/')} |")

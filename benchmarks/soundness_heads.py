@@ -1,4 +1,4 @@
-"""Networks of `benchmarks.soundness` whose outputs are hard: mixed scales, several outputs, other units, changed by hooks."""
+"""Networks of `benchmarks.soundness` with difficult outputs: mixed scales, several outputs, other units, hooks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ IMAGE = (3, 16, 16)
 
 
 def trunk(width: int = 16) -> nn.Sequential:
-    """Two convolutions, images `[n, 3, 16, 16]` to maps `[n, width, 8, 8]`."""
+    """Two convolutions from images `[n, 3, 16, 16]` to maps `[n, width, 8, 8]`."""
     return nn.Sequential(nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
 
 
 def scaled(layer: nn.Module, channels: slice, scale: float, offset: float = 0.0) -> Any:
-    """The layer with some output channels in another unit."""
+    """The layer, with some output channels converted to another unit."""
     with torch.no_grad():
         layer.weight[channels] *= scale
         layer.bias[channels] = layer.bias[channels] * scale + offset
@@ -28,7 +28,7 @@ def scaled(layer: nn.Module, channels: slice, scale: float, offset: float = 0.0)
 
 # ---------------------------------------------------------------- boxes in pixels beside logits
 class OneConv(nn.Module):
-    """Boxes and logits from one convolution, returned in a layout of choice."""
+    """Boxes and logits from one convolution, in a layout that `arrange` makes."""
 
     def __init__(self, arrange: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def linear_boxes() -> Subject:
 
 # ---------------------------------------------------------------- several outputs, other units
 class Several(nn.Module):
-    """A trunk and heads on its mean, put together as the caller wants them."""
+    """A trunk and several heads on its mean; `together` combines their outputs."""
 
     def __init__(self, heads: Sequence[nn.Module], together: Callable[..., Any]) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Several(nn.Module):
 
 
 def _tasks() -> list[nn.Module]:
-    """Class logits, a distance in millimetres, an angle near 1.5 radians that moves by about 0.01."""
+    """Heads for class logits, a distance in millimetres, and an angle near 1.5 radians that varies by about 0.01."""
     metres, angle = nn.Linear(16, 1), nn.Linear(16, 1)
     return [nn.Linear(16, 5), scaled(metres, slice(None), 1000.0, 2500.0), scaled(angle, slice(None), 1.5, 1.5)]
 
@@ -160,7 +160,7 @@ def prehook_layer() -> Subject:
 
 
 class Blend(nn.Module):
-    """A layer whose second argument comes by keyword."""
+    """A layer whose second argument is a keyword argument."""
 
     def __init__(self) -> None:
         super().__init__()

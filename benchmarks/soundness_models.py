@@ -1,4 +1,4 @@
-"""All networks of `benchmarks.soundness` by name: the small ones of `benchmarks.zoo`, and those of the two files beside."""
+"""All networks of `benchmarks.soundness` by name: small ones of `benchmarks.zoo`, `soundness_heads` and `soundness_nets`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.soundness_nets import NETS
 from benchmarks.soundness_subject import Draw, Subject
 from benchmarks.zoo import ZOO, build
 
-# Of the zoo: the others take half a minute a cell.
+# Networks of the zoo; the others take half a minute for each cell.
 SMALL = (
     "inception",
     "densenet",
@@ -35,7 +35,7 @@ SMALL = (
 
 
 def _law(example: dict[str, Tensor]) -> Draw:
-    """Inputs like an example of the zoo: floats are normal, words uniform, the attention mask leaves out up to half."""
+    """Inputs like an example of the zoo: normal floats, uniform words, and attention masks that hide up to half."""
 
     def draw(n: int, generator: Generator) -> dict[str, Tensor]:
         found = {}
@@ -65,7 +65,7 @@ MODELS: dict[str, Callable[[], Subject]] = {**{name: _of_zoo(name) for name in S
 
 
 def subject(name: str) -> Subject:
-    """A network by its name, its weights from a fixed seed; the global generator is left as it was."""
+    """A network by its name, with weights from a fixed seed; the global generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found = MODELS[name]()

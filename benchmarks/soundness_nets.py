@@ -1,4 +1,4 @@
-"""Networks of `benchmarks.soundness`: rare events, trained and confident ones, degenerate ones, sequences, structures."""
+"""Networks of `benchmarks.soundness`: rare events, trained, confident and degenerate networks, sequences, structures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.soundness_subject import Draw, Subject, normal, rows, trained
 
 # ---------------------------------------------------------------- rare events
 def _loud(share: float, factor: float, channels: slice) -> Draw:
-    """Quiet images, of which a share, at least one, is loud in some channels."""
+    """Draw images of small values; a share of them (at least one) has large values in some channels."""
 
     def draw(n: int, generator: Generator) -> dict[str, Tensor]:
         x = 0.1 * torch.randn(n, 3, 16, 16, generator=generator)
@@ -37,14 +37,14 @@ class Detector(nn.Module):
 
 
 def _rare(factor: float, channels: slice = slice(None)) -> Callable[[], Subject]:
-    """1 % of the calibration examples are loud, and 25 % of the new ones."""
+    """A network with rare inputs: 1 % of the calibration examples and 25 % of the new ones have large values."""
     return lambda: Subject(Detector(), _loud(0.01, factor, channels), _loud(0.25, factor, channels), 300, 128)
 
 
 # ---------------------------------------------------------------- trained on scikit-learn's digits
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """1 797 images `[n, 1, 8, 8]` in a fixed shuffled order, and their labels; the first 1 200 are for training."""
+    """1 797 images `[n, 1, 8, 8]` in a fixed random order, and their labels; the first 1 200 are for training."""
     from sklearn.datasets import load_digits
 
     x, y = (torch.from_numpy(array) for array in load_digits(return_X_y=True))
@@ -53,7 +53,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 class Scaled(nn.Module):
-    """A classifier whose logits are multiplied: how confident networks come about."""
+    """A classifier whose logits are multiplied by a scale, which makes it confident."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Scaled(nn.Module):
 
 
 class Argmax(nn.Module):
-    """The class itself, int64."""
+    """A classifier that returns the class as int64."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Argmax(nn.Module):
 
 
 def digits_cnn(scale: float = 1.0, n: int = 1200) -> nn.Module:
-    """A small convolutional network, trained on the first n images, its logits multiplied."""
+    """A small convolutional network, trained on the first n images, with its logits multiplied by `scale`."""
     layers = [nn.Conv2d(1, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)]
     module = trained(Scaled(nn.Sequential(*layers)), digits()[0][:n], digits()[1][:n])
     module.scale = scale
@@ -89,7 +89,7 @@ def digits_mlp(n: int = 1200) -> nn.Module:
 
 
 def on_digits(module: nn.Module) -> Subject:
-    """Calibrated on 512 training images, judged on the others."""
+    """Calibrate on 512 training images; evaluate on 512 images outside the training set."""
     x = digits()[0]
     return Subject(module.eval(), rows(x[:1200]), rows(x[1200:]), 512, 512)
 
@@ -143,7 +143,7 @@ def audio() -> Subject:
 
 
 class Recurrent(nn.Module):
-    """An LSTM in both directions over embedded words, and its last state."""
+    """A bidirectional LSTM over embedded words, and a head on the mean of its states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Recurrent(nn.Module):
 
 
 def _words(length: int = 12, mask: bool = False) -> Draw:
-    """Words of 50, and where asked for which of them are there (at least three from the left)."""
+    """Draw words from a vocabulary of 50; with `mask`, also which of them are present (at least the first three)."""
 
     def draw(n: int, generator: Generator) -> dict[str, Tensor]:
         ids = torch.randint(0, 50, (n, length), generator=generator)
@@ -166,7 +166,7 @@ def _words(length: int = 12, mask: bool = False) -> Draw:
 
 
 class Attending(nn.Module):
-    """Attention over embedded words: plain, with a padding mask, or causal with one output a position."""
+    """Attention over embedded words: plain, with a padding mask, or causal with one output for each position."""
 
     def __init__(self, causal: bool = False) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Attending(nn.Module):
 
 
 class Buffered(nn.Module):
-    """Attention by torch's function, its causal mask of 0 and minus infinity a buffer."""
+    """Attention by torch's function, with a causal mask of 0 and minus infinity in a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class Excited(nn.Module):
 
 
 class Normed(nn.Module):
-    """GroupNorm behind convolutions, LayerNorm before a perceptron."""
+    """GroupNorm after convolutions, LayerNorm before a perceptron."""
 
     def __init__(self) -> None:
         super().__init__()

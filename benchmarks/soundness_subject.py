@@ -1,4 +1,4 @@
-"""What a cell of `benchmarks.soundness` is made of: a network, the law of its inputs, how it is called and trained."""
+"""The subject of a cell of `benchmarks.soundness`: a network, the distribution of its inputs, and how it is called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-Draw = Callable[[int, Generator], dict[str, Tensor]]  # how many examples, and the generator -> inputs by name
+Draw = Callable[[int, Generator], dict[str, Tensor]]  # number of examples, generator -> inputs by name
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Subject:
     Attributes:
         module: in eval mode.
         law: draws calibration inputs.
-        fresh: draws the new inputs that the file is judged on; None: by the same law.
-        calibration, n: how many of each are drawn.
-        keywords: whether the network is called with keyword arguments; else by position, in the order of the names.
+        fresh: draws the new inputs that the file is judged on; None uses `law`.
+        calibration, n: numbers of calibration and of new inputs.
+        keywords: whether the network is called with keyword arguments; otherwise by position, in the order of the names.
     """
 
     module: nn.Module
@@ -45,12 +45,12 @@ def _tensors(output: object) -> list[Tensor]:
 
 
 def normal(*shape: int, name: str = "x", scale: float = 1.0) -> Draw:
-    """Independent normal inputs of this shape an example."""
+    """Draw independent normal inputs; `shape` is that of one example."""
     return lambda n, generator: {name: torch.randn(n, *shape, generator=generator) * scale}
 
 
 def rows(x: Tensor, name: str = "x") -> Draw:
-    """Rows of a data set, without replacement where there are enough."""
+    """Draw rows of a data set, without replacement if there are enough."""
 
     def draw(n: int, generator: Generator) -> dict[str, Tensor]:
         few = n > len(x)
@@ -61,7 +61,7 @@ def rows(x: Tensor, name: str = "x") -> Draw:
 
 
 def trained(module: nn.Module, x: Tensor, y: Tensor, epochs: int = 8, rate: float = 3e-3) -> nn.Module:
-    """The network after Adam: cross-entropy for labels, squared error for numbers; batches of 64 in a fixed order."""
+    """Train by Adam with batches of 64 in a fixed order: cross-entropy for labels, squared error for numbers."""
     loss_of = functional.mse_loss if y.is_floating_point() else functional.cross_entropy
     adam, generator = torch.optim.Adam(module.parameters(), rate), torch.Generator().manual_seed(0)
     for _ in range(epochs):

@@ -1,13 +1,13 @@
-"""Seconds of tail exponents of a whole network's spectra, beside weightwatcher and AlphaPruning's way of computing them.
+"""The time for the tail exponents of a whole network, beside weightwatcher and AlphaPruning's method.
 
-Every kernel position of a convolution is one matrix, as both peers have it; weights are Student-t(3.5) with log-normal column
-scales, of the shapes of ResNet-50 and of a six-layer MiniLM without its embedding. Each round runs every method once, in one
-process; the figures are minima over rounds, of wall and of processor time. Ours is float64 and gives two exponents
-(`esd_power_law`, `esd_mid`), the others give one. weightwatcher's total is held against the sum of its two parts, timed inside
+Every kernel position of a convolution is one matrix, as in both other tools. Weights are Student-t(3.5) with log-normal column
+scales, in the shapes of ResNet-50 and of a six-layer MiniLM without its embedding. Each round runs every method once, in one
+process; the figures are minima over rounds of wall and of processor time. Ours uses float64 and gives two exponents
+(`esd_power_law`, `esd_mid`); the others give one. weightwatcher's total is compared with the sum of its two parts, timed inside
 the same call.
 
-"AlphaPruning" is our own re-statement of the public code's `lib/esd_utils.py` (float32 singular values, squared; the exponent
-from the median, from thresholds below 1.5 times the peak, or from all), not that code.
+"AlphaPruning" is our own re-implementation of the public code's `lib/esd_utils.py` (float32 singular values, squared; the
+exponent from the median, from thresholds below 1.5 times the peak, or from all thresholds), and not that code.
 Run: `python -m benchmarks.spectra [--threads 2] [--rounds 5]`, with weightwatcher installed.
 """
 
@@ -32,7 +32,7 @@ Shapes = list[tuple[int, ...]]
 
 
 def resnet50() -> Shapes:
-    """Shapes of ResNet-50's weights: 25.5 M, 230 matrices."""
+    """The shapes of ResNet-50's weights: 25.5 M weights, 230 matrices."""
     shapes: Shapes = [(64, 3, 7, 7)]
     width = 64
     for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
@@ -44,7 +44,7 @@ def resnet50() -> Shapes:
 
 
 def minilm() -> Shapes:
-    """Shapes of a six-layer MiniLM's weights without the embedding: 10.6 M, 36 matrices."""
+    """The shapes of a six-layer MiniLM's weights without the embedding: 10.6 M weights, 36 matrices."""
     return 6 * [(384, 384), (384, 384), (384, 384), (384, 384), (1536, 384), (384, 1536)]
 
 
@@ -52,7 +52,7 @@ NETWORKS: dict[str, Callable[[], Shapes]] = {"minilm": minilm, "resnet50": resne
 
 
 def weights_of(shapes: Shapes, seed: int = 0) -> list[np.ndarray]:
-    """Student-t(3.5) entries with log-normal column scales, float32."""
+    """Weights with Student-t(3.5) entries and log-normal column scales, float32."""
     generator = np.random.default_rng(seed)
     found = []
     for shape in shapes:
@@ -62,7 +62,7 @@ def weights_of(shapes: Shapes, seed: int = 0) -> list[np.ndarray]:
 
 
 def ours(weights: list) -> dict[str, list[float]]:
-    """Our exponents, layer by layer, from float64 Gram spectra."""
+    """Our exponents of every layer, from float64 Gram spectra."""
     from dyncompress import linalg
     from dyncompress.measures import EsdMid, EsdPowerLaw
     from dyncompress.types import Layer, Observation, Spectrum
@@ -78,7 +78,7 @@ def ours(weights: list) -> dict[str, list[float]]:
 
 
 def alpha_pruning(weights: list, rule: str) -> list[float]:
-    """AlphaPruning's exponents, re-stated: `mid`, `peak` or `full`."""
+    """AlphaPruning's exponents, re-implemented, by the rule `mid`, `peak` or `full`."""
     import torch
 
     found = []
@@ -99,7 +99,7 @@ def _mid(eigenvalues) -> float:
 
 
 def _scan(eigenvalues, rule: str) -> float:
-    """The exponent above the threshold with the smallest distance; `peak`: their limits, log10 compared with eigenvalues."""
+    """The exponent above the threshold with the smallest distance; `peak` uses their limits, log10 against eigenvalues."""
     import torch
 
     logs = eigenvalues.log()
@@ -126,10 +126,10 @@ def _scan(eigenvalues, rule: str) -> float:
 
 
 class WeightWatcher:
-    """weightwatcher's `analyze` with its defaults, and the seconds of its two parts inside the last call."""
+    """weightwatcher's `analyze` with its default arguments, and the seconds of its two parts in the last call."""
 
     def __init__(self, weights: list) -> None:
-        """A module of these weights."""
+        """Build a module of these weights."""
         import torch
 
         layers = []
@@ -141,7 +141,7 @@ class WeightWatcher:
         self.parts: dict[str, float] = {}
 
     def __call__(self) -> list[float]:
-        """Exponents, layer by layer."""
+        """The exponents of every layer."""
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             from weightwatcher import weightwatcher as package
@@ -172,7 +172,7 @@ class WeightWatcher:
 
 
 def measured(shapes: Shapes, rounds: int) -> dict:
-    """Minima over rounds, ratios to ours, weightwatcher's parts and the largest disagreement."""
+    """Minima over rounds, ratios to ours, weightwatcher's parts and the largest difference between the exponents."""
     import torch
 
     weights = [torch.from_numpy(weight) for weight in weights_of(shapes)]
@@ -213,20 +213,22 @@ def measured(shapes: Shapes, rounds: int) -> dict:
 
 
 def _apart(first: list[float], second: list[float], enough: np.ndarray) -> float:
-    """Largest relative difference, over layers with at least 20 eigenvalues (below, weightwatcher fits otherwise)."""
+    """The largest relative difference over layers with at least 20 eigenvalues (below, weightwatcher fits differently)."""
     a, b = np.array(first)[enough], np.array(second)[enough]
     return float(np.abs(a / b - 1).max())
 
 
 def main() -> None:
-    """Measure, print, write the JSON."""
+    """Measure, print and write the JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     args = parser.parse_args()
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(args.threads))
-    if any(os.environ.get(name) != value for name, value in wanted.items()):  # libraries read them when they are loaded
+    if any(
+        os.environ.get(name) != value for name, value in wanted.items()
+    ):  # libraries read these variables when they are loaded
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.spectra", *sys.argv[1:]], os.environ | wanted)
     import torch
 

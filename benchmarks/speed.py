@@ -1,9 +1,9 @@
-"""Wall and processor time of a whole `compress` call on ResNet-20, phase by phase, beside onnxruntime's own static quantizer.
+"""Wall and processor time of a whole `compress` call on ResNet-20, by phase, beside onnxruntime's own static quantizer.
 
-Both start from the same torch module and the same 1 024 calibration images and end with an int8 file: the peer's time includes
-the float export with torch.onnx, its pre-processing and `quantize_static` (per channel, QDQ, MinMax). Rounds are interleaved in
-one process; minimum and median are over rounds. The first call of a process also loads what is imported on first use: it stands
-apart.
+Both start from the same torch module and the same 1 024 calibration images and end with an int8 file. The time of onnxruntime
+includes the float export with torch.onnx, its pre-processing and `quantize_static` (per channel, QDQ, MinMax). Rounds are
+interleaved in one process; minimum and median are over rounds. The first call of a process also imports modules on first use, so
+it is reported separately.
 Run: `DYNCOMPRESS_DATA=... python -m benchmarks.speed [--recipes edge-int8 ...] [--rounds 3]`
 """
 
@@ -27,7 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import dyncompress as dc
 from dyncompress import deployment
-from dyncompress.progress import NoStep, Step
+from dyncompress.types.progress import NoStep, Step
 from tests.data import cifar10, resnet20
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,15 +36,15 @@ PEER = "onnxruntime quantize_static"
 
 
 class Clock:
-    """A progress that keeps the wall and processor seconds of every phase."""
+    """A `Progress` that stores the wall and processor seconds of every phase."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start without phases."""
         self.phases: dict[str, list[float]] = {}
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Time one phase; one that comes again is added."""
+        """Time one phase; the times of a repeated phase are added."""
         wall, own = time.perf_counter(), time.process_time()
         yield NoStep()
         known = self.phases.setdefault(name, [0.0, 0.0])
@@ -53,19 +53,19 @@ class Clock:
 
 
 class Reader(quantization.CalibrationDataReader):
-    """Calibration batches as the peer reads them."""
+    """Calibration batches for onnxruntime's quantizer."""
 
     def __init__(self, images: np.ndarray) -> None:
-        """Batches of 128."""
+        """Split the images into batches of 128."""
         self.batches = iter([{"x": images[i : i + 128]} for i in range(0, len(images), 128)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch."""
+        """Return the next batch, or None at the end."""
         return next(self.batches, None)
 
 
 def peer(model: torch.nn.Module, images: np.ndarray, clock: Clock) -> int:
-    """onnxruntime's own way from a torch module to an int8 file; its bytes."""
+    """Make an int8 file from a torch module with onnxruntime's own tools; returns the bytes of the file."""
     with tempfile.TemporaryDirectory() as folder:
         raw, ready, out = (str(Path(folder) / name) for name in ("raw.onnx", "ready.onnx", "int8.onnx"))
         with clock.phase("export"):
@@ -82,12 +82,12 @@ def peer(model: torch.nn.Module, images: np.ndarray, clock: Clock) -> int:
 
 
 def ours(recipe: str, model: torch.nn.Module, images: np.ndarray, clock: Clock) -> int:
-    """One call of `compress`; the file's bytes."""
+    """Call `compress` once; returns the bytes of the file."""
     return len(dc.compress(model, recipe, target=TARGET, calibration=images, progress=clock).content)
 
 
 def main() -> None:
-    """Time, print, write the JSON."""
+    """Time both, print and write the JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--recipes", nargs="+", default=["edge-int8"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def summed(seen: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first call, and minimum and median of the others; phases as medians."""
+    """The first call, the minimum and median of the others, and the medians of the phases."""
     first, *others = seen
     kinds = ("wall", "processor")
     return {

@@ -1,12 +1,12 @@
-"""What theory says of layers against what compressing them does: the tables of docs/theory/earning_its_place.md.
+"""Predictions of theory against the measured effect of compression: the tables of docs/theory/earning_its_place.md.
 
-    DYNCOMPRESS_DATA=... python -m benchmarks.theory_zoo          # trains the networks, about 40 minutes of one core
-    DYNCOMPRESS_DATA=... python -m benchmarks.theory_damage       # every layer compressed alone
-    DYNCOMPRESS_DATA=... python -m benchmarks.theory_allocation   # every allocator's plans
-    python -m benchmarks.theory [--prior]                         # results/theory.json and the tables; --prior: the shipped prior
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_zoo          # trains the networks, about 40 minutes on one core
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_damage       # compresses every layer alone
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_allocation   # the plans of every allocator
+    python -m benchmarks.theory [--prior]                         # results/theory.json, the tables; --prior: the shipped prior
 
-Intervals are 95 %, from 2 000 resamples of networks (and of the layers within, where ranks are compared): they say what another
-zoo of this kind might show, and a dozen networks are few.
+Intervals are 95 %, from 2 000 resamples of networks (and of the layers of each network, where ranks are compared). They describe
+what another set of such networks might show; a dozen networks are few.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from benchmarks.theory_allocation import (
     SHARES,
     evidence,
     features_of,
+    networks_to_learn_from,
     prior_without,
-    teachers,
 )
 from benchmarks.theory_damage import BOLD, LEVELS, known
 from benchmarks.theory_zoo import OUT, ZOO
@@ -46,7 +46,7 @@ TUNED = ("alpha_pruning", "farms", "depth_linear")
 
 # ---------------------------------------------------------------- statistics
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation of the finite pairs; nan below four."""
+    """Rank correlation of the finite pairs; nan if there are fewer than four."""
     both = np.isfinite(one) & np.isfinite(other)
     if both.sum() < 4 or np.ptp(one[both]) == 0 or np.ptp(other[both]) == 0:
         return float("nan")
@@ -54,7 +54,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def interval(values: Sequence[float], statistic: Callable[[np.ndarray], Any] = np.mean) -> tuple[float, float, float]:
-    """Mean over networks and its 95 % interval, networks resampled."""
+    """The mean over networks and its 95 % interval, from resampled networks."""
     found = np.array([v for v in values if np.isfinite(v)])
     if not len(found):
         return float("nan"), float("nan"), float("nan")
@@ -64,11 +64,13 @@ def interval(values: Sequence[float], statistic: Callable[[np.ndarray], Any] = n
 
 
 def resampled(columns: Sequence[Sequence[np.ndarray]], truths: Sequence[np.ndarray]) -> list[tuple[float, float, float]]:
-    """Mean rank correlation of each column with the truth, and of the differences from the first, networks and layers resampled.
+    """The mean rank correlation of each column with the truth, and the differences from the first column, with intervals.
+
+    Networks and layers are resampled.
 
     Args:
-        columns: predictors, each with one array a network.
-        truths: one array a network.
+        columns: predictors, each with one array for each network.
+        truths: one array for each network.
 
     Returns:
         For every column (mean, low, high), then for every column but the first the difference from the first.
@@ -76,7 +78,7 @@ def resampled(columns: Sequence[Sequence[np.ndarray]], truths: Sequence[np.ndarr
     rng = np.random.default_rng(0)
 
     def means(nets: Sequence[int], rows: Sequence[np.ndarray]) -> np.ndarray:
-        """Over networks, one number a column."""
+        """The mean over networks, one number for each column."""
         table = [[spearman(column[n][r], truths[n][r]) for column in columns] for n, r in zip(nets, rows, strict=True)]
         return np.nanmean(np.array(table), axis=0)
 
@@ -93,16 +95,16 @@ def resampled(columns: Sequence[Sequence[np.ndarray]], truths: Sequence[np.ndarr
     return own + [(float(m - found[0]), float(a), float(b)) for m, a, b in zip(found[1:], below, above, strict=True)]
 
 
-# ---------------------------------------------------------------- a: measures against damage
+# ---------------------------------------------------------------- a: measures against divergence
 def at_level(found: Mapping[str, Any], level: float, key: str) -> np.ndarray:
-    """One number a layer, of its option at this level; nan where it has none."""
+    """One number for each layer, of its option at this level; nan where the layer has none."""
     return np.array(
         [next((o[key] for o in layer["options"] if o["level"] == level and key in o), np.nan) for layer in found["layers"]]
     )
 
 
 def correlations(action: str) -> list[dict[str, Any]]:
-    """Every measure and every other predictor against the damage on test examples."""
+    """Rank correlations of every measure and every other predictor with the divergence on test examples."""
     nets, rows = list(known(action)), []
     for level in LEVELS[action]:
         truths = [at_level(found, level, "truth") for found in nets]
@@ -125,7 +127,7 @@ def correlations(action: str) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- e2: Fisher and measures together
 def joined(action: str) -> dict[str, Any]:
-    """Rank correlations with the damage of Fisher's harm alone, the measures alone, and both, priors learned elsewhere."""
+    """Rank correlations of Fisher information, of the measures and of both with the divergence; priors from other networks."""
     nets, level = list(known(action)), BOLD[action]
     truths, columns = [at_level(found, level, "truth") for found in nets], {"fisher": [], "measures": [], "fisher + measures": []}
     columns |= {"measures without a record": [], "fisher + stable_rank": [], "fisher + farms": [], "fisher + hill": []}
@@ -154,7 +156,7 @@ def joined(action: str) -> dict[str, Any]:
 
 
 def recorded(action: str) -> list[dict[str, Any]]:
-    """Of the recorded networks: increments, which need no data, against Fisher information."""
+    """For the recorded networks: increments, which need no data, against Fisher information."""
     nets = [found for found in known(action) if "increments" in found["layers"][0]["options"][0]]
     rows = []
     for level in LEVELS[action]:
@@ -166,27 +168,27 @@ def recorded(action: str) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- b, c, d, f: allocators
 def plans(action: str) -> dict[str, list[dict[str, Any]]]:
-    """Network -> its rows."""
+    """The rows of each network."""
     files = {name: OUT / f"{name}_{action}_plans.json" for name in ZOO}
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 
 
 def tuned(found: Mapping[str, list[dict[str, Any]]], budget: float) -> dict[str, dict[str, dict[str, Any]]]:
-    """Network -> rival -> row; a tuned rule's constant is the best on the calibration examples of the other networks."""
+    """Network -> allocator -> row. A tuned rule takes the constant that is best on the other networks' calibration examples."""
     rows = {name: {row["rival"]: row for row in found[name] if row["budget"] == budget and "seen" in row} for name in found}
     for rule in TUNED:
         for name in rows:
             others = [rows[other] for other in rows if other != name]
             tried = [rival for rival in rows[name] if rival.startswith(rule + " ")]
             if tried:
-                # mean log divergence: a network that is hard doesn't decide alone
+                # mean log divergence, so that a single hard network does not decide
                 cost = {t: np.mean([np.log(max(other[t]["seen"], 1e-9)) for other in others if t in other]) for t in tried}
                 rows[name][f"{rule}, tuned"] = rows[name][min(cost, key=lambda t: float(cost[t]))]
     return rows
 
 
 def merged(row: Mapping[str, Mapping[str, Any]], rival: str) -> tuple[float, float]:
-    """Divergence (geometric mean over seeds) and accuracy of a rival; seeds are numbered after its name."""
+    """Divergence (geometric mean over seeds) and accuracy of an allocator; seeds are numbered after its name."""
     head, _, tail = rival.partition(",")
     names = [n for n in row if n == rival or (n.startswith(head + " ") and n.endswith(tail) and n[len(head) + 1 :][:1].isdigit())]
     if rival in row:
@@ -198,14 +200,14 @@ def merged(row: Mapping[str, Mapping[str, Any]], rival: str) -> tuple[float, flo
 
 
 def rivals(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names in the order of the tables; seeds and tuned constants are merged."""
+    """Names of the allocators in the order of the tables; seeds and tuned constants are merged."""
     found = dict.fromkeys(name for row in rows.values() for name in row)
     plain = [n for n in found if not n.startswith(("random ", "shuffled ")) and not n.startswith(tuple(f"{t} " for t in TUNED))]
     return [*plain, "random", *(f"shuffled, {share:g} probes" for share in SHARES)]
 
 
 def allocations(action: str) -> list[dict[str, Any]]:
-    """Every allocator against the uniform one: ratio of divergences, difference of accuracies."""
+    """The ratio of divergences and the difference of accuracies of every allocator to the uniform one."""
     table = []
     for budget in BUDGETS[action]:
         rows = tuned(plans(action), budget)
@@ -225,7 +227,7 @@ def allocations(action: str) -> list[dict[str, Any]]:
 
 
 def against(action: str, own: str, others: Sequence[str]) -> list[dict[str, Any]]:
-    """Ratio of divergences of one allocator to each of others, mean over networks and budgets."""
+    """The ratio of divergences of one allocator to each of `others`, mean over networks and budgets."""
     table = []
     read = [tuned(plans(action), budget) for budget in BUDGETS[action]]
     for other in others:
@@ -240,7 +242,7 @@ def against(action: str, own: str, others: Sequence[str]) -> list[dict[str, Any]
 
 
 def closed(action: str) -> list[dict[str, Any]]:
-    """The share of the gap from data-free theory to full probing that few probes close, in log divergence."""
+    """The share of the gap between data-free theory and full probing that few probes close, in log divergence."""
     table, read = [], [tuned(plans(action), budget) for budget in BUDGETS[action]]
     for prior in ("theory", "theory without a record", "no measures", "shuffled"):
         for share in SHARES:
@@ -265,12 +267,12 @@ def closed(action: str) -> list[dict[str, Any]]:
 
 
 def right_of(row: Mapping[str, Any]) -> np.ndarray:
-    """1 where the answer was right, `[n]`."""
+    """1 for each correct answer, `[n]`."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))[: row["tests"]].astype(float)
 
 
 def informed(action: str, own: str) -> list[dict[str, Any]]:
-    """Of every network and budget: the fully informed allocator against the best null model, paired over test examples."""
+    """For every network and budget: the fully informed allocator against the best null model, paired over test examples."""
     table, nulls = [], None
     for budget in BUDGETS[action]:
         for name, row in tuned(plans(action), budget).items():
@@ -287,12 +289,12 @@ def informed(action: str, own: str) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- writing
 def shown(value: float, low: float, high: float, digits: int = 2) -> str:
-    """`.63 [.41, .80]`."""
+    """A value with its interval, such as `0.63 [0.41, 0.80]`."""
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def weakness(row: Mapping[str, Any]) -> float:
-    """Smaller for stronger correlations, of either sign."""
+    """A sort key: smaller for stronger correlations of either sign."""
     return -abs(row["rho"]) if np.isfinite(row["rho"]) else 0.0
 
 
@@ -305,7 +307,7 @@ def pivoted(
     at: float,
     order: Callable[[Mapping[str, Any]], float],
 ) -> Iterator[str]:
-    """A table with a row for each `name` and a column for each of `columns`, in the order of the rows `at` one of them."""
+    """A table with a row for each `name` and a column for each of `columns`; `order` sorts the rows by their cell at `at`."""
     by: dict[str, dict[float, Mapping[str, Any]]] = {}
     for row in rows:
         by.setdefault(row[name], {})[row[column]] = row
@@ -319,14 +321,14 @@ def pivoted(
 
 
 def pages(result: Mapping[str, Any]) -> Iterator[str]:
-    """The tables, in markdown."""
+    """The tables in Markdown."""
     for action, title in (("zeros", "Zeros by magnitude"), ("bits", "Widths")):
         part = result[action]
         count = len(part["joined"]["networks"]["fisher"])
-        yield f"### {title}: rank correlation with the damage of one layer, mean over {count} networks"
+        yield f"### {title}: rank correlation with the divergence of one layer, mean over {count} networks"
         levels = LEVELS[action]
         yield from pivoted(part["correlations"], "predictor", "level", "rho", levels, BOLD[action], weakness)
-        yield "| predictor at the bold level, coefficients from other networks | rank correlation | beyond Fisher |"
+        yield "| predictor at the strong level, coefficients from other networks | rank correlation | beyond Fisher |"
         yield "|---|---|---|"
         for name, value in part["joined"]["rho"].items():
             beyond = part["joined"]["beyond_fisher"].get(name)
@@ -362,14 +364,14 @@ def pages(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def shipped_prior() -> str:
-    """The prior learned on every network, as the file that recipes name."""
+    """The text of the prior that is learned on every network and that recipes name."""
     import tomllib
 
     head = "# Learned by `python -m benchmarks.theory --prior` on the networks that each table names; docs/theory/prior.md."
     lines = [head, "schema = 1"]
     for kind, action in (("pruning", "zeros"), ("quantization", "bits")):
         for base, features in (("error", RECORDED), ("fisher", INFORMED)):
-            prior = learned([evidence(found, features, base) for found in teachers("", action)], features)
+            prior = learned([evidence(found, features, base) for found in networks_to_learn_from("", action)], features)
             plain = prior_to_table(prior)
             for part, keys in {"": plain, ".coefficients": plain["coefficients"], ".covariance": plain["covariance"]}.items():
                 lines += ["", f"[{kind}.{base}{part}]"]
@@ -380,7 +382,7 @@ def shipped_prior() -> str:
 
 
 def main() -> int:
-    """Compute, print and write."""
+    """Compute, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prior", action="store_true")
     if parser.parse_args().prior:

@@ -1,8 +1,8 @@
-"""What one layer's compression really does, for every network of the zoo: the truth that measures are held against.
+"""The divergence when one layer alone is compressed, for every network of the zoo: the truth that predictions are compared with.
 
-Of each network: every measure's value, the exact errors of every choice, the Fisher-weighted output error, and the divergence
-when one layer alone is compressed and moments are matched, on 256 calibration examples (what a probe sees) and on test examples.
-Zeros are made by magnitude, widths by the rounding of least squared error; both leave all else as it is.
+For each network: the value of every measure, the exact error of every option, the Fisher-weighted output error, and the
+divergence when one layer alone is compressed and moments are matched, on 256 calibration examples (the probe) and on test
+examples. Zeros are chosen by magnitude, and weights are rounded with the least squared error. Nothing else changes.
 
     DYNCOMPRESS_DATA=... python -m benchmarks.theory_damage [--only NAME ...] [--actions zeros bits]     # into out/theory
 """
@@ -22,26 +22,26 @@ import numpy as np
 
 import dyncompress as dc
 from benchmarks.theory_zoo import OUT, ZOO, trained
-from dyncompress.divergence import per_example
 from dyncompress.measures import MEASURES
-from dyncompress.opening import Opened, first_examples, opened, outputs, with_run
+from dyncompress.measures.divergence import per_example
+from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.task import Opened, first_examples, opened, outputs, with_run
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.realisation import pruned_weight, rounded_weight
-from dyncompress.recipe import Recipe
+from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Budget, HessianSpectrum, NoiseGain, Profile, SetWeight, Weight
 
 CALIBRATION, PROBED = 1024, 256
-LARGE = ("resnet20", "resnet44")  # fewer test examples, and no measure that takes many derivatives
+LARGE = ("resnet20", "resnet44")  # with fewer test examples, and without measures that need many derivatives
 SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 WIDTHS = (8, 6, 5, 4, 3, 2)
-LEVELS = {"zeros": (0.3, 0.5, 0.7, 0.8, 0.9), "bits": (4, 3, 2)}  # that are probed and judged
-BOLD = {"zeros": 0.7, "bits": 3}  # of a layer's one probe
+LEVELS = {"zeros": (0.3, 0.5, 0.7, 0.8, 0.9), "bits": (4, 3, 2)}  # levels that are probed and evaluated
+BOLD = {"zeros": 0.7, "bits": 3}  # level of the single probe of a layer
 
 
 @cache
 def recipe_of(action: str, large: bool) -> Recipe:
-    """The choices of an action and all measures."""
+    """A recipe with the options of an action and all measures."""
     left_out = (HessianSpectrum, NoiseGain) if large else ()
     measures = {name: make() for name, make in MEASURES.items()}
     measures = {name: m for name, m in measures.items() if not any(isinstance(need, left_out) for need in m.needs)}
@@ -56,13 +56,13 @@ class Setting:
     """A network opened for one action.
 
     Attributes:
-        name, action: which.
-        start: the network on its calibration data.
-        recipe: its choices and measures.
+        name, action: the network and the action.
+        start: the network with its calibration data.
+        recipe: its options and measures.
         profile: measured once.
         x, y: test examples.
-        weights: what realises choices.
-        motion: layer -> harm of every option as the recorded increments tell it; empty without a record.
+        weights: layer -> observation of its weight, from which options are carried out.
+        motion: layer -> distortion of every option, predicted from the recorded increments; empty without a trajectory.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Setting:
     motion: Mapping[str, list[float]] = field(default_factory=dict)
 
     def changed(self, choices: Mapping[str, Any]) -> list[SetWeight]:
-        """The edits of a plan's choices."""
+        """The edits that carry out the options of a plan."""
         found = []
         for layer, choice in choices.items():
             observation = self.weights[layer]
@@ -85,13 +85,13 @@ class Setting:
         return found
 
     def realised(self, choices: Mapping[str, Any], examples: int = PROBED) -> Any:
-        """The network under these choices, moments matched."""
+        """The network with these options carried out and its moments matched."""
         edited = self.start.door.edited(self.changed(choices))
         return edited.matched(self.start.door, first_examples(self.start.batches, examples))[0]
 
 
 def setting(name: str, action: str, tests: int) -> Setting:
-    """Train or load, open, and measure."""
+    """Train or load the network, open it, and measure it."""
     model, run = trained(name)
     recipe = recipe_of(action, name in LARGE)
     x, _ = ZOO[name].data("train", CALIBRATION)
@@ -108,18 +108,18 @@ def setting(name: str, action: str, tests: int) -> Setting:
 
 
 def level(choice: Any) -> float:
-    """The share of zeros or the width: whatever the action changes."""
+    """The sparsity or the width, whichever the action changes."""
     return choice.sparsity if choice.weight_bits == 32 else choice.weight_bits
 
 
 def scores(setting: Setting, door: Any) -> np.ndarray:
-    """On the test examples."""
+    """The scores of a model on the test examples."""
     name = next(iter(setting.start.batches[0]))
     return outputs(door, [{name: part} for part in setting.x.split(250)])[0]
 
 
 def examined(name: str, action: str, tests: int) -> dict[str, Any]:
-    """Everything about one network and action, plain values."""
+    """The results of one network and action, as plain values."""
     clock = time.process_time()
     here = setting(name, action, tests)
     profile, door = here.profile, here.start.door
@@ -131,8 +131,8 @@ def examined(name: str, action: str, tests: int) -> dict[str, Any]:
         rows: list[dict[str, float]] = [
             {"level": level(o.choice), "error": o.change.error if o.change else 0.0, "fisher": o.distortion} for o in options
         ]
-        for row, harm in zip(rows, here.motion.get(layer, ()), strict=False):
-            row["increments"] = harm
+        for row, distortion in zip(rows, here.motion.get(layer, ()), strict=False):
+            row["increments"] = distortion
         for row, option in zip(rows, options, strict=True):
             if row["level"] not in LEVELS[action]:
                 continue
@@ -161,19 +161,19 @@ def examined(name: str, action: str, tests: int) -> dict[str, Any]:
 
 
 def path(name: str, action: str) -> Path:
-    """Where a network's truth is kept."""
+    """The file of a network's results."""
     return OUT / f"{name}_{action}.json"
 
 
 def known(action: str) -> Iterator[dict[str, Any]]:
-    """What has been examined, in the zoo's order."""
+    """The results that exist, in the order of the zoo."""
     for name in ZOO:
         if path(name, action).is_file():
             yield json.loads(path(name, action).read_text())
 
 
 def asked(description: str | None) -> list[tuple[str, str]]:
-    """The networks and actions that the command line names; all where it names none."""
+    """The networks and actions that the command line names; all if it names none."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", nargs="*", default=list(ZOO))
     parser.add_argument("--actions", nargs="*", default=list(LEVELS))
@@ -182,7 +182,7 @@ def asked(description: str | None) -> list[tuple[str, str]]:
 
 
 def main() -> None:
-    """Examine what is missing."""
+    """Compute the results that are missing."""
     for name, action in asked(__doc__):
         if not path(name, action).is_file():
             found = examined(name, action, 500 if name in LARGE else 1000)

@@ -1,8 +1,8 @@
-"""What heavy-tailed noise in training does to compressibility: a network with one hidden layer, noise added after every step.
+"""The effect of heavy-tailed noise in training on compressibility: one hidden layer, with noise added after every step.
 
 theta <- theta - rate * gradient + sigma * rate^(1/alpha) * xi, xi alpha-stable and rotationally invariant for each hidden
-neuron's incoming weights; the outer layer is fixed. Source: Wan, Barsbey, Zaidi, Simsekli, ICML 2024 (arXiv 2306.08125), whose
-theorem needs steps too small to run; what is shown here is the practice. Each sigma and alpha of the grid is reported.
+neuron's incoming weights; the outer layer is fixed. Source: Wan, Barsbey, Zaidi, Simsekli, ICML 2024 (arXiv 2306.08125). Their
+theorem needs step sizes that are too small to run; this benchmark uses practical ones. Each sigma and alpha is reported.
 
     DYNCOMPRESS_DATA=... python -m benchmarks.theory_noise       # writes results/theory_noise.json
 """
@@ -25,7 +25,7 @@ from dyncompress.types import Layer, Observation, Weight
 RESULT = Path(__file__).parent / "results" / "theory_noise.json"
 WIDTH, RATE, BATCH, STEPS = 1000, 0.05, 64, 6000
 ALPHAS, SIGMAS, SEEDS = (2.0, 1.9, 1.75), (0.0, 0.001, 0.003), (0, 1)
-KEPT = (0.5, 0.2, 0.1, 0.05)  # shares of neurons, and of weights
+KEPT = (0.5, 0.2, 0.1, 0.05)  # shares of neurons, and of weights, that are kept
 
 
 def stable(rows: int, columns: int, alpha: float, generator: torch.Generator) -> Tensor:
@@ -41,7 +41,7 @@ def stable(rows: int, columns: int, alpha: float, generator: torch.Generator) ->
 
 
 def trained(alpha: float, sigma: float, seed: int) -> nn.Sequential:
-    """The network, its outer layer fixed."""
+    """The trained network; its outer layer is fixed."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     x, y = digits("train", 60_000)
@@ -62,14 +62,14 @@ def trained(alpha: float, sigma: float, seed: int) -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(model: nn.Module) -> float:
-    """On the test digits."""
+    """The accuracy on the test digits."""
     x, y = digits("test", 10_000)
     return float((model(x).argmax(1) == y).float().mean())
 
 
 @torch.no_grad()
 def pruned(model: nn.Sequential, share: float, neurons: bool) -> float:
-    """Accuracy with the largest share of the inner layer's neurons, by norm, or of its weights."""
+    """The accuracy if only the largest share of the inner layer's neurons (by norm) or weights is kept."""
     inner: nn.Linear = model[1]  # type: ignore[assignment]
     before = inner.weight.clone()
     size = before.norm(dim=1) if neurons else before.abs().flatten()
@@ -81,7 +81,7 @@ def pruned(model: nn.Sequential, share: float, neurons: bool) -> float:
 
 
 def examined(alpha: float, sigma: float, seed: int) -> dict[str, Any]:
-    """One run."""
+    """The results of one run."""
     model = trained(alpha, sigma, seed)
     weight = model[1].weight.detach()
     seen = Observation(Layer("inner", "linear", tuple(weight.shape), 0), {Weight(): weight})
@@ -93,7 +93,7 @@ def examined(alpha: float, sigma: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The grid; without noise there is one alpha."""
+    """Run the grid; without noise there is one alpha."""
     rows = []
     for seed in SEEDS:
         for sigma in SIGMAS:

@@ -1,8 +1,8 @@
-"""Steps chosen from the recorded end of training, without any data, against steps from Fisher information, at equal bytes.
+"""Step sizes from the recorded end of training, without any data, against step sizes from Fisher information, at equal bytes.
 
-For every network of the zoo whose training was recorded: the recipe `trajectory` (the record and the weights), the recipe
-`packed` with 1 024 calibration examples, and `packed` with layers one by one, not in sequence; activations in float, so that the
-weights alone are compared. Differences of accuracy are paired over the test examples, 95 % intervals.
+Three recipes are compared on every network of the zoo whose training was recorded: `trajectory` (recorded training and weights),
+`packed` with 1 024 calibration examples, and `packed` without sequential compression. Activations stay float, so that the weights
+alone are compared. Differences of accuracy are paired over the test examples, with 95 % intervals.
 
     DYNCOMPRESS_DATA=... python -m benchmarks.theory_steps       # needs the networks of benchmarks.theory_zoo
 """
@@ -19,8 +19,8 @@ import torch
 
 import dyncompress as dc
 from benchmarks.theory_zoo import ZOO, trained
-from dyncompress.divergence import divergence
-from dyncompress.recipe import Recipe
+from dyncompress.measures.divergence import divergence
+from dyncompress.recipe.recipe import Recipe
 
 ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis
 RESULT = Path(__file__).parent / "results" / "theory_steps.json"
@@ -29,7 +29,7 @@ TESTS = 5000
 
 
 def recipes() -> dict[str, Recipe]:
-    """Who chooses the steps; all on the grid, where the recipe without data rounds too."""
+    """The recipes by the source of their step sizes. All round to a grid, because the recipe without data does."""
     on_grid = dc.load_recipe("packed", ON_GRID)
     packed = replace(on_grid, activation_bits=32, steps=dc.load_recipe("trajectory").steps)
     return {
@@ -40,13 +40,13 @@ def recipes() -> dict[str, Recipe]:
 
 
 def answered(model: torch.nn.Module, x: torch.Tensor) -> np.ndarray:
-    """Scores of all examples."""
+    """The scores of all examples."""
     with torch.no_grad():
         return torch.cat([model(part) for part in x.split(250)]).numpy()
 
 
 def compared(name: str) -> list[dict[str, Any]]:
-    """A row for each recipe and budget."""
+    """The rows of a network, one for each recipe and budget."""
     model, run = trained(name)
     x, y = ZOO[name].data("test", TESTS)
     few = ZOO[name].data("train", 1024)[0]
@@ -71,7 +71,7 @@ def compared(name: str) -> list[dict[str, Any]]:
 
 
 def _paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracies, and what each gains on the Fisher rule, in points."""
+    """Add the accuracies, and the gain over the Fisher rule in points."""
     right = {(row["steps"], row["bytes"]): np.array(row.pop("right"), float) for row in rows if "right" in row}
     for row in rows:
         own, rule = right.get((row["steps"], row["bytes"])), right.get(("fisher", row["bytes"]))
@@ -83,7 +83,7 @@ def _paired(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Every network, written as it goes."""
+    """Compute the rows of every network, and write them after each network."""
     rows: list[dict[str, Any]] = []
     for name, network in ZOO.items():
         if network.epochs:

@@ -1,9 +1,9 @@
-"""The networks of `benchmarks.theory`: trained by itself on real data, the end of each training recorded, none of it committed.
+"""The networks of `benchmarks.theory`, trained on real data with the end of training recorded. Nothing of this is committed.
 
-Five families on pictures, speech and text. Rates, batches and depths differ on purpose; none was tuned. The last `STEPS` steps
-run at a constant rate, a tenth of the first, and every fifth is recorded.
+There are five families on images, speech and text. Learning rates, batch sizes and depths differ on purpose; none was tuned. The
+last `STEPS` steps run at a constant learning rate, a tenth of the first one, and every fifth of them is recorded.
 
-    DYNCOMPRESS_DATA=... python -m benchmarks.theory_zoo [--only NAME ...]      # trains what out/theory lacks
+    DYNCOMPRESS_DATA=... python -m benchmarks.theory_zoo [--only NAME ...]      # trains the networks that out/theory lacks
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def digits(split: str, n: int) -> Split:
 
 @cache
 def spoken(split: str, n: int) -> Split:
-    """Spoken digits as log-magnitude spectrograms `[n, 64, 64]`, frequencies as channels; takes 0 to 4 are the test."""
+    """Spoken digits as log-magnitude spectrograms `[n, 64, 64]`, frequencies as channels; takes 0 to 4 are the test set."""
     waves, labels = [], []
     with zipfile.ZipFile(data_file("fsdd_wav.zip")) as archive:
         for name in sorted(name for name in archive.namelist() if name.endswith(".wav")):
@@ -66,7 +66,7 @@ def spoken(split: str, n: int) -> Split:
 
 @cache
 def characters(split: str, n: int) -> Split:
-    """Windows of 32 characters of Shakespeare and the character that follows; the last tenth of the text is the test."""
+    """Windows of 32 characters of Shakespeare and the next character; the last tenth of the text is the test set."""
     text = data_file("text/tinyshakespeare.txt").read_bytes()
     ids = torch.tensor(list(text))
     ids = torch.searchsorted(ids.unique(), ids)
@@ -78,7 +78,7 @@ def characters(split: str, n: int) -> Split:
 
 # ---------------------------------------------------------------- networks
 def perceptron(width: int, depth: int, norms: bool) -> nn.Module:
-    """`depth` linear layers on MNIST."""
+    """A perceptron of `depth` linear layers on MNIST."""
     parts: list[nn.Module] = [nn.Flatten()]
     for inputs in (784, *[width] * (depth - 2)):
         parts += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if norms else []), nn.ReLU()]
@@ -86,18 +86,18 @@ def perceptron(width: int, depth: int, norms: bool) -> nn.Module:
 
 
 def plain(channels: int, widths: tuple[int, ...], norms: bool) -> nn.Module:
-    """Convolutions in a chain, half the resolution whenever the width grows."""
+    """A plain convolutional network that halves the resolution whenever the width grows."""
     parts: list[nn.Module] = []
     for inputs, outputs in zip((channels, *widths[:-1]), widths, strict=True):
         stride = 1 + (outputs > inputs)
         parts += [nn.Conv2d(inputs, outputs, 3, stride, 1), *([nn.BatchNorm2d(outputs)] if norms else []), nn.ReLU()]
-        # without norms, torch's own start is too small for a chain
+        # without normalisation, torch's default initialisation is too small for a plain network
         nn.init.kaiming_normal_(parts[-3 if norms else -2].weight, nonlinearity="relu")
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
 
 
 def residual(channels: int, width: int, blocks: int) -> nn.Module:
-    """The CIFAR ResNets' design at another width and depth."""
+    """A CIFAR ResNet of another width and depth."""
     stem = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     stages = [
         Block(width * 2 ** max(stage - (i == 0), 0), width * 2**stage, 1 + (i == 0 and stage > 0))
@@ -108,7 +108,7 @@ def residual(channels: int, width: int, blocks: int) -> nn.Module:
 
 
 def listener(width: int, layers: int) -> nn.Module:
-    """Convolutions over time, frequencies as channels."""
+    """One-dimensional convolutions over time, with frequencies as channels."""
     parts: list[nn.Module] = []
     for i in range(layers):
         parts += [nn.Conv1d(64 if i == 0 else width, width, 5, 1 + i % 2, 2, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
@@ -119,14 +119,14 @@ class Reader(nn.Module):
     """A decoder-only transformer that scores the next character."""
 
     def __init__(self, width: int, depth: int, words: int = 65, length: int = 32) -> None:
-        """Build `depth` blocks of attention and a perceptron."""
+        """Build `depth` blocks."""
         super().__init__()
         self.words, self.places = nn.Embedding(words, width), nn.Parameter(0.02 * torch.randn(length, width))
         self.blocks = nn.ModuleList(ReaderBlock(width) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, words)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`[n, length]` -> scores `[n, words]` of what follows."""
+        """Characters `[n, length]` -> scores `[n, words]` of the next character."""
         x = self.words(tokens) + self.places
         for block in self.blocks:
             x = block(x)
@@ -134,10 +134,10 @@ class Reader(nn.Module):
 
 
 class ReaderBlock(nn.Module):
-    """Attention with four heads, then two linear layers."""
+    """A transformer block: attention with four heads, then two linear layers."""
 
     def __init__(self, width: int) -> None:
-        """Build it."""
+        """Build the block."""
         super().__init__()
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
@@ -157,11 +157,11 @@ class Network:
     """How one network is made.
 
     Attributes:
-        family: of `FAMILIES`.
-        build: the module at random, or trained already where `epochs` is 0.
+        family: one of `FAMILIES`.
+        build: makes the module with random weights, or a pretrained one if `epochs` is 0.
         data: (split, n) -> inputs and labels.
         images: training examples used.
-        rate, batch, epochs: of SGD with momentum 0.9, of AdamW for text.
+        rate, batch, epochs: of SGD with momentum 0.9 (AdamW for text).
     """
 
     family: str
@@ -192,7 +192,7 @@ ZOO = {
 
 # ---------------------------------------------------------------- training
 def trained(name: str) -> tuple[nn.Module, Path | None]:
-    """The network in eval mode and the record of its training's end (None: it came trained)."""
+    """The network in eval mode, and the file of its recorded trajectory (None for a pretrained network)."""
     spec, weights, run = ZOO[name], OUT / f"{name}.pt", OUT / f"{name}.npz"
     torch.manual_seed(list(ZOO).index(name))
     model = spec.build()
@@ -206,7 +206,7 @@ def trained(name: str) -> tuple[nn.Module, Path | None]:
 
 
 def _train(name: str, spec: Network, model: nn.Module, run: Path) -> None:
-    """SGD, the last steps at a tenth of the rate and recorded."""
+    """Train by SGD; the last steps have a tenth of the learning rate and are recorded."""
     OUT.mkdir(parents=True, exist_ok=True)
     x, y = spec.data("train", spec.images)
     optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=spec.rate, momentum=0.9, weight_decay=5e-4)
@@ -231,7 +231,7 @@ def _train(name: str, spec: Network, model: nn.Module, run: Path) -> None:
 
 
 def _moved(x: Tensor) -> Tensor:
-    """Colour pictures flipped and shifted by chance; other inputs as they are."""
+    """Augment colour images by random flips and shifts; return other inputs unchanged."""
     if x.ndim != 4 or x.shape[1] != 3:
         return x
     x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
@@ -240,7 +240,7 @@ def _moved(x: Tensor) -> Tensor:
 
 
 def accuracy(name: str) -> float:
-    """On 2 000 test examples."""
+    """The accuracy on 2 000 test examples."""
     model, spec = trained(name)[0], ZOO[name]
     x, y = spec.data("test", 2000)
     with torch.no_grad():
@@ -248,7 +248,7 @@ def accuracy(name: str) -> float:
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Train the networks that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(ZOO))
     for name in parser.parse_args().only:

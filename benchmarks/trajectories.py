@@ -1,13 +1,15 @@
-"""Persistent-homology dimensions and magnitudes of a trajectory: one distance matrix, one factor, against a call for each size.
+"""The time for persistent-homology dimensions and magnitudes of a trajectory, against a separate call for each size.
 
-`ph schedule`: the lifetime sums of one schedule of subsamples (200 to 950 of 1 000 iterates, every 50) of a low-rank trajectory
-in 10 000 dimensions: from the points to the slope. The peer, ripser with maxdim=0, is called on every subset, as the code of
-Birdal et al. does with maxdim=1. Ten schedules are what `ph_dimension` itself reads.
-`magnitude`: magnitudes and positive magnitudes of 19 nested sizes, one Cholesky factor against a Cholesky solve for each size
-(the peer here is our own plain way), both from the same distances.
-All ways see the same subsets; each runs once a round, rounds interleaved in one process; minima over rounds of wall and processor
-time. The sum of a way's own parts is compared with its total. Threads matter: what ripser does beside distances uses one, and so
-do our trees. The file keeps one entry for each number of threads.
+`ph schedule`: the lifetime sums of one schedule of subsamples (200 to 950 of 1 000 iterates, in steps of 50) of a low-rank
+trajectory in 10 000 dimensions, from the points to the slope. Ours uses one distance matrix. ripser with maxdim=0 is called on
+every subset, as the code of Birdal et al. does with maxdim=1. `ph_dimension` itself uses ten schedules.
+
+`magnitude`: magnitudes and positive magnitudes of 19 nested sizes, from the same distances. One Cholesky factor is compared with
+a Cholesky solve for each size, which is our own plain implementation.
+
+All methods use the same subsets. Each runs once in each round, with rounds interleaved in one process; the figures are minima
+over rounds of wall and processor time. The sum of a method's parts is compared with its total. The number of threads matters:
+ripser uses one thread except for distances, and so do our trees. The file has one entry for each number of threads.
 Run: `OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2 python -m benchmarks.trajectories [--rounds 5]` (ripser: pip install ripser)
 """
 
@@ -41,10 +43,10 @@ POINTS, STEPS = 1900, 19
 
 
 class Parts:
-    """Wall and processor seconds of the parts of one way, in order."""
+    """Wall and processor seconds of the parts of one method, in order."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start without parts."""
         self.seconds: dict[str, tuple[float, float]] = {}
 
     def __call__(self, name: str, work: Callable[[], Any]) -> Any:
@@ -57,25 +59,25 @@ class Parts:
 
 
 def trajectory(seed: int = 0) -> np.ndarray:
-    """A walk in a few directions with a little noise in all, far from the origin, `[RECORDS, WIDTH]`."""
+    """A random walk in a few directions with small noise in all, far from the origin, `[RECORDS, WIDTH]`."""
     generator = np.random.default_rng(seed)
     walk = generator.standard_normal((RECORDS, RANK)).cumsum(axis=0) @ generator.standard_normal((RANK, WIDTH))
     return 10 * generator.standard_normal(WIDTH) + walk + 0.1 * generator.standard_normal((RECORDS, WIDTH))
 
 
 def slope(sums: list[float]) -> float:
-    """Of the logarithms of lifetime sums on those of the sizes, as a dimension."""
+    """The dimension from the slope of the logarithms of lifetime sums on those of the sizes."""
     return float(1 / (1 - np.polyfit(np.log(SIZES), np.log(sums), 1)[0]))
 
 
 def ours(points: np.ndarray, subsets: list[np.ndarray], parts: Parts) -> float:
-    """One distance matrix, a tree for each subset."""
+    """Our method: one distance matrix, and a tree for each subset."""
     distances = parts("distances", lambda: euclidean_distances(points))
     return slope(parts("trees", lambda: [float(tree_lengths(distances, subset).sum()) for subset in subsets]))
 
 
 def ripser_for_each(points: np.ndarray, subsets: list[np.ndarray], parts: Parts) -> float:
-    """The peer on each subset's points."""
+    """ripser on the points of each subset."""
     from ripser import ripser
 
     def lifetimes(subset: np.ndarray) -> float:
@@ -83,18 +85,18 @@ def ripser_for_each(points: np.ndarray, subsets: list[np.ndarray], parts: Parts)
         return float(bars[np.isfinite(bars)].sum())
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of more columns than rows
+        warnings.simplefilter("ignore")  # ripser warns of more columns than rows
         return slope([parts(str(len(subset)), lambda subset=subset: lifetimes(subset)) for subset in subsets])
 
 
 def ten_schedules(points: np.ndarray, subsets: list[np.ndarray], parts: Parts) -> float:
-    """The measure as it is: ten schedules of its own subsets, with their spread."""
+    """The whole measure: ten schedules of its own subsets, with their spread."""
     one = Observation(Layer("run", "run", (1, WIDTH), macs=0), {Iterates(): points})
     return parts("measure", lambda: PhDimension()(one).value)
 
 
 def one_factor(distances: np.ndarray, sizes: list[int], parts: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """Ours."""
+    """Our method: one Cholesky factor for all sizes."""
     curve = parts("all sizes", lambda: magnitude_curve(distances, 1.0, sizes))
     return curve.magnitude, curve.positive
 
@@ -111,7 +113,7 @@ def solve_for_each(distances: np.ndarray, sizes: list[int], parts: Parts) -> tup
 
 
 def interleaved(ways: dict[str, Callable[[Parts], Any]], rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Each way once a round; the first round warms up and isn't counted. Timings, and the last results."""
+    """Run each method once in each round; returns timings and the last results. The first round is a warm-up."""
     seen: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     results = {}
     for _ in range(rounds + 1):
@@ -125,7 +127,7 @@ def interleaved(ways: dict[str, Callable[[Parts], Any]], rounds: int) -> tuple[d
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Minima over rounds, all readings, and the largest share of a total that its parts don't explain."""
+    """Minima over rounds, all values, and the largest share of a total that its parts do not account for."""
     return {
         "wall": min(run["total"][0] for run in runs),
         "processor": min(run["total"][1] for run in runs),
@@ -136,7 +138,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Time, print, write the JSON."""
+    """Time all methods, print and write the JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
@@ -174,7 +176,7 @@ def main() -> None:
 
 
 def faster(timings: dict[str, Any], peer: str) -> dict[str, dict[str, float]]:
-    """How many times a peer's minimum is each of ours."""
+    """The minimum of the peer over that of each other method."""
     kinds = ("wall", "processor")
     return {n: {kind: timings[peer][kind] / run[kind] for kind in kinds} for n, run in timings.items() if n != peer}
 

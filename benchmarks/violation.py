@@ -1,7 +1,8 @@
-"""How often do certificates fail? At most as often as they say: every bound and the whole procedure on laws with known risk.
+"""The violation rates of every bound and of the whole procedure, on distributions with known risk.
 
-Each cell draws held-out sets from a law whose risk is known, runs the library's own function, and counts how often the truth lies
-outside. A cell is flagged where its count is above what `delta` allows by an exact binomial test, Bonferroni over the cells.
+Each cell draws held-out sets from a distribution whose risk is known, runs the library's own function, and counts how often the
+truth lies outside the bound. A cell is flagged if an exact binomial test, with a Bonferroni correction over the cells, finds that
+its violation rate is above `delta`.
 
     python -m benchmarks.violation            # writes benchmarks/results/violation.json
 """
@@ -35,12 +36,12 @@ PATHS = {  # (p_worse, p_better) of each plan; the promise is an increase of at 
 }
 LIMIT = 0.03
 
-Failures = Callable[[np.random.Generator, int], int]  # how many of so many repetitions fail
+Failures = Callable[[np.random.Generator, int], int]  # generator, number of repetitions -> number of failures
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One law, one procedure."""
+    """One distribution, one procedure."""
 
     procedure: str
     law: str
@@ -51,7 +52,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out. p_value: the chance of so many violations or more, were the rate delta."""
+    """The result of a cell. `p_value` is the probability of at least this many violations if the rate were `delta`."""
 
     procedure: str
     law: str
@@ -64,7 +65,7 @@ class Outcome:
 
 
 def of_counts(bound: str, values: tuple[int, ...], law: tuple[float, ...], n: int, delta: float) -> Failures:
-    """Failures of an order-free bound on losses that take few `values` with probabilities `law`: once for each set of counts."""
+    """Failures of a bound that ignores order, on losses with few `values` of probabilities `law`; one call for each count."""
     mean = float(np.dot(values, law))
 
     def failures(rng: np.random.Generator, repetitions: int) -> int:
@@ -87,7 +88,7 @@ def of_disagreement(law: tuple[float, float, float], n: int, delta: float) -> Fa
 
 
 def of_losses(bound: str, draw: Callable[[np.random.Generator, int], np.ndarray], mean: float, n: int, delta: float) -> Failures:
-    """Failures of a bound on losses in [0, 1] drawn one set after the other."""
+    """Failures of a bound on losses in [0, 1]; each repetition draws a new set."""
 
     def failures(rng: np.random.Generator, repetitions: int) -> int:
         found = (BOUNDS[bound]()(draw(rng, n), delta) for _ in range(repetitions))
@@ -114,14 +115,14 @@ def of_certificates(law: tuple[float, float, float], n: int, promise: Promise) -
 
 
 def of_clusters(groups: int, n: int, promise: Promise) -> Failures:
-    """Failures of a certificate whose examples come in groups that share their luck."""
+    """Failures of a certificate whose examples come in groups with a common risk."""
 
     def failures(rng: np.random.Generator, repetitions: int) -> int:
         failed = 0
         for _ in range(repetitions):
             label = np.repeat(np.arange(groups), n // groups)
-            harm = rng.beta(0.3, 2.7, groups)[label]  # each group's own chance; 0.1 on average
-            original, file = rng.random(len(label)) < 0.05, rng.random(len(label)) < harm
+            risk = rng.beta(0.3, 2.7, groups)[label]  # the error rate of each group; 0.1 on average
+            original, file = rng.random(len(label)) < 0.05, rng.random(len(label)) < risk
             lines = certificate_from_losses(original, file, promise, groups=label).lines
             failed += lines[0].upper < 0.05 or lines[1].upper < 0.1
         return int(failed)
@@ -188,7 +189,7 @@ def _upper(known: dict[tuple[int, int], float], worse: int, better: int, n: int,
 
 
 def cells() -> Iterator[Cell]:
-    """All cells, cheap ones first."""
+    """All cells, fast ones first."""
     for n, p, delta in ((50, 0.02, 0.1), (200, 0.05, 0.05), (1000, 0.1, 0.1), (1000, 0.003, 0.05)):
         for bound in ("clopper_pearson", "clopper_pearson_two_sided", "hoeffding_bentkus"):
             yield Cell(bound, f"Bernoulli({p})", n, delta, of_counts(bound, (1, 0), (p, 1 - p), n, delta))
@@ -231,7 +232,7 @@ def _beta(a: float, b: float, rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def outcome(cell: Cell, index: int, repetitions: int) -> Outcome:
-    """Run one cell; its random numbers depend on its place only."""
+    """Run one cell; its random numbers depend on its index only."""
     violations = cell.failures(np.random.default_rng([SEED, index]), repetitions)
     p_value = 1.0 if violations == 0 else float(bdtrc(violations - 1, repetitions, cell.delta))
     return Outcome(

@@ -1,6 +1,6 @@
-"""Twenty-five small architectures at random, seeded weights: what a door must open, observe, export and be honest about.
+"""27 small architectures with random, seeded weights, which a model adapter must open, observe and export.
 
-Run `python -m benchmarks.zoo` for a table: layers, weights, share left alone, channel groups, export.
+Run `python -m benchmarks.zoo` for the layers, weights, share left alone, channel groups and export of each.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Dense(nn.Module):
 
 
 def densenet() -> Built:
-    """BatchNorm that can't be folded backwards."""
+    """DenseNet, whose BatchNorm cannot be folded into the preceding layer."""
     return Dense(), _images()
 
 
@@ -97,7 +97,7 @@ def keyword_spotter() -> Built:
 
 
 class UNet(nn.Module):
-    """Down, up by transposed convolutions, skips by concatenation; one score a pixel."""
+    """A U-Net with transposed convolutions and concatenated skips, and one score for each pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,19 +114,19 @@ class UNet(nn.Module):
 
 
 def unet() -> Built:
-    """Segmentation: outputs that aren't one score an image."""
+    """A segmentation network, whose outputs are not one score for each image."""
     return UNet(), _images()
 
 
 def autoencoder() -> Built:
-    """Convolutions down, transposed convolutions up, grouped ones among them."""
+    """An autoencoder of convolutions and transposed convolutions, some of them grouped."""
     down = [nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
     up = [nn.ConvTranspose2d(16, 8, 3, 2, 1, 1, groups=2), nn.BatchNorm2d(8), nn.ReLU(), nn.ConvTranspose2d(8, 1, 3, 2, 1, 1)]
     return nn.Sequential(*down, *up), _images(28, 1)
 
 
 class GRUClassifier(nn.Module):
-    """Recurrent: its weights are left alone, and that has to show."""
+    """A recurrent network; its weights are left alone, which the results have to show."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class GRUClassifier(nn.Module):
 
 
 def gru() -> Built:
-    """A recurrent net over features of sound."""
+    """A recurrent network over audio features."""
     return GRUClassifier(), {"x": torch.randn(2, 25, 13)}
 
 
@@ -163,7 +163,7 @@ def tcn() -> Built:
 
 
 class MixerBlock(nn.Module):
-    """MLPs over tokens and over channels."""
+    """A block of perceptrons over tokens and over channels."""
 
     def __init__(self, tokens: int, channels: int) -> None:
         super().__init__()
@@ -190,12 +190,12 @@ class Mixer(nn.Module):
 
 
 def mixer() -> Built:
-    """No convolution but the patches', no attention."""
+    """MLP-Mixer, with a convolution for the patches only and without attention."""
     return Mixer(), _images()
 
 
 def torch_transformer() -> Built:
-    """torch's own encoder layer: the joint input projection of its attention is a bare parameter."""
+    """torch's own encoder layer; the input projection of its attention is a parameter, not a module."""
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), {"src": torch.randn(2, 12, 32)}
 
@@ -356,7 +356,7 @@ ZOO: dict[str, Callable[[], Built]] = {
 
 
 def build(name: str, seed: int = 0) -> Built:
-    """A network of the zoo in eval mode and one batch of example inputs; the global generator is left as it was."""
+    """A network of the zoo in eval mode and one batch of example inputs; the global generator keeps its state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module, inputs = ZOO[name]()
@@ -365,7 +365,7 @@ def build(name: str, seed: int = 0) -> Built:
 
 
 def _settle_norms(module: nn.Module) -> None:
-    """Give every BatchNorm statistics that a trained one might have: fresh ones would hide a wrong fold."""
+    """Set the statistics of every BatchNorm to values as after training; the initial ones would hide a wrong fold."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
             nn.init.normal_(part.running_mean, 0, 0.2)
@@ -375,8 +375,8 @@ def _settle_norms(module: nn.Module) -> None:
 
 
 def examined(name: str) -> dict[str, object]:
-    """Open, observe and export one network; what came of it."""
-    from dyncompress.models.torch import open_model
+    """Open, observe and export one network; returns the results."""
+    from dyncompress.models.torch.model import open_model
     from dyncompress.types import Bias, InputMoment, OutputFisher, OutputMoments, Spectrum, Weight
 
     module, inputs = build(name)
@@ -406,7 +406,7 @@ def examined(name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Print one JSON line a network; names on the command line choose some."""
+    """Print one JSON line for each network that the command line names, or for all."""
     for name in sys.argv[1:] or ZOO:
         print(json.dumps(examined(name)), flush=True)
 

@@ -19,34 +19,34 @@ if TYPE_CHECKING:
         NotCertified,
         Unsupported,
     )
-    from dyncompress.local_noise import probe
-    from dyncompress.pareto_list import pareto
-    from dyncompress.pipeline import allocate, apply, certify, compress, export, measure, verify
-    from dyncompress.recipe import Recipe
-    from dyncompress.recipe_file import load_recipe, load_target
+    from dyncompress.models.torch.sgd_probe import probe
+    from dyncompress.pipeline.checkpoint import load, save_compressed
+    from dyncompress.pipeline.pareto import pareto
+    from dyncompress.pipeline.selection import rank
+    from dyncompress.pipeline.verbs import allocate, apply, certify, compress, export, measure, verify
+    from dyncompress.recipe.recipe import Recipe
+    from dyncompress.recipe.toml_files import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
-    from dyncompress.selection import rank
-    from dyncompress.store import load, save_compressed
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "compress": "pipeline",
-    "measure": "pipeline",
-    "allocate": "pipeline",
-    "apply": "pipeline",
-    "export": "pipeline",
-    "certify": "pipeline",
-    "verify": "verification",
-    "probe": "local_noise",
-    "pareto": "pareto_list",
-    "rank": "selection",
-    "load": "store",
-    "save_compressed": "store",
-    "Recipe": "recipe",
-    "load_recipe": "recipe_file",
-    "load_target": "recipe_file",
+    "compress": "pipeline.verbs",
+    "measure": "pipeline.verbs",
+    "allocate": "pipeline.verbs",
+    "apply": "pipeline.verbs",
+    "export": "pipeline.verbs",
+    "certify": "pipeline.verbs",
+    "verify": "pipeline.verification",
+    "probe": "models.torch.sgd_probe",
+    "pareto": "pipeline.pareto",
+    "rank": "pipeline.selection",
+    "load": "pipeline.checkpoint",
+    "save_compressed": "pipeline.checkpoint",
+    "Recipe": "recipe.recipe",
+    "load_recipe": "recipe.toml_files",
+    "load_target": "recipe.toml_files",
     "TrajectoryWriter": "recording",
     "Budget": "types",
     "Certificate": "types",

@@ -1,5 +1,10 @@
 """The error classes. Each names what the user can do about it; the message says where, what, and what to change."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
 
 class DyncompressError(Exception):
     """Base of every error this library raises on purpose. `exit_code` is what the command line returns."""
@@ -37,3 +42,18 @@ class Differs(DyncompressError):  # noqa: N818
     """The outputs of two forms of one model differ by more than is allowed."""
 
     exit_code = 6
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """What to add to a message about an unknown word.
+
+    Example:
+        >>> nearest("fractoin", ["fraction", "seed"])
+        "; did you mean 'fraction'?"
+        >>> nearest("x", ["fraction", "seed"])
+        '; known: fraction, seed.'
+    """
+    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(known))}." if known else "; it takes none."

@@ -1,6 +1,6 @@
-"""The one loader of real data: reads the folder that the environment variable `DYNCOMPRESS_DATA` names.
+"""Loads real data from the folder that the environment variable `DYNCOMPRESS_DATA` names.
 
-Tests that need it are skipped, with the reason, where it is absent; scripts get the same sentence as an exception.
+If the folder is absent, tests that need it are skipped with the reason, and scripts get the same message as an exception.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def data_file(name: str) -> Path:
-    """The path of `name` in the data folder; skips the test where there is none."""
+    """The path of `name` in the data folder; skips the test if it does not exist."""
     folder = os.environ.get("DYNCOMPRESS_DATA", "")
     if not folder:
         pytest.skip("real data: set DYNCOMPRESS_DATA to the folder that holds it")
@@ -34,14 +34,14 @@ def data_file(name: str) -> Path:
 
 @cache
 def cifar10(split: str = "test", n: int | None = None) -> tuple[Tensor, Tensor]:
-    """The first `n` images of CIFAR-10 in a fixed shuffled order, classes mixed.
+    """The first `n` images of CIFAR-10 in a fixed random order with mixed classes.
 
     Args:
         split: `train` or `test`.
-        n: how many; None: all.
+        n: number of images; None for all.
 
     Returns:
-        Images `[n, 3, 32, 32]` float32, normalised as the pretrained networks want them, and labels `[n]` int64.
+        Images `[n, 3, 32, 32]` float32, normalised for the pretrained networks, and labels `[n]` int64.
     """
     image = pytest.importorskip("PIL.Image", reason="reading the JPEG copies of CIFAR-10 needs pillow")
     with zipfile.ZipFile(data_file(f"cifar10_jpeg_{split}.zip")) as archive:
@@ -69,10 +69,10 @@ def _resnet(blocks: int, name: str) -> nn.Module:
 
 
 def resnet20() -> nn.Module:
-    """The pretrained ResNet-20, in eval mode, a fresh copy every time."""
+    """A new copy of the pretrained ResNet-20 in eval mode."""
     return _resnet(3, "cifar10_resnet20")
 
 
 def resnet44() -> nn.Module:
-    """The pretrained ResNet-44, in eval mode, a fresh copy every time."""
+    """A new copy of the pretrained ResNet-44 in eval mode."""
     return _resnet(7, "cifar10_resnet44")

@@ -1,4 +1,4 @@
-"""The package as it is installed: versions agree, data travels, imports are light."""
+"""The installed package: versions agree, data files are included, and imports are fast."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ sys.meta_path.insert(0, Refuse())
 
 
 def run(code: str) -> str:
-    """Standard output of a fresh interpreter that runs `code`."""
+    """The standard output of a new interpreter that runs `code`."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def imported_by(statement: str) -> set[str]:
-    """Top-level modules that `statement` imports in a fresh interpreter."""
+    """The top-level modules that `statement` imports in a new interpreter."""
     names = run(f"import json, sys\n{statement}\nprint(json.dumps(sorted(sys.modules)))")
     return {name.partition(".")[0] for name in json.loads(names)}
 
@@ -89,8 +89,8 @@ import json, sys, site
 site.addsitedir({path!r})
 sys.path.insert(0, {path!r})
 import dyncompress
-from dyncompress.recipe_file import load_recipe, load_target
-from dyncompress.shipped import recipe_files, runner_file, target_files
+from dyncompress.recipe.toml_files import load_recipe, load_target
+from dyncompress.recipe.bundled_files import recipe_files, runner_file, target_files
 for name in recipe_files(): load_recipe(name)
 for name in target_files(): load_target(name)
 print(json.dumps([dyncompress.__file__, sorted(recipe_files()), sorted(target_files()), runner_file().is_file()]))
@@ -99,7 +99,7 @@ print(json.dumps([dyncompress.__file__, sorted(recipe_files()), sorted(target_fi
 
 @pytest.mark.parametrize("form", ["checkout", "editable", "wheel"])
 def test_recipes_and_targets_are_found_in_every_form_of_installation(form: str, tmp_path: Path) -> None:
-    """From a checkout by its path, from `pip install -e`, and from an installed wheel, always from a foreign directory."""
+    """From the path of a checkout, from `pip install -e`, and from a wheel, each time from another directory."""
     place = ROOT
     if form != "checkout":
         what = [str(ROOT)] if form == "wheel" else ["-e", str(ROOT)]

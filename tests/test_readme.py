@@ -13,7 +13,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress import cli
-from dyncompress.arguments import parser
+from dyncompress.cli.arguments import parser
 from tests import tiny
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A network of 5 000 weights that learns four noisy patterns in a second, and what is costly to make of it, made once."""
+"""A network of 5 000 weights that learns four noisy patterns in a second, and cached results that are slow to compute."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Tiny(nn.Module):
 
 
 def images(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`[n, 3, 8, 8]` float32, one of four fixed patterns under noise, and its number `[n]`."""
+    """Images `[n, 3, 8, 8]` float32 of one of four fixed patterns with noise, and the index of the pattern `[n]`."""
     patterns = np.random.default_rng(99).normal(size=(CLASSES, 3, 8, 8))
     draw = np.random.default_rng(seed)
     y = draw.integers(0, CLASSES, n)
@@ -52,7 +52,7 @@ HELD_OUT = images(1000, seed=3)
 
 @cache
 def trained() -> tuple[nn.Module, Trajectory]:
-    """The network after six epochs, and the record of the last three; read only."""
+    """The network after six epochs, and the trajectory of the last three; read only."""
     x, y = (torch.from_numpy(part) for part in images(256, seed=1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -95,13 +95,13 @@ def profile(recipe: str = "edge-int8") -> dc.Profile:
 
 @cache
 def plan() -> dc.Plan:
-    """Under `edge-int8`, every layer in 8 bits but for conv3 in 4."""
+    """A plan of `edge-int8` with every layer in 8 bits, except conv3 in 4 bits."""
     return with_choice(dc.allocate(profile()), "conv3", weight_bits=4)
 
 
 @cache
 def small() -> dc.Compressed:
-    """The plan, carried out."""
+    """The result of applying the plan."""
     return dc.apply(network(), plan(), calibration=CALIBRATION)
 
 
@@ -118,6 +118,6 @@ def certified_file() -> dc.OnnxFile:
 
 
 def with_choice(plan: dc.Plan, unit: str, **changed: Any) -> dc.Plan:
-    """The plan with some fields of one unit's choice changed."""
+    """The plan with some changed fields in the choice of one unit."""
     asked: Mapping[str, dc.Choice] = {**plan.asked, unit: replace(plan.asked[unit], **changed)}
     return replace(plan, asked=asked)

@@ -1,1 +1,1 @@
-"""Doors in: one file a framework. `torch.py` is the door; the files beside it each do one thing for it."""
+"""Model adapters: one sub-package a framework, and what a user calls data."""

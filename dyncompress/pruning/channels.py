@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.types import Array
 from dyncompress.types.arrays import Float, Float64, Int64
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyncompress.deferred import Tensor
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_diagonal
+from dyncompress.linalg.deferred import Tensor
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.magnitude import Magnitude, milestones
 from dyncompress.pruning.masks import check_finite, mask

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.types.arrays import Bool, Float, Float64, Int64
 
 # Entries of the systems solved together: 256 MB in float64.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types.arrays import Float, Float32, Float64
 
 FLOOR = 1e-12  # directions whose power is below this share of the largest one are rounding error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.masks import check_finite, mask, parse_pattern
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight

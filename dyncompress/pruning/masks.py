@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types import Choice
 from dyncompress.types.arrays import Bool, Float
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky, full_precision
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.pruning.masks import check_finite, kept_count, mask, parse_pattern, zero_count
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
 from dyncompress.types.arrays import Bool, Float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dyncompress.deferred import Tensor, torch
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types.arrays import Float
 
 # Columns between two matrix products: inside a block errors are propagated by rank-one updates.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from dyncompress.coding.trellis import paths
-from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import full_precision
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.quantization.gptq import nearest_plane, rows_by_group, upper_factor
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, encoding, float_matrix
 from dyncompress.quantization.trellis import nearest_path

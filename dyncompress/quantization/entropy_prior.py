@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dyncompress.deferred import Tensor, without_gradients
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import Tensor, without_gradients
 from dyncompress.quantization.entropy import Entropy
 from dyncompress.quantization.grid import Grid, float_matrix
 from dyncompress.quantization.input_prior import InputPrior

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.quantization.descent import descend
 from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.quantization.mse import Mse, clipped_scale

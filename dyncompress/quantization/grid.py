@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types import Choice, Encoding
 from dyncompress.types.arrays import Float, Float32
 

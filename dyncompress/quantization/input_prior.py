@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dyncompress.deferred import Tensor, torch
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types import Observation, WeightFisher
 from dyncompress.types.arrays import Float, Float64
 

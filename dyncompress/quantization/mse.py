@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dyncompress.deferred import Tensor, torch
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.quantization.nearest import covering_scale, nearest_codes
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight

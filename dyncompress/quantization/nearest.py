@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from dyncompress.deferred import Tensor, torch
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
 from dyncompress.types.arrays import Float

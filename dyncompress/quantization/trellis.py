@@ -13,7 +13,7 @@ from collections.abc import Set
 import numpy as np
 
 from dyncompress.coding.trellis import CLASS, NEXT, STATES
-from dyncompress.deferred import Tensor, torch
+from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types.arrays import Float, Int64
 
 _BLOCK = 64  # columns between two products with the errors of all earlier columns

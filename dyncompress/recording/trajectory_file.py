@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.delivery import replacing
+from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays
+from dyncompress.coding.whole_files import replacing
 from dyncompress.errors import InvalidRequest
-from dyncompress.npz import TRUNCATED, NotArraysError, read_arrays
 from dyncompress.types import Trajectory, WeightMotion
 
 FORMAT = "dyncompress trajectory 1"

@@ -42,7 +42,7 @@ def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
     from dyncompress.allocation.cost import arrays
     from dyncompress.allocation.exclusive import joined
     from dyncompress.allocation.hull import hull
-    from dyncompress.profiling import SEAL_BYTES
+    from dyncompress.types import SEAL_BYTES
 
     cost, distortion = arrays(joined(profile.table), ["bytes"])
     fixed = profile.fixed_bytes - SEAL_BYTES

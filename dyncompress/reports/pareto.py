@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.profiling import SEAL_BYTES
 from dyncompress.reports import markup
 from dyncompress.reports.plain import plain_json
 from dyncompress.reports.plot import Series, legend, plot
 from dyncompress.reports.table import Table, number, percent
+from dyncompress.types import SEAL_BYTES
 
 if TYPE_CHECKING:
-    from dyncompress.pareto_list import Costed, ParetoList
+    from dyncompress.pipeline.pareto import Costed, ParetoList
 
 HOW = (
     "Costs and distortions are predicted from the profile: they are indicators and aren't certified. No plan on the list is "

@@ -11,6 +11,7 @@ from dyncompress.types.certificate import (
     Line,
 )
 from dyncompress.types.file import (
+    SEAL_BYTES,
     Candidate,
     Encoding,
     OnnxFile,
@@ -90,6 +91,7 @@ __all__ = [
     "CHANNELS",
     "FLOAT_BITS",
     "NATS",
+    "SEAL_BYTES",
     "STRUCTURE",
     "UNMEASURED",
     "Affine",

@@ -12,6 +12,8 @@ from dyncompress.types.network import Array
 from dyncompress.types.plan import Plan, Profile
 from dyncompress.types.representation import describe, short_repr
 
+SEAL_BYTES = 1_500  # reserved for the seal in the budget of bytes
+
 
 @dataclass(frozen=True)
 class Encoding:

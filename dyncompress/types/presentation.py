@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def save(file: OnnxFile, path: str | Path) -> Path:
     """See `OnnxFile.save`."""
-    from dyncompress import output_files
+    from dyncompress.reports import output_files
 
     return output_files.save(file, path)
 

@@ -11,10 +11,10 @@ import pytest
 import dyncompress as dc
 from dyncompress.allocation import RULES
 from dyncompress.errors import InvalidRequest
-from dyncompress.options import worth_trying
-from dyncompress.recipe import Recipe
-from dyncompress.recipe_file import load_recipe
-from dyncompress.store import profile_from_json, profile_to_json
+from dyncompress.pipeline.profiling.candidates import worth_trying
+from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Layer
 from tests import tiny
 

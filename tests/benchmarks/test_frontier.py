@@ -1,4 +1,4 @@
-"""The frontier's harness: what is chosen, judged, stored, continued and rendered."""
+"""The harness of the frontier benchmark: selection, evaluation, storage, continuation and rendering."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 from benchmarks import frontier, frontier_plots, frontier_tables
-from benchmarks.frontier_data import CALIBRATION, SEEDS, TEACHING, TRAINING, TUNING, Case, Made, NotHereError, chosen
+from benchmarks.frontier_data import CALIBRATION, DISTILLATION_IMAGES, SEEDS, TRAINING, TUNING, Case, Made, NotHereError, chosen
 from benchmarks.frontier_ours import Ours, Stopwatch
 from benchmarks.frontier_results import key_of, put, read, summary, write
 from benchmarks.frontier_rows import FAMILIES, OURS, ROWS, TUNED, Aim, Row
 from benchmarks.judging import judged
-from dyncompress.shipped import recipe_files
+from dyncompress.recipe.bundled_files import recipe_files
 
 FLOAT = {"bytes": 1000, "container": 950, "payload": 900, "macs": 100, "accuracy": 80.0}
 
 
 def entry(drop: float, **other: Any) -> dict[str, Any]:
-    """What is stored of one seed."""
+    """The stored entry of one seed."""
     made = {"bytes": 250, "container": 200, "macs": 50, "seconds": 2.0, "cpu_seconds": 1.0, "fingerprint": "f", "load": 0.9}
     made["phases"] = {"observe": 1.5, "round": 0.3, "write": 0.2}
     made["threads"] = 1
@@ -32,13 +32,13 @@ def entry(drop: float, **other: Any) -> dict[str, Any]:
 
 
 def results(**rows: dict[str, Any]) -> dict[str, Any]:
-    """Results of one network, the key's last letter being the seed."""
+    """The results of one network; the last letter of a key is the seed."""
     named = {key_of(key[:-1], int(key[-1])): value for key, value in rows.items()}
     return {"net": "resnet20", "float": FLOAT, "rows": named, "timings": {}}
 
 
-# ---------------------------------------------------------------- what is looked at
-@pytest.mark.parametrize("n", [CALIBRATION, TEACHING])
+# ---------------------------------------------------------------- images
+@pytest.mark.parametrize("n", [CALIBRATION, DISTILLATION_IMAGES])
 def test_seed_0_is_the_first_images_and_others_are_drawn(n: int) -> None:
     assert np.array_equal(chosen(0, n), np.arange(n))
     for seed in SEEDS[1:]:
@@ -46,7 +46,7 @@ def test_seed_0_is_the_first_images_and_others_are_drawn(n: int) -> None:
         assert len(np.unique(chosen(seed, n))) == n
 
 
-@pytest.mark.parametrize(("n", "left"), [(CALIBRATION, 1900), (TEACHING, 1200)])
+@pytest.mark.parametrize(("n", "left"), [(CALIBRATION, 1900), (DISTILLATION_IMAGES, 1200)])
 def test_tuning_images_lie_outside_every_calibration_set(monkeypatch: pytest.MonkeyPatch, n: int, left: int) -> None:
     import torch
 
@@ -84,7 +84,7 @@ def test_rows_have_unique_names_that_name_files_and_known_families() -> None:
 
 @pytest.mark.parametrize("row", OURS, ids=lambda row: row.name)
 @pytest.mark.parametrize("net", frontier.NETS)
-def test_rows_of_shipped_recipes_settle(row: Row, net: str) -> None:
+def test_rows_load_their_shipped_recipes(row: Row, net: str) -> None:
     assert isinstance(row.make, Ours)
     if row.make.recipe in recipe_files():
         assert row.make.settled(net).name == row.make.recipe
@@ -98,7 +98,7 @@ def test_a_fingerprint_follows_overrides_of_its_network_only() -> None:
     plain, bound = Ours("smallest"), Ours("smallest", by_net={"resnet20": {"budget.bytes": 0.2}})
     assert plain.fingerprint("resnet20") != bound.fingerprint("resnet20")
     assert plain.fingerprint("resnet44") == bound.fingerprint("resnet44")
-    assert plain.fingerprint("resnet44") != replace(plain, images=TEACHING).fingerprint("resnet44")
+    assert plain.fingerprint("resnet44") != replace(plain, images=DISTILLATION_IMAGES).fingerprint("resnet44")
     assert bound.settled("resnet20").budget.bytes == 0.2
 
 
@@ -124,7 +124,7 @@ class Fake:
         return f"Fake({self.number})"
 
 
-def test_a_run_continues_where_it_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def made(row: Row, case: Case) -> dict[str, Any]:
         row.make(case)
         return entry(1.0, fingerprint=frontier.fingerprint(row, case.net))
@@ -143,7 +143,7 @@ def test_a_run_continues_where_it_was_cut(tmp_path: Path, monkeypatch: pytest.Mo
     assert calls == [0, 0, 1, 1, 0, 0]
 
 
-def test_what_cant_be_made_here_is_passed_over_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_cannot_run_here_are_passed_over_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = Row("none", "int8", "dyncompress", Ours("no-such-recipe"))
     frontier.run([row], "resnet20", 0, tmp_path, folder=tmp_path)
     assert "passed over, recipe 'no-such-recipe' isn't shipped" in capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_a_summary_has_mean_range_and_the_worst_ratios() -> None:
     assert summary("b", SEEDS, found) is None
 
 
-def test_a_phase_inside_another_counts_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nested_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 4.0, 6.0, 10.0, 11.0])  # outer 0..6 with inner 1..4; then outer again 10..11
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     watch = Stopwatch()

@@ -1,4 +1,4 @@
-"""That the two benchmarks measure what they say: peaks of phases, seconds of phases, medians without the first call."""
+"""The two benchmarks measure peaks of phases, seconds of phases, and medians without the first call."""
 
 from __future__ import annotations
 

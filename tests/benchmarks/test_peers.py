@@ -1,4 +1,4 @@
-"""The peers as they are called: MACs that are reached, gradients and statistics as stated, files that run."""
+"""The calls of other tools: MACs are reached, gradients and statistics are as documented, and files run."""
 
 from __future__ import annotations
 

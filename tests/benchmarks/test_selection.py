@@ -1,4 +1,4 @@
-"""The benchmark of model selection: its cells, its pages, and that what is written there is what was measured."""
+"""The benchmark of model selection: its cells, and pages that agree with the results."""
 
 from __future__ import annotations
 

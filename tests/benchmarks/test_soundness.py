@@ -1,4 +1,4 @@
-"""The benchmarks of soundness and distortion: their verdicts, their networks, and one cell of each from end to end."""
+"""The benchmarks of soundness and distortion: their verdicts, their networks, and one complete cell of each."""
 
 from __future__ import annotations
 

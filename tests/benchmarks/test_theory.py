@@ -1,4 +1,4 @@
-"""The statistics of the theory benchmark, and that a zoo network's parts are what they are called."""
+"""The statistics of the theory benchmark, and the networks of its zoo."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from scipy.stats import spearmanr
 
 from benchmarks import theory, theory_noise, theory_zoo
 from benchmarks.theory_allocation import evidence, features_of
-from dyncompress.shipped import prior_files
+from dyncompress.recipe.bundled_files import prior_files
 
 
 def layers(n: int = 6) -> dict:
-    """One network's examined layers: damage is ten times the error times exp(place)."""
+    """The results of one network, where the divergence is ten times the error times exp(place)."""
     options = [{"level": 0.7, "error": 0.1 + 0.01 * i, "fisher": 1.0, "probe_stderr": 0.0} for i in range(n)]
     for i, option in enumerate(options):
         option["probe"] = option["truth"] = 10 * option["error"] * math.exp(i)
@@ -56,7 +56,7 @@ def test_a_perfect_predictor_beats_noise_in_every_resample() -> None:
     assert apart[1] > 0
 
 
-def test_evidence_is_the_log_of_damage_over_distortion() -> None:
+def test_evidence_is_the_log_of_divergence_over_error() -> None:
     found = evidence(layers(), ("hill", "depth"), "error")
     assert found.log_rate == pytest.approx([math.log(10) + i for i in range(6)])
     assert not found.scores[:, 0].any()  # all alike

@@ -13,7 +13,7 @@ import dyncompress
 from dyncompress.deployment import audit, ranges, write
 from dyncompress.deployment.fusion import _KERNELS, float_operators
 from dyncompress.errors import InvalidRequest
-from dyncompress.recipe_file import INTEGER_OPS, load_target
+from dyncompress.recipe.toml_files import INTEGER_OPS, load_target
 from dyncompress.types import Encoding, Target
 from tests.deployment.graphs import encode, images, residual
 

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from dyncompress.measures import MEASURES
-from dyncompress.recipe import Recipe, rules_for
-from dyncompress.recipe_file import load_recipe, load_target
-from dyncompress.shipped import recipe_files, runner_file, target_files
+from dyncompress.recipe.bundled_files import recipe_files, runner_file, target_files
+from dyncompress.recipe.recipe import Recipe, rules_for
+from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import FLOAT_BITS, Allocator, Measure, Pruner, Quantizer
 
 EXPECTED = {"heavy-tail", "trajectory", "edge-int8", "edge-int4", "edge-int3", "edge-int2", "packed", "sparse", "smallest"}

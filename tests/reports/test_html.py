@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from dyncompress.pareto_list import pareto
+from dyncompress.pipeline.pareto import pareto
 from dyncompress.reports import page
 from dyncompress.types import OnnxFile, Profile
 from tests import tiny

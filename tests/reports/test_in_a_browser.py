@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dyncompress.pareto_list import pareto
+from dyncompress.pipeline.pareto import pareto
 from dyncompress.reports import page
 from dyncompress.reports.pareto import pareto_page
 from dyncompress.types import Candidate, OnnxFile, Profile, Speed

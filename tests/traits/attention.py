@@ -1,4 +1,4 @@
-"""Attention behind masks, in all the ways that people write it."""
+"""Attention with masks, in the forms that are common in public code."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch.nn import functional
 
 from tests.traits.subject import Subject, ids, randn, seeded
 
-T, N = 6, 64  # positions, examples
+T, N = 6, 64  # number of positions, number of examples
 
 
 def kept() -> Tensor:
-    """`[N, T]`, True where there is something; at least two positions each."""
+    """A mask `[N, T]` that is True for present positions; each row has at least two."""
     return torch.arange(T)[None] < torch.arange(N)[:, None] % 5 + 2
 
 
 def causal() -> Tensor:
-    """0 and minus infinity, `[T, T]`."""
+    """A causal mask of 0 and minus infinity, `[T, T]`."""
     return torch.full((T, T), float("-inf")).triu(1)
 
 
 class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` between two linear layers; a subclass says which masks it gets."""
+    """`nn.MultiheadAttention` between two linear layers; subclasses choose the masks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SelfAttention(nn.Module):
         self.register_buffer("mask", causal(), persistent=False)
 
     def attend(self, x: Tensor, **masks: Tensor) -> Tensor:
-        """The attended values."""
+        """The output of the attention."""
         return self.a(x, x, x, **masks)[0]
 
 
@@ -44,7 +44,7 @@ class Padded(SelfAttention):
 
 
 class Causal(SelfAttention):
-    """A causal mask that is a buffer of 0 and minus infinity."""
+    """A causal mask of 0 and minus infinity in a buffer."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, `[n, 5]`."""
@@ -63,7 +63,7 @@ class CausalHere(SelfAttention):
 
 
 class Both(SelfAttention):
-    """Causal and padding masks together, the weights of attention returned as well."""
+    """Causal and padding masks together; the attention weights are returned as well."""
 
     def forward(self, x: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Scores `[n, 5]`, and attention `[n, T, T]`."""
@@ -99,7 +99,7 @@ class Scaled(nn.Module):
 
 
 class ByHand(nn.Module):
-    """Scores plus a mask written out; `fill` is what stands at masked places."""
+    """Attention written out, with scores plus a mask; `fill` is the value at masked places."""
 
     def __init__(self, fill: float, added: bool) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class ByHand(nn.Module):
 
 
 class Empty(ByHand):
-    """Padded positions are asked nothing, so that their rows of attention, and of the output, are not numbers."""
+    """Padded positions attend to nothing, so their rows of the attention and of the output are NaN."""
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         """`[n, T, 5]`, NaN where there is padding."""
@@ -127,7 +127,7 @@ class Empty(ByHand):
 
 
 class Filled(Empty):
-    """The same, NaN replaced by zero behind the softmax, as careful code does."""
+    """The same, with NaN replaced by zero after the softmax."""
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
         """`[n, 5]`."""
@@ -137,7 +137,7 @@ class Filled(Empty):
 
 
 class Encoder(nn.Module):
-    """`nn.TransformerEncoder` with a padding mask, its nested tensors on."""
+    """`nn.TransformerEncoder` with a padding mask and nested tensors enabled."""
 
     def __init__(self, is_causal: bool = False, norm_first: bool = False) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """`nn.TransformerDecoder` that looks at a padded memory."""
+    """`nn.TransformerDecoder` with a padded memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
 
 
 class Slopes(nn.Module):
-    """A bias by distance is added to the scores (ALiBi)."""
+    """Attention with a bias by distance on the scores (ALiBi)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class Slopes(nn.Module):
 
 
 class Tokens(nn.Module):
-    """Word indices with padding index 0, positions, an encoder, and the table used again at the end."""
+    """Word indices with padding index 0, positions, an encoder, and an output layer that shares the embedding table."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def sequences() -> Tensor:
 
 
 def masked() -> dict[str, Tensor]:
-    """Sequences and where they are kept."""
+    """Sequences and their masks."""
     return {"x": sequences(), "keep": kept()}
 
 

@@ -1,4 +1,4 @@
-"""Forward passes that fix their batch, work on one example at a time, or carry a state."""
+"""Models that fix their batch size, work on one example at a time, or have a state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.traits.subject import Subject, images, perceptron, randn, seeded
 
 
 class Loop(nn.Module):
-    """A Python loop over the examples."""
+    """A model with a Python loop over the examples."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class Loop(nn.Module):
 
 
 class Counted(Loop):
-    """The batch size as a Python number."""
+    """A model that uses the batch size as a Python number."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, `[n, 5]`."""
@@ -29,7 +29,7 @@ class Counted(Loop):
 
 
 class Four(nn.Module):
-    """Written for batches of four."""
+    """A model for batches of four."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Four(nn.Module):
 
 
 class Squeezed(Loop):
-    """Squeezes all axes of length 1, the batch's too where it has one example."""
+    """A model that squeezes all axes of length 1, including a batch axis of one example."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, `[n, 5]`."""
@@ -49,7 +49,7 @@ class Squeezed(Loop):
 
 
 class Stream(nn.Module):
-    """A recurrent net whose state is made for one example."""
+    """A recurrent network whose state has the size of one example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Stream(nn.Module):
 
 
 class StreamConv(nn.Module):
-    """A causal convolution over time that flattens what one example gives."""
+    """A causal convolution over time that flattens the output of one example."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class StreamConv(nn.Module):
 
 
 class State(nn.Module):
-    """A step of a recurrent net: the state goes in and out."""
+    """One step of a recurrent network, with the state as input and output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class State(nn.Module):
 
 
 class Layered(nn.Module):
-    """A state with its batch axis in second place, as `nn.LSTM` has it."""
+    """A state whose second axis is the batch, as in `nn.LSTM`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Layered(nn.Module):
 
 
 class Remembers(nn.Module):
-    """Keeps its state in a buffer: what it answers hangs on what it was asked before."""
+    """A model with its state in a buffer, so that its answers depend on earlier calls."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from tests.traits.subject import Subject, ids, images, randn, seeded
 
 
 class Up(nn.Module):
-    """A transposed convolution told the size of its output."""
+    """A transposed convolution called with its output size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class Gated(nn.Conv2d):
     """A partial convolution."""
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Both sides of the convolution masked."""
+        """The convolution with masked input and output."""
         return super().forward(x * mask) * mask
 
 
 class Scaled(nn.Linear):
-    """A linear layer with a scale of its own call."""
+    """A linear layer whose call has a second argument, a scale."""
 
     def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
         """The scaled output."""
@@ -60,7 +60,7 @@ class Partial(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Layers called with a keyword, with a second argument, or through their weights."""
+    """A perceptron whose layers are called by keyword, with a second argument, or through their weights."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Perceptron(nn.Module):
 
 
 class ConvNorm(nn.Conv2d):
-    """A convolution that holds its own BatchNorm."""
+    """A convolution that contains its own BatchNorm."""
 
     def __init__(self, *args: int) -> None:
         super().__init__(*args, bias=False)
@@ -97,7 +97,7 @@ class ConvNorm(nn.Conv2d):
         nn.init.uniform_(self.bn.weight, 0.5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolved, normalised, rectified."""
+        """The convolution, BatchNorm and ReLU."""
         return self.bn(super().forward(x)).relu()
 
 
@@ -136,7 +136,7 @@ class ScaledStd(nn.Conv2d):
 
 
 def two(layer: type[nn.Module], norm: bool = False) -> nn.Module:
-    """Two layers of a kind, pooled, and a linear layer."""
+    """Two layers of one kind, a pooling and a linear layer."""
     between = [nn.GroupNorm(4, 16)] if norm else []
     return nn.Sequential(
         layer(3, 16, 3), *between, nn.ReLU(), layer(16, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
@@ -144,7 +144,7 @@ def two(layer: type[nn.Module], norm: bool = False) -> nn.Module:
 
 
 class Keyword(nn.Module):
-    """Takes its inputs by keyword only."""
+    """A model with keyword-only inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Keyword(nn.Module):
 
 
 def perceptron(how: str) -> Subject:
-    """`Perceptron`, its first layer called so."""
+    """A `Perceptron` whose first layer is called in this way."""
     return Subject(seeded(lambda: Perceptron(how)), lambda: randn(64, 20))
 
 

@@ -1,4 +1,4 @@
-"""Number types other than float32, and arrays that aren't laid out as torch likes them."""
+"""Number types other than float32, and arrays with unusual memory layouts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.traits.subject import Subject, convolutions, images, perceptron, pixe
 
 
 class PartInHalf(nn.Module):
-    """One part keeps its weights in half precision, between casts."""
+    """A model with one half-precision part between casts."""
 
     def __init__(self, kind: torch.dtype) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class PartInHalf(nn.Module):
 
 
 class Doubled(nn.Module):
-    """A table of positions in float64, as numpy makes it."""
+    """A model with a table of positions in float64, as numpy creates it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Doubled(nn.Module):
 
 
 class OwnType(nn.Module):
-    """The forward pass asks its own weights for their type, and normalises in float32."""
+    """A model whose forward method reads the type of its weights and normalises in float32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class OwnType(nn.Module):
 
 
 class Bytes(nn.Module):
-    """Takes pixels 0 to 255 as they are."""
+    """A model whose inputs are pixels from 0 to 255."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class Bytes(nn.Module):
 
 
 def as_bytes() -> Tensor:
-    """Images of bytes."""
+    """Images as uint8."""
     return (images().clamp(-2, 2) * 63 + 127).to(torch.uint8)
 
 
 def turned() -> Tensor:
-    """Images with channels last: a view that isn't contiguous."""
+    """Images with channels last, as a view that is not contiguous."""
     return images().contiguous(memory_format=torch.channels_last)
 
 

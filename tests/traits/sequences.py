@@ -1,4 +1,4 @@
-"""Axes of any length, and recurrent nets."""
+"""Axes of any length, and recurrent networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.traits.subject import Subject, ids, randn, seeded
 
 
 class Lines(nn.Module):
-    """Convolutions over time, pooled."""
+    """Convolutions over time with pooling."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Lines(nn.Module):
 
 
 class Frames(Lines):
-    """A score for every second step."""
+    """A model with scores for every second time step."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, `[n, T / 2, 5]`."""
@@ -32,7 +32,7 @@ class Frames(Lines):
 
 
 class Maps(nn.Module):
-    """Fully convolutional: a map out."""
+    """A fully convolutional network that returns a map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Maps(nn.Module):
 
 
 class Pooled(nn.Module):
-    """Convolutions, a global pool and a linear layer."""
+    """Convolutions, global pooling and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Cell(nn.Module):
 
 
 class Words(nn.Module):
-    """Words through a table into an LSTM: most of the weights are recurrent."""
+    """An embedding and an LSTM; most of the weights are recurrent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class Words(nn.Module):
 
 
 def recurrent(cls: type[nn.RNNBase], **options: object) -> Subject:
-    """A net around a recurrent layer."""
+    """Build a network around a recurrent layer."""
     return Subject(seeded(lambda: Recurrent(cls, **options)), lambda: randn(64, 6, 8))
 
 
 def of_lengths(channels: int, *lengths: int) -> list[Tensor]:
-    """Batches of several lengths, time last."""
+    """Batches of several lengths; the last axis is time."""
     return [randn(16, channels, length, seed=length) for length in lengths]
 
 

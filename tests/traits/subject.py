@@ -1,4 +1,4 @@
-"""One model with a trait of public bug reports: how it is built, what it is calibrated on, and what is expected."""
+"""A model with a trait of public bug reports: how it is built, its calibration data, and the expected result."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Subject:
     """A model and its data.
 
     Attributes:
-        model: builds it, in eval mode unless training is the trait.
+        model: builds the model, in eval mode unless the trait is training mode.
         data: calibration data, anything that a user may pass.
-        refused: a pattern that the one sentence of the refusal contains; empty: the model is compressed.
-        fresh: new inputs by name, for the file and for the model; None: what `data` holds serves.
+        refused: a pattern in the message of the refusal; empty if the model is compressed.
+        fresh: new inputs by name, for the file and for the model; None uses `data`.
         judged: whether the file's outputs are compared with the model's.
     """
 
@@ -31,17 +31,17 @@ class Subject:
 
 
 def randn(*shape: int, seed: int = 1) -> Tensor:
-    """Standard normal numbers that every run draws alike."""
+    """Standard normal numbers from a fixed seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def ids(*shape: int, most: int = 30) -> Tensor:
-    """Whole numbers below `most`."""
+    """Random integers below `most`."""
     return torch.randint(0, most, shape, generator=torch.Generator().manual_seed(1))
 
 
 def seeded(build: Callable[[], Any]) -> Callable[[], Any]:
-    """The builder with weights that every run draws alike; the model is in eval mode."""
+    """A builder with weights from a fixed seed; the model is in eval mode."""
 
     def made() -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -53,12 +53,12 @@ def seeded(build: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def perceptron() -> nn.Sequential:
-    """Two linear layers: 20 features in, 5 scores out."""
+    """Two linear layers from 20 features to 5 scores."""
     return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
 
 
 def convolutions() -> nn.Sequential:
-    """Two convolutions and a linear layer: images `[n, 3, 12, 12]` in, 5 scores out."""
+    """Two convolutions and a linear layer from images `[n, 3, 12, 12]` to 5 scores."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(576, 5)
     )
@@ -70,5 +70,5 @@ def images() -> Tensor:
 
 
 def pixels() -> np.ndarray:
-    """The same in numpy."""
+    """The same images as a numpy array."""
     return images().numpy()

@@ -1,4 +1,4 @@
-"""Models inside wrappers, and parameters that aren't plain tensors."""
+"""Models inside wrappers, and parameters that are not plain tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.traits.subject import Subject, convolutions, images, perceptron, rand
 
 
 class Two(nn.Module):
-    """Two inputs."""
+    """A model with two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def pair() -> list[tuple[Tensor, Tensor]]:
 
 
 class Inner(nn.Module):
-    """A part that is compiled or scripted, between layers that aren't."""
+    """A compiled or scripted part between ordinary layers."""
 
     def __init__(self, wrap: Any) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Inner(nn.Module):
 
 
 class Random(nn.Module):
-    """Draws random numbers in eval mode."""
+    """A model that draws random numbers in eval mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Random(nn.Module):
 
 
 class Noisy(Random):
-    """Adds noise to its features."""
+    """A model that adds noise to its features."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores, `[n, 5]`."""
@@ -67,7 +67,7 @@ class Noisy(Random):
 
 
 class Keeps(nn.Module):
-    """Holds a tensor that hangs on a graph, in an attribute, a list and a dictionary."""
+    """A model with tensors of an autograd graph in an attribute, a list and a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Keeps(nn.Module):
 
 
 class Factors(nn.Module):
-    """A complex parameter, one without numbers, and one that nothing reads."""
+    """A model with a complex parameter, an empty one and an unused one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ class Factors(nn.Module):
 
 
 def after_a_pass(model: nn.Module) -> nn.Module:
-    """The model, its computed weights hanging on a graph."""
+    """The model after a forward pass, whose computed weights belong to an autograd graph."""
     model(randn(2, 20))
     return model
 
 
 def pruned(quiet: bool) -> nn.Module:
-    """Half of a layer masked by torch's own pruning."""
+    """A model with half of a layer masked by torch's own pruning."""
     model = perceptron()
     prune.l1_unstructured(model[0], "weight", 0.5)
     with torch.set_grad_enabled(not quiet):
@@ -112,34 +112,34 @@ def pruned(quiet: bool) -> nn.Module:
 
 
 def normed(old: bool) -> nn.Module:
-    """Weight normalisation in either of torch's forms."""
+    """A model with weight normalisation, in either of torch's forms."""
     model = perceptron()
     (nn.utils.weight_norm if old else nn.utils.parametrizations.weight_norm)(model[0])
     return after_a_pass(model)
 
 
 def spectral(old: bool) -> nn.Module:
-    """Spectral normalisation in either of torch's forms."""
+    """A model with spectral normalisation, in either of torch's forms."""
     model = perceptron()
     (nn.utils.spectral_norm if old else nn.utils.parametrizations.spectral_norm)(model[0])
     return after_a_pass(model)
 
 
 def sparse() -> nn.Module:
-    """A weight stored as a sparse tensor."""
+    """A model with a weight as a sparse tensor."""
     model = perceptron()
     model[2].weight = nn.Parameter(model[2].weight.detach().to_sparse())
     return model
 
 
 def on_meta() -> nn.Module:
-    """Weights that hold no numbers."""
+    """A model with weights on the meta device."""
     with torch.device("meta"):
         return perceptron()
 
 
 def lazy(run: bool) -> nn.Module:
-    """Layers whose shapes the first pass tells."""
+    """A model with lazy layers, whose shapes the first pass sets."""
     model = nn.Sequential(nn.LazyLinear(64), nn.ReLU(), nn.LazyLinear(5))
     if run:
         model(randn(2, 20))
@@ -147,13 +147,13 @@ def lazy(run: bool) -> nn.Module:
 
 
 def in_inference_mode() -> nn.Module:
-    """Weights made in inference mode."""
+    """A model with weights that were created in inference mode."""
     with torch.inference_mode():
         return perceptron()
 
 
 def frozen() -> nn.Module:
-    """No parameter asks for a gradient."""
+    """A model whose parameters need no gradient."""
     return convolutions().requires_grad_(False)
 
 
@@ -163,7 +163,7 @@ def rows() -> Tensor:
 
 
 def averaged() -> nn.Module:
-    """The running mean of weights, as torch's SWA and EMA keep it."""
+    """A running mean of weights, as in torch's SWA and EMA."""
     return torch.optim.swa_utils.AveragedModel(perceptron())
 
 

@@ -1,0 +1,198 @@
+"""The command line's work around the verbs: open what words name, measure once, reuse what was measured, call the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dyncompress import __version__
+from dyncompress.certificates.promise import Promise
+from dyncompress.cli.arguments import free_axes, settings
+from dyncompress.cli.run_table import read_runs
+from dyncompress.cli.sources import load_data, load_model
+from dyncompress.deployment import Session
+from dyncompress.deployment.bench import Timing, compare
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
+from dyncompress.models.signature import filled
+from dyncompress.models.torch.sgd_probe import probe
+from dyncompress.pipeline import task
+from dyncompress.pipeline.certification import refuse_too_few, without_seen
+from dyncompress.pipeline.selection import Ranking, rank
+from dyncompress.pipeline.task import Opened, first_rows
+from dyncompress.pipeline.verbs import compress, measure
+from dyncompress.recipe.plan_file import read_plan
+from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
+from dyncompress.reports.output_files import PROFILE
+from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
+from dyncompress.types.progress import Progress
+from dyncompress.types.representation import whole_text
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the words of `compress` and `measure` name, opened and checked.
+
+    Attributes:
+        model: opened once for all verbs: what one of them observed or exported serves the next.
+        recipe, target: values.
+        batches: calibration batches, or None.
+        held_out: or None.
+        trajectory: path, or None.
+    """
+
+    model: Opened
+    recipe: Recipe
+    target: Target
+    batches: Sequence[Batch] | None
+    held_out: HeldOut | None
+    trajectory: Path | None
+
+    def key(self) -> str:
+        """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
+        zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
+        free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
+        parts = [__version__, self.model.door.state_digest, whole_text(free), whole_text(self.target), repr(self.model.door.free)]
+        parts += digests(self.batches or [])
+        if self.trajectory is not None:
+            parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, str | None]:
+    """`dyncompress compress`: the file, and the text of the profile that it was made from, where there is one."""
+    plan = None if args.plan is None else read_plan(args.plan)
+    request = opened(args, args.held_out, plan)
+    profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
+    file = compress(
+        request.model,
+        request.recipe,
+        target=request.target,
+        calibration=request.batches,
+        held_out=request.held_out,
+        trajectory=request.trajectory,
+        plan=plan or profile,
+        keep_float=args.keep_float,
+        progress=progress,
+    )
+    return file, text
+
+
+def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
+    """`dyncompress measure`: the profile and its text."""
+    return profiled(opened(args, None), args.out, progress)
+
+
+def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
+    """`dyncompress probe`: the record of a short run from the final weights."""
+    data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
+    if args.labels:
+        names, data = filled(model, data)
+        data = as_labelled(data, names)
+        labels = data.labels
+        if labels is None:
+            raise InvalidRequest(f"--labels: calibration data '{args.calibration}' hold no y; add it, or leave --labels out.")
+    return probe(
+        model,
+        data,
+        labels=labels,
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        seed=args.seed,
+        progress=progress,
+    )
+
+
+def ranked(args: argparse.Namespace, progress: Progress) -> Ranking:
+    """`dyncompress rank`: the runs of a table in predicted order."""
+    runs = read_runs(args.runs)
+    return rank(
+        runs,
+        args.measures,
+        gaps=runs.gaps,
+        hyperparameters=runs.hyperparameters,
+        calibration=None if args.calibration is None else load_data(args.calibration, "calibration data"),
+        example=None if args.example is None else load_data(args.example, "example"),
+        progress=progress,
+    )
+
+
+def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = None) -> Request:
+    """Open what the words name; everything that can be refused is refused before any heavy work.
+
+    Args:
+        args: the words.
+        held_out: data, or None.
+        plan: to be carried out, which names its recipe and target where no word does.
+    """
+    recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
+    refuse_others(recipe, target, plan)
+    kept = None if held_out is None else load_data(held_out, "held-out data")
+    seen = None if args.calibration is None else load_data(args.calibration, "calibration data")
+    if seen is None and kept is None:
+        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+    model = load_model(args.model)
+    names, seen = filled(model, kept if seen is None else seen)
+    batches = None if args.calibration is None else as_batches(seen, names, task.examples_drawn(recipe), unchecked=True)
+    examples = None if kept is None else as_held_out(kept, names, unchecked=True)
+    if examples is not None:
+        fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
+        spec = recipe.certificate
+        refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
+    example = None if examples is None else first_rows(examples)
+    start = task.opened(model, recipe, batches, example, free_axes(args.free_axes))
+    return Request(start, recipe, target, batches, examples, args.trajectory)
+
+
+def profiled(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:
+    """The profile that lies in the directory, if all that it depends on is the same, else a new one; and its text."""
+    key = request.key()
+    kept = None if directory is None else _kept(directory / PROFILE, key)
+    if kept is not None:
+        with progress.phase("reuse the measured profile"):
+            return kept
+    example = None if request.held_out is None else request.held_out.inputs
+    profile = measure(
+        request.model,
+        request.recipe,
+        target=request.target,
+        calibration=request.batches,
+        trajectory=request.trajectory,
+        example=example,
+        progress=progress,
+    )
+    return profile, with_key(profile_to_json(profile), key)
+
+
+def with_key(text: str, key: str) -> str:
+    """The profile's JSON with the digest of all that it depends on."""
+    return f'{{"depends_on":"{key}","profile":{text.strip()}}}\n'
+
+
+def _kept(path: Path, key: str) -> tuple[Profile, str] | None:
+    """The saved profile, if there is one with this key."""
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        if json.loads(text)["depends_on"] != key:
+            return None
+    except (ValueError, KeyError, TypeError):
+        return None  # not one of ours, or cut: it is measured again
+    return profile_from_json(text), text
+
+
+def timed(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Timing]:
+    """`dyncompress bench`: files against each other on the first examples of the data."""
+    target = load_target(args.target)
+    names = Session(next(iter(files.values())), target).input_names
+    held = as_labelled(load_data(args.data, "data"), names)
+    inputs = {name: value[: args.batch] for name, value in held.inputs.items()}
+    return compare(files, inputs, target, threads=args.threads, rounds=args.rounds)

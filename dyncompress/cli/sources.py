@@ -1,0 +1,164 @@
+"""What a command line names: a model or data as `file.py:callable` or `package.module:callable`, data as an `.npz` file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.models.user_code import called, guarded, remember
+from dyncompress.recipe.text_files import is_file, read_bytes
+
+MODEL_FILES = {
+    ".onnx": "an ONNX file",
+    ".pt2": "an exported program",
+    ".pt": "a pickle",
+    ".pth": "a pickle",
+    ".safetensors": "weights without their network",
+}
+
+
+def check_model(source: str) -> None:
+    """Refuse, before torch is imported, what can't name a network.
+
+    Raises:
+        Unsupported: a file that isn't Python; the message says how to name the network instead.
+        InvalidRequest: it has another form, or there is no such file or it isn't Python.
+    """
+    kind = MODEL_FILES.get(Path(source).suffix)
+    if kind:
+        raise Unsupported(
+            f"model '{source}' is {kind}, which can't be opened here; name a function that builds the network and loads its "
+            "weights, e.g. `net.py:model`."
+        )
+    _check_callable(source, "model")
+
+
+def check_data(source: str, what: str) -> None:
+    """Refuse, before torch is imported, what can't name data: an `.npz` or a callable.
+
+    Args:
+        source: as on the command line.
+        what: `calibration data` or `held-out data`, for messages.
+
+    Raises:
+        InvalidRequest: it has another form, or there is no such file.
+    """
+    path = Path(source)
+    if path.suffix != ".npz":
+        _check_callable(source, what)
+    elif not is_file(path, f"{what} '{source}'"):
+        raise InvalidRequest(f"{what} '{source}': no such file; write one with numpy.savez('{path.name}', x=x, y=y).")
+
+
+def load_model(source: str) -> Any:
+    """The network that `file.py:callable` or `package.module:callable` returns when it is called.
+
+    Raises:
+        Unsupported: a file that isn't Python; the message says how to name the network instead.
+        InvalidRequest: no such file, module or callable, or it returns something else than a `torch.nn.Module`.
+    """
+    check_model(source)
+    import torch
+
+    model = _called(source, "model")
+    if not isinstance(model, torch.nn.Module):
+        raise InvalidRequest(f"model '{source}' returned a {type(model).__name__}; it has to return a torch.nn.Module.")
+    return model
+
+
+def load_data(source: str, what: str) -> Any:
+    """The path of an `.npz` file, checked to be there, or what `file.py:callable` returns: an iterable of batches.
+
+    Args:
+        source: as on the command line.
+        what: `calibration data` or `held-out data`, for messages.
+
+    Raises:
+        InvalidRequest: no such file, module or callable.
+    """
+    check_data(source, what)
+    path = Path(source)
+    if path.suffix == ".npz":
+        return path
+    found = _called(source, what)
+    if found is None:  # elsewhere it means that no data are given
+        raise InvalidRequest(f"{what} '{source}' returned None; it has to return examples or batches of them.")
+    return guarded(found, f"{what} '{source}'")
+
+
+def _check_callable(source: str, what: str) -> None:
+    """Refuse what isn't `place:name`, and a file that isn't there or isn't Python."""
+    place, colon, name = source.rpartition(":")
+    if not colon or not place or not name:
+        forms = "`file.py:callable` or `package.module:callable`" + ("" if what == "model" else ", or an .npz file")
+        raise InvalidRequest(f"{what} '{source}': give it as {forms}.")
+    if not place.endswith(".py"):
+        if not all(part.isidentifier() for part in place.split(".")):
+            raise InvalidRequest(f"{what} '{source}': '{place}' is neither a .py file nor the name of a module.")
+        return
+    if not is_file(Path(place), f"{what} '{source}'"):
+        raise InvalidRequest(f"{what} '{source}': there is no file {place}.")
+    text = read_bytes(Path(place), f"{what} '{source}'")
+    with called(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # they are shown when the file is imported
+        compile(text, place, "exec", dont_inherit=True)
+
+
+def _called(source: str, what: str) -> Any:
+    """What the named callable returns."""
+    place, _, name = source.rpartition(":")
+    module = _from_file(Path(place), source, what) if place.endswith(".py") else _from_name(place, source, what)
+    with called(f"{what} '{source}'"):
+        found = getattr(module, name, None)
+    if not callable(found):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        near = difflib.get_close_matches(name, public, 1)
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        raise InvalidRequest(f"{what} '{source}': {place} has no callable '{name}'{hint}")
+    with called(f"{what} '{source}'"):
+        return found()
+
+
+def _from_file(path: Path, source: str, what: str) -> ModuleType:
+    """Import a file by its path; its folder is searched for the modules that it imports, as `python file.py` does."""
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    key = f"dyncompress_source_{path.stem}"
+    if key in sys.modules and sys.modules[key].__file__ == str(path.resolve()):
+        return sys.modules[key]
+    spec = importlib.util.spec_from_file_location(key, path.resolve())
+    if spec is None or spec.loader is None:
+        raise InvalidRequest(f"{what} '{source}': {path} can't be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    remember(path, f"{what} '{source}'")
+    sys.modules[key], whole = module, False
+    try:
+        with called(f"{what} '{source}'"):
+            spec.loader.exec_module(module)
+        whole = True
+    finally:
+        if not whole:  # the next to ask for it must not get half of a module
+            del sys.modules[key]
+    return module
+
+
+def _from_name(name: str, source: str, what: str) -> ModuleType:
+    """Import a module by name; the working directory is searched first."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    with called(f"{what} '{source}'"):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+                raise
+            raise InvalidRequest(f"{what} '{source}': there is no module '{error.name}' here.") from error
+    remember(getattr(module, "__file__", None), f"{what} '{source}'")
+    return module

@@ -1,0 +1,176 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
+"""Multi-head attention whose four projections are linear layers, in place of torch's, which keeps them in bare parameters.
+
+`nn.MultiheadAttention` multiplies by slices of one parameter inside a function, and by its output layer's weight without calling
+that layer. No layer is seen there, so that all of its weights would stay float: most of what a transformer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dyncompress.models.torch.layers import has_own_forward
+from dyncompress.models.torch.rewriting import reference
+from dyncompress.types import Batch
+
+
+class Attention(nn.Module):
+    """What `nn.MultiheadAttention` computes in eval mode, by layers `q_proj`, `k_proj`, `v_proj` and `out_proj`.
+
+    Attributes:
+        batch_first: whether inputs are `[n, T, features]`; else `[T, n, features]`.
+        num_heads: the projections' features are `num_heads` times `head_dim`.
+    """
+
+    # What torch's encoder layers ask before they take a fused path, which would pass the layers over.
+    _qkv_same_embed_dim = False
+    in_proj_weight = in_proj_bias = bias_k = bias_v = None
+    add_zero_attn = False
+
+    def __init__(self, source: nn.MultiheadAttention) -> None:
+        """Take over the weights of torch's module; none has bias rows or a row of zeros added to its keys."""
+        super().__init__()
+        self.embed_dim, self.kdim, self.vdim = source.embed_dim, source.kdim, source.vdim
+        self.num_heads, self.head_dim = source.num_heads, source.head_dim
+        self.dropout, self.batch_first = source.dropout, source.batch_first
+        packed = source.in_proj_weight
+        weights = (source.q_proj_weight, source.k_proj_weight, source.v_proj_weight) if packed is None else packed.chunk(3)
+        biases = (None,) * 3 if source.in_proj_bias is None else source.in_proj_bias.chunk(3)
+        self.q_proj, self.k_proj, self.v_proj = (_linear(w, b) for w, b in zip(weights, biases, strict=True))
+        self.out_proj = _linear(source.out_proj.weight, source.out_proj.bias)
+        self.training = source.training
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Arguments and results of `nn.MultiheadAttention.forward`.
+
+        Raises:
+            RuntimeError: `is_causal` without a mask, as torch's module raises.
+        """
+        if query.ndim == 2:
+            axis = 0 if self.batch_first else 1
+            padding = None if key_padding_mask is None else key_padding_mask[None]
+            q, k, v = (x.unsqueeze(axis) for x in (query, key, value))
+            output, weights = self.forward(q, k, v, padding, need_weights, attn_mask, average_attn_weights, is_causal)
+            return output.squeeze(axis), None if weights is None else weights.squeeze(0)
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+        hint = is_causal and key_padding_mask is None and not need_weights  # torch takes the mask's word for it, too
+        mask = self._mask(None if hint else attn_mask, key_padding_mask, query.dtype)
+        if not self.batch_first:  # examples lead at the layers: what observes them counts on it
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
+        if not need_weights:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=hint)
+            return self._put_out(mixed), None
+        scores = (q * self.head_dim**-0.5) @ k.mT
+        if mask is None:
+            weights = scores.softmax(-1)
+            return self._put_out(weights @ v), weights.mean(1) if average_attn_weights else weights
+        # Torch's answer to a query that may look at nothing is NaN. It is written behind the layers: none shall observe it.
+        empty = mask.amax(-1, keepdim=True) == float("-inf")
+        weights = (scores + mask.masked_fill(empty, 0.0)).softmax(-1)
+        rows = empty.to(scores.dtype).amax(1) > 0
+        output = self._put_out(weights @ v).masked_fill(rows if self.batch_first else rows.transpose(0, 1), float("nan"))
+        weights = weights.masked_fill(empty, float("nan"))
+        return output, weights.mean(1) if average_attn_weights else weights
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Projected features as `[n, heads, T, head_dim]`."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _put_out(self, mixed: Tensor) -> Tensor:
+        """The output layer's answer to the mixed values of the heads, `[n, heads, T, head_dim]`."""
+        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return output if self.batch_first else output.transpose(0, 1)
+
+    def _mask(self, attention: Tensor | None, padding: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores, `[n or 1, heads or 1, T or 1, S]`: minus infinity where nothing is looked at.
+
+        Args:
+            attention: `[T, S]` or `[n * heads, T, S]`; booleans are True where nothing is looked at.
+            padding: `[n, S]`, likewise.
+            dtype: of the scores.
+        """
+        found = None
+        if attention is not None:
+            found = _added(attention, dtype)
+            found = found[None, None] if found.ndim == 2 else found.unflatten(0, (-1, self.num_heads))
+        if padding is not None:
+            keys = _added(padding, dtype)[:, None, None]
+            found = keys if found is None else found + keys
+        return found
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers that are added to scores."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, float("-inf"))
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer with a copy of this weight and bias."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+    return layer.eval()
+
+
+def separate_projections(module: nn.Module, example: Batch, names: Sequence[str]) -> None:
+    """Put `Attention` in the place of torch's modules, in place, where the outputs stay as they are.
+
+    Args:
+        module: a private copy in eval mode.
+        example: one batch.
+        names: of the inputs.
+    """
+    found = [part for part in module.modules() if isinstance(part, nn.MultiheadAttention) and _can_be_separated(part, module)]
+    known = reference(module, example, names) if found else None
+    if known is None:
+        return
+    new = {part: Attention(part) for part in found}
+    _exchange(module, new)
+    if known.holds():
+        return
+    _exchange(module, {other: part for part, other in new.items()})
+    for part, other in new.items():
+        _exchange(module, {part: other})
+        if not known.holds():
+            _exchange(module, {other: part})
+
+
+def _can_be_separated(part: nn.MultiheadAttention, module: nn.Module) -> bool:
+    """Whether torch's own class computes the attention, of nothing but its inputs, with weights that nobody else has."""
+    own = part is module or "forward" in vars(part) or type(part).forward is not nn.MultiheadAttention.forward
+    extra = part.bias_k is not None or part.bias_v is not None or part.add_zero_attn
+    if own or extra or not isinstance(part.out_proj, nn.Linear) or has_own_forward(part.out_proj):
+        return False
+    holders: dict[int, set[int]] = {}
+    for holder in module.modules():
+        for parameter in holder._parameters.values():
+            holders.setdefault(id(parameter), set()).add(id(holder))
+    return all(len(holders[id(parameter)]) == 1 for parameter in part.parameters())
+
+
+def _exchange(module: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
+    """Put modules in the place of others, under every name that these have."""
+    for parent in list(module.modules()):
+        for key, child in list(parent._modules.items()):
+            if child in new:
+                parent._modules[key] = new[child]

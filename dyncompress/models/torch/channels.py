@@ -1,0 +1,323 @@
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
+"""Sets of output channels that can be removed together, found with torch-pruning's dependency graph and then tried.
+
+A graph traced from gradients can be wrong about reshapes, paddings and concatenations. So every group is checked on a copy:
+two channels are really removed, and the outputs must equal those of the whole network with the readers' columns of these
+channels set to zero, which is exactly what refitting the readers assumes.
+
+The only importer of torch_pruning; none of its names leave this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.torch.calling import CALL_ERRORS, call, copied, flattened, outputs, placed
+from dyncompress.models.torch.layers import Trace, canonical, groups_of, is_conv1d_of_transformers, kind_of, stored
+from dyncompress.types import Batch, ChannelGroup, Keep, Layer
+
+# Removing a channel and silencing its readers agree up to float32 rounding; a wrong group is off by orders of magnitude.
+_TOLERANCE = 1e-4
+# Steps along the graph from one layer. The residual stream of a 56-layer ResNet takes 118; rotary embeddings never end.
+_MOST_DEPENDENCIES = 2_000
+_TRACE_ERRORS = (*CALL_ERRORS, ZeroDivisionError, StopIteration)
+
+_AT_OUTPUT = "its output channels are the model's outputs, or no layer reads them"
+_STREAM = "its channels are a residual stream: layers that read it also add to it"
+_TIED = "its channels can't be removed alone: a reshape, padding, concatenation or normalisation ties them to others"
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The groups, and why the other layers have none.
+
+    Attributes:
+        groups: in forward order.
+        reasons: layer -> why its output channels stay.
+    """
+
+    groups: tuple[ChannelGroup, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def noted(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+        """The layers with their group, or the reason why they have none."""
+        member = {name: group.name for group in self.groups for name in group.producers}
+        return tuple(
+            layer
+            if layer.left_alone
+            else replace(
+                layer,
+                group=member.get(layer.name, ""),
+                fixed_channels="" if layer.name in member else self.reasons.get(layer.name, _TIED),
+            )
+            for layer in layers
+        )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One thing that removing a channel does: `idxs` rows or columns of a module go."""
+
+    module: nn.Module
+    rows: bool
+    idxs: list[int]
+
+
+def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence[str]) -> Channels:
+    """All groups that hold what they promise.
+
+    Args:
+        module: left as it is.
+        trace: of the same module.
+        example: one batch.
+        names: of the inputs.
+    """
+    own = copied(module)
+    try:
+        graph = _Graph(own, example, names)
+    except _TRACE_ERRORS as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        reason = f"the network's channels could not be traced ({line})"
+        return Channels(reasons={layer.name: reason for layer in trace.layers})
+    reference = outputs(module, example, names)
+    order = {layer.name: i for i, layer in enumerate(trace.layers)}
+    groups: list[ChannelGroup] = []
+    reasons: dict[str, str] = {}
+    for layer in trace.layers:
+        if layer.left_alone or any(layer.name in group.producers for group in groups):
+            continue
+        if not layer.has_inputs or is_conv1d_of_transformers(module.get_submodule(layer.name)):
+            reasons[layer.name] = f"channels of {type(module.get_submodule(layer.name)).__name__} layers aren't traced"
+            continue
+        found = graph.group(layer, trace, order)
+        if isinstance(found, str):
+            reasons[layer.name] = found
+        elif _holds(graph, found, example, names, reference):
+            groups.append(found)
+        else:
+            reasons[layer.name] = _TIED
+        if graph.spoiled:
+            graph = _Graph(own, example, names)
+    return Channels(tuple(groups), reasons)
+
+
+def keep(
+    module: nn.Module, channels: Channels, edits: Sequence[Keep], example: Batch, names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """Remove all but the named channels of these groups and what depends on them, in place.
+
+    Returns:
+        layer -> the kept rows, for every layer that lost some.
+
+    Raises:
+        InvalidRequest: an unknown group, or indices that aren't distinct channels of it.
+    """
+    known = {group.name: group for group in channels.groups}
+    graph = _Graph(module, example, names)
+    kept = {}
+    for edit in edits:
+        if edit.group not in known:
+            offered = ", ".join(known) or "none"
+            raise InvalidRequest(f"there is no channel group '{edit.group}'; this model offers {offered}.")
+        group, indices = known[edit.group], sorted({int(i) for i in edit.indices})
+        if not indices or len(indices) != len(edit.indices) or indices[0] < 0 or indices[-1] >= group.size:
+            raise InvalidRequest(
+                f"channel group '{group.name}': indices {list(edit.indices)[:8]} must be distinct and below {group.size}."
+            )
+        gone = sorted(set(range(group.size)) - set(indices))
+        if gone:
+            graph.remove(group.producers[0], gone)
+        kept.update(dict.fromkeys(group.producers, tuple(indices)))
+    for parameter in module.parameters():
+        parameter.grad = None
+    return kept
+
+
+class _Graph:
+    """torch-pruning's dependency graph of one module, read in our own words."""
+
+    def __init__(self, module: nn.Module, example: Batch, names: Sequence[str]) -> None:
+        """Trace the module; it keeps its requires_grad flags."""
+        self.module = module
+        self.names = {id(m): name for name, m in module.named_modules()}
+        self.spoiled = False
+        self.graph = torch_pruning.DependencyGraph()
+        inputs = placed(example, module, names)
+        flags = [(p, p.requires_grad) for p in module.parameters()]
+        with _quiet(), torch.enable_grad():
+            for parameter, _ in flags:
+                parameter.requires_grad_(True)
+
+            def forward(traced: nn.Module, given: Mapping[str, Tensor]) -> list[Tensor]:
+                return [t for t in flattened(call(traced, given, names)) if t.requires_grad]
+
+            # a module whose layers below it compute its products isn't a layer, whatever its class
+            passed = [part for part in module.modules() if part.__dict__.get("product_places")]
+            try:
+                self.graph.build_dependency(
+                    module, example_inputs=inputs, forward_fn=forward, ignored_layers=passed, verbose=False
+                )
+            finally:
+                for parameter, flag in flags:
+                    parameter.requires_grad_(flag)
+
+    def group(self, layer: Layer, trace: Trace, order: Mapping[str, int]) -> ChannelGroup | str:
+        """The group that a layer's output channels belong to, or why there is none."""
+        if layer.out < 2:
+            return "it has a single output channel"
+        try:
+            first, addition = self._steps(layer.name, [0])
+            last, _ = self._steps(layer.name, [layer.out - 1])
+        except _TRACE_ERRORS:
+            return _TIED
+        tied = _STREAM if addition else _TIED
+        producers: list[str] = []
+        consumers: dict[str, int] = {}
+        if len(first) != len(last):
+            return tied
+        for low, high in zip(first, last, strict=True):
+            if not kind_of(low.module):
+                continue
+            name, shape = self.names.get(id(low.module), ""), canonical(low.module).shape
+            depthwise = groups_of(low.module) > 1
+            if depthwise and groups_of(low.module) != shape[0]:
+                return "a grouped convolution among its readers needs equal groups"
+            if low.rows:
+                if low.idxs != [0] or high.idxs != [layer.out - 1] or shape[0] != layer.out:
+                    return tied
+                producers.append(name)
+            elif not depthwise:
+                consumers[name] = self._columns(low, high, layer.out)
+        if not consumers:
+            return _AT_OUTPUT
+        members = (*producers, *consumers)
+        if any(name not in trace.modules or len(trace.users[name]) > 1 or trace.calls[name] != 1 for name in members):
+            return "a layer among those tied to it is used more than once"
+        if addition and min(order[name] for name in consumers) < max(order[name] for name in producers):
+            return _STREAM
+        if not all(consumers.values()):
+            return tied
+        return ChannelGroup(layer.name, layer.out, tuple(sorted(set(producers), key=order.__getitem__)), consumers)
+
+    def _columns(self, step: _Step, last: _Step, size: int) -> int:
+        """Columns of the consumer's matrix that a channel owns; 0 where they aren't consecutive."""
+        n = len(step.idxs)
+        if step.idxs != list(range(n)) or last.idxs != list(range((size - 1) * n, size * n)):
+            return 0
+        weight = canonical(step.module)
+        return n * (weight[0, 0].numel()) if weight.shape[1] == size * n else 0
+
+    def _steps(self, name: str, idxs: list[int]) -> tuple[list[_Step], bool]:
+        """What removing these channels does, and whether an addition is among it."""
+        found, addition = [], False
+        for dependency, indices in self._pruning(name, idxs):
+            target = dependency.target
+            addition = addition or "AddBackward" in str(target.name)
+            rows = self.graph.is_out_channel_pruning_fn(dependency.handler)
+            found.append(_Step(target.module, rows, sorted(int(i) for i in indices)))
+        return found, addition
+
+    def _pruning(self, name: str, idxs: list[int]) -> Any:
+        """torch-pruning's group for these channels."""
+        root = self.module.get_submodule(name)
+        with _quiet(), _bounded():
+            return self.graph.get_pruning_group(root, self.graph.get_pruner_of_module(root).prune_out_channels, idxs=idxs)
+
+    def remove(self, name: str, idxs: list[int]) -> None:
+        """Really remove channels, in place."""
+        with _quiet(), torch.no_grad():
+            group = self._pruning(name, idxs)
+            # The graph notes new bare parameters in itself, which restoring the module doesn't undo.
+            self.spoiled = self.spoiled or any(isinstance(d.target.module, nn.Parameter) for d, _ in group)
+            group.prune(record_history=False)
+
+
+def _holds(graph: _Graph, group: ChannelGroup, example: Batch, names: Sequence[str], reference: tuple[Tensor, ...]) -> bool:
+    """Whether removing channels does exactly what silencing their readers' columns does; the graph's module is restored."""
+    module = graph.module
+    gone = sorted({0, group.size // 2}) if group.size > 2 else [0]
+    with _restored(module):
+        _silence(module, group, gone)
+        silenced = outputs(module, example, names)
+    try:
+        with _restored(module):
+            graph.remove(group.producers[0], gone)
+            sizes = {int(canonical(module.get_submodule(name)).shape[0]) for name in group.producers}
+            removed = outputs(module, example, names)
+    except _TRACE_ERRORS:
+        return False
+    if sizes != {group.size - len(gone)} or len(removed) != len(reference):
+        return False
+    for new, known, old in zip(removed, silenced, reference, strict=True):
+        if new.shape != old.shape or not bool(torch.isfinite(new).all()):
+            return False
+        scale = old.double().abs().max() if old.numel() else torch.tensor(0.0)
+        if old.numel() and not bool((new.double() - known.double()).abs().max() <= _TOLERANCE * scale + 1e-12):
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _restored(module: nn.Module) -> Iterator[None]:
+    """Put every attribute and parameter of every module back on the way out; values written in place are not undone."""
+    before = [(part, dict(part.__dict__), dict(part._parameters), dict(part._buffers)) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes, parameters, buffers in before:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+            part._parameters.clear()
+            part._parameters.update(parameters)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+
+
+@torch.no_grad()
+def _silence(module: nn.Module, group: ChannelGroup, gone: Sequence[int]) -> None:
+    """Give every consumer a new weight in which the columns of these channels are zero."""
+    for name, columns in group.consumers.items():
+        layer = module.get_submodule(name)
+        weight = canonical(layer).clone()
+        inputs = columns // weight[0, 0].numel()
+        for channel in gone:
+            weight[:, channel * inputs : (channel + 1) * inputs] = 0
+        layer.weight = nn.Parameter(stored(layer, weight).contiguous(), requires_grad=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch-pruning prints and warns about parameters that it doesn't know; the check of every group makes up for it."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _bounded() -> Iterator[None]:
+    """Give up where following the dependencies of one layer doesn't end: rotary embeddings and shared heads never do."""
+    original = torch_pruning.dependency.Group.has_pruning_op
+    calls = [0]
+
+    def counted(group: Any, *args: Any) -> bool:
+        calls[0] += 1
+        if calls[0] > _MOST_DEPENDENCIES:
+            raise RuntimeError("the dependencies of one layer's channels don't end")
+        return original(group, *args)
+
+    torch_pruning.dependency.Group.has_pruning_op = counted
+    try:
+        yield
+    finally:
+        torch_pruning.dependency.Group.has_pruning_op = original

@@ -1,0 +1,94 @@
+"""Layers compressed in order, each aimed at what the original computes from the inputs that the layers before leave it.
+
+Rounding and pruning on the original's inputs lets errors pile up from layer to layer. Here each layer gets a new weight first,
+the ridge solution of min E|y - W x'|^2, y the original's output and x' the inputs it gets in the compressed network, and that
+weight is pruned and rounded under the moment of x'. Biases take up the means, so that moments are centred.
+
+**Source**: asymmetric calibration, Li et al., "GPTAQ", 2025, with the closed form in place of its approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from dyncompress import linalg
+from dyncompress.models.augmentation import is_image
+from dyncompress.models.torch.sequence import Wanted, in_sequence
+from dyncompress.pipeline.task import Opened
+from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
+
+# Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
+_DAMPING = 0.01
+_PRECISION = 2e-6  # of a moment summed in float32, as a share of its diagonal
+_CONSTANT = 30.0  # inputs whose variance is below this many times that are noise of sums
+
+
+def compressed_in_order(
+    model: Opened,
+    names: Sequence[str],
+    compress: Callable[[Observation], Array],
+    needs: Sequence[Need] = (),
+    *,
+    mirrored: bool = False,
+) -> dict[str, tuple[Array, Array]]:
+    """Compress these layers one after the other.
+
+    Args:
+        model: opened, with calibration data.
+        names: layers; those that can't be taken in order (called twice, no batch axis in front) are passed over.
+        needs: what else `compress` reads.
+        compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
+        mirrored: whether images are observed a second time, flipped left to right.
+
+    Returns:
+        layer -> (new weight, shift of its output).
+    """
+    layers = {layer.name: layer for layer in model.door.layers()}
+    others = tuple(need for need in needs if not isinstance(need, InputMoment))
+    known = {name: observation for name, observation in model.observe((Weight(), *others)) if name in names}
+
+    def solve(name: str, wanted: Wanted) -> Array:
+        """The layer compressed towards its aim: the weight that gives the wanted outputs from these inputs."""
+        moment, lack = centred(wanted)
+        weight = known[name][Weight()]
+        aim = weight + ridge(moment, lack).reshape(weight.shape).to(weight)
+        return compress(Observation(layers[name], {**known[name].values, Weight(): aim, InputMoment(): moment.float()}))
+
+    flipped = [_flipped(batch) for batch in model.batches] if mirrored else []
+    return in_sequence(model.door, [*model.batches, *flipped], [name for name in layers if name in known], solve)
+
+
+def _flipped(batch: Batch) -> Batch:
+    """Images flipped left to right, other inputs as they are."""
+    tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+    return {name: value.flip(3) if is_image(value) else value for name, value in tensors.items()}
+
+
+def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
+    """What sets a new weight, and moves the output."""
+    found: list[Edit] = [SetWeight(layer, weight)]
+    return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
+
+
+def centred(wanted: Wanted) -> tuple[Array, Array]:
+    """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`.
+
+    Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
+    diagonal gets the least that the moment's precision can tell from nothing.
+    """
+    mean = wanted.mean
+    rows = mean.repeat_interleave(len(wanted.shift) // len(mean), dim=0)
+    covariance = wanted.moment - mean[:, :, None] * mean[:, None, :]
+    least = _PRECISION * wanted.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
+    least = torch.where(covariance.diagonal(dim1=-2, dim2=-1).mean(-1) < _CONSTANT * least, _CONSTANT * least, least)
+    covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
+    return covariance, wanted.lack - wanted.shift[:, None] * rows
+
+
+def ridge(moment: Array, lack: Array) -> Array:
+    """lack (moment + damping)^-1, `[out, K]`, each row with its group's moment."""
+    factor = linalg.damped_cholesky(linalg.damped(moment, _DAMPING), 0.0)
+    right = lack.unflatten(0, (len(moment), -1)).mT
+    return torch.cholesky_solve(right, factor).mT.flatten(0, 1)

@@ -1,0 +1,202 @@
+"""Less structure: blocks dropped, channels removed, and what comes after refitted to compute what the original did.
+
+Front to back, each layer after the first change is fitted by least squares: the original's output there, from the inputs that it
+gets in the smaller network (`torch_sequence`). Where its output closes a residual block, the sum with the shortcut counts, so
+that one block makes up for what another no longer adds. The channels of a group are chosen when its reader is reached, by
+elimination on the reader's inputs as they are by then; those of a group with several readers before, on the original's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.linalg import damped, damped_cholesky
+from dyncompress.models.torch.blocks import bypassed
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.sequence import Wanted, in_sequence
+from dyncompress.pipeline.task import Opened
+from dyncompress.pruning.channels import Reader, eliminate_together, refit_columns
+from dyncompress.types import (
+    BLOCKS,
+    CHANNELS,
+    Array,
+    Batch,
+    Bias,
+    ChannelGroup,
+    Choice,
+    Drop,
+    InputMoment,
+    Keep,
+    Layer,
+    Observation,
+    SetWeight,
+    Weight,
+)
+
+DAMPING = 1e-3  # share of the mean diagonal entry that draws a refit towards the weight that was
+METHOD = {CHANNELS: "eliminate + refit", BLOCKS: "drop + refit"}
+
+
+def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The choices that change the network's structure."""
+    return {
+        unit: choice
+        for unit, choice in choices.items()
+        if (unit.startswith(CHANNELS) and choice.keep is not None) or (unit.startswith(BLOCKS) and choice.drop)
+    }
+
+
+def restructured(
+    model: Opened, choices: Mapping[str, Choice], reach: int | None = None, *, mirrored: bool = False
+) -> tuple[Opened, dict[str, Choice]]:
+    """Drop the blocks and remove the channels that choices give up, and refit what comes after.
+
+    Args:
+        model: with calibration data.
+        choices: by unit; those of layers are passed over, and those of channels inside a dropped block.
+        reach: at most this many layers after the last change are refitted; None: all.
+        mirrored: whether layers are refitted on mirrored images too; not where `reach` says how far, since a probe is quick.
+
+    Returns:
+        the smaller model, and the realised choices (with indices) of blocks and channels.
+
+    Raises:
+        InvalidRequest: a unit that the model doesn't have, or a reader that can't be refitted.
+    """
+    asked = structural(choices)
+    if not asked:
+        return model, {}
+    door = model.door
+    drops = [Drop(unit.removeprefix(BLOCKS)) for unit in asked if unit.startswith(BLOCKS)]
+    gone = {name for block in door.residual_blocks() if Drop(block.name) in drops for name in block.layers} if drops else set()
+    there = {layer.name for layer in door.layers()} - gone
+    cut = {
+        group.name: (group, asked[CHANNELS + group.name])
+        for group in door.channel_groups()
+        if CHANNELS + group.name in asked and group.producers[0] in there  # those inside a dropped block went with it
+    }
+    affected = _affected(door, there, [group for group, _ in cut.values()], reach)
+    fit = _Fit({name: o for name, o in door.observe((Weight(), Bias())) if name in affected}, cut, _together(model, cut))
+    with bypassed(door.module, door.residual_blocks() if drops else (), drops):
+        data = with_mirrored(model.batches) if mirrored and reach is None else model.batches
+        found = in_sequence(door, data, affected, fit)
+    _refuse_unfitted(cut, found)
+    edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
+    keeps = [Keep(name, fit.kept[name]) for name in cut]
+    realised = {BLOCKS + drop.block: replace(asked[BLOCKS + drop.block], method=METHOD[BLOCKS]) for drop in drops}
+    for keep in keeps:
+        unit = CHANNELS + keep.group
+        realised[unit] = replace(asked[unit], keep=len(keep.indices), indices=keep.indices, method=METHOD[CHANNELS])
+    small = door.edited([*edits, *drops, *keeps])
+    return replace(model, door=small, kept={}), realised
+
+
+def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches, and images `[n, 1 or 3, h, w]` mirrored as well: twice the data where left and right mean the same."""
+    found = []
+    for batch in batches:
+        found.append(batch)
+        tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
+        if all(t.ndim == 4 and t.shape[1] in (1, 3) and t.is_floating_point() for t in tensors.values()):
+            found.append({name: t.flip(3) for name, t in tensors.items()})
+    return found
+
+
+def _affected(door: TorchModel, there: set[str], cut: Sequence[ChannelGroup], reach: int | None) -> list[str]:
+    """Layers to refit, front to back: readers of removed channels, and those that see a change before them."""
+    readers = {name for group in cut for name in group.consumers}
+    found: list[str] = []
+    since: int | None = None
+    for layer in door.layers():
+        if layer.name not in there:
+            since = 0
+        elif layer.name in readers:
+            since = 0
+            found.append(layer.name)
+        elif since is not None:
+            since += 1
+            if _refittable(layer) and (reach is None or since <= reach):
+                found.append(layer.name)
+    return found
+
+
+def _refittable(layer: Layer) -> bool:
+    return not layer.left_alone and layer.has_inputs and layer.groups == 1
+
+
+def _together(model: Opened, cut: Mapping[str, tuple[ChannelGroup, Choice]]) -> dict[str, tuple[int, ...]]:
+    """The channels that stay in groups with several readers, and in those where the plan names them."""
+    kept = {name: tuple(sorted(choice.indices)) for name, (_, choice) in cut.items() if choice.indices is not None}
+    shared = {name: group for name, (group, _) in cut.items() if name not in kept and len(group.consumers) > 1}
+    readers = {name for group in shared.values() for name in group.consumers}
+    seen = {name: o for name, o in model.observe((Weight(), InputMoment())) if name in readers} if readers else {}
+    for name, group in shared.items():
+        parts = [Reader(seen[n][InputMoment()][0], _matrix(seen[n]), columns) for n, columns in group.consumers.items()]
+        kept[name] = _chosen(group, parts, cut[name][1])
+    return kept
+
+
+def _chosen(group: ChannelGroup, readers: Sequence[Reader], choice: Choice) -> tuple[int, ...]:
+    """The channels removed last by backward elimination."""
+    order, _ = eliminate_together(readers, int(choice.keep or group.size))
+    gone = {int(channel) for channel in order}
+    return tuple(channel for channel in range(group.size) if channel not in gone)
+
+
+@dataclass
+class _Fit:
+    """Least squares for one layer after the other.
+
+    Attributes:
+        seen: layer -> its weight and bias.
+        cut: group's name -> the group that loses channels, and how many stay.
+        kept: group's name -> the channels that stay, once chosen.
+    """
+
+    seen: Mapping[str, Observation]
+    cut: Mapping[str, tuple[ChannelGroup, Choice]]
+    kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __call__(self, name: str, wanted: Wanted) -> Array:
+        """The layer's new weight, zero in the columns of removed channels."""
+        observation = self.seen[name]
+        weight, mean = _matrix(observation), wanted.mean[0].double()
+        moment = wanted.moment[0].double() - torch.outer(mean, mean)  # the bias restores the mean
+        lack = wanted.lack.double() - torch.outer(wanted.shift.double(), mean)
+        factor = damped_cholesky(damped(moment, DAMPING), 0.0)
+        new = weight + torch.cholesky_solve(lack.T, factor).T
+        group, choice = next((found for found in self.cut.values() if name in found[0].consumers), (None, None))
+        if group is not None and choice is not None:
+            n = group.consumers[name]
+            if group.name not in self.kept:
+                self.kept[group.name] = _chosen(group, [Reader(moment, new, n)], choice)
+            columns = [channel * n + i for channel in self.kept[group.name] for i in range(n)]
+            narrow = refit_columns(new, moment, columns, DAMPING)
+            new = torch.zeros_like(new)
+            new[:, columns] = narrow
+        return new.reshape(observation.layer.shape)
+
+
+def _refuse_unfitted(cut: Mapping[str, tuple[ChannelGroup, Choice]], found: Mapping[str, object]) -> None:
+    for group, _ in cut.values():
+        for name in group.consumers:
+            if name not in found:
+                raise InvalidRequest(
+                    f"unit '{CHANNELS}{group.name}': '{name}', which reads it, can't be refitted by least squares (it is used "
+                    "more than once, or its examples aren't independent); leave its keep out."
+                )
+
+
+def _matrix(observation: Observation) -> Array:
+    """A layer's weight, `[out, K]` float64."""
+    return observation[Weight()].detach().flatten(1).double()
+
+
+def _shifted(observation: Observation, shift: Array) -> Array:
+    """The bias with a shift of the output added."""
+    bias = observation[Bias()]
+    return shift if bias is None else bias + shift

@@ -1,0 +1,371 @@
+"""Files that keep a budget: plans are carried out, and what came out is measured, until one is within it.
+
+A prediction decides only what is tried first. Bytes are those of the file that ships; seconds are a run's, timed; zeros are
+counted; and the divergence of outputs is measured on the finished file, on calibration examples that were set aside: nothing was
+fitted on them. Where no plan keeps the budget, the error says what was reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from dyncompress import deployment
+from dyncompress.allocation.cost import HARM
+from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
+from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
+from dyncompress.models.augmentation import augmented
+from dyncompress.pipeline.completion import candidate, with_candidates
+from dyncompress.pipeline.onnx_export import as_numpy, originals
+from dyncompress.pipeline.profiling.latency import seconds_of_file
+from dyncompress.pipeline.replanning import (
+    NOISE,
+    TIMED,
+    floor_of,
+    limits_of,
+    out_of_reach,
+    replan_with_measured_costs,
+    whole_budget,
+)
+from dyncompress.pipeline.task import Opened
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Target
+
+Build = Callable[[Plan], OnnxFile]
+
+FILES = 7  # files that are made for a budget of bytes or distortion
+FULL = 0.8  # of a budget of distortion: a plan that spends so much isn't made bolder
+AIM = 0.95  # of a budget of distortion: what the next plan aims at
+ERRORS = 64  # of outputs, that other examples are tried with
+SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
+FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
+SHIFT = 2  # pixels
+ALIKE = 1.5  # times that answers to moved images may be less sure than to the images as they are
+MOST = 8.0  # times that a level is changed at once
+
+
+@dataclass
+class Search:
+    """Makes files from plans until one keeps the budget.
+
+    Attributes:
+        model: opened.
+        profile, budget, recipe, target: what is asked for.
+        build: makes the file of a plan.
+        sealed: whether the file will carry a seal, whose bytes count.
+        lost: what was said of the last file that lost a channel.
+        made: the files that were built, without their bytes.
+    """
+
+    model: Opened
+    profile: Profile
+    budget: Budget
+    recipe: Recipe
+    target: Target
+    build: Build
+    sealed: bool = False
+    lost: str = ""
+    made: list[Candidate] = field(default_factory=list)
+
+    def file(self) -> OnnxFile:
+        """The file of a plan that keeps every budget, as measured on the file itself.
+
+        Raises:
+            Infeasible: none was found; the message tells the smallest that was reached.
+        """
+        if self.budget.distortion is not None and self.budget.bytes is None:
+            found = self._within_distortion()
+        elif self.budget.bytes is not None:
+            found = self._within_bytes()
+        elif self.budget.seconds is not None:
+            found = self._within_seconds()
+        else:
+            found = self._checked(self._built(self._plan({})))
+        return with_candidates(found, self.made)
+
+    def _built(self, plan: Plan) -> OnnxFile:
+        """The file of a plan; what it came to stays on the list of candidates."""
+        file = self.build(plan)
+        self.made.append(candidate(file))
+        return file
+
+    def _plan(self, limits: Mapping[str, float]) -> Plan:
+        """The plan of the budget with other limits for some rows of the table."""
+        known = {**limits_of(self.profile, self.budget), **limits}
+        return replan_with_measured_costs(self.model, self.profile, self.budget, self.recipe, self.target, known)
+
+    def _checked(self, file: OnnxFile) -> OnnxFile:
+        """The file itself, if it has the zeros that were asked for.
+
+        Raises:
+            Infeasible: it doesn't.
+        """
+        asked = self.budget.sparsity
+        if asked is not None:
+            zeros, weights = realised_zeros(file.plan, self.profile)
+            if zeros < asked * weights - len(self.profile.table) / 2:
+                raise Infeasible(
+                    f"budget.sparsity is {asked:.4g}, and {zeros / weights:.4g} of the weights came out as zeros; lower it, or "
+                    "list larger shares in prune.sparsities."
+                )
+        return file
+
+    def _within_seconds(self) -> OnnxFile:
+        """A file that runs in the time asked for, by its own measured time.
+
+        Raises:
+            Infeasible: the fastest one found takes longer.
+        """
+        asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
+        fastest = math.inf
+        for _ in range(TIMED):
+            file = self._built(self._plan({"seconds": limit}))
+            real = seconds_of_file(self.model, file, self.profile, self.recipe)
+            fastest = min(fastest, real)
+            if real <= asked * (1 + NOISE):
+                return self._checked(replace(file, plan=replace(file.plan, cost={**file.plan.cost, "file_seconds": real})))
+            limit -= real - asked
+        raise out_of_reach(self.profile, {"seconds": asked}, {"seconds": fastest}, self.recipe)
+
+    # -------------------------------------------------- bytes
+    def _within_bytes(self) -> OnnxFile:
+        """A file of at most the bytes asked for: its real size moves the limit of the table.
+
+        Raises:
+            Infeasible: the smallest file is larger.
+        """
+        whole = whole_budget(self.profile, self.budget)["bytes"]
+        most, floor = whole - SEAL_BYTES * self.sealed, floor_of(self.profile, "bytes")
+        limit, smallest, best = limits_of(self.profile, self.budget)["bytes"], math.inf, None
+        for number in range(FILES):
+            last = limit <= floor
+            file = self._built(self._plan({"bytes": max(limit, floor)}))
+            size = len(file.shipped)
+            smallest = min(smallest, size)
+            if size <= most:
+                best = self._checked(file)
+            room = most - size
+            if last or (best is not None and 0 <= room <= 0.05 * most) or (best is not None and size > most):
+                break
+            if best is not None and (limit >= self._largest("bytes") or number >= FILES - 4):
+                break
+            limit = max(limit, floor) + (room if room < 0 else 0.9 * room)
+        if best is None:
+            need = f"{smallest + SEAL_BYTES * self.sealed:,.0f} bytes".replace(",", " ") + ", its seal included" * self.sealed
+            limited = f"{math.floor(whole):,}".replace(",", " ")
+            other = "list larger quantize.steps" if self.recipe.steps else "allow fewer bits in the recipe and the target"
+            raise Infeasible(
+                f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {limited}; "
+                f"raise budget.bytes, or {other}."
+            )
+        if self.budget.distortion is None:
+            return best
+        beside = "both budget.bytes and budget.distortion are set; the bytes decide, and the distortion isn't a limit."
+        return replace(best, notes=(*best.notes, beside))
+
+    def _largest(self, row: str) -> float:
+        """What the most careful plan costs by the table: a limit above frees nothing more."""
+        return math.fsum(max(getattr(o, row) for o in options) for options in self.profile.table.values())
+
+    # -------------------------------------------------- distortion
+    def _within_distortion(self) -> OnnxFile:
+        """The smallest file found whose measured divergence is within what was asked for.
+
+        Raises:
+            Infeasible: not even the most careful plan's is.
+        """
+        asked = level = float(self.budget.distortion or 0.0)
+        passed, failed = 0.0, math.inf  # the boldest level that kept it, and the most careful one that didn't
+        reached = math.inf  # the least that was measured
+        best: OnnxFile | None = None
+        tried: dict[tuple, tuple[OnnxFile | None, float]] = {}
+        for number in range(FILES):
+            plan = self._plan({HARM: max(level, floor_of(self.profile, HARM))})
+            key = tuple(plan.asked.items())
+            if key not in tried:  # the table's options are few: it may be the same plan again
+                tried[key] = self._measured(plan)
+            file, upper = tried[key]
+            reached = min(reached, upper)
+            if file is not None and upper <= asked:
+                passed = max(passed, level)
+                best = file if best is None or len(file.shipped) < len(best.shipped) else best
+                if upper >= FULL * asked / (1 + number // 2) or plan.distortion >= self._boldest():
+                    break
+            else:
+                failed = min(failed, level)
+            if (best is None and plan.distortion <= floor_of(self.profile, HARM)) or (best is not None and number >= FILES - 4):
+                break
+            level = next_level(level, upper, asked, passed, failed)
+        if best is None:
+            raise self._unkept(asked, reached)
+        return self._checked(best)
+
+    def _unkept(self, asked: float, reached: float) -> Infeasible:
+        """What was asked for and what was reached."""
+        unit = " nats" if self._nats() else ""
+        start = f"budget.distortion is {asked:.3g}{unit}, and"
+        if not math.isfinite(reached):
+            return Infeasible(
+                f"{start} every plan of recipe '{self.recipe.name}' that was tried lost a channel of an output ({self.lost}); "
+                f"{self._gentler()}."
+            )
+        return Infeasible(
+            f"{start} the smallest that recipe '{self.recipe.name}' reached is {reached:.3g}{unit} (two standard errors above "
+            f"the mean, measured on the file with {self._aside()} calibration examples that nothing was fitted on); raise it, or "
+            f"{self._gentler()}."
+        )
+
+    def _measured(self, plan: Plan) -> tuple[OnnxFile | None, float]:
+        """The file of a plan (None if a channel is lost), and its divergence on the examples set aside with its error."""
+        try:
+            file = self._built(plan)
+        except Differs as error:
+            self.lost = str(error).partition(";")[0]
+            return None, math.inf
+        mean, error, upper = divergence_of_file(self.model, file, self.recipe.mirrored)
+        told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
+        return replace(file, plan=replace(file.plan, cost=told)), upper
+
+    def _boldest(self) -> float:
+        """The predicted distortion of the boldest plan there is."""
+        bold = (max(o.distortion for o in options if np.isfinite(o.distortion)) for options in self.profile.table.values())
+        return math.fsum(bold) * (1 - 1e-9)
+
+    def _aside(self) -> int:
+        return sum(len(next(iter(batch.values()))) for batch in self.model.aside)
+
+    def _nats(self) -> bool:
+        outputs = originals(self.model.door, self.model.aside[:1])
+        return len(outputs) == 1 and are_scores(outputs[0])
+
+    def _gentler(self) -> str:
+        """What else would help."""
+        finer = "list smaller quantize.steps" if self.recipe.steps else "allow more bits in quantize.weight_bits"
+        return f"{finer}, or set quantize.activation_bits = 32" if self.recipe.activation_bits == 8 else finer
+
+
+def file_within_budget(search: Search, measure: Callable[[Recipe], Profile]) -> OnnxFile:
+    """The file of a search; where no step of the recipe is fine enough, of one with finer steps.
+
+    Args:
+        search: for a recipe's budget.
+        measure: the profile for a recipe with other steps.
+
+    Raises:
+        Infeasible: no plan keeps the budget.
+    """
+    try:
+        return search.file()
+    except Infeasible:
+        finer = with_finer_steps(search.recipe)
+        if finer is None:
+            raise
+        return replace(search, recipe=finer, profile=measure(finer)).file()
+
+
+def with_finer_steps(recipe: Recipe) -> Recipe | None:
+    """The recipe with steps for a network that bears less than its finest; None without steps or a budget of distortion."""
+    if not recipe.steps or recipe.budget.distortion is None or recipe.budget.bytes is not None:
+        return None
+    return replace(recipe, steps=tuple(step / FINER for step in recipe.steps))
+
+
+def next_level(level: float, upper: float, asked: float, passed: float, failed: float) -> float:
+    """The level of predicted distortion to try next: divergence grows about as predicted distortion does.
+
+    Args:
+        level, upper: that was tried, and what was measured there.
+        asked: the budget.
+        passed, failed: the boldest level that kept it, and the most careful one that didn't; 0 and infinity where there is none.
+
+    Example:
+        >>> round(next_level(0.08, 0.16, 0.08, 0.0, 0.08), 6)
+        0.038
+    """
+    factor = min(max(AIM * asked / max(upper, 1e-12), 1 / MOST), MOST)
+    aim = level * factor
+    if passed and math.isfinite(failed) and not passed < aim < failed:
+        return math.sqrt(passed * failed)
+    return aim
+
+
+def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
+    """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
+
+    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. Few examples make up
+    most of the divergence, and few of them may lie among those set aside. So the upper end is `SURE` standard errors above the
+    mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted by
+    chance, where they may be flipped and the answers are about as sure), and what the outputs' errors would do to the answers to
+    all examples (`crossed`).
+
+    Args:
+        model: opened, with examples set aside.
+        file: finished.
+        mirrored: whether images may be flipped.
+
+    Raises:
+        InvalidRequest: no examples were set aside.
+        Unsupported: no output is a number that may be a little off.
+    """
+    if not model.aside:
+        raise InvalidRequest(
+            "budget.distortion is measured on calibration examples, and none were given; give calibration=batches, or set "
+            "budget.bytes."
+        )
+    session = deployment.Session(file.body, file.target)
+    wanted, found = originals(model.door, model.aside), _answers(session, model.aside)
+    if not any(output.dtype.kind == "f" for output in wanted):
+        raise Unsupported(
+            "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
+            "return its scores, or set budget.bytes."
+        )
+    each, fitted = divergence_of_outputs(wanted, found), model.batches
+    mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+    right = originals(model.door, fitted)
+    if mirrored and are_scores(right[0]):
+        moved = _moved(model)
+        other = originals(model.door, moved)
+        if _unsure(other[0]) <= ALIKE * _unsure(right[0]):  # else they aren't of the calibration's law: mirrored digits aren't
+            fitted, right = moved, other
+    upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
+    return mean, error, max(upper, crossed(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
+
+
+def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """A file's outputs on all batches, each `[n, ...]`."""
+    return session.over([as_numpy(batch) for batch in batches])
+
+
+def _unsure(scores: np.ndarray) -> float:
+    """How unsure answers are: the mean probability that two draws from one differ."""
+    return float(1 - np.square(np.exp(log_softmax(scores.astype(np.float64)))).sum(1).mean())
+
+
+def _moved(model: Opened) -> list[Batch]:
+    """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
+    generator = torch.Generator().manual_seed(model.seed)
+    return [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in model.batches]
+
+
+def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
+    """Mean KL(softmax(z) || softmax(z + e)) over pairs of an error `[n, c]` and scores `[m, c]`, plus `SURE` standard errors of
+    the mean over the errors, of which 64 are taken at most.
+
+    Example:
+        >>> crossed(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
+        0.0
+    """
+    few = errors[np.linspace(0, len(errors) - 1, min(len(errors), ERRORS)).astype(np.int64)].astype(np.float64)
+    means = np.array([per_example(scores, scores + error).mean() for error in few])
+    return float(means.mean() + SURE * means.std() / math.sqrt(len(means)))
+
+
+def realised_zeros(plan: Plan, profile: Profile) -> tuple[float, float]:
+    """Zeros among the weights of the layers that were chosen for, and how many weights these are."""
+    sizes = {layer.name: layer.weights for layer in profile.layers if layer.name in profile.table}
+    zeros = sum(size * plan.realised[name].sparsity for name, size in sizes.items() if name in plan.realised)
+    return zeros, float(sum(sizes.values()))

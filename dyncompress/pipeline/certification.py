@@ -1,0 +1,296 @@
+"""From a file and held-out examples to a certificate: both networks' losses, the path of plans, the seal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.certificates.code_length import occam, self_delimiting_bits
+from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, path_digest
+from dyncompress.certificates.losses import check_delta
+from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
+from dyncompress.certificates.risks import losses_of, risk_name
+from dyncompress.certificates.wording import sample
+from dyncompress.coding import description_bits, pack
+from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
+from dyncompress.models.data import overlap, refuse_not_finite, repeats
+from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.pipeline.completion import candidate, with_candidates
+from dyncompress.pipeline.task import first_rows, outputs
+from dyncompress.pipeline.verification import certificate_digest, examples_digest, without_rows
+from dyncompress.recipe.plan_file import plan_to_toml
+from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
+
+ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
+CHUNK = 256
+NO_GROUPS = "Each held-out example is one independent draw (no groups were given)."
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Held-out examples and what is asked of files on them.
+
+    Attributes:
+        held_out: examples that compression never saw.
+        risk: a name or a user's own function.
+        promise: what is asked, before any loss is seen.
+        original: the original's outputs, `[n, ...]`.
+        dropped: the examples that were dropped because compression saw them, counted in the data as given.
+        look: which look at this held-out set this is; None: it must be the only one.
+        repeated: the examples that were dropped because they equal an earlier one, counted in the data as given.
+        relabelled: how many of these carry another label than the one that was kept.
+    """
+
+    held_out: HeldOut
+    risk: str | Risk
+    promise: Promise
+    original: np.ndarray
+    dropped: tuple[int, ...]
+    look: int | None
+    repeated: tuple[int, ...] = ()
+    relabelled: int = 0
+
+    def losses(self, file: OnnxFile) -> tuple[np.ndarray, np.ndarray]:
+        """Losses `[n]` of the original and of the file as onnxruntime runs it."""
+        outputs = deployment.Session(file.body, file.target).run(self.held_out.inputs)[0]
+        labels = self.original if self.risk == "agreement" else self.held_out.labels
+        before = np.zeros(len(outputs)) if self.risk == "agreement" else losses_of(self.risk, self.original, labels)
+        return before, losses_of(self.risk, outputs, labels)
+
+    def upper(self, file: OnnxFile) -> float:
+        """The certified upper bound of the file's increase of the risk."""
+        return upper_increase(*self.losses(file), self.promise, groups=self.held_out.groups)
+
+
+def trial(
+    door: TorchModel, held_out: HeldOut, seen: frozenset[str], *, risk: str | Risk, promise: Promise, look: int | None = None
+) -> Trial:
+    """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
+
+    Raises:
+        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, their labels aren't
+            classes of the model, or they hold NaN or infinite values that the model makes no sense of.
+    """
+    check_delta(promise.delta)
+    if held_out.labels is None and risk == "zero_one":
+        risk = "agreement"
+    delta = promise.delta if look is None else look_delta(promise.delta, look)
+    promise = replace(promise, risk=risk_name(risk), delta=delta)
+    rows_given = np.arange(len(held_out))
+    held_out, dropped = without_seen(held_out, seen)
+    refuse_too_few(held_out, promise)
+    held_out, rows, relabelled = without_repeats(held_out)
+    repeated = tuple(np.delete(rows_given, dropped)[list(rows)].tolist())
+    original = _outputs(door, held_out)
+    if original.dtype.kind == "f" and not np.isfinite(original).all():
+        for name, value in held_out.inputs.items():
+            refuse_not_finite(value, f"held-out data: input '{name}'")
+    if risk == "zero_one":  # its labels are checked against the form of the scores now; no loss is computed before the plans
+        losses_of(risk, np.zeros_like(original), held_out.labels)
+    return Trial(held_out, risk, promise, original, dropped, look, repeated, relabelled)
+
+
+def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tuple[int, ...]]:
+    """The examples that compression didn't see, and the rows of those that were dropped.
+
+    Raises:
+        InvalidRequest: more than 1 % were seen.
+    """
+    shared = overlap(held_out, seen)
+    if not len(shared):
+        return held_out, ()
+    n = len(held_out)
+    if len(shared) > ALLOWED_OVERLAP * n:
+        raise InvalidRequest(
+            f"{len(shared)} of {n} held-out examples equal calibration examples (same digest); "
+            "a certificate needs examples the compression has not seen."
+        )
+    return without_rows(held_out, shared.tolist()), tuple(shared.tolist())
+
+
+def without_repeats(held_out: HeldOut) -> tuple[HeldOut, tuple[int, ...], int]:
+    """The examples of which no two have equal inputs, the rows of those that were dropped, and how many had another label.
+
+    The first of equal examples stays, with its label and its group: a copy is no independent draw, in whatever group it stands.
+    Rows are dropped before any loss is computed and by the inputs alone, so that no loss can choose them.
+    """
+    rows, first = repeats(held_out)
+    if not len(rows):
+        return held_out, (), 0
+    labels = held_out.labels
+    relabelled = 0 if labels is None else int((labels[rows] != labels[first]).reshape(len(rows), -1).any(axis=1).sum())
+    return without_rows(held_out, rows.tolist()), tuple(rows.tolist()), relabelled
+
+
+def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
+    """Refuse a promise that this many distinct examples couldn't keep even without one difference.
+
+    Raises:
+        InvalidRequest: says how many are needed.
+    """
+    if promise.risk_increase is None or promise.risk_increase <= 0:
+        return
+    held_out, repeated, _ = without_repeats(held_out)
+    n = len(held_out) if held_out.groups is None else len(np.unique(held_out.groups))
+    needed = minimum_examples(promise)
+    if n < needed:
+        once = f" ({len(repeated)} rows equal an earlier one and don't count)" if repeated else ""
+        raise InvalidRequest(
+            f"{n} held-out {'examples' if held_out.groups is None else 'groups'}{once} can't promise a risk increase of at most "
+            f"{promise.risk_increase:g} at delta {promise.delta:.3g}, even without one difference; at least {needed} are needed."
+        )
+
+
+def refuse_another_original(file: OnnxFile, door: TorchModel) -> None:
+    """Refuse a reference that isn't the model behind the file; a file without a digest (one made by hand) can't be judged.
+
+    Raises:
+        InvalidRequest: names both digests.
+    """
+    if file.plan.digest and file.plan.digest != door.state_digest:
+        own, other = file.plan.digest[:12], door.state_digest[:12]
+        raise InvalidRequest(
+            f"the reference's weights have the digest {other}, the file is of a model with {own}; give the model that was "
+            "compressed as the reference."
+        )
+
+
+def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> TorchModel:
+    """The model behind a file, opened on held-out examples, in batches of the file's size where that is fixed.
+
+    Raises:
+        InvalidRequest: it isn't that model.
+    """
+    rows = deployment.Session(file.body, file.target).batch_size
+    whole = {name: value[:rows] for name, value in held.inputs.items()} if rows else None
+    door = open_model(reference, first_rows(held), whole)
+    refuse_another_original(file, door)
+    return door
+
+
+def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
+    """The file with its certificate, sealed.
+
+    Raises:
+        InvalidRequest: the file is of another model.
+        NotCertified: the promise isn't kept.
+        Unsupported: with its seal the file is larger than the target can take.
+    """
+    refuse_another_original(file, door)
+    before, after = held.losses(file)
+    told = _circumstances(file, door, held, selection, (before, after))
+    certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=told)
+    if not certificate.kept:
+        main = certificate.lines[0]
+        raise NotCertified(
+            f"the {main.quantity} is {main.point:.4f} on {sample(certificate)} and at most {main.upper:.4f} at confidence "
+            f"{1 - certificate.delta:g}; {certificate.promise:g} was promised: promise more, or compress less."
+        )
+    entry = {
+        "format": 1,
+        "statement": certificate.statement,
+        "original": certificate.digests["original"][:16],
+        "examples": certificate.digests["examples"][:16],
+        "certificate": certificate_digest(certificate),
+    }
+    sealed = deployment.seal(file.body, entry)
+    most = file.target.max_model_bytes
+    if most and len(sealed) > most:
+        raise Unsupported(
+            f"the file takes {len(sealed):,} bytes with its seal, target '{file.target.name}' takes {most:,}; lower budget.bytes."
+        )
+    container = pack(sealed) if file.packed else b""
+    sizes = replace(file.sizes, container=len(container))
+    return replace(file, certificate=certificate, sealed=sealed, packed=container, sizes=sizes)
+
+
+def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: TorchModel, held: Trial) -> OnnxFile:
+    """Fixed-sequence testing along a path from cautious to bold; the last file that keeps the promise, certified.
+
+    Raises:
+        NotCertified: already the first plan fails.
+    """
+    limit, delta = float(held.promise.risk_increase or 0.0), held.promise.delta
+    digest = path_digest([plan_to_toml(plan) for plan in plans], limit=limit, delta=delta)
+    files: list[OnnxFile] = []
+
+    def test(plan: Plan) -> Callable[[float], float]:
+        def upper(_: float) -> float:
+            files.append(build(plan))
+            return held.upper(files[-1])
+
+        return upper
+
+    walk = fixed_sequence((test(plan) for plan in plans), limit=limit, delta=delta)
+    if walk.chosen is None:
+        raise NotCertified(
+            f"already the most cautious plan's increase of the risk is bounded by {walk.uppers[0]:.4f} only, {limit:g} was "
+            "promised; promise more, or give more held-out examples."
+        )
+    chosen = with_candidates(files[walk.chosen], [candidate(file) for file in files])
+    return certified(chosen, door, held, {**walk.record(), "path": digest, "plans": len(plans)})
+
+
+def _circumstances(
+    file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
+) -> Circumstances:
+    """What the certificate tells of its making."""
+    dropped = f"{len(held.dropped)} held-out examples that compression had seen were dropped."
+    assumptions = [dropped] if held.dropped else []
+    if held.repeated:
+        labels = f" {held.relabelled} of them had another label than the first, whose label stands." if held.relabelled else ""
+        assumptions.append(
+            f"{len(held.repeated)} held-out examples that equal an earlier one were dropped, {len(held.held_out)} are left: "
+            f"equal examples are copies of one draw, and count once.{labels}"
+        )
+    assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
+    return Circumstances(
+        assumptions=(*assumptions, *filter(None, [deployment.matches_target(file.target)])),
+        valid_as="valid only if this is the only look at these held-out examples" if held.look is None else f"look {held.look}",
+        selection=selection or {},
+        environment={
+            **deployment.environment(),
+            "target": file.target.name,
+            "session": json.dumps(dict(file.target.session)),
+            "threads": "1",
+        },
+        digests={
+            "file": hashlib.sha256(file.body).hexdigest(),
+            "original": door.state_digest,
+            "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
+            "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
+        },
+        context={
+            **_code_length(file, held, *losses),
+            "dropped_as_seen": list(held.dropped),
+            "dropped_as_repeated": list(held.repeated),
+        },
+    )
+
+
+def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
+    """Code-length bounds on the risk of both networks; they hold together, and their difference bounds nothing."""
+    if held.risk != "zero_one" or held.held_out.groups is not None:
+        return {}
+    n, delta = len(before), held.promise.delta / 2
+    bits = {"original": 8 * file.float_bytes, "file": description_bits(file.body) if file.packed else 8 * len(file.body)}
+    errors = {"original": int(before.sum()), "file": int(after.sum())}
+    bounds = {name: occam(errors[name], n, self_delimiting_bits(bits[name]), delta) for name in bits}
+    return {
+        "code_length_bounds": bounds,
+        "code_length_bits": bits,
+        "code_length_note": "generalization bounds from the files' lengths, vacuous near 1; their difference bounds nothing",
+    }
+
+
+def _outputs(door: TorchModel, held_out: HeldOut) -> np.ndarray:
+    """The original's first output on all held-out examples."""
+    n = len(held_out)
+    batches: list[Batch] = [{name: value[i : i + CHUNK] for name, value in held_out.inputs.items()} for i in range(0, n, CHUNK)]
+    return outputs(door, batches)[0]

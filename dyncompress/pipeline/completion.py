@@ -1,0 +1,65 @@
+"""What a finished file carries beside its bytes: the profile, the time of a run before and after, the original's float file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from dyncompress import deployment
+from dyncompress.errors import Unsupported
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.task import Opened, first_examples
+from dyncompress.types import Batch, Candidate, OnnxFile, Plan, Profile, Speed
+from dyncompress.types.progress import Progress
+
+
+def complete(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:
+    """The file with what is told of it, of which nothing decides anything.
+
+    Args:
+        file: finished.
+        model: that came in, opened.
+        made: what the file was made from; a profile stays with the file.
+        keep_float: whether the original's float32 file stays with it too: as many bytes as the model has.
+        progress: who is told.
+    """
+    example = first_examples(model.batches, 2)[0]
+    float_body = _float_body(model.door, example) if keep_float else b""
+    with progress.phase("time a run before and after"):
+        speed = _speed(file, model.door, example, float_body)
+    profile = made if isinstance(made, Profile) else None
+    return replace(file, profile=profile, speed=speed, float_body=float_body)
+
+
+def timed(file: OnnxFile, original: TorchModel) -> OnnxFile:
+    """The file with the time of a run before and after; one that has it stays as it is."""
+    return file if file.speed is not None else replace(file, speed=_speed(file, original, original.example))
+
+
+def _float_body(door: TorchModel, example: Batch) -> bytes:
+    """The model's float32 file."""
+    return door.to_onnx(as_numpy(example))[0]
+
+
+def _speed(file: OnnxFile, door: TorchModel, example: Batch, float_body: bytes = b"") -> Speed:
+    """Of one example; where either file doesn't run here, the reason."""
+    reason = deployment.cannot_run_here(file.target)
+    if reason:
+        return Speed(reason=reason)
+    one = {name: value[:1] for name, value in as_numpy(example).items()}
+    try:
+        return deployment.in_turn(float_body or _float_body(door, example), file.body, one, file.target)
+    except Unsupported as error:
+        return Speed(reason=str(error).rstrip("."))
+
+
+def candidate(file: OnnxFile) -> Candidate:
+    """What a built file came to, without its bytes."""
+    return Candidate(len(file.shipped), file.plan.distortion, file.parity.divergence)
+
+
+def with_candidates(file: OnnxFile, made: Iterable[Candidate]) -> OnnxFile:
+    """The file with all that were made on the way to it, equal ones once; it is the chosen one."""
+    chosen = candidate(file)
+    return replace(file, candidates=tuple(replace(one, chosen=one == chosen) for one in dict.fromkeys([*made, chosen])))

@@ -1,0 +1,231 @@
+"""From a compressed model to the ONNX file: float export, integer weights, activation ranges, checks, parity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.coding import pack
+from dyncompress.deployment.fusion import float_operators
+from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
+from dyncompress.measures.divergence import divergence
+from dyncompress.models.data import digests
+from dyncompress.pipeline.task import cropped, first_examples, of_every_form, outputs
+from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
+from dyncompress.types.progress import Progress
+
+PARITY_EXAMPLES = 256
+FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6, so that more is another computation
+COARSE = 0.25  # of an output's root mean square, or of a channel's spread: from here on a note
+
+
+def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> OnnxFile:
+    """Write, check and compare the file of a compressed model.
+
+    Raises:
+        InvalidRequest: activations are to be integers and there are no calibration batches to range them on.
+        Unsupported: the file is larger than the target can take.
+        Differs: the float graph doesn't compute what torch computes, or a channel of an output is lost.
+    """
+    plan, batches = compressed.plan, [as_numpy(batch) for batch in compressed.calibration]
+    integer = any(choice.activation_bits != FLOAT_BITS for choice in plan.realised.values())
+    coded = any(choice.step for choice in plan.realised.values())
+    if integer and not batches:
+        raise InvalidRequest("integer activations need ranges: give calibration data, or set quantize.activation_bits = 32.")
+    target = target if integer else replace(target, activation_dtype="float32")
+    with progress.phase("export to ONNX"):
+        example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
+        float_file, places, notes = compressed.model.to_onnx_with_notes(example)
+    aside = [as_numpy(batch) for batch in compressed.aside]
+    shown = of_every_form([*aside, *batches] or [example], PARITY_EXAMPLES)
+    shown += other_lengths(compressed.model, shown)
+    with progress.phase("write the integer graph"):
+        session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
+        exported = of_any_length(session, shown, compressed.model, original)
+        encodings = placed(compressed.encodings, places)
+        written = deployment.integer_file(
+            float_file,
+            encodings,
+            batches if integer else [],
+            deployment.dense(target) if coded else target,
+            shown=(shown, exported),
+            original=original,
+            share=compressed.activation_share,
+        )
+        deployment.check(written.body)
+    if target.max_model_bytes and len(written.body) > target.max_model_bytes:
+        size, most = f"{len(written.body):,}", f"{target.max_model_bytes:,}"
+        raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
+    with progress.phase("compare with the original model"):
+        reference = outputs(compressed.model, shown)
+        parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
+        unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
+        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]), unit=unit)
+    after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
+    container = pack(written.body) if coded else b""
+    fused = deployment.audit(written.body, target)
+    warnings = [
+        deployment.matches_target(target),
+        float_operators(fused, target),
+        *activation_notes(written),
+        *coarse(parity),
+    ]
+    return OnnxFile(
+        body=written.body,
+        plan=plan,
+        sizes=replace(deployment.sizes(written.body, encodings), container=len(container)),
+        float_bytes=int(plan.cost["float_bytes"]),
+        parity=parity,
+        fused=fused,
+        macs=(int(plan.cost["float_macs"]), compressed.model.macs),
+        stages={**compressed.stages, **after},
+        target=target,
+        notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
+        seen=frozenset(digests([*aside, *batches])),
+        errors=compressed.errors,
+        packed=container,
+        inputs=session.input_shapes,
+    )
+
+
+def faithful(parity: Parity) -> Parity:
+    """The parity itself, if the float graph computes what torch computes and no channel of an output is lost.
+
+    Raises:
+        Differs: it doesn't, or one is.
+    """
+    if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
+        raise Differs(
+            f"the exported float graph's outputs differ from torch's by {parity.float_error:.2g} of their range on {parity.n} "
+            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter fixed a value that depends on data: rewrite that part of "
+            "forward."
+        )
+    for output in parity.outputs:
+        if output.lost:
+            (axis, channel), others = output.lost[0], f" and {len(output.lost) - 1} more" * (len(output.lost) > 1)
+            raise Differs(
+                f"output '{output.name}' has lost channel {channel} (axis {axis}){others}: over {parity.n} examples it "
+                "varies in the original model and doesn't in the file; compress less, or leave the layers before it alone."
+            )
+    return parity
+
+
+def coarse(parity: Parity) -> list[str]:
+    """Warnings where the file's outputs are far from the model's that came in, output by output."""
+    found = []
+    for output in parity.outputs:
+        where = f"output '{output.name}'"
+        if output.relative_error > COARSE:
+            found.append(f"{where} differs from the original model's by {100 * output.relative_error:.0f} % (RMS).")
+        if output.channel_error > COARSE:
+            found.append(
+                f"channel {output.channel} (axis {output.axis}) of {where} is off by {100 * output.channel_error:.0f} % of its "
+                f"spread, of which {100 * output.file_error:.0f} % by integer activations; give calibration data like the data "
+                "the model will meet, compress less, or set quantize.activation_bits = 32."
+            )
+    return found
+
+
+def activation_notes(written: deployment.IntegerFile) -> list[str]:
+    """Sentences about activations that stay float, and about ranges that cut something off."""
+    found = []
+    if written.all_float:
+        found.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
+    elif written.floats:
+        name, error = max(written.floats.items(), key=lambda item: item[1])
+        stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
+        found.append(
+            f"{stay} float, since with 8 bits the error of a channel would be too large (the largest at '{name}': "
+            f"{100 * error:.0f} % of the channel's spread)."
+        )
+    if written.cut:
+        name, share = max(written.cut.items(), key=lambda item: item[1])
+        ranges = (
+            "the range of 1 activation leaves" if len(written.cut) == 1 else f"the ranges of {len(written.cut)} activations leave"
+        )
+        found.append(
+            f"{ranges} out the largest values of some calibration examples (at '{name}', of {100 * share:.2g} % of them), since "
+            "the outputs hardly change; quantize.activation_share = 1 includes all."
+        )
+    return found
+
+
+def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
+    found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
+    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
+
+
+def of_any_length(
+    session: deployment.Session, shown: Sequence[Batch], model: Model, original: Sequence[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """The float graph's outputs, of the same shapes as the model's that came in.
+
+    Raises:
+        Unsupported: it doesn't take every length along the axes that have to be free.
+    """
+    free = ", ".join(f"{list(axes)} of input '{name}'" for name, axes in model.free.items() if axes)
+    try:
+        found = session.over(shown)
+        shapes, wanted = [value.shape for value in found], [value.shape for value in original[: len(found)]]
+        if shapes != wanted:
+            raise Differs(f"the exported graph has outputs {shapes} on all examples, the model that came in has {wanted}.")
+        return found
+    except (InvalidRequest, Differs) as error:
+        if not free:
+            raise
+        raise Unsupported(
+            f"the exported graph keeps one length along axes {free}, which have to take any length ({str(error).rstrip('.')}); "
+            "pad or crop all inputs to one shape, or make the forward method independent of that length."
+        ) from error
+
+
+def other_lengths(model: Model, shown: Sequence[Batch]) -> list[Batch]:
+    """A few examples, shorter along the axes that are to take any length, where the data have one length alone."""
+    free = {name: axes for name, axes in model.free.items() if axes}
+    several = any(batch[name].shape[1:] != shown[0][name].shape[1:] for batch in shown for name in free)
+    return [cropped(first_examples(shown, 4)[0], free)] if free and not several else []
+
+
+def within(budget: float | None, file: OnnxFile) -> OnnxFile:
+    """The file itself, if it came out within a budget of bytes (below 1: a fraction of the float file), any seal included.
+
+    Raises:
+        Infeasible: it didn't.
+    """
+    whole = None if budget is None else budget if budget >= 1 else budget * file.float_bytes
+    if whole is not None and len(file.shipped) > whole:
+        raise Infeasible(f"the file takes {len(file.shipped):,} bytes, the budget is {whole:,.0f}; raise budget.bytes.")
+    return file
+
+
+def placed(encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]) -> dict[str, tuple[Encoding, str]]:
+    """Initializer -> (encoding in numpy, layout), for every use of every encoded layer.
+
+    Raises:
+        Unsupported: an encoded weight isn't in the graph, which would ship it as float.
+    """
+    found = {}
+    for layer, encoding in encodings.items():
+        if not places.get(layer):
+            raise Unsupported(
+                f"layer '{layer}': its weight is not in the exported graph any more; exclude it with a [[layer]] rule, "
+                "leave_alone = true."
+            )
+        arrays = replace(encoding, codes=to_numpy(encoding.codes), scale=to_numpy(encoding.scale))
+        for place in places[layer]:
+            found[place.initializer] = (arrays, place.layout)
+    return found
+
+
+def as_numpy(batch: Batch) -> dict[str, np.ndarray]:
+    """The same batch in numpy."""
+    return {name: to_numpy(value) for name, value in batch.items()}
+
+
+def to_numpy(value: Array) -> np.ndarray:
+    """An array of any kind, on the CPU."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

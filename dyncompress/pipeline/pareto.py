@@ -1,0 +1,166 @@
+"""Several budgets at once: the plans that no other plan beats or equals in everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dyncompress.allocation.cost import HARM, least
+from dyncompress.errors import Infeasible, InvalidRequest
+from dyncompress.pipeline.verbs import allocate
+from dyncompress.recipe.checks import parse_budget
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import Budget, Plan, Profile
+from dyncompress.types.representation import describe, short_repr
+
+ROWS = ("bytes", "macs", "seconds", "distortion")  # what budgets may be spread over
+BUDGETS = 12  # of a spread, from the smallest plan to the most careful one
+
+
+@dataclass(frozen=True)
+class Costed:
+    """One line of a Pareto list.
+
+    Attributes:
+        budget: that was asked.
+        bytes, macs, seconds: as the table predicts; seconds are nan where none were measured.
+        distortion: predicted, in all; in nats where the profile's source is one; an indicator.
+        plan: the plan.
+    """
+
+    budget: Budget
+    bytes: float
+    macs: float
+    seconds: float
+    distortion: float
+    plan: Plan
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
+class ParetoList:
+    """The plans of several budgets, of which none beats another; a sequence of `Costed`.
+
+    Attributes:
+        plans: in the order of the budgets.
+        row: the cost that the budgets are of, and that tables and curves show first.
+        float_cost: of the original's float32 file in that row, or its bytes where the row is the distortion.
+        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data; `not computed` where every
+            unit has one option.
+    """
+
+    plans: tuple[Costed, ...]
+    row: str = "bytes"
+    float_cost: float = math.nan
+    unit: str = "relative"
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+    def __iter__(self) -> Iterator[Costed]:
+        return iter(self.plans)
+
+    def __getitem__(self, index: int) -> Costed:
+        return self.plans[index]
+
+    def __repr__(self) -> str:
+        cost = "bytes" if self.row == HARM else self.row
+        told = {f"{cost}": [getattr(one, cost) for one in self.plans], HARM: [one.distortion for one in self.plans]}
+        return describe(self, plans=len(self.plans), **told)
+
+    def _repr_html_(self) -> str:
+        from dyncompress.reports.pareto import pareto_html
+
+        return pareto_html(self)
+
+
+def pareto(
+    profile: Profile,
+    budgets: Sequence[Budget | Mapping[str, float]] | None = None,
+    *,
+    of: str = "",
+    recipe: str | Path | Recipe | None = None,
+) -> ParetoList:
+    """The plans of several budgets, those left out that can't be met or that another beats or equals in everything.
+
+    Args:
+        profile: measured once for all of them.
+        budgets: in any order; None: twelve, spread over what the profile's options can reach.
+        of: the cost that the spread is of and that is shown first: `bytes`, `macs`, `seconds` or `distortion`; empty: that of
+            the first budget, else `bytes`.
+        recipe: its allocator solves them; None: the one that the profile was measured for.
+
+    Returns:
+        in the order of the budgets; `distortion` is predicted, an indicator.
+
+    Raises:
+        InvalidRequest: `of` is no such cost, or the profile holds no times.
+        Infeasible: none of the budgets can be met.
+    """
+    asked = [parse_budget(budget) for budget in budgets or ()]
+    row = of or next((name for budget in asked for name in ROWS if getattr(budget, name) is not None), "bytes")
+    found: list[Costed] = []
+    for budget in asked or spread(profile, row):
+        try:
+            plan = allocate(profile, budget, recipe=recipe)
+        except Infeasible:
+            continue
+        cost = plan.cost
+        found.append(Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", math.nan), plan.distortion, plan))
+    if not found:
+        raise _out_of_reach(profile, row)
+    points = [_point(one) for one in found]
+    beaten = [any(_beats(q, p) or (q == p and j < i) for j, q in enumerate(points)) for i, p in enumerate(points)]
+    kept = tuple(one for one, worse in zip(found, beaten, strict=True) if not worse)
+    original = {"macs": profile.macs, "seconds": profile.seconds}.get(row, profile.float_bytes)
+    return ParetoList(kept, row, float(original) or math.nan, profile.unit)
+
+
+def _out_of_reach(profile: Profile, row: str) -> Infeasible:
+    """What the smallest plan takes."""
+    smallest = least(profile, row) + _fixed(profile, row)
+    told = {"seconds": f"{1e3 * smallest:.4g} ms", HARM: f"{smallest:.3g} in distortion"}.get(row, f"{smallest:,.0f} {row}")
+    return Infeasible(f"none of the budgets can be met: the smallest plan takes {told}; ask for more.")
+
+
+def _fixed(profile: Profile, row: str) -> float:
+    """What a plan costs in a row whatever is chosen."""
+    alone = sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
+    return {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds, HARM: 0.0}[row]
+
+
+def spread(profile: Profile, row: str, count: int = BUDGETS) -> list[Budget]:
+    """Budgets of one cost, from what the smallest plan takes to what the most careful one does.
+
+    Distortions are spread by equal factors, costs by equal steps.
+
+    Raises:
+        InvalidRequest: there is no such cost, or the profile holds no times.
+    """
+    if row not in ROWS:
+        raise InvalidRequest(f"budgets are of {', '.join(ROWS)}; '{row}' is none of them.")
+    if row == "seconds" and not profile.seconds:
+        raise InvalidRequest("the profile holds no times; measure with a recipe whose [channels] say latency = true.")
+    finite = [[o for o in options if math.isfinite(o.distortion)] for options in profile.table.values()]
+    most = math.fsum(max((getattr(o, row) for o in options), default=0.0) for options in finite)
+    low, high = sorted((least(profile, row), most))
+    if row == HARM:
+        low = max(low, 1e-6 * high, 1e-12)
+        return [Budget(distortion=float(value)) for value in np.geomspace(low * (1 + 1e-9), max(high, low), count)]
+    values = _fixed(profile, row) + np.linspace(low + 1e-9 * max(1.0, abs(low)), high, count)
+    if row == "seconds":  # budgets below 1 are shares of the original's
+        return [Budget(seconds=min(float(value) / profile.seconds, 1 - 1e-9)) for value in values]
+    return [Budget(**{row: float(value)}) for value in values if value >= 1]
+
+
+def _point(one: Costed) -> tuple[float, ...]:
+    return (one.bytes, one.macs, one.seconds if one.seconds == one.seconds else 0.0, one.distortion)
+
+
+def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,176 @@
+"""How long a run takes on the target with less structure: measured, not counted.
+
+Whole files are timed, since kernels of different widths fuse, align and wait differently. Channel groups of the same form, and
+blocks of the same form, are narrowed or dropped all at once, and the difference from the whole network is shared out among them:
+few files, and a difference that stands out of the noise. Files take turns in every round, so that other load falls on all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.deployment.latency import Cut, integer_file, narrowed
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.task import Opened, first_examples
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import (
+    BLOCKS,
+    CHANNELS,
+    FLOAT_BITS,
+    ChannelGroup,
+    Drop,
+    Layer,
+    OnnxFile,
+    Option,
+    Placement,
+    Profile,
+    ResidualBlock,
+    Target,
+)
+
+ROUNDS = {1: 120}  # of batches of one; larger ones are steadier
+FEW_ROUNDS = 25
+NOISE = 0.005  # share of a run: a smaller difference between medians on a machine with other work says nothing
+RANGED = 8  # examples for activation ranges: their values don't change the time
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Seconds of one run on the target, one thread.
+
+    Attributes:
+        original: of the float32 file.
+        whole: of the shipped form, nothing removed.
+        units: unit -> for each of its options, the difference from leaving it whole.
+        batch: examples a run.
+    """
+
+    original: float
+    whole: float
+    units: Mapping[str, tuple[float, ...]]
+    batch: int
+
+
+def latency_table(model: Opened, table: Mapping[str, Sequence[Option]], recipe: Recipe, target: Target) -> LatencyTable:
+    """Time every structural option of a table.
+
+    Args:
+        model: with calibration data; its first examples are what is run.
+        table: unit -> options; those of layers cost no time of their own.
+        recipe: widths of weights and activations, and `latency_batch`.
+        target: session options and integer forms.
+    """
+    door, batch = model.door, as_numpy(first_examples(model.batches, RANGED)[0])
+    float_file, places = door.to_onnx(batch)
+    writer = _Writer(batch, recipe, target)
+    files, shares = {"original": float_file, "whole": writer(float_file, places)}, {}
+    layers = {layer.name: layer for layer in door.layers()}
+    for form, members in _forms(table, door.channel_groups(), door.residual_blocks(), layers).items():
+        options = table[members[0]]
+        for i, option in enumerate(options):
+            cuts = {k: v for unit in members for k, v in _cuts(unit, option, door.channel_groups()).items()}
+            if option.choice.keep is not None:
+                files[f"{form}:{i}"] = writer(narrowed(float_file, places, cuts), places)
+            elif option.choice.drop:
+                small, left = door.edited([Drop(unit.removeprefix(BLOCKS)) for unit in members]).to_onnx(batch)
+                files[f"{form}:{i}"] = writer(small, left)
+        shares.update({unit: (form, len(members), len(options)) for unit in members})
+    size = recipe.latency_batch
+    inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
+    ratio, whole = _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))
+    change = {name: value - 1.0 if abs(value - 1.0) > NOISE else 0.0 for name, value in ratio.items()}
+    units = {
+        unit: tuple(change.get(f"{form}:{i}", 0.0) * whole / n for i in range(count)) for unit, (form, n, count) in shares.items()
+    }
+    return LatencyTable(ratio["original"] * whole, whole, units, size)
+
+
+def seconds_of(model: Opened, small: TorchModel, recipe: Recipe, target: Target) -> float:
+    """The time of a smaller network over that of the whole one, both in the shipped form."""
+    batch = as_numpy(first_examples(model.batches, RANGED)[0])
+    writer, size = _Writer(batch, recipe, target), max(1, recipe.latency_batch)
+    files = {name: writer(*door.to_onnx(batch)) for name, door in (("whole", model.door), ("small", small))}
+    inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
+    return _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))[0]["small"]
+
+
+def seconds_of_file(model: Opened, file: OnnxFile, profile: Profile, recipe: Recipe) -> float:
+    """The time of one run of a finished file: its ratio to the original's float32 file, times what that was measured to take."""
+    batch = as_numpy(first_examples(model.batches, RANGED)[0])
+    size = max(1, recipe.latency_batch)
+    inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
+    files = {"whole": model.door.to_onnx(batch)[0], "file": file.body}
+    return profile.seconds * _timed(files, inputs, file.target, ROUNDS.get(size, FEW_ROUNDS))[0]["file"]
+
+
+def with_seconds(table: Mapping[str, Sequence[Option]], measured: LatencyTable) -> dict[str, tuple[Option, ...]]:
+    """The table with seconds; options that are no faster than a milder one of the same unit are left out."""
+    found: dict[str, tuple[Option, ...]] = {}
+    for unit, options in table.items():
+        if unit not in measured.units:
+            found[unit] = tuple(options)
+            continue
+        kept: list[Option] = []
+        for option, seconds in zip(options, measured.units[unit], strict=True):
+            if not kept or seconds < kept[-1].seconds:
+                kept.append(replace(option, seconds=seconds))
+        found[unit] = tuple(kept)
+    return found
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the shipped form of float graphs."""
+
+    batch: Mapping[str, np.ndarray]
+    recipe: Recipe
+    target: Target
+
+    def __call__(self, float_file: bytes, places: Mapping[str, Sequence[Placement]]) -> bytes:
+        """The integer file of one graph."""
+        integer = self.recipe.activation_bits != FLOAT_BITS
+        target = self.target if integer else replace(self.target, activation_dtype="float32")
+        ranges = deployment.ranges(float_file, [dict(self.batch)]) if integer else {}
+        return integer_file(float_file, places, ranges, max(self.recipe.weight_bits or (FLOAT_BITS,)), target)
+
+
+def _forms(
+    table: Mapping[str, Sequence[Option]],
+    groups: Sequence[ChannelGroup],
+    blocks: Sequence[ResidualBlock],
+    layers: Mapping[str, Layer],
+) -> dict[str, list[str]]:
+    """Form -> the units that have it: the same shapes, multiply-accumulates and options."""
+    members = {CHANNELS + group.name: (*group.producers, *group.consumers) for group in groups}
+    members |= {BLOCKS + block.name: block.layers for block in blocks}
+    found: dict[Any, list[str]] = {}
+    for unit, options in table.items():
+        if unit in members:
+            shapes = tuple((layers[name].shape, layers[name].macs, layers[name].kind) for name in members[unit])
+            found.setdefault((unit.partition(":")[0], shapes, tuple(o.choice for o in options)), []).append(unit)
+    return {units[0]: units for units in found.values()}
+
+
+def _cuts(unit: str, option: Option, groups: Sequence[ChannelGroup]) -> dict[str, Cut]:
+    """What stays of the layers of a channel group."""
+    group = next((g for g in groups if CHANNELS + g.name == unit), None)
+    keep = option.choice.keep
+    if group is None or keep is None:
+        return {}
+    cuts = {name: Cut(rows=keep) for name in group.producers}
+    return cuts | {name: Cut(cuts.get(name, Cut()).rows, keep * n) for name, n in group.consumers.items()}
+
+
+def _timed(
+    files: Mapping[str, bytes], inputs: Mapping[str, np.ndarray], target: Target, rounds: int
+) -> tuple[dict[str, float], float]:
+    """File -> its time over that of `whole`, medians within rounds; and the median time of `whole`."""
+    first = {"whole": files["whole"], **files}
+    found = deployment.compare(first, inputs, target, rounds=rounds)
+    return {name: timing.relative for name, timing in found.items()}, found["whole"].median

@@ -1,0 +1,88 @@
+"""Log sensitivities from theory: a recipe's coefficients, or a prior learned on other networks and a few probes of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dyncompress.allocation import distortion
+from dyncompress.allocation.prior import posterior
+from dyncompress.errors import InvalidRequest
+from dyncompress.pipeline.profiling import probes
+from dyncompress.pipeline.profiling.candidates import Errors
+from dyncompress.pipeline.task import Opened
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import Estimate, Layer
+from dyncompress.types.progress import Step
+
+Estimates = Mapping[str, Mapping[str, Estimate]]
+
+
+@dataclass(frozen=True)
+class Sensed:
+    """What theory adds to the errors of choices.
+
+    Attributes:
+        log: `pruning` and `quantization` -> layer -> log sensitivity; a layer without one counts as 0.
+        said: layer -> what of it theory and what probes contributed, for the plan's reader.
+    """
+
+    log: Mapping[str, Mapping[str, float]]
+    said: Mapping[str, str]
+
+
+def by_coefficients(estimates: Estimates, recipe: Recipe) -> Sensed:
+    """The recipe's own weights of z-scores."""
+    weights = {kind: recipe.coefficients.get(kind, {}) for kind in distortion.KINDS}
+    return Sensed({kind: distortion.log_sensitivity(estimates, found) for kind, found in weights.items()}, {})
+
+
+def by_prior(
+    model: Opened,
+    recipe: Recipe,
+    layers: Sequence[Layer],
+    estimates: Estimates,
+    errors: Mapping[str, Sequence[Errors]],
+    base: str,
+    step: Step,
+) -> Sensed:
+    """The posterior of a learned prior, given what few probes say.
+
+    Args:
+        model: probed where it has calibration data and the recipe asks for probes.
+        recipe: its priors and its share of probes.
+        layers: of the model.
+        estimates: measure -> layer -> estimate.
+        errors: of every choice of every layer that is chosen for.
+        base: what the sensitivity multiplies: `error`, relative squared error of the weight, or `fisher`, the harm that Fisher
+            information predicts.
+        step: told of every layer probed.
+
+    Raises:
+        InvalidRequest: the prior lacks a kind of choice that the recipe makes, and harm would have two units.
+    """
+    chosen = [layer for layer in layers if layer.name in errors]
+    names = [layer.name for layer in chosen]
+    known = {**estimates, **distortion.shapes(chosen)}
+    log: dict[str, dict[str, float]] = {}
+    said: dict[str, list[str]] = {name: [] for name in names}
+    largest = sorted(chosen, key=lambda layer: -layer.weights)
+    probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
+    for kind in distortion.KINDS:
+        bases = recipe.priors.get(kind, {})
+        if not any(getattr(e, probes.PARTS[kind]) > 0 for found in errors.values() for e in found):
+            continue
+        if base not in bases:
+            if base == "error":
+                raise InvalidRequest(
+                    f"recipe '{recipe.name}': its prior knows no {kind} on '{base}', which its choices need; take another prior."
+                )
+            continue
+        rates = probes.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
+        scores = distortion.z_scores(known, names, bases[base].measures)
+        found = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
+        log[kind] = dict(zip(names, found.log.tolist(), strict=True))
+        for name, share in zip(names, found.theory, strict=True):
+            probe = f", its probe {100 - 100 * share:.0f} %" if name in rates else ""
+            said[name].append(f"{kind}: theory {100 * share:.0f} %{probe}")
+    return Sensed(log, {name: "; ".join(parts) for name, parts in said.items()})

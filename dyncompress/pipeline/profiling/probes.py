@@ -1,0 +1,134 @@
+"""Probes: do something to one unit, match the moments, and see how far the outputs move on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dyncompress.measures.divergence import divergence, per_example
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.profiling.candidates import Errors
+from dyncompress.pipeline.task import Opened, first_examples, outputs
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
+from dyncompress.types.progress import Step
+
+EXAMPLES = 256
+MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within
+SMALL = 0.05  # of the error: what the other kind of choice may add to a probe of one kind
+LEAST = 1e-9  # nats: a divergence below can't be told from none
+PARTS = {"pruning": "pruning", "quantization": "rounding"}  # the error that a kind of choice makes
+FEW = 128  # examples of a structural probe
+REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
+
+
+def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], step: Step) -> dict[str, float]:
+    """Divergence for a unit of relative error, by layer: its boldest choice alone, moments matched."""
+    probe, found = Probe(model), {}
+    needs: tuple[Need, ...] = (Weight(), InputMoment())
+    for name, observation in model.observe(needs):
+        if name not in errors:
+            continue
+        step.advance()
+        bold = max((e for e in errors[name] if e.choice.rank is None), key=lambda e: e.pruning + e.rounding)
+        if bold.pruning + bold.rounding == 0:
+            continue
+        found[name] = probe(_alone(model, observation, bold.choice, recipe)) / (bold.pruning + bold.rounding)
+    return found
+
+
+def kind_rates(
+    model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], kind: str, base: str, step: Step
+) -> dict[str, tuple[float, float]]:
+    """Layer -> (log of the divergence over what was foreseen, its variance), by one choice of this kind alone.
+
+    Args:
+        model: opened, with calibration data.
+        recipe: its tools carry the choices out.
+        errors: of the layers to be probed.
+        kind: `pruning` or `quantization`.
+        base: what is foreseen: `error`, the relative error itself, or `fisher`, the harm by Fisher information.
+        step: told of every layer.
+    """
+    own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
+    probe, found = Probe(model), {}
+    for name, observation in model.observe((Weight(), InputMoment())) if errors else ():
+        pure = [e for e in errors.get(name, ()) if e.choice.rank is None and getattr(e, other) <= SMALL * getattr(e, own) > 0]
+        if not pure:
+            continue
+        step.advance()
+        mild = [e for e in pure if getattr(e, own) <= MILD]
+        one = max(mild, key=lambda e: getattr(e, own)) if mild else min(pure, key=lambda e: getattr(e, own))
+        moved = probe.examples(_alone(model, observation, one.choice, recipe))
+        mean = max(float(moved.mean()), LEAST)
+        foreseen = one.output if base == "fisher" else getattr(one, own)
+        if foreseen > 0:  # never where it is nan
+            found[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
+    return found
+
+
+def _alone(model: Opened, observation: Observation, choice: Choice, recipe: Recipe) -> TorchModel:
+    """The model with this layer alone pruned and rounded."""
+    weight, _ = rounded_weight(observation, pruned_weight(observation, choice, recipe), choice, recipe)
+    return model.door.edited([SetWeight(observation.layer.name, weight)])
+
+
+def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
+    """Channel and block units of a table with their harms corrected by probes.
+
+    A channel group is probed at its smallest and its boldest removal, a block by dropping it; the layers nearby are refitted.
+    Predicted from the reader's output error, the harm is right in form but not in size: Fisher information takes the errors at
+    different positions for independent, and in front of an average over positions they add up (a factor of 60 was seen).
+    """
+    probe, found = Probe(model, FEW), {}
+    few = replace(model, batches=probe.batches, kept={})
+
+    def harm(unit: str, choice: Choice) -> float:
+        small, _ = restructured(few, {unit: choice}, REACH)
+        return divergence(probe.before, outputs(small.door, probe.batches)[0])  # refitted outputs have their moments
+
+    for unit, lines in table.items():
+        step.advance()
+        cuts = [i for i, line in enumerate(lines) if structural({unit: line.choice})]
+        measured = {i: harm(unit, lines[i].choice) for i in {*cuts[:1], *cuts[-1:]}}
+        harms = [measured.get(i, line.distortion) for i, line in enumerate(lines)]
+        if unit.startswith(CHANNELS):
+            harms = corrected([line.distortion for line in lines], measured)
+        found[unit] = tuple(replace(line, distortion=h) for line, h in zip(lines, harms, strict=True))
+    return found
+
+
+class Probe:
+    """Divergence of an edited model from the original on a few calibration examples, moments matched."""
+
+    def __init__(self, model: Opened, examples: int = EXAMPLES) -> None:
+        """Run the original once."""
+        self.original, self.batches = model.door, first_examples(model.batches, examples)
+        self.before = outputs(self.original, self.batches)[0]
+
+    def __call__(self, edited: TorchModel) -> float:
+        """The divergence, in nats for scores."""
+        return float(self.examples(edited).mean())
+
+    def examples(self, edited: TorchModel) -> np.ndarray:
+        """The divergence on each example, `[n]`."""
+        matched, _ = edited.matched(self.original, self.batches)
+        return per_example(self.before, outputs(matched, self.batches)[0])
+
+
+def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:
+    """Predictions times the ratio measured / predicted, interpolated between the measured ones, all in logarithms.
+
+    Example:
+        >>> [round(h, 6) for h in corrected([0.0, 1.0, 10.0, 100.0], {1: 2.0, 3: 800.0})]
+        [0.0, 2.0, 40.0, 800.0]
+    """
+    known = sorted((predicted[i], value / predicted[i]) for i, value in measured.items() if predicted[i] > 0 and value > 0)
+    if not known:
+        return list(predicted)
+    at, ratio = np.log([p for p, _ in known]), np.log([r for _, r in known])
+    return [p * float(np.exp(np.interp(np.log(p), at, ratio))) if p > 0 else p for p in predicted]

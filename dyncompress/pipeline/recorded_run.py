@@ -1,0 +1,89 @@
+"""A recorded run of training beside the model it ends at: what it says of a layer, in the coordinates of the opened model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.recording import load_trajectory
+from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
+from dyncompress.types import Gradients, Iterates, Motion, Need, Trajectory, WeightFisher, WeightMotion
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A trajectory, and the Fisher information that its increments tell.
+
+    Attributes:
+        trajectory: as recorded.
+        fisher: of no layer where it has too few records.
+    """
+
+    trajectory: Trajectory
+    fisher: IncrementFisher
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of the trajectory, and of the scale of harm that is read from it."""
+        return (*self.trajectory.notes, self.fisher.note)
+
+    def of(self, layer: str, weight: Tensor) -> Mapping[Need, Any]:
+        """What was recorded of a layer: motion in the coordinates of the folded weight, sketches as they were recorded.
+
+        Nothing where it wasn't, or has fewer channels by now.
+        """
+        run = self.trajectory
+        while layer not in run.motion and layer.endswith(".layer"):  # one that the model puts inside the caller's module
+            layer = layer.removesuffix(".layer")
+        if layer not in run.motion or run.motion[layer].mean.shape != tuple(weight.shape):
+            return {}
+        values: dict[Need, Any] = {Motion(): folded_motion(run.motion[layer], weight), Iterates(): run.sketches[layer]}
+        if layer in run.gradients:
+            values[Gradients()] = run.gradients[layer]
+        if layer in self.fisher.layers:
+            gain = row_gain(run.motion[layer].mean, weight)
+            # a row that is only zeros has no gain; nothing is known of it then, and nothing would be lost
+            found = self.fisher.layers[layer] / np.square(np.where(gain > 0, gain, np.inf))
+            values[WeightFisher()] = torch.from_numpy(found.astype(np.float32)).to(weight.device)
+        return values
+
+
+def recorded_run(trajectory: Trajectory | str | Path, door: TorchModel) -> RecordedRun:
+    """A trajectory, read if it is a path.
+
+    Raises:
+        InvalidRequest: it is another model's.
+    """
+    found = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
+    if found.digest != door.digest():
+        raise InvalidRequest(
+            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {door.digest()[:12]}); "
+            "give the trajectory of this model's training, with its last step recorded."
+        )
+    return RecordedRun(found, increment_fisher(found))
+
+
+def folded_motion(motion: WeightMotion, weight: Tensor) -> WeightMotion:
+    """The motion of the trained weight, in the coordinates of the weight after normalisation layers were folded into it."""
+    gain = row_gain(motion.mean, weight)
+    return replace(
+        motion,
+        mean=motion.mean * gain,
+        variance=motion.variance * np.square(gain),
+        increment_variance=motion.increment_variance * np.square(gain),
+    )
+
+
+def row_gain(mean: np.ndarray, weight: Tensor) -> np.ndarray:
+    """What folding multiplied each output's weights by, `[out, 1, ...]`: the ratio of their norms."""
+    rows = np.asarray(weight.detach().cpu().double()).reshape(mean.shape[0], -1)
+    before = np.linalg.norm(mean.reshape(mean.shape[0], -1), axis=1)
+    return (np.linalg.norm(rows, axis=1) / np.maximum(before, 1e-12)).reshape(-1, *[1] * (mean.ndim - 1))

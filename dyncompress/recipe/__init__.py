@@ -1,0 +1,1 @@
+"""Text that a person edits: recipes, targets, plans and profiles, how they are read, and where the shipped ones lie."""

@@ -1,0 +1,154 @@
+"""Dropped blocks and removed channels: later layers compensate for them, exactly if that is possible."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dyncompress as dc
+from dyncompress.models.torch.model import open_model
+from dyncompress.pipeline.application import structured_pruning
+from dyncompress.pipeline.application.apply_plan import applied
+from dyncompress.pipeline.application.structured_pruning import restructured, structural, with_mirrored
+from dyncompress.pipeline.task import Opened, outputs
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.types import Choice
+from dyncompress.types.progress import SILENT
+
+X = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
+
+
+class Adds(nn.Module):
+    """A block that computes x + A x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+class Twins(nn.Module):
+    """Channels that occur twice each, read by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.left, self.right = nn.Linear(6, 12), nn.Linear(12, 4), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.make(x))
+        return torch.tanh(self.left(hidden)) * self.right(hidden)
+
+
+def opened(module: nn.Module) -> Opened:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        if isinstance(module, Twins):
+            with torch.no_grad():
+                module.make.weight[6:], module.make.bias[6:] = module.make.weight[:6], module.make.bias[:6]
+    return Opened(open_model(module.eval(), {"x": X[:4]}), [{"x": X[:300]}, {"x": X[300:]}], True)
+
+
+def distance(one: Opened, other: Opened) -> float:
+    a, b = (torch.from_numpy(outputs(model.door, model.batches)[0]) for model in (one, other))
+    return float((a - b).square().mean() / a.var())
+
+
+def test_the_next_block_replaces_a_dropped_block_exactly() -> None:
+    """(I + B)(I + A) x equals x plus a linear layer of x, so the refit is exact."""
+    model = opened(nn.Sequential(Adds(), Adds(), nn.Linear(6, 3)))
+    small, realised = restructured(model, {"block:0": Choice(drop=True)})
+    assert realised == {"block:0": Choice(drop=True, method="drop + refit")}
+    assert [layer.name for layer in small.door.layers()] == ["1.inner", "2"]
+    assert distance(model, small) < 1e-4 < 0.01 < distance(model, restructured(model, {"block:0": Choice(drop=True)}, reach=0)[0])
+    assert len(model.door.layers()) == 3  # untouched
+
+
+def test_removing_duplicate_channels_changes_no_layer_that_reads_them() -> None:
+    model = opened(Twins())
+    (group,) = model.door.channel_groups()
+    assert set(group.consumers) == {"left", "right"}
+    small, realised = restructured(model, {"channels:make": Choice(keep=6)})
+    kept = realised["channels:make"].indices or ()
+    assert {channel % 6 for channel in kept} == set(range(6))
+    assert distance(model, small) < 1e-4
+    assert {layer.name: layer.shape for layer in small.door.layers()}["right"] == (4, 6)
+
+
+def test_named_channels_stay_and_the_refit_compensates_for_the_others() -> None:
+    model = opened(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+    mine = {"channels:0": Choice(keep=5, indices=(0, 2, 3, 5, 7))}
+    small, realised = restructured(model, mine)
+    assert realised["channels:0"].indices == (0, 2, 3, 5, 7)
+    with torch.no_grad():
+        hidden, output = torch.relu(model.door.module[0](X))[:, [0, 2, 3, 5, 7]], model.door.module(X)
+    inputs = torch.cat([hidden, torch.ones(len(X), 1)], 1)
+    rest = inputs @ torch.linalg.lstsq(inputs, output).solution - output
+    assert distance(model, small) == pytest.approx(float(rest.square().mean() / output.var()), rel=0.01)
+    chosen, _ = restructured(model, {"channels:0": Choice(keep=5)})
+    assert distance(model, chosen) <= distance(model, small)
+
+
+def test_units_inside_a_dropped_block_get_the_default_choice() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(6, 9), nn.Linear(9, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.down(torch.relu(self.up(x)))
+
+    model = opened(nn.Sequential(Wide(), nn.Linear(6, 3)))
+    choices = {"block:0": Choice(drop=True), "channels:0.up": Choice(keep=3), "0.up": Choice(weight_bits=8)}
+    assert set(structural(choices)) == {"block:0", "channels:0.up"}
+    small, realised = restructured(model, choices)
+    assert list(realised) == ["block:0"] and small.door.macs == 18
+
+
+def test_default_choices_change_nothing() -> None:
+    model = opened(Twins())
+    assert restructured(model, {"channels:make": Choice(), "left": Choice(weight_bits=8)}) == (model, {})
+
+
+def test_an_unknown_block_is_refused() -> None:
+    with pytest.raises(dc.InvalidRequest, match="there is no block 'left' that its shortcut can replace"):
+        restructured(opened(Twins()), {"block:left": Choice(drop=True)})
+
+
+def test_images_are_flipped_and_other_inputs_are_not() -> None:
+    images, ids = {"x": torch.arange(24.0).reshape(1, 3, 2, 4)}, {"ids": torch.arange(6).reshape(1, 6)}
+    assert torch.equal(with_mirrored([images])[1]["x"], images["x"].flip(3))
+    assert with_mirrored([ids]) == [ids]
+
+
+def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
+    x = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    model, choices, seen = Opened(open_model(net, {"x": x[:2]}), [{"x": x}], True), {"channels:0": Choice(keep=4)}, []
+
+    def watched(door: object, data: list, *rest: object) -> object:
+        seen.append(len(data))
+        return in_sequence(door, data, *rest)  # type: ignore[arg-type]
+
+    in_sequence = structured_pruning.in_sequence
+    monkeypatch.setattr(structured_pruning, "in_sequence", watched)
+    for how in ({}, {"mirrored": True}, {"mirrored": True, "reach": 2}):
+        restructured(model, choices, **how)  # type: ignore[arg-type]
+    assert seen == [1, 2, 1]
+    for mirrored in (False, True):
+        seen.clear()
+        recipe = Recipe("mine", mirrored=mirrored, match=False)
+        plan = dc.Plan(choices, {}, {}, {}, 0.0, 0.0, "mine", "onnxruntime-x86-vnni", "", {}, {})
+        applied(model, plan, recipe, dc.load_target("onnxruntime-x86-vnni"), SILENT)
+        assert seen == [2 if mirrored else 1]
+
+
+@pytest.mark.parametrize("name", ["narrow", "fastest"])
+def test_recipes_that_remove_structure_refit_on_flipped_images(name: str) -> None:
+    assert dc.load_recipe(name).mirrored and not dc.load_recipe(name).sequential
