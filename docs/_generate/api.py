@@ -44,9 +44,13 @@ def pages() -> Mapping[str, str]:
 
 def further() -> list[type]:
     """Classes of this library in the signatures of public names that no other page documents, by name."""
-    public = [getattr(dyncompress, name) for name in dyncompress.__all__]
+    pending: list[object] = [getattr(dyncompress, name) for name in dyncompress.__all__]
     documented = {*dyncompress.__all__, *types.__all__}
-    found = {kind for value in public for kind in classes_in(value) if kind.__name__ not in documented}
+    found: set[type] = set()
+    while pending:
+        named = {kind for kind in classes_in(pending.pop()) if kind.__name__ not in documented} - found
+        found |= named
+        pending.extend(named)
     return sorted(found, key=lambda kind: kind.__name__)
 
 
