@@ -28,7 +28,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build", "_generate", "generated/*_in_short.md"]  # tables that other pages include
+exclude_patterns = ["_build", "_generate", "generated/*_in_short.md", "generated/examples.md"]  # parts that other pages include
 default_role = "code"
 
 # Markdown

@@ -1,18 +1,18 @@
-"""Pages that are written from the code: the API, the command line, what can be plugged in, the examples."""
+"""Pages that are written from the code: the API, the command line, what can be plugged in, the examples, READMEs of folders."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from _generate import api, command_line, examples, plugins
+from _generate import api, command_line, examples, plugins, readmes
 
 __all__ = ["pages", "write_all"]
 
 
 def pages(docs: Path) -> Mapping[str, str]:
     """Path below `docs/generated` -> the page's text."""
-    return {**api.pages(), **command_line.pages(), **plugins.pages(), **examples.pages(docs)}
+    return {**api.pages(), **command_line.pages(), **plugins.pages(), **examples.pages(docs), **readmes.pages(docs)}
 
 
 def write_all(docs: Path) -> None:

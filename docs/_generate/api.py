@@ -56,7 +56,9 @@ def further() -> list[type]:
 
 def classes_in(value: object) -> Iterable[type]:
     """The classes of this library that a function's or a class's annotations name."""
-    pending = list(get_type_hints(inspect.unwrap(value) if inspect.isfunction(value) else value).values())
+    functions = [value] if inspect.isfunction(value) else [one for one in vars(value).values() if inspect.isfunction(one)]
+    public = [inspect.unwrap(one) for one in functions if not one.__name__.startswith("_")]
+    pending = [hint for one in (value, *public) for hint in get_type_hints(one).values()]
     while pending:
         hint = pending.pop()
         pending.extend(get_args(hint))
