@@ -49,7 +49,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!dyncompress\.).*")]
 
 # Doctests of the docstrings on these pages
 doctest_test_doctest_blocks = "default"
-doctest_global_setup = "import numpy as np\nimport dyncompress as dc\nfrom dyncompress.types import *"
+doctest_global_setup = "import numpy as np\nfrom dyncompress import *\nfrom dyncompress.types import *"
 
 # Links: those inside the site are always checked. DOCS_EXTERNAL_LINKS=1 also asks the servers of others.
 if os.environ.get("DOCS_EXTERNAL_LINKS") != "1":
