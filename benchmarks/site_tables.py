@@ -35,7 +35,8 @@ def headline() -> Iterable[str]:
     first = found["float"]
     yield f"ResNet-20 on CIFAR-10, {first['bytes']:,} bytes and {first['accuracy']:.2f} % in float32:"
     yield ""
-    head = f"| | accuracy drop, points: mean [best, worst] | ONNX file | container | `python -m benchmarks.frontier --nets {HEADLINE_NET}` |"
+    command = f"python -m benchmarks.frontier --nets {HEADLINE_NET}"
+    head = f"| | accuracy drop, points: mean [best, worst] | ONNX file | container | `{command}` |"
     yield from (head, rule(head))
     for name in HEADLINE:
         row = next(row for row in ROWS if row.name == name)
@@ -97,9 +98,8 @@ def violations() -> Iterable[str]:
     for name in dict.fromkeys(cell["procedure"] for cell in cells):
         own = [cell for cell in cells if cell["procedure"] == name]
         worst = max(own, key=lambda cell: cell["rate"] / cell["delta"])
-        yield (
-            f"| `{name}` | {len(own)} | {worst['rate'] / worst['delta']:.2f} | {worst['rate']:.4f} | {worst['delta']:g} |"
-        )
+        share = worst["rate"] / worst["delta"]
+        yield f"| `{name}` | {len(own)} | {share:.2f} | {worst['rate']:.4f} | {worst['delta']:g} |"
 
 
 def architectures() -> Iterable[str]:

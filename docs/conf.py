@@ -13,8 +13,9 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
-import dyncompress
 from _generate import docstrings, write_all
+
+import dyncompress
 
 project = "dyncompress"
 author = "the dyncompress authors"
@@ -40,6 +41,8 @@ suppress_warnings = ["myst.header"]  # a README that is included begins below th
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 90  # a longer one has a line for each argument
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

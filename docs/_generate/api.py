@@ -78,7 +78,7 @@ def grouped() -> Mapping[str, list[str]]:
 
 
 def themed() -> Mapping[str, list[str]]:
-    """The theme of every name of `dyncompress.types` that isn't public at the top level: the module that a class is written in."""
+    """The theme of every name of `dyncompress.types` that isn't public at the top level: the module a class is written in."""
     found: dict[str, list[str]] = {theme: [] for theme in THEMES}
     for name in types.__all__:
         if name not in dyncompress.__all__:

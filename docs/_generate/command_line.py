@@ -47,7 +47,8 @@ def section(name: str, command: argparse.ArgumentParser) -> Iterable[str]:
         if action.dest in ("help", "json", "quiet"):
             continue
         words = ", ".join(f"`{word}`" for word in invocations(action))
-        yield from [words, f": {formatter._expand_help(action) if action.help else ''}{'' if not action.required else ' (required)'}", ""]
+        needed = " (required)" if action.required else ""
+        yield from [words, f": {formatter._expand_help(action) if action.help else ''}{needed}", ""]
 
 
 def wrapped_usage(command: argparse.ArgumentParser) -> Iterable[str]:

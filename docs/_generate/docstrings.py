@@ -1,4 +1,4 @@
-"""Docstrings are text with `code` in it, not reStructuredText: what would be markup there is escaped, and short names are found."""
+"""Docstrings are text with `code` in it, not reStructuredText: markup is escaped, and classes are found by their short names."""
 
 from __future__ import annotations
 

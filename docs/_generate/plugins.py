@@ -26,7 +26,8 @@ INDEXES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 def pages() -> Mapping[str, str]:
     """The page of plug-ins, and the page of recipes and targets in short."""
-    lines = ["# What a recipe can name", "", "Written from the indexes of the installed version. Fields are keys of the recipe file."]
+    head = "Written from the indexes of the installed version. Fields are keys of the recipe file."
+    lines = ["# What a recipe can name", "", head]
     for title, (text, index) in INDEXES.items():
         lines += ["", f"## {title}", "", text, "", *table(index)]
     lines += ["", "## Risks", "", f"`[certificate] risk = ...`: {', '.join(f'`{name}`' for name in RISKS)}.", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,7 @@ def generated() -> dict[str, str]:
     """Path below `docs/generated` -> text."""
     sys.path.insert(0, str(DOCS))
     try:
-        from _generate import pages
-
-        return dict(pages(DOCS))
+        return dict(import_module("_generate").pages(DOCS))
     finally:
         sys.path.remove(str(DOCS))
 
@@ -36,11 +35,9 @@ def test_every_public_name_is_on_a_page_of_the_reference(generated: dict[str, st
 
 
 def test_every_command_and_option_is_on_its_page(generated: dict[str, str]) -> None:
-    from _generate.command_line import subparsers
-    from _generate.command_line import parser as whole
-
+    command_line = import_module("_generate.command_line")
     page = generated["cli.md"]
-    for name, command in subparsers(whole()).items():
+    for name, command in command_line.subparsers(command_line.parser()).items():
         assert f"## dyncompress {name}\n" in page
         section = page.partition(f"## dyncompress {name}\n")[2].partition("\n## ")[0]
         for action in command._actions:

@@ -71,7 +71,7 @@ def run_shell(lines: str) -> None:
         elif words[0] == "python":
             done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False, timeout=120)
             assert done.returncode == 0, (line, done.stderr)
-            print(done.stdout)
+            sys.stdout.write(done.stdout)
         else:
             pytest.fail(f"what does this line do? {line}")
 
