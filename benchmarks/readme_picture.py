@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def drawn(axis: Any, row: Row, found: dict[str, Any]) -> bool:
-    """Draw a row, its mean over calibration draws and a bar from the best to the worst; returns whether it lies in the picture."""
+    """Draw a row, its mean over calibration draws and a bar from best to worst; returns whether it lies in the picture."""
     made = summary(row.name, row.seeds, found)
     ours = row.tool == "dyncompress"
     if made is None or row.family not in FAMILIES or made.drop > DEEPEST or (ours and row.name not in SHOWN):
