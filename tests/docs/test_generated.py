@@ -64,7 +64,7 @@ def test_links_of_a_readme_are_seen_from_its_new_place(generated: dict[str, str]
 
 def test_the_examples_page_shows_every_script(generated: dict[str, str]) -> None:
     scripts = sorted((ROOT / "examples").glob("[0-9]*.py"))
-    assert all(f"## {script.stem}\n" in generated["examples.md"] for script in scripts)
+    assert all(f"\n`{script.name}`" in generated["examples.md"] for script in scripts)
 
 
 def test_tables_of_results_are_up_to_date() -> None:
