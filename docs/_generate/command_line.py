@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 
-from dyncompress.arguments import parser
+from dyncompress.cli.arguments import parser
 
 INTRODUCTION = """# Command line
 

@@ -12,7 +12,7 @@ from dyncompress.certificates import BOUNDS, RISKS
 from dyncompress.measures import MEASURES
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.shipped import recipe_files, target_files
+from dyncompress.recipe.bundled_files import recipe_files, target_files
 
 INDEXES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Measures": ("`[[measure]] name = ...`: an indicator with its standard error, one number for each layer.", MEASURES),

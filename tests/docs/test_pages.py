@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from dyncompress import cli
-from dyncompress.shipped import runner_file
+from dyncompress.recipe.bundled_files import runner_file
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
