@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(DOCS), str(ROOT)]
 
-from _generate import docstrings, write_all
+from _generate import docstrings, mathml, write_all
 
 import dyncompress
 
@@ -33,7 +33,7 @@ exclude_patterns = ["_build", "_generate", "generated/*_in_short.md", "generated
 default_role = "code"
 
 # Markdown
-myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a README that is included begins below the first level
 
@@ -65,6 +65,7 @@ html_title = f"dyncompress {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
+html_math_renderer = "mathml"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
@@ -72,3 +73,4 @@ def setup(app: object) -> None:
     """Write the generated pages, and read docstrings as text with `code` in it."""
     write_all(DOCS)
     docstrings.connect(app)
+    mathml.connect(app)

@@ -92,3 +92,11 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     missing = [target for target in re.findall(r"\]\(([^)#\s:]+)[)#]", text) if not (ROOT / target).exists()]
     assert missing == []
+
+
+def test_formulas_are_drawn_without_a_script(generated: dict[str, str]) -> None:
+    pytest.importorskip("latex2mathml", reason='needs the extra `docs`: pip install -e ".[docs]"')
+    pytest.importorskip("docutils")
+    mathml = import_module("_generate.mathml")
+    text = mathml.convert(mathml.SIZES.sub("", r"\Bigl\{ x_i^2 : \big| x \big| \le 1 \Bigr\}"))
+    assert text.startswith("<math") and "\\" not in text
