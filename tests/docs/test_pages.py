@@ -2,7 +2,8 @@
 
 On one page, blocks share their names and a folder. A ``python`` or ``toml`` block whose first line is a comment with a file name
 is that file. In a ``bash`` block, `dyncompress` and `python` lines run. A ``text`` block behind one of these is its output, with
-`...` for what differs between machines. A block marked `no-test` doesn't run, and the mark says why.
+`...` for what is left out. A block marked `numbers-vary` shows the numbers of one run, which differ between machines. A block
+marked `no-test` doesn't run, and the mark says why.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ ELSEWHERE = {
     "recording.md": "needs five frameworks and a training loop; tests/recording runs every callback",
 }
 PASSED_OVER = ("pip install ", "python -m venv ", "git ")  # shell lines that prepare a machine
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 CHECKER = doctest.OutputChecker()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -102,9 +104,11 @@ def test_the_page_runs(name: str, folder: Path) -> None:
             elif block.language in ("python", "bash"):
                 printed = ran(block, name, names)
             elif block.language == "text" and printed is not None:
-                wanted = doctest.Example("", block.text)
-                told = CHECKER.output_difference(wanted, printed, FLAGS)
-                assert CHECKER.check_output(block.text, printed, FLAGS), f"{name}, line {block.line}\n{told}"
+                wanted, got = block.text, printed
+                if block.mark == "numbers-vary":
+                    wanted, got = NUMBER.sub("#", wanted), NUMBER.sub("#", got)
+                told = CHECKER.output_difference(doctest.Example("", wanted), got, FLAGS)
+                assert CHECKER.check_output(wanted, got, FLAGS), f"{name}, line {block.line}\n{told}"
 
 
 def ran(block: Block, name: str, names: dict[str, object]) -> str:
