@@ -25,7 +25,7 @@ def scenes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     draw = np.random.default_rng(seed)
     sides = draw.integers(4, 13, (n, 2))
     corners = draw.integers(0, SIZE - sides + 1)
-    images = draw.normal(0, 0.5, (n, 1, SIZE, SIZE)).astype(np.float32)
+    images = draw.normal(0, 1.0, (n, 1, SIZE, SIZE)).astype(np.float32)
     for image, (top, left), (height, width) in zip(images, corners, sides, strict=True):
         image[0, top : top + height, left : left + width] += 1
     row, column = ((corners + sides // 2) * CELLS // SIZE).T
