@@ -68,9 +68,9 @@ training, calibration, held_out = order[:-256], x[order[-256:]], (x[aside], digi
 
 
 # %%
-def convolution(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Sequential:
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """A convolution, its normalization and a ReLU."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False, **options)
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
 
 

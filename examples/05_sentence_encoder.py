@@ -43,8 +43,14 @@ def sentences(n: int, seed: int, longest: int = 16) -> tuple[dict[str, np.ndarra
 class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
-        config = BertConfig(vocab_size=VOCABULARY, max_position_embeddings=64, **sizes)
+        config = BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=64,
+        )
         self.bert = BertModel(config, add_pooling_layer=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

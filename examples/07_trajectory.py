@@ -78,7 +78,7 @@ print(certificate)
 
 # %%
 with torch.no_grad():
-    model[0].weight += 0.01
+    next(model.parameters()).add_(0.01)
 try:
     dc.compress(model, "trajectory", target="onnxruntime-x86-vnni", calibration=shape, trajectory=trajectory)
 except dc.InvalidRequest as error:
