@@ -82,4 +82,4 @@ with torch.no_grad():
 try:
     dc.compress(model, "trajectory", target="onnxruntime-x86-vnni", calibration=shape, trajectory=trajectory)
 except dc.InvalidRequest as error:
-    print(f"refused: {error}")
+    print("refused:", str(error).split(" (")[0])
