@@ -58,10 +58,9 @@ def features(waves: np.ndarray) -> np.ndarray:
 
 
 # %%
-waves, digits, aside = recordings() if ARCHIVE.is_file() else tones()
-print(
-    "data:", "recordings of spoken digits" if ARCHIVE.is_file() else "synthetic tones, since DYNCOMPRESS_DATA has no fsdd_wav.zip"
-)
+real = ARCHIVE.is_file()
+waves, digits, aside = recordings() if real else tones()
+print("data:", "recordings of spoken digits" if real else "synthetic tones, since DYNCOMPRESS_DATA has no fsdd_wav.zip")
 x = features(waves)
 order = np.random.default_rng(0).permutation(np.flatnonzero(~aside))
 training, calibration, held_out = order[:-256], x[order[-256:]], (x[aside], digits[aside])
