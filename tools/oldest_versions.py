@@ -32,6 +32,7 @@ TESTS = (
     *("tests/models", "tests/measures", "tests/recording"),
 )
 MINUTES = 10.0
+INTERRUPTED = 2  # pytest's exit code
 OUTCOMES = ("passed", "failed", "error", "skipped")
 # Warnings are errors in the tests. Those of old versions about one another are no fault of this package.
 PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=default", "--tb=no", "-rfE")
@@ -79,17 +80,15 @@ class Environment:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        finished = True
         try:
             text, _ = process.communicate(timeout=60 * minutes)
         except subprocess.TimeoutExpired:
-            finished = False
             process.send_signal(signal.SIGINT)  # pytest then still prints its counts
             text, _ = process.communicate()
         print(
             "\n".join(line for line in text.splitlines() if re.match(r"(FAILED|ERROR) |E  |.*: \w*Error", line)), file=sys.stderr
         )
-        return {"finished": finished, **counts(text)}
+        return {"finished": process.returncode != INTERRUPTED, **counts(text)}
 
 
 def counts(text: str) -> dict[str, int]:
@@ -131,12 +130,21 @@ def name_of(requirement: str) -> str:
     return re.split(r"[<>=\[; ]", requirement)[0].lower().replace("_", "-")
 
 
-def save(entry: dict[str, object], key: str) -> None:
-    """Put an entry into the file of results, in the place of an earlier one for the same Python and pins."""
+def save(key: str, versions: dict[str, str], outcomes: dict[str, dict[str, int | bool]]) -> None:
+    """Put outcomes into the file of results; those of other paths stay if they were of the same versions.
+
+    Args:
+        key: names the Python and the pins.
+        versions: package -> version.
+        outcomes: path -> how its tests ended.
+    """
     entries = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    before = entries.get(key, {})
+    kept = before["tests"] if before.get("versions") == versions else {}
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    entries[key] = {"date": today, "versions": versions, "tests": {**kept, **outcomes}}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(dict(sorted({**entries, key: entry}.items())), indent=1)
-    RESULTS.write_text(text + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(dict(sorted(entries.items())), indent=1) + "\n", encoding="utf-8")
 
 
 def run(environment: Environment, pins: str, tests: Sequence[str], minutes: float) -> bool:
@@ -149,13 +157,12 @@ def run(environment: Environment, pins: str, tests: Sequence[str], minutes: floa
     versions = environment.versions(map(name_of, requirements()))
     print("versions:", ", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
     key = f"python {'.'.join(versions['python'].split('.')[:2])}, {Path(pins).name if pins else 'lower bounds'}"
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     outcomes: dict[str, dict[str, int | bool]] = {}
     for path in tests:
         found = outcomes[path] = environment.tested(path, minutes)
         told = ", ".join(f"{found[name]} {name}" for name in OUTCOMES if found[name])
         print(f"{path}: {told}{'' if found['finished'] else ' (stopped after the time allowed)'}", flush=True)
-        save({"date": today, "versions": versions, "tests": outcomes}, key)
+        save(key, versions, outcomes)
     return all(found["finished"] and not found["failed"] and not found["error"] for found in outcomes.values())
 
 
@@ -168,6 +175,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--environment", default="", metavar="FOLDER", help="keep the environment here; none: a temporary one")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="the most that each path of tests may take")
     options = parser.parse_args(words)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that on to pytest
     with tempfile.TemporaryDirectory() as temporary:
         environment = Environment(Path(options.environment or temporary).absolute(), options.python)
         return 0 if run(environment, options.pins, options.tests, options.minutes) else 1
