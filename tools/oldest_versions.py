@@ -23,6 +23,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "results" / "oldest_versions.json"
@@ -73,8 +74,11 @@ class Environment:
         done = subprocess.run([self.executable, "-c", code, *names], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
 
-    def tested(self, path: str, minutes: float) -> dict[str, int | bool]:
-        """How many tests of a path passed, failed, ended in an error and were skipped; `finished`: whether in that time."""
+    def tested(self, path: str, minutes: float) -> dict[str, Any]:
+        """How many tests of a path passed, failed, ended in an error and were skipped.
+
+        `finished` says whether they ended within the minutes, `failures` which tests failed.
+        """
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         command = [self.executable, *PYTEST, path]
         process = subprocess.Popen(
@@ -85,10 +89,8 @@ class Environment:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # pytest then still prints its counts
             text, _ = process.communicate()
-        print(
-            "\n".join(line for line in text.splitlines() if re.match(r"(FAILED|ERROR) |E  |.*: \w*Error", line)), file=sys.stderr
-        )
-        return {"finished": process.returncode != INTERRUPTED, **counts(text)}
+        failures = [line.split(" ", 1)[1].split(" - ")[0] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        return {"finished": process.returncode != INTERRUPTED, **counts(text), "failures": failures}
 
 
 def counts(text: str) -> dict[str, int]:
@@ -130,7 +132,7 @@ def name_of(requirement: str) -> str:
     return re.split(r"[<>=\[; ]", requirement)[0].lower().replace("_", "-")
 
 
-def save(key: str, versions: dict[str, str], outcomes: dict[str, dict[str, int | bool]]) -> None:
+def save(key: str, versions: dict[str, str], outcomes: dict[str, dict[str, Any]]) -> None:
     """Put outcomes into the file of results; those of other paths stay if they were of the same versions.
 
     Args:
@@ -157,11 +159,13 @@ def run(environment: Environment, pins: str, tests: Sequence[str], minutes: floa
     versions = environment.versions(map(name_of, requirements()))
     print("versions:", ", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
     key = f"python {'.'.join(versions['python'].split('.')[:2])}, {Path(pins).name if pins else 'lower bounds'}"
-    outcomes: dict[str, dict[str, int | bool]] = {}
+    outcomes: dict[str, dict[str, Any]] = {}
     for path in tests:
         found = outcomes[path] = environment.tested(path, minutes)
         told = ", ".join(f"{found[name]} {name}" for name in OUTCOMES if found[name])
         print(f"{path}: {told}{'' if found['finished'] else ' (stopped after the time allowed)'}", flush=True)
+        for test in found["failures"]:
+            print(f"    {test}", flush=True)
         save(key, versions, outcomes)
     return all(found["finished"] and not found["failed"] and not found["error"] for found in outcomes.values())
 
