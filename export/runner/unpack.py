@@ -2,8 +2,8 @@
 
     python unpack.py small.dync small.onnx
 
-Beside `runner.py`, which imports it. Assembled from `dyncompress/coding` by `python -m tests.export.assembling`; the same
-code, function by function, so that both read the same. Change it there. It is one file, and therefore long.
+`runner.py`, in the same directory, imports it. It is generated from `dyncompress/coding` by
+`python -m tools.assemble_unpacker`: change the code there. It is a single file, and therefore long.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 
 
 class InvalidRequest(Exception):  # noqa: N818
-    """It is no container, or a newer one."""
+    """The file isn't a container, or one of a newer version."""
 
 
 class Altered(Exception):  # noqa: N818
-    """It was cut or changed."""
+    """The container was cut off or changed."""
 
 
 # ---------------------------------------------------------------- tables
@@ -987,8 +987,6 @@ _INT8, _INT4, _UINT4 = 3, 22, 21
 _AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
 _ALONG = (8, 9)  # tags of codes on paths along the first axis, and along the second
 _TAGS = 4 + 4 + 2
-_WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
-_FEW = 32  # codes below this number are numbers
 _FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
 Finish = Callable[[Bits], bytes]
 
