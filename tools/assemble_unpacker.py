@@ -154,7 +154,7 @@ def read_module(name: str) -> Module:
     Raises:
         ValueError: there is a statement that is neither a docstring, an import nor a definition.
     """
-    text = (ROOT / "dyncompress" / "coding" / f"{name}.py").read_text()
+    text = with_plain_arrays((ROOT / "dyncompress" / "coding" / f"{name}.py").read_text())
     lines, definitions, imports = text.splitlines(), [], {}
     globals_of = global_names(text)
     for node in ast.parse(text).body[1:]:  # without the docstring
@@ -174,6 +174,25 @@ def read_module(name: str) -> Module:
         body = "\n".join(lines[first - 1 : node.end_lineno])
         definitions.append(Definition(name, frozenset(names), frozenset(uses), body, is_block))
     return Module(tuple(definitions), imports)
+
+
+def with_plain_arrays(text: str) -> str:
+    """The text of a module with `np.ndarray` in place of `Float[np.ndarray, "n d"]` and other types of `types.arrays`."""
+    tree = ast.parse(text)
+    arrays = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "dyncompress.types.arrays"]
+    names = {alias.name for node in arrays for alias in node.names}
+    lines = text.splitlines(keepends=True)
+    for node in sorted(
+        ast.walk(tree), key=lambda node: (getattr(node, "lineno", 0), getattr(node, "col_offset", 0)), reverse=True
+    ):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in names:
+            assert isinstance(node.slice, ast.Tuple) and node.lineno == node.end_lineno, (
+                f"line {node.lineno}: write it on one line"
+            )
+            line = lines[node.lineno - 1].encode()  # columns count bytes
+            array = ast.unparse(node.slice.elts[0]).encode()
+            lines[node.lineno - 1] = (line[: node.col_offset] + array + line[node.end_col_offset :]).decode()
+    return "".join(lines)
 
 
 def defined_names(node: ast.stmt) -> set[str]:

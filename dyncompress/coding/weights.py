@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from math import isqrt
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,7 @@ _FIRST = 179  # mean magnitude before anything is known
 _W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # 16ths; the row's weight is 16
 
 
+@runtime_checkable
 class Coder(Protocol):
     """`rans.Writer` or `rans.Reader`."""
 

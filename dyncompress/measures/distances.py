@@ -7,12 +7,13 @@ from scipy.spatial.distance import pdist, squareform
 
 from dyncompress.measures.border import as_float64
 from dyncompress.types import Array
+from dyncompress.types.arrays import Float, Float64, Int64
 
 BLOCK_NUMBERS = 1 << 23  # float64 numbers of one block of columns: 64 MB
 CLOSE = 1e-9  # squared distance over squared distances from the centre, below which the Gram matrix has lost half its digits
 
 
-def centred_gram(points: Array) -> np.ndarray:
+def centred_gram(points: Float[Array, "T d"]) -> Float64[np.ndarray, "T T"]:
     """Inner products of the points around their mean, a block of columns at a time.
 
     Late in training points lie a thousand times closer to each other than to the origin: without the centring, float32 distances
@@ -34,7 +35,7 @@ def centred_gram(points: Array) -> np.ndarray:
     return gram
 
 
-def euclidean_distances(points: Array) -> np.ndarray:
+def euclidean_distances(points: Float[Array, "T d"]) -> Float64[np.ndarray, "T T"]:
     """Euclidean distances between all pairs of points.
 
     From one Gram matrix of the centred points; pairs so close that it has too few digits for them are taken from their
@@ -66,7 +67,7 @@ def euclidean_distances(points: Array) -> np.ndarray:
     return np.sqrt(upper + upper.T, out=squares)
 
 
-def loss_distances(losses: Array) -> np.ndarray:
+def loss_distances(losses: Float[Array, "T n"]) -> Float64[np.ndarray, "T T"]:
     """The pseudo-metric rho(w, w') = mean over examples of |loss(w, z) - loss(w', z)|.
 
     Cost: T^2 n / 2; memory `[T, T]` twice.
@@ -86,7 +87,7 @@ def loss_distances(losses: Array) -> np.ndarray:
     return squareform(pdist(wide, "cityblock")) / wide.shape[1]
 
 
-def distinct(distances: np.ndarray) -> np.ndarray:
+def distinct(distances: Float[np.ndarray, "T T"]) -> Int64[np.ndarray, " distinct"]:
     """Indices of the first of every set of points at distance zero, ascending.
 
     A pseudo-metric can't tell them apart, and their similarity matrix would be singular.
@@ -95,7 +96,7 @@ def distinct(distances: np.ndarray) -> np.ndarray:
     return np.flatnonzero(zero.argmax(axis=1) == np.arange(len(distances)))
 
 
-def finite(points: Array) -> bool:
+def finite(points: Float[Array, "T d"]) -> bool:
     """Whether every number is finite: a sum over each row shows NaN and infinity."""
     rows = as_float64(points).sum(axis=1) if len(points) else np.zeros(0)
     return bool(np.isfinite(rows).all())

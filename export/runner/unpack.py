@@ -21,7 +21,7 @@ from functools import cache
 from itertools import pairwise
 from math import isqrt, prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -289,6 +289,7 @@ _FIRST = 179  # mean magnitude before anything is known
 _W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # 16ths; the row's weight is 16
 
 
+@runtime_checkable
 class Coder(Protocol):
     """`rans.Writer` or `rans.Reader`."""
 

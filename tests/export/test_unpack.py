@@ -14,7 +14,7 @@ from dyncompress.deployment import ranges, seal, write
 from tests.deployment.graphs import TARGET, encode, images, residual
 from tools import assemble_unpacker
 from tools.assemble_unpacker import TARGET as UNPACK
-from tools.assemble_unpacker import Definition, assemble, reachable
+from tools.assemble_unpacker import Definition, assemble, reachable, with_plain_arrays
 
 RUNNER = UNPACK.with_name("runner.py")
 
@@ -99,6 +99,12 @@ def test_both_decoders_refuse_alike(decoder: ModuleType, sealed: bytes) -> None:
         changed[int(rng.integers(len(packed)))] ^= 1 << int(rng.integers(8))
         with pytest.raises((decoder.Altered, decoder.InvalidRequest)):
             decoder.unpack(bytes(changed))
+
+
+def test_annotated_shapes_are_left_out() -> None:
+    module = "from dyncompress.types.arrays import Float, Int64\n\n\ndef f(x: {0}, é: tuple[{1}, ...]) -> {0}: ...\n"
+    annotated = module.format('Float[np.ndarray, "n d"]', 'Int64[np.ndarray, " n"]')
+    assert with_plain_arrays(annotated) == module.format("np.ndarray", "np.ndarray")
 
 
 def test_the_runner_unpacks_runs_and_writes(
