@@ -1,4 +1,4 @@
-"""A finished file, its plan, profile and certificate, made by hand: two layers rounded, one left alone."""
+"""An exported file with plan, profile and certificate, written by hand: two layers are rounded, one is left alone."""
 
 from __future__ import annotations
 
