@@ -13,9 +13,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64, Integer, Num, Real, Shaped, UInt8
+    from jaxtyping import Bool, Float, Float32, Float64, Int8, Int32, Int64, Integer, Num, Real, Shaped, UInt8
 
-    __all__ = ["Bool", "Float", "Float32", "Float64", "Int32", "Int64", "Integer", "Num", "Real", "Shaped", "UInt8"]
+    __all__ = ["Bool", "Float", "Float32", "Float64", "Int8", "Int32", "Int64", "Integer", "Num", "Real", "Shaped", "UInt8"]
 else:
 
     class _Unchecked:
