@@ -9,7 +9,10 @@ PACKAGES = (
     "dyncompress.allocation",
     "dyncompress.certificates",
     "dyncompress.coding",
+    "dyncompress.linalg",
     "dyncompress.measures",
+    "dyncompress.pruning",
+    "dyncompress.quantization",
 )
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
+from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
+from dyncompress.types import Array
+from dyncompress.types.arrays import Float, Float64, Int64
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def _float64_matrices(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the moment `[K, K]` and the weight as a matrix `[out, K]`, both float64 on the weight's device.
+def _matrices(
+    moment: Float[Tensor, ...], weight: Float[Tensor, ...]
+) -> tuple[Float[Tensor, "K K"], Float64[Tensor, "out K"]]:
+    """The moment `[K, K]` on the weight's device, and the weight as a float64 matrix `[out, K]`.
 
     Raises:
         InvalidRequest: the moment isn't `[K, K]` (or `[1, K, K]`) for a weight of K columns.
@@ -40,14 +40,14 @@ class Reader:
         columns: consecutive columns of the weight matrix that belong to one channel: the kernel's size, K / channels.
     """
 
-    moment: Tensor
-    weight: Tensor
+    moment: Float[Tensor, ...]
+    weight: Float[Tensor, ...]
     columns: int
 
 
 def eliminate(
-    moment: Tensor, weight: Tensor, columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
-) -> tuple[Tensor, Tensor]:
+    moment: Float[Tensor, ...], weight: Float[Tensor, ...], columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
+) -> tuple[Int64[Tensor, " removed"], Float64[Tensor, " removed"]]:
     """Order the input channels of one layer for removal: `eliminate_together` with a single reader.
 
     Example:
@@ -61,7 +61,9 @@ def eliminate(
 
 
 @without_gradients
-def eliminate_together(readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4) -> tuple[Tensor, Tensor]:
+def eliminate_together(
+    readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4
+) -> tuple[Int64[Tensor, " removed"], Float64[Tensor, " removed"]]:
     """Order input channels for removal: each step removes the one that adds least to the output error of all readers.
 
     After each removal the remaining weights are refitted by least squares. With W the current weights, H the inputs' moment on
@@ -110,7 +112,7 @@ class _Elimination:
 
     def __init__(self, reader: Reader, keep: int, damping: float) -> None:
         """Check the shapes and invert the moment."""
-        square, self.weight = _float64_matrices(reader.moment, reader.weight)
+        square, self.weight = _matrices(reader.moment, reader.weight)
         columns = self.weight.shape[1]
         self.size = reader.columns
         if self.size < 1 or columns % self.size or not 1 <= keep <= columns // self.size:
@@ -125,7 +127,7 @@ class _Elimination:
         self.removed = torch.zeros(self.channels, dtype=torch.bool, device=self.weight.device)
         self.factors = self.inverse
 
-    def removal_costs(self) -> Tensor:
+    def removal_costs(self) -> Float64[Tensor, " channels"]:
         """What the removal of each channel adds to the relative output error, `[channels]`; infinite for removed ones."""
         channels, size, weight = self.channels, self.size, self.weight
         blocks = self.inverse.reshape(channels, size, channels, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
@@ -147,7 +149,9 @@ class _Elimination:
 
 
 @without_gradients
-def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor | Sequence[int], damping: float = 1e-4) -> Tensor:
+def refit_columns(
+    weight: Float[Tensor, ...], moment: Float[Tensor, ...], kept_columns: Array | Sequence[int], damping: float = 1e-4
+) -> Float[Tensor, "out kept"]:
     """Least-squares weights on a subset S of the inputs that best reproduce the outputs W x: W H_:S (H_SS)^-1.
 
     Example:
@@ -168,7 +172,7 @@ def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor | Sequenc
     Raises:
         InvalidRequest: the moment doesn't fit the weight.
     """
-    square, w = _float64_matrices(moment, weight)
+    square, w = _matrices(moment, weight)
     hessian = damped(square, damping)
     kept = torch.as_tensor(kept_columns, device=weight.device)
     is_kept = torch.zeros(w.shape[1], dtype=torch.bool, device=w.device)

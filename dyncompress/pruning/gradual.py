@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from dyncompress.deferred import Tensor
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_diagonal
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.magnitude import Magnitude, milestones
 from dyncompress.pruning.masks import check_finite, mask
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class GradualRefit:
         """The weight and the second moment of the inputs."""
         return (Weight(), InputMoment())
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Float[Tensor, ...]:
         """Prune a weight to `choice.sparsity` or `choice.pattern`.
 
         Args:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dyncompress.deferred import torch, without_gradients
+from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Bool, Float, Float64, Int64
 
 # Entries of the systems solved together: 256 MB in float64.
 _ENTRIES_AT_ONCE = 1 << 25
 
 
 @without_gradients
-def refit(weight: Tensor, moment: Tensor, mask: Tensor, damping: float = 1e-4) -> Tensor:
+def refit(
+    weight: Float[Tensor, ...], moment: Float[Tensor, ...], mask: Bool[Tensor, ...], damping: float = 1e-4
+) -> Float[Tensor, ...]:
     """The weight of least output error E|(w - w') x|^2 among those that are zero outside the mask.
 
     Each row is a problem of its own. With S the kept and P the pruned columns, the solution is
@@ -79,7 +77,7 @@ def _batches(sizes: list[int]) -> list[slice]:
     return parts
 
 
-def _column_indices(mask: Tensor) -> tuple[Tensor, Tensor]:
+def _column_indices(mask: Bool[Tensor, "n K"]) -> tuple[Int64[Tensor, "n k"], Bool[Tensor, "n k"]]:
     """Column indices of the True entries of each row, padded to the longest row, `[n, k]`, and which of them aren't padding."""
     count = mask.sum(1)
     width = int(count.max())
@@ -87,7 +85,7 @@ def _column_indices(mask: Tensor) -> tuple[Tensor, Tensor]:
     return order, torch.arange(width, device=mask.device) < count[:, None]
 
 
-def _solve(system: Tensor, valid: Tensor, right: Tensor) -> Tensor:
+def _solve(system: Float64[Tensor, "n k k"], valid: Bool[Tensor, "n k"], right: Float64[Tensor, "n k"]) -> Float64[Tensor, "n k"]:
     """Solve positive definite systems `[n, k, k]` for right-hand sides `[n, k]`; where `valid` is False they are padding."""
     pair = valid[:, :, None] & valid[:, None, :]
     system = torch.where(pair, system, 0)
@@ -99,7 +97,9 @@ def _solve(system: Tensor, valid: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(torch.where(valid, right, 0)[:, :, None], factor)[:, :, 0]
 
 
-def _solve_for_kept(matrix: Tensor, keep: Tensor, hessian: Tensor, group: Tensor) -> Tensor:
+def _solve_for_kept(
+    matrix: Float64[Tensor, "n K"], keep: Bool[Tensor, "n K"], hessian: Float64[Tensor, "groups K K"], group: Int64[Tensor, " n"]
+) -> Float64[Tensor, "n K"]:
     """Change of the kept weights, `w_P H_PS (H_SS)^-1`, `[n, K]`, by systems of the size of S."""
     index, valid = _column_indices(keep)
     pruned = torch.where(keep, 0, matrix)
@@ -111,7 +111,9 @@ def _solve_for_kept(matrix: Tensor, keep: Tensor, hessian: Tensor, group: Tensor
     return torch.zeros_like(matrix).scatter_add(1, index, torch.where(valid, solution, 0))
 
 
-def _solve_for_pruned(matrix: Tensor, keep: Tensor, inverse: Tensor, group: Tensor) -> Tensor:
+def _solve_for_pruned(
+    matrix: Float64[Tensor, "n K"], keep: Bool[Tensor, "n K"], inverse: Float64[Tensor, "groups K K"], group: Int64[Tensor, " n"]
+) -> Float64[Tensor, "n K"]:
     """Change of the weights, `-w_P ((H^-1)_PP)^-1 (H^-1)_P:`, `[n, K]`, by systems of the size of P."""
     index, valid = _column_indices(~keep)
     system = inverse[group[:, None, None], index[:, :, None], index[:, None, :]]

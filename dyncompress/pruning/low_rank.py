@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float, Float32, Float64
 
 FLOOR = 1e-12  # directions whose power is below this share of the largest one are rounding error
 
 
-def factors(weight: Tensor, moment: Tensor | None, ranks: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+def factors(
+    weight: Float[Tensor, "out inputs *kernel"], moment: Float[Tensor, "K K"] | None, ranks: tuple[int, ...]
+) -> list[tuple[Float32[Tensor, "_ inputs *kernel"], Float32[Tensor, "out _"]]]:
     """For each rank r the factors (A, B) with the smallest error E|(W - B A) x|^2, and E[(A x)_i^2] = 1 for each output of A.
 
     With S the inputs' moment, let U hold the r leading eigenvectors of E[(W x)(W x)^T] = W S W^T, and L their eigenvalues. Then
@@ -58,12 +56,12 @@ def factors(weight: Tensor, moment: Tensor | None, ranks: tuple[int, ...]) -> li
     return [(inner[:r].reshape(r, *weight.shape[1:]).float(), outer[:, :r].float()) for r in ranks]
 
 
-def composed(inner: Tensor, outer: Tensor) -> Tensor:
+def composed(inner: Float[Tensor, "r inputs *kernel"], outer: Float[Tensor, "out r"]) -> Float64[Tensor, "out inputs *kernel"]:
     """The product B A of factors A `[r, in, *kernel]` and B `[out, r]`, float64, `[out, in, *kernel]`."""
     return (outer.double() @ inner.double().flatten(1)).reshape(len(outer), *inner.shape[1:])
 
 
-def inner_moment(inner: Tensor, moment: Tensor) -> Tensor:
+def inner_moment(inner: Float[Tensor, "r inputs *kernel"], moment: Float[Tensor, "1 K K"]) -> Float[Tensor, "1 r r"]:
     """Second moment A S A^T of the outputs of A, `[1, r, r]`, from A `[r, in, *kernel]` and S `[1, K, K]`, in S's dtype."""
     flat = inner.double().flatten(1)
     return (flat @ moment[0].double() @ flat.T)[None].to(moment.dtype)

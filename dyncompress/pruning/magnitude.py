@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.masks import check_finite, mask, parse_pattern
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Magnitude:
         """Only the weight."""
         return (Weight(),)
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Float[Tensor, ...]:
         """Prune a weight `[out, in / groups, *kernel]` to `choice.sparsity`, or to `choice.pattern` n:m if there is one.
 
         Returns:
@@ -92,7 +89,7 @@ class MagnitudeRefit:
         """The weight and the second moment of the inputs."""
         return (Weight(), InputMoment())
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Float[Tensor, ...]:
         """Prune a weight to `choice.sparsity` or `choice.pattern`.
 
         Args:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Choice
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Bool, Float
 
 
 def zero_count(count: int, sparsity: float) -> int:
@@ -40,7 +36,7 @@ def kept_count(n: int, m: int, size: int) -> int:
     return -(-n * size // m)
 
 
-def check_finite(weight: Tensor) -> None:
+def check_finite(weight: Float[Tensor, ...]) -> None:
     """Check that a weight can be pruned.
 
     Raises:
@@ -52,7 +48,7 @@ def check_finite(weight: Tensor) -> None:
         raise InvalidRequest("the weight holds NaN or infinite values; repair the model.")
 
 
-def mask(score: Tensor, choice: Choice) -> Tensor:
+def mask(score: Float[Tensor, "out inputs *kernel"], choice: Choice) -> Bool[Tensor, "out inputs *kernel"]:
     """The mask of the weights with the highest scores.
 
     Without a pattern the `round(sparsity * weights)` lowest scores of the layer are pruned, ties in row-major order. With a
@@ -81,7 +77,7 @@ def mask(score: Tensor, choice: Choice) -> Tensor:
     return keep.reshape(score.shape)
 
 
-def _n_of_m(score: Tensor, n: int, m: int) -> Tensor:
+def _n_of_m(score: Float[Tensor, "out inputs *kernel"], n: int, m: int) -> Bool[Tensor, "out inputs *kernel"]:
     """True at the n highest scores of every m along axis 1."""
     last = score.movedim(1, -1)
     whole = last.shape[-1] // m * m

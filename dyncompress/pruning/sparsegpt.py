@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
+from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky, full_precision
 from dyncompress.pruning.masks import check_finite, kept_count, mask, parse_pattern, zero_count
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Bool, Float
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class SparseGpt:
         return (Weight(), InputMoment())
 
     @without_gradients
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Float[Tensor, ...]:
         """Prune a weight to `choice.sparsity` or `choice.pattern`.
 
         Args:
@@ -91,7 +88,9 @@ class SparseGpt:
         _, m = parse_pattern(choice.pattern)
         return [first + stop for first in range(0, columns, inputs) for stop in (*range(m, inputs, m), inputs)]
 
-    def _prune_columns(self, rows: Tensor, factor: Tensor, ends: list[int], choice: Choice) -> Tensor:
+    def _prune_columns(
+        self, rows: Float[Tensor, "groups n K"], factor: Float[Tensor, "groups K K"], ends: list[int], choice: Choice
+    ) -> Float[Tensor, "groups n K"]:
         """Prune rows `[groups, out / groups, K]`, whose columns are in the order of the factor."""
         diagonal = factor.diagonal(dim1=-2, dim2=-1)[:, None, :]
         unit = factor / diagonal
@@ -108,7 +107,9 @@ class SparseGpt:
             start = stop
         return result
 
-    def _mask(self, cost: Tensor, rows: Tensor, start: int, choice: Choice) -> Tensor:
+    def _mask(
+        self, cost: Float[Tensor, "groups n width"], rows: Float[Tensor, "groups n K"], start: int, choice: Choice
+    ) -> Bool[Tensor, "groups n width"]:
         """True at the kept weights of the segment that begins at column `start`; `cost` is the root of what a zero costs."""
         stop, per_column = start + cost.shape[-1], rows[..., 0].numel()
         flat = cost.abs().flatten(0, 1)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from dyncompress.deferred import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from dyncompress.deferred import Tensor, torch
+from dyncompress.types.arrays import Float
 
 # Columns between two matrix products: inside a block errors are propagated by rank-one updates.
 _BLOCK = 64
 
 
-def descend(target: Tensor, codes: Tensor, scale: Tensor, limits: tuple[int, int], moment: Tensor, added: Tensor) -> Tensor:
+def descend(
+    target: Float[Tensor, "groups K rows"],
+    codes: Float[Tensor, "groups K rows"],
+    scale: Float[Tensor, "#groups #K #rows"],
+    limits: tuple[int, int],
+    moment: Float[Tensor, "groups K K"],
+    added: Float[Tensor, "groups K"],
+) -> Float[Tensor, "groups K rows"]:
     """One sweep of coordinate descent on the output error e H e^T, e = w - s q, H the moment with `added` on its diagonal.
 
     Column by column, with all other codes held, the best code is

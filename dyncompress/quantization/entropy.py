@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from dyncompress.coding.trellis import paths
-from dyncompress.deferred import torch, without_gradients
+from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import full_precision
 from dyncompress.quantization.gptq import nearest_plane, rows_by_group, upper_factor
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, encoding, float_matrix
 from dyncompress.quantization.trellis import nearest_path
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, OutputFisher, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float, Float32, Float64, Int64
 
 # The gain of a channel is limited to this range: rounding errors explain no gain beyond it.
 _GAINS = (0.5, 2.0)
@@ -108,7 +105,7 @@ class Entropy:
         return replace(self, grid=grid)
 
     @without_gradients
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` with the step-size multiplier `choice.step`.
 
         Where `choice` asks for zeros (`sparsity` or `pattern`), weights that are zero get the code 0.
@@ -149,13 +146,19 @@ class Entropy:
         gain = _gain(rows, (codes * step[:, None]).unflatten(0, (len(rows), -1)), moment).flatten()
         return encoding(codes, self.grid.allowed(step * gain.to(step)), weight, choice)
 
-    def _moment(self, matrix: Tensor, observation: Observation) -> Tensor:
+    def _moment(self, matrix: Float[Tensor, "out K"], observation: Observation) -> Float[Tensor, ...]:
         """The inputs' moment; the identity where none was observed, as for an embedding."""
         if InputMoment() in observation:
             return observation[InputMoment()].to(matrix.device)
         return torch.eye(matrix.shape[1], device=matrix.device)[None]
 
-    def _steps(self, rows: Tensor, observation: Observation, factor: Tensor, multiplier: float) -> Tensor:
+    def _steps(
+        self,
+        rows: Float[Tensor, "groups n K"],
+        observation: Observation,
+        factor: Float64[Tensor, "groups K K"],
+        multiplier: float,
+    ) -> Float32[Tensor, "groups n"]:
         """Steps `[groups, out / groups]` of rows `[groups, out / groups, K]`; `factor` is R, `[groups, K, K]`."""
         pivots = 2 * factor.diagonal(dim1=-2, dim2=-1).log()  # [groups, K]
         if OutputFisher() in observation:
@@ -170,18 +173,20 @@ class Entropy:
         return (multiplier * (-slope / 2).exp()).float().clamp_min(SMALLEST_SCALE)
 
 
-def _limit_steps(step: Tensor, largest: Tensor, highest: float) -> Tensor:
+def _limit_steps(step: Float[Tensor, " out"], largest: Float[Tensor, " out"], highest: float) -> Float[Tensor, " out"]:
     """Raise steps `[out]` until no code exceeds `highest`, `largest` `[out]` being the largest weights, and keep them finite."""
     largest = torch.where(largest > 0, largest, largest.max().clamp_min(SMALLEST_SCALE))
     return torch.minimum(torch.maximum(step, largest / highest), _LARGEST_STEP * largest)
 
 
-def _permute_columns(rows: Tensor, order: Tensor) -> Tensor:
+def _permute_columns(rows: Float[Tensor, "groups n K"], order: Int64[Tensor, "groups K"]) -> Float[Tensor, "groups n K"]:
     """Rows `[groups, n, K]` with the columns of each group in the order `[groups, K]`."""
     return rows.gather(2, order[:, None, :].expand_as(rows))
 
 
-def _gain(rows: Tensor, rounded: Tensor, moment: Tensor) -> Tensor:
+def _gain(
+    rows: Float[Tensor, "groups n K"], rounded: Float[Tensor, "groups n K"], moment: Float64[Tensor, "groups K K"]
+) -> Float64[Tensor, "groups n"]:
     """The factor by which each rounded row comes closest to its row, (w H w') / (w' H w'), `[groups, out / groups]`."""
     image = rounded.double() @ moment
     cross, norm = (rows * image).sum(-1), (rounded * image).sum(-1)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import without_gradients
+from dyncompress.deferred import Tensor, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.quantization.entropy import Entropy
 from dyncompress.quantization.grid import Grid, float_matrix
 from dyncompress.quantization.input_prior import InputPrior
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, OutputFisher, Weight, WeightFisher
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class EntropyPrior:
         return replace(self, grid=grid)
 
     @without_gradients
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` with the step-size multiplier `choice.step`.
 
         Returns:

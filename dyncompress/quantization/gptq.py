@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch, without_gradients
+from dyncompress.deferred import Tensor, torch, without_gradients
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
 from dyncompress.quantization.descent import descend
 from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.quantization.mse import Mse, clipped_scale
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Bool, Float, Float32, Int8, Int64, Num
 
 # Columns between two matrix products: inside a block errors are propagated by rank-one updates.
 _BLOCK = 64
@@ -26,7 +23,13 @@ _FEW_BITS = 4
 _MULTIPLES = (1.0, 0.65, 0.8, 0.9, 1.1, 1.25, 1.45)
 
 
-def nearest_plane(target: Tensor, scale: Tensor, limits: tuple[int, int], factor: Tensor, free: Tensor | None = None) -> Tensor:
+def nearest_plane(
+    target: Float[Tensor, "groups K rows"],
+    scale: Float[Tensor, "#groups #K #rows"],
+    limits: tuple[int, int],
+    factor: Float[Tensor, "groups K K"],
+    free: Bool[Tensor, "groups K rows"] | None = None,
+) -> Float[Tensor, "groups K rows"]:
     """Codes of GPTQ in the form of Babai's nearest plane algorithm.
 
     With H = R R^T the inputs' second moment, R upper triangular, column by column
@@ -74,7 +77,9 @@ def nearest_plane(target: Tensor, scale: Tensor, limits: tuple[int, int], factor
     return codes
 
 
-def upper_factor(moment: Tensor, order: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
+def upper_factor(
+    moment: Float[Tensor, "groups K K"], order: Int64[Tensor, "groups K"], damping: float, dtype: torch.dtype
+) -> Float[Tensor, "groups K K"]:
     """The upper triangular R with R R^T the damped moment, whose inputs are permuted by `order` `[groups, K]`.
 
     It is computed in float64; the float64 copy is freed before the result, in `dtype`, is reversed.
@@ -89,10 +94,10 @@ def upper_factor(moment: Tensor, order: Tensor, damping: float, dtype: torch.dty
         R, `[groups, K, K]`.
     """
     backwards = order.flip(-1)  # a lower factor of the reversed matrix is an upper factor of the matrix
-    return damped_cholesky(_reordered(moment, backwards), damping).to(dtype).flip(-1, -2)
+    return damped_cholesky(_permute(moment, backwards), damping).to(dtype).flip(-1, -2)
 
 
-def _reordered(moment: Tensor, order: Tensor) -> Tensor:
+def _permute(moment: Float[Tensor, "groups K K"], order: Int64[Tensor, "groups K"]) -> Float[Tensor, "groups K K"]:
     """The matrix of each group, its rows and columns in the group's order."""
     if len(moment) == 1:  # a large matrix: indexing both axes at once would build an index for every entry
         return moment[0].index_select(0, order[0]).index_select(1, order[0])[None]
@@ -100,7 +105,7 @@ def _reordered(moment: Tensor, order: Tensor) -> Tensor:
     return moment[group, order[:, :, None], order[:, None, :]]
 
 
-def rows_by_group(matrix: Tensor, moment: Tensor, layer: str) -> Tensor:
+def rows_by_group(matrix: Float[Tensor, "out K"], moment: Float[Tensor, ...], layer: str) -> Float[Tensor, "groups n K"]:
     """Split the rows of a weight matrix by the group of inputs that they read: `[out, K]` -> `[groups, out / groups, K]`.
 
     Raises:
@@ -116,8 +121,13 @@ def rows_by_group(matrix: Tensor, moment: Tensor, layer: str) -> Tensor:
 
 
 def _round_with_scales(
-    matrix: Tensor, scales: Tensor, order: Tensor, factor: Tensor, choice: Choice, limits: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+    matrix: Float[Tensor, "out K"],
+    scales: Float32[Tensor, "c r b"],
+    order: Int64[Tensor, "groups K"],
+    factor: Float[Tensor, "groups K K"],
+    choice: Choice,
+    limits: tuple[int, int],
+) -> tuple[Int8[Tensor, "c out K"], Float[Tensor, "c out"]]:
     """Round `[out, K]` with each of c scales `[c, r, b]`: codes `[c, out, K]`, int8, and output errors `[c, out]`."""
     shape, groups, candidates = (matrix.shape[0], matrix.shape[1]), len(order), len(scales)
 
@@ -141,7 +151,7 @@ def _round_with_scales(
     return codes.unflatten(-1, (candidates, -1)).permute(2, 0, 3, 1).flatten(1, 2), loss
 
 
-def _permute_columns(columns: Tensor, order: Tensor) -> Tensor:
+def _permute_columns(columns: Num[Tensor, "groups K n"], order: Int64[Tensor, "groups K"]) -> Num[Tensor, "groups K n"]:
     """Columns `[groups, K, n]`, those of each group in the order `[groups, K]`."""
     return columns[torch.arange(len(order), device=order.device)[:, None], order]
 
@@ -202,7 +212,7 @@ class Gptq:
         return replace(self, grid=grid)
 
     @without_gradients
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`, with scales for each `choice.granularity`.
 
         Returns:
@@ -232,8 +242,14 @@ class Gptq:
         return encoding(codes, scale, weight, choice)
 
     def _descend(
-        self, matrix: Tensor, codes: Tensor, scale: Tensor, moment: Tensor, choice: Choice, limits: tuple[int, int]
-    ) -> Tensor:
+        self,
+        matrix: Float[Tensor, "out K"],
+        codes: Float[Tensor, "out K"],
+        scale: Float32[Tensor, "r b"],
+        moment: Float[Tensor, "groups K K"],
+        choice: Choice,
+        limits: tuple[int, int],
+    ) -> Float[Tensor, "out K"]:
         """Codes `[out, K]` after one sweep of coordinate descent, in blocks of rows."""
 
         def columns_first(rows: Tensor) -> Tensor:
@@ -247,8 +263,13 @@ class Gptq:
         return torch.cat(improved, dim=-1).mT.flatten(0, 1)
 
     def _round_best(
-        self, matrix: Tensor, scales: Tensor, moment: Tensor, choice: Choice, limits: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        matrix: Float[Tensor, "out K"],
+        scales: Float32[Tensor, "c r b"],
+        moment: Float[Tensor, "groups K K"],
+        choice: Choice,
+        limits: tuple[int, int],
+    ) -> tuple[Float[Tensor, "out K"], Float32[Tensor, "r b"]]:
         """Round with each of the scales `[c, r, b]`; return the codes `[out, K]` and scales `[r, b]` of least output error."""
         order = damped_diagonal(moment, self.damping).argsort(dim=-1, descending=True)
         factor = upper_factor(moment, order, self.damping, matrix.dtype)
@@ -262,7 +283,14 @@ class Gptq:
         scale_rows = torch.arange(scales.shape[1], device=matrix.device)
         return codes[best.expand(matrix.shape[0]), rows].float(), scales[best, scale_rows]
 
-    def _least_squares(self, matrix: Tensor, codes: Tensor, scale: Tensor, moment: Tensor, choice: Choice) -> Tensor:
+    def _least_squares(
+        self,
+        matrix: Float[Tensor, "out K"],
+        codes: Float[Tensor, "out K"],
+        scale: Float32[Tensor, "r b"],
+        moment: Float[Tensor, "groups K K"],
+        choice: Choice,
+    ) -> Float32[Tensor, "r b"]:
         """Multiply each row's scales by (w H w') / (w' H w'), w' the rounded weights, where that lowers the error on the grid."""
         shape = (matrix.shape[0], matrix.shape[1])
         rounded = (codes * expand_scale(scale, shape, choice.granularity)).unflatten(0, (len(moment), -1)).double()

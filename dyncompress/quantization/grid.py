@@ -6,14 +6,11 @@ Every quantizer rounds to `codes * scale`. Code 0 is zero, so zeros stay exact z
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Choice, Encoding
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float, Float32
 
 SMALLEST_SCALE = 2.0**-126  # the smallest normal float32
 
@@ -58,7 +55,7 @@ class Grid:
         high = 2 ** (bits - 1) - 1
         return (-high if self.symmetric else -high - 1), high
 
-    def allowed(self, scale: Tensor) -> Tensor:
+    def allowed(self, scale: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
         """The scale of the target nearest to `scale` (in the logarithm): float32, positive, a power of two where it must be.
 
         Example:
@@ -69,7 +66,7 @@ class Grid:
         return torch.exp2(scale.log2().round()).clamp_min(SMALLEST_SCALE) if self.power_of_two else scale
 
 
-def float_matrix(weight: Tensor) -> Tensor:
+def float_matrix(weight: Float[Tensor, ...]) -> Float32[Tensor, "out K"]:
     """The weight `[out, in / groups, *kernel]` as a float32 matrix `[out, K]`, checked to be finite.
 
     Raises:
@@ -99,7 +96,7 @@ def group_size(granularity: str, columns: int) -> int:
     raise InvalidRequest(f"granularity is '{granularity}'; use tensor, channel, or group:N for N inputs per scale.")
 
 
-def scale_blocks(matrix: Tensor, granularity: str) -> Tensor:
+def scale_blocks(matrix: Float[Tensor, "out K"], granularity: str) -> Float[Tensor, "r b width"]:
     """Reshape a weight matrix so that the weights of one scale lie on the last axis; a short last group is padded with zeros.
 
     Args:
@@ -119,7 +116,7 @@ def scale_blocks(matrix: Tensor, granularity: str) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, short)).unflatten(1, (-1, size))
 
 
-def expand_scale(scale: Tensor, shape: tuple[int, int], granularity: str) -> Tensor:
+def expand_scale(scale: Float[Tensor, "r b"], shape: tuple[int, int], granularity: str) -> Float[Tensor, "out K"]:
     """Expand the scales `[r, b]` of `scale_blocks` to one scale for every weight, `[out, K]` = `shape`."""
     size = group_size(granularity, shape[1])
     if size == 0:
@@ -129,7 +126,9 @@ def expand_scale(scale: Tensor, shape: tuple[int, int], granularity: str) -> Ten
     return scale.repeat_interleave(size, dim=1)[:, : shape[1]]
 
 
-def encoding(codes: Tensor, scale: Tensor, weight: Tensor, choice: Choice) -> Encoding:
+def encoding(
+    codes: Float[Tensor, "out K"], scale: Float[Tensor, ...], weight: Float[Tensor, " out *rest"], choice: Choice
+) -> Encoding:
     """The `Encoding` of codes `[out, K]` and scales `[r, b]`, with the codes in the shape of `weight`."""
     size = 0 if choice.granularity in ("tensor", "channel") else group_size(choice.granularity, codes.shape[1])
     scale = scale.to(torch.float32)
@@ -141,7 +140,7 @@ def encoding(codes: Tensor, scale: Tensor, weight: Tensor, choice: Choice) -> En
     )
 
 
-def decode(encoded: Encoding) -> Tensor:
+def decode(encoded: Encoding) -> Float32[Tensor, " out *rest"]:
     """The weight that an encoding stands for, `codes * scale`, float32, in the shape of the codes.
 
     Example:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.types import Observation, WeightFisher
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float, Float64
 
 _FLOOR = 1e-2  # added as a share of the mean, since the information of weights that hardly moved is estimated from few steps
 
@@ -40,7 +37,9 @@ class InputPrior:
     mean: float = 1 / math.pi
     near: float = 0.5
 
-    def split(self, weight: Tensor, observation: Observation) -> tuple[Tensor, Tensor]:
+    def split(
+        self, weight: Float[Tensor, " out *rest"], observation: Observation
+    ) -> tuple[Float64[Tensor, " out"], Float64[Tensor, "groups K"]]:
         """Split the weights' Fisher information into that of the outputs and the diagonal of the inputs' moment.
 
         Args:
@@ -64,7 +63,7 @@ class InputPrior:
         columns = columns / columns.mean(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny) + _FLOOR
         return rows, columns / columns.mean(1, keepdim=True)
 
-    def moment(self, columns: Tensor, shape: torch.Size, kind: str) -> Tensor:
+    def moment(self, columns: Float64[Tensor, "groups K"], shape: torch.Size, kind: str) -> Float64[Tensor, "groups K K"]:
         """M, `[groups, K, K]`, float64.
 
         Args:
@@ -78,7 +77,9 @@ class InputPrior:
         size = columns.sqrt()
         return (mean + (1 - mean) * correlation) * size[:, :, None] * size[:, None, :]
 
-    def energy(self, error: Tensor, columns: Tensor, kind: str) -> Tensor:
+    def energy(
+        self, error: Float[Tensor, " out *rest"], columns: Float64[Tensor, "groups K"], kind: str
+    ) -> Float64[Tensor, " out"]:
         """e M e^T for each row of an error, without forming M.
 
         Args:
@@ -99,7 +100,7 @@ class InputPrior:
         """The share of the common mean; 0 for an embedding, which reads one input at a time."""
         return 0.0 if kind == "embedding" else self.mean
 
-    def _neighbour_correlation(self, shape: torch.Size, like: Tensor) -> Tensor:
+    def _neighbour_correlation(self, shape: torch.Size, like: Float[Tensor, ...]) -> Float[Tensor, "k k"]:
         """near^distance between the k positions of a kernel, `[k, k]`, with distances along the axes added up."""
         correlation = torch.ones(1, 1, dtype=like.dtype, device=like.device)
         for size in shape[2:]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.quantization.nearest import covering_scale, nearest_codes
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float, Float32
 
 # Ratios of the covering scale that are tried: 1 down to 0.1 in steps of 6 %, fine enough to miss no minimum of the error;
 # least squares then moves the best one to its local minimum.
@@ -21,7 +18,9 @@ _LEAST_SQUARES_STEPS = 3
 _WEIGHTS_AT_ONCE = 1 << 24
 
 
-def clipped_scale(blocks: Tensor, limits: tuple[int, int], grid: Grid, importance: Tensor | None = None) -> Tensor:
+def clipped_scale(
+    blocks: Float[Tensor, "r b width"], limits: tuple[int, int], grid: Grid, importance: Float[Tensor, ...] | None = None
+) -> Float32[Tensor, "r b"]:
     """The scale of least (weighted) squared rounding error of each block.
 
     It minimises sum_i h_i (w_i - s q_i(s))^2 over a geometric sequence of scales s below the covering scale, then by least
@@ -54,7 +53,9 @@ def clipped_scale(blocks: Tensor, limits: tuple[int, int], grid: Grid, importanc
     return torch.cat(parts)
 
 
-def _search(blocks: Tensor, limits: tuple[int, int], grid: Grid, importance: Tensor | None) -> Tensor:
+def _search(
+    blocks: Float[Tensor, "r b width"], limits: tuple[int, int], grid: Grid, importance: Float[Tensor, ...] | None
+) -> Float32[Tensor, "r b"]:
     """`clipped_scale` for a number of rows that fits into memory."""
     best = grid.allowed(covering_scale(blocks, limits))
     cover = best
@@ -123,7 +124,7 @@ class Mse:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`, with scales for each `choice.granularity`.
 
         Returns:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.deferred import torch
+from dyncompress.deferred import Tensor, torch
 from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
-def covering_scale(blocks: Tensor, limits: tuple[int, int]) -> Tensor:
+def covering_scale(blocks: Float[Tensor, "r b width"], limits: tuple[int, int]) -> Float[Tensor, "r b"]:
     """The smallest scale at which no weight of a block is clipped, max(max w / high, min w / low).
 
     Args:
@@ -32,7 +29,9 @@ def covering_scale(blocks: Tensor, limits: tuple[int, int]) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp_min(SMALLEST_SCALE)
 
 
-def nearest_codes(matrix: Tensor, scale: Tensor, limits: tuple[int, int]) -> Tensor:
+def nearest_codes(
+    matrix: Float[Tensor, "*shape"], scale: Float[Tensor, "*#shape"], limits: tuple[int, int]
+) -> Float[Tensor, "*shape"]:
     """The nearest codes, `clamp(round(w / scale), low, high)`: integers in a float tensor of the weights' shape."""
     return (matrix / scale).round_().clamp_(*limits)
 
@@ -75,7 +74,7 @@ class Nearest:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
         """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`, with scales for each `choice.granularity`.
 
         Returns:

@@ -9,21 +9,20 @@ compensate.
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dyncompress.coding.trellis import CLASS, NEXT, STATES
-from dyncompress.deferred import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.deferred import Tensor, torch
+from dyncompress.types.arrays import Float, Int64
 
 _BLOCK = 64  # columns between two products with the errors of all earlier columns
 _AT_ONCE = 1 << 24  # number of errors in memory
 
 
-def nearest_path(target: Tensor, factor: Tensor, starts: Set[int], largest: int) -> Tensor:
+def nearest_path(
+    target: Float[Tensor, "rows K"], factor: Float[Tensor, "K K"], starts: Set[int], largest: int
+) -> Float[Tensor, "rows K"]:
     """Codes of small output error |e R|^2, e = w - q, that lie on paths of the trellis.
 
     The number of bits of a code isn't part of the cost: the step size decides how many bytes a layer takes, and a rate term
@@ -56,7 +55,9 @@ def nearest_path(target: Tensor, factor: Tensor, starts: Set[int], largest: int)
     return torch.cat([_search(part, unit, weight, starts, largest) for part in target.split(width)])
 
 
-def _search(target: Tensor, unit: Tensor, weight: Tensor, starts: Set[int], largest: int) -> Tensor:
+def _search(
+    target: Float[Tensor, "rows K"], unit: Float[Tensor, "K K"], weight: Float[Tensor, " K"], starts: Set[int], largest: int
+) -> Float[Tensor, "rows K"]:
     """`nearest_path` of some rows; column j compensates earlier errors by `unit[:j, j]` and has the weight `weight[j]`."""
     rows, columns = target.shape
     trellis = _Trellis(rows, target, largest)
@@ -85,7 +86,7 @@ def _search(target: Tensor, unit: Tensor, weight: Tensor, starts: Set[int], larg
 class _Trellis:
     """The survivors of all rows and their costs, `[rows, states]`."""
 
-    def __init__(self, rows: int, like: Tensor, largest: int) -> None:
+    def __init__(self, rows: int, like: Float[Tensor, ...], largest: int) -> None:
         device = like.device
         source = np.argsort(NEXT.ravel(), kind="stable").reshape(STATES, 2)  # the two transitions into each state
         self.source, self.parity = (torch.from_numpy(part).to(device) for part in np.divmod(source, 2))
@@ -96,14 +97,16 @@ class _Trellis:
         self.cost = torch.zeros(rows, STATES, dtype=like.dtype, device=device)
         self.most = largest // 4
 
-    def restart(self) -> Tensor:
+    def restart(self) -> Int64[Tensor, " rows_x_states"]:
         """Begin a path: the best survivor of each row continues in state 0. Returns each state's survivor, `[rows * states]`."""
         cost, best = self.cost.min(1, keepdim=True)
         self.cost = torch.full_like(self.cost, self.far)
         self.cost[:, :1] = cost
         return (self.row + best).expand(-1, STATES).flatten()
 
-    def step(self, values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, values: Float[Tensor, " rows_x_states"], weight: Float[Tensor, ""]
+    ) -> tuple[Float[Tensor, " rows_x_states"], Int64[Tensor, " rows_x_states"]]:
         """Round the compensated weights of one column.
 
         Returns:
@@ -118,7 +121,7 @@ class _Trellis:
         from_ = (self.row + before).flatten()
         return codes.flatten().index_select(0, from_ * 2 + parity.flatten()), from_
 
-    def _nearest(self, values: Tensor) -> Tensor:
+    def _nearest(self, values: Float[Tensor, "rows states"]) -> Float[Tensor, "rows states 2"]:
         """The nearest code of even index and the nearest one of odd index in every state, `[rows, states, 2]`."""
         most, size = self.most, values.abs()
         sign = torch.where(values < 0, -1.0, 1.0)

@@ -338,3 +338,11 @@ def test_a_full_range_at_8_bits_is_the_grids_to_say():
     observation = Observation(Layer("a", "linear", (1, 3), 0), {})
     codes = [Nearest(grid)(weight, observation, Choice(weight_bits=8)).codes for grid in (Grid(), Grid(full_range=True))]
     assert [int(code.min()) for code in codes] == [-127, -128]
+
+
+def test_a_wrong_shape_is_a_type_error_while_tests_run():
+    jaxtyping = pytest.importorskip("jaxtyping")
+    with pytest.raises(jaxtyping.TypeCheckError):
+        scale_blocks(torch.zeros(3), "channel")
+    with pytest.raises(jaxtyping.TypeCheckError):
+        nearest_plane(torch.zeros(1, 4, 2), torch.ones(1, 1, 1), (-8, 7), torch.eye(3)[None])
