@@ -12,9 +12,7 @@ from dyncompress.types import Array
 from dyncompress.types.arrays import Float, Float64, Int64
 
 
-def _matrices(
-    moment: Float[Tensor, ...], weight: Float[Tensor, ...]
-) -> tuple[Float[Tensor, "K K"], Float64[Tensor, "out K"]]:
+def _matrices(moment: Float[Tensor, ...], weight: Float[Tensor, ...]) -> tuple[Float[Tensor, "K K"], Float64[Tensor, "out K"]]:
     """The moment `[K, K]` on the weight's device, and the weight as a float64 matrix `[out, K]`.
 
     Raises:
