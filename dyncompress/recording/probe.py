@@ -34,14 +34,14 @@ class Problem:
     Attributes:
         module: in eval mode; its weights are changed during the run and restored at the end.
         loss: (row indices of the examples `[b]`, generator) -> their mean loss; missing labels are drawn by the generator.
-        harm: () -> the divergence of the module's outputs from those at the start, in nats.
+        divergence: () -> the divergence of the module's outputs from those at the start, in nats.
         examples: number of examples.
         labels: where the labels come from, for the trajectory's note.
     """
 
     module: nn.Module
     loss: Loss
-    harm: Callable[[], float]
+    divergence: Callable[[], float]
     examples: int
     labels: str
 
@@ -160,7 +160,7 @@ class Probe:
                 if step >= burn_in:
                     recorder.step(loss)
                 advance()
-            divergence = problem.harm()
+            divergence = problem.divergence()
         except InvalidRequest:  # from the writer: a weight overflowed
             return writer, math.inf
         finally:

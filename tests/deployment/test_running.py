@@ -74,8 +74,8 @@ def test_parity_tells_export_errors_from_rounding() -> None:
     float_file, body, _ = files()
     x = images(40, seed=4)
     reference = Session(float_file, TARGET).run(x)
-    found = parity(float_file, body, reference, x, TARGET)
-    assert found.float_error < 1e-6 and 0 < found.relative_error < 0.05 and found.agreement > 0.9 and found.n == 40
+    result = parity(float_file, body, reference, x, TARGET)
+    assert result.float_error < 1e-6 and 0 < result.relative_error < 0.05 and result.agreement > 0.9 and result.n == 40
     wrong = parity(float_file, body, (-reference[0],), x, TARGET)
     assert wrong.float_error > 0.1 and wrong.agreement < 0.5
     with pytest.raises(Differs, match="outputs"):
@@ -102,13 +102,13 @@ def test_sums_inside_a_float_part_are_not_failures() -> None:
 
 def test_the_four_sizes() -> None:
     _, body, encodings = files(4)
-    found = sizes(body, encodings)
+    size = sizes(body, encodings)
     count = sum(e.codes.size for e, _ in encodings.values())
     rows = sum(len(e.codes) for e, _ in encodings.values())
-    assert found.file == len(body)
-    assert abs(found.payload - (count / 2 + 8 * rows)) < 50
-    assert count < found.resident < count + 20 * rows + 1000  # int8 again
-    assert found.compressed < found.file and "4 bits" in found.compute and "int8" in found.compute
+    assert size.file == len(body)
+    assert abs(size.payload - (count / 2 + 8 * rows)) < 50
+    assert count < size.resident < count + 20 * rows + 1000  # int8 again
+    assert size.compressed < size.file and "4 bits" in size.compute and "int8" in size.compute
 
 
 def test_check_refuses_a_broken_graph() -> None:

@@ -36,18 +36,18 @@ class Valley:
         noise = torch.randn(40, generator=generator) * (self.curvature / batch).sqrt()
         return 0.5 * (self.curvature * weight.square()).sum() + (noise * weight).sum()
 
-    def harm(self) -> float:
+    def divergence(self) -> float:
         return float(0.5 * (self.curvature * self.module.weight[0].detach().square()).sum())
 
     def problem(self) -> Problem:
-        return Problem(self.module, self.loss, self.harm, examples=64, labels="noise")
+        return Problem(self.module, self.loss, self.divergence, examples=64, labels="noise")
 
 
 def test_at_the_chosen_rate_the_loss_rises_as_asked_for_any_curvature() -> None:
     harms = []
     for seed in range(20):
         valley, seen = Valley(), []
-        problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.harm()) or 0.0, 64, "noise")
+        problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.divergence()) or 0.0, 64, "noise")
         Probe(steps=150, batch=16, rise=RISE, seed=seed)(problem)
         harms += seen
     # at rest the rise is `rise` (1 + eta h / 2 to first order); before, and where the curvature is small, it is less
@@ -77,11 +77,11 @@ def test_increments_are_large_where_the_curvature_is() -> None:
 def test_a_rate_at_which_outputs_diverge_too_much_is_halved() -> None:
     valley, calls = Valley(), []
 
-    def harm() -> float:
+    def divergence() -> float:
         calls.append(1)
         return float("inf") if len(calls) < 3 else 0.0
 
-    trajectory = Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, harm, 64, "noise"))
+    trajectory = Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, divergence, 64, "noise"))
     first = Probe(steps=50, batch=16)(Valley().problem()).learning_rate
     assert trajectory.learning_rate == pytest.approx(first / 4)
     with pytest.raises(Unsupported, match="after 8 halvings"):

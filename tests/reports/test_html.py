@@ -114,6 +114,6 @@ def test_a_notebook_shows_the_parts_of_the_report(file: OnnxFile, profile: Profi
         read(text)
         assert "<script" not in text and "<test>" not in text and "<body" not in text, name
     assert "4.50×" in shown["file"] and "nothing smaller" not in shown["file"]
-    assert "many weights &amp; little harm" in shown["plan"] and "8 bits to 4 bits" in shown["profile"]
+    assert "many weights &amp; little distortion" in shown["plan"] and "8 bits to 4 bits" in shown["profile"]
     assert str(file.certificate) in shown["certificate"]
     assert shown["list"].startswith('<div class="scroll"><svg class="plot"') and "svg.plot .mark" in shown["list"]
