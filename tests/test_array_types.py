@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,8 +14,17 @@ from dyncompress.types.arrays import Float
 from tests.array_checks import PACKAGES
 
 
-def test_a_wrong_shape_or_dtype_is_a_type_error() -> None:
+def jaxtyping_that_checks() -> ModuleType:
+    """The module, where its checks are on."""
+    pytest.importorskip("beartype")
     jaxtyping = pytest.importorskip("jaxtyping")
+    if jaxtyping.config.jaxtyping_disable:
+        pytest.skip("JAXTYPING_DISABLE turns the checks off")
+    return jaxtyping
+
+
+def test_a_wrong_shape_or_dtype_is_a_type_error() -> None:
+    jaxtyping = jaxtyping_that_checks()
     assert euclidean_distances(np.zeros((3, 2))).shape == (3, 3)
     for wrong in (np.zeros(3), np.zeros((3, 2, 1)), np.zeros((3, 2), np.complex128), [[0.0, 1.0]]):
         with pytest.raises(jaxtyping.TypeCheckError):
@@ -22,7 +32,7 @@ def test_a_wrong_shape_or_dtype_is_a_type_error() -> None:
 
 
 def test_an_axis_has_one_size_throughout_a_call() -> None:
-    jaxtyping = pytest.importorskip("jaxtyping")
+    jaxtyping = jaxtyping_that_checks()
     from dyncompress.certificates.paired import _score
 
     with pytest.raises(jaxtyping.TypeCheckError):

@@ -493,9 +493,9 @@ class _Tensor:
         both = np.minimum(both, _LARGEST)
         unit = lg[level]
         by_row, by_column, by_position = lg[row], lg[column] - unit, lg[position] - unit
-        along = _W_COLUMN * by_column + _W_POSITION * by_position
-        along += _W_BOTH * (lg[both] - unit - by_column - by_position)
-        scale = 16 * by_row[:, None] + along
+        columnwise = _W_COLUMN * by_column + _W_POSITION * by_position
+        columnwise += _W_BOTH * (lg[both] - unit - by_column - by_position)
+        scale = 16 * by_row[:, None] + columnwise
         spread = by_row[:, None] + by_column
         mean, inputs = None, None
         if self.near:

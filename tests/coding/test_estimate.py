@@ -13,13 +13,13 @@ class Counting:
     def __init__(self) -> None:
         self.bits = 0.0
 
-    def symbols(self, tables, contexts, given):
-        self.bits -= float(np.log2(tables.frequency[contexts, given] / 65536).sum())
-        return given
+    def symbols(self, tables, contexts, values):
+        self.bits -= float(np.log2(tables.frequency[contexts, values] / 65536).sum())
+        return values
 
-    def uniform(self, bits, given):
+    def uniform(self, bits, values):
         self.bits += float(bits.sum())
-        return given
+        return values
 
 
 def layers(spread: float) -> dict[tuple[int, ...], np.ndarray]:

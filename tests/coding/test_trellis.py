@@ -101,10 +101,10 @@ def test_a_container_finds_paths_along_either_axis_and_saves_by_them(turned: boo
 class TooLarge:
     """A reader that finds the largest escape everywhere: an index of 12 + 127."""
 
-    def symbols(self, tables: object, contexts: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def symbols(self, tables: object, contexts: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         return np.full(len(contexts), 24 if len(contexts) == 64 else 7)
 
-    def uniform(self, bits: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def uniform(self, bits: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         return (1 << bits) - 1
 
 
