@@ -1,4 +1,4 @@
-"""What a notebook shows of a value: fragments of HTML without scripts, made of the same pieces as the report."""
+"""Present values in a notebook: fragments of HTML without scripts, built from the parts of the report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncompress.types import Certificate, OnnxFile, Plan, Profile
 
 
 def fragment(value: Any) -> str:
-    """The fragment of a file, plan, profile or certificate.
+    """The HTML of an `OnnxFile`, `Plan`, `Profile` or `Certificate`.
 
     Example:
         >>> "<table>" in fragment(Plan({}, {}, {}, {}, 0.0, 0.0, "r", "t", "", {}, {}))
@@ -27,13 +27,13 @@ def file_html(file: OnnxFile) -> str:
 
 
 def plan_html(plan: Plan) -> str:
-    """A row a unit: what was chosen, and why."""
+    """A table with a row for each unit: the choice and its reason."""
     notes = markup.items(plan.notes)
     return f"<h3>Plan of {markup.text(plan.recipe)} for {markup.text(plan.target)}</h3>{markup.table(layer_table(plan))}{notes}"
 
 
 def profile_html(profile: Profile) -> str:
-    """A row a layer: measures with their standard errors, and the options."""
+    """A table with a row for each layer: measures with their standard errors, and the options."""
     title = f"<h3>Profile of {markup.text(profile.recipe)} for {markup.text(profile.target)}</h3>"
     return f"{title}{markup.table(profile_table(profile))}{markup.items(profile.notes)}"
 
