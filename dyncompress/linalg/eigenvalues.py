@@ -89,7 +89,8 @@ def _matrices_a_block(stack: Float[Tensor, "b m n"]) -> int:
 def _gram_eigenvalues(matrices: Float[Tensor, "b m n"]) -> Float64[Tensor, "b smaller"]:
     """Eigenvalues `[b, min(m, n)]` of the Gram matrices of `[b, m, n]`, float64, ascending.
 
-    On a CPU numpy computes them: its product of a matrix with its own transpose takes half the operations, and its LAPACK is faster
+    On a CPU numpy computes them: its product of a matrix with its own transpose takes half the operations, and its LAPACK is
+        faster
     than torch's on processors that torch's isn't optimized for.
     """
     m = matrices.to(torch.float64, memory_format=torch.contiguous_format)

@@ -21,8 +21,8 @@ def damped_diagonal(moment: Float[Tensor, "*batch K K"], damping: float) -> Floa
 def damped(moment: Float[Tensor, "*batch K K"], damping: float) -> Float64[Tensor, "*batch K K"]:
     """H + (damping * mean(diag H)) I, float64, with only positive numbers on the diagonal.
 
-    A zero moment counts as having mean 1. With damping 0, the diagonal entry of an input that is always zero becomes the mean: its
-    row and column are zero, so any positive number leaves the solutions for the other inputs unchanged.
+    A zero moment counts as having mean 1. With damping 0, the diagonal entry of an input that is always zero becomes the mean:
+    its row and column are zero, so any positive number leaves the solutions for the other inputs unchanged.
 
     Args:
         moment: `[..., K, K]`, symmetric, non-negative definite.

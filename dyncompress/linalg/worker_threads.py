@@ -18,12 +18,11 @@ _ROWS_FOR_BLAS_THREADS = 1_024  # rows from which one eigenvalue problem alone i
 def thread_count(tasks: list[Float[Tensor, "_ _ _"]]) -> int:
     """The number of worker threads for these tasks: at most one a task, and no more than torch may use.
 
-    Returns 0 for tensors on an accelerator and for a single large matrix: the calling thread then does the work, and its libraries
-    use all their own threads.
+    Returns 0 for tensors on an accelerator and for a single large matrix: the calling thread then does the work, and its
+    libraries use all their own threads.
     """
-    if any(task.device.type != "cpu" for task in tasks) or (
-        len(tasks) == 1 and min(tasks[0].shape[1:]) >= _ROWS_FOR_BLAS_THREADS
-    ):
+    one_large_matrix = len(tasks) == 1 and min(tasks[0].shape[1:]) >= _ROWS_FOR_BLAS_THREADS
+    if one_large_matrix or any(task.device.type != "cpu" for task in tasks):
         return 0
     return min(torch.get_num_threads(), len(tasks))
 
@@ -32,7 +31,8 @@ def thread_count(tasks: list[Float[Tensor, "_ _ _"]]) -> int:
 def threaded_map(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], list[Tensor]], Iterator[Tensor]]]:
     """A function like `map` that runs on `count` worker threads; with a count of 0 it is `map` itself.
 
-    Inside the block numpy's BLAS uses one thread for each call. torch stores a number of threads for each thread, and a default for
+    Inside the block numpy's BLAS uses one thread for each call. torch stores a number of threads for each thread, and a default
+    for
     new threads: every worker sets its own number to one, and the default is restored when all workers have done so.
     """
     if count == 0:

@@ -80,7 +80,7 @@ def test_rows_of_another_width_and_no_rows_at_all_are_refused():
     with pytest.raises(InvalidRequest, match="no rows"):
         _ = moment.value
     moment.add(torch.eye(3))
-    with pytest.raises(InvalidRequest, match="one accumulator a layer"):
+    with pytest.raises(InvalidRequest, match="one SecondMoment for each layer"):
         moment.add(torch.eye(4))
 
 
