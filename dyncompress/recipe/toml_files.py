@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dyncompress.allocation.distortion import KINDS, SHAPES
 from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.recipe.bundled_files import prior_files, recipe_files, target_files
-from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
+from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, parse_budget, with_required_measures
 from dyncompress.recipe.parsing import at, build, check_keys, shown
 from dyncompress.recipe.recipe import CertificateSpec, LayerRule, Recipe, allocators
 from dyncompress.recipe.text_files import is_file, read_text, refuse_not_finite, toml
@@ -269,7 +269,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     return dataclasses.replace(
         build(Recipe, head, at(where)),
         budget=parse_budget(table.get("budget", {})),
-        measures=measures_read(dict(listed), allocator, [name for name in read if name not in SHAPES]),
+        measures=with_required_measures(dict(listed), allocator, [name for name in read if name not in SHAPES]),
         coefficients=coefficients,
         priors=priors,
         probes=theory.probes,
