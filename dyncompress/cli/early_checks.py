@@ -31,12 +31,12 @@ def check_words(args: argparse.Namespace) -> None:
     """
     check_sources(args)
     from dyncompress.recipe.plan_file import read_plan
-    from dyncompress.recipe.toml_files import recipe_for, refuse_others, target_for
+    from dyncompress.recipe.toml_files import recipe_for, refuse_mismatch, target_for
 
     plan = None if getattr(args, "plan", None) is None else read_plan(args.plan)
     target = target_for(args.target, plan)  # first: a recipe takes longer to read, with all that it names
     recipe = recipe_for(args.recipe, plan, settings(args.set))
-    refuse_others(recipe, target, plan)
+    refuse_mismatch(recipe, target, plan)
     if args.calibration is None and getattr(args, "held_out", None) is None:
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
     names = RESULTS if args.command == "compress" else (PROFILE,)
@@ -73,9 +73,9 @@ def refuse_overwriting(args: argparse.Namespace, outputs: list[Path], plan: Plan
                 continue
             if plan is None or word != "--plan":
                 raise InvalidRequest(f"--out {args.out}: {out} is what {word} reads and would be lost; name another place.")
-            from dyncompress.recipe.plan_file import handwritten
+            from dyncompress.recipe.plan_file import user_comments
 
-            if notes := handwritten(path.read_text(encoding="utf-8-sig"), plan):
+            if notes := user_comments(path.read_text(encoding="utf-8-sig"), plan):
                 raise InvalidRequest(
                     f"--out {args.out}: {out} is the plan that is applied, and your comment '{notes[0]}' in it would be lost; "
                     "name another directory."

@@ -28,7 +28,7 @@ from dyncompress.pipeline.verbs import compress, measure
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
+from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_mismatch, target_for
 from dyncompress.reports.output_files import PROFILE
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.progress import Progress
@@ -133,7 +133,7 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
         plan: to be carried out, which names its recipe and target where no word does.
     """
     recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
-    refuse_others(recipe, target, plan)
+    refuse_mismatch(recipe, target, plan)
     kept = None if held_out is None else load_data(held_out, "held-out data")
     seen = None if args.calibration is None else load_data(args.calibration, "calibration data")
     if seen is None and kept is None:

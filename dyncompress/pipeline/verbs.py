@@ -28,7 +28,7 @@ from dyncompress.recipe.toml_files import (
     load_recipe,
     load_target,
     recipe_for,
-    refuse_others,
+    refuse_mismatch,
     target_for,
 )
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
@@ -174,7 +174,7 @@ def compress(
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    refuse_others(recipe, target, plan)
+    refuse_mismatch(recipe, target, plan)
     spec, limit = recipe.certificate, recipe.budget.risk_increase
     if limit is not None and held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
