@@ -1,6 +1,6 @@
 # pyright: reportReturnType=false
 # (the methods of Protocols have no bodies)
-"""Edits of a model, the Protocol of a model adapter, and the compressed model."""
+"""The edits of a model, the Protocol of a model adapter, and the compressed model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SetWeight:
 
 @dataclass(frozen=True)
 class Keep:
-    """Keep these output channels of every layer of a group, and what depends on them."""
+    """Keep the output channels `indices` of every layer of a channel group; the layers that read them lose the other inputs."""
 
     group: str
     indices: tuple[int, ...]
@@ -38,7 +38,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Affine:
-    """Multiply a layer's output channels by `gain` and add `shift`, inside its weight and bias."""
+    """Multiply a layer's output channels by `gain` `[out]` and add `shift` `[out]`, by changing its weight and bias."""
 
     layer: str
     gain: Array
@@ -49,7 +49,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Drop:
-    """Leave nothing of a residual block but its shortcut."""
+    """Remove a residual block except for its shortcut."""
 
     block: str
 
@@ -58,7 +58,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Two layers in place of one: `inner` `[r, in, *kernel]`, bias 0, and `outer` `[out, r]` with `bias` (None: the layer's)."""
+    """Replace a layer by `inner` `[r, in, *kernel]` without bias and then `outer` `[out, r]` with `bias` (None: the layer's)."""
 
     layer: str
     inner: Array
@@ -72,7 +72,7 @@ Edit = SetWeight | Keep | Affine | Drop | LowRank
 
 
 class Model(Protocol):
-    """A model adapter: a network of one framework, seen as layers."""
+    """A model adapter: a network of one framework, described by its layers."""
 
     @property
     def module(self) -> Any:
@@ -80,7 +80,7 @@ class Model(Protocol):
 
     @property
     def example(self) -> Batch:
-        """One batch that it runs on."""
+        """One batch of inputs that the network accepts."""
 
     @property
     def macs(self) -> int:
@@ -88,48 +88,60 @@ class Model(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about it."""
+        """Sentences about the network that the user should know."""
 
     @property
     def free(self) -> Mapping[str, tuple[int, ...]]:
-        """Input -> axes behind the batch axis that take any length."""
+        """Input name -> its axes, other than the batch axis, that may have any length."""
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
 
     def observe(self, needs: Sequence[Need], data: Iterable[Batch]) -> Iterator[tuple[str, Observation]]:
-        """Layer by layer, what `needs` asks for."""
+        """Observe the layers on the batches of `data`: yields pairs of a layer's name and the observation with all `needs`."""
 
     def edited(self, edits: Sequence[Edit]) -> Model:
-        """A new model; this one is untouched."""
+        """A new model with the edits applied; this one isn't changed."""
 
     def predict(self, inputs: Batch) -> tuple[Array, ...]:
-        """The outputs, flattened to a tuple."""
+        """The outputs of the network, nested outputs flattened to one tuple."""
 
     def original(self, inputs: Batch) -> tuple[Array, ...]:
-        """The outputs of the network that came in, whatever was edited since."""
+        """The outputs of the network before any edit."""
 
     def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
-        """The float32 ONNX file, stripped, and where each layer's weight lies in it (layers not found are absent)."""
+        """The float32 ONNX file without metadata, and layer -> positions of its weight in it, for the layers that are found."""
 
     def to_onnx_with_notes(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
-        """The same, and sentences about what the exporter couldn't do."""
+        """The results of `to_onnx`, and sentences about what the exporter couldn't do."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compressed model before export.
+    """A compressed model before export; `dyncompress.export` makes the ONNX file of it.
 
     Attributes:
-        model: the adapter of the compressed network; its weights equal the encodings' values.
-        encodings: layer -> Encoding, for the layers stored as integers.
-        plan: with what was realised.
-        stages: `prune`, `weights`, `match`, `teach`, `distil` -> divergence from the original after that stage, on calibration
-            data; `teach` comes first where the plan rounds.
-        calibration: the batches used, for activation ranges at export.
-        errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
-        activation_share: of the examples that activation ranges hold whole, where the outputs bear it.
-        aside: batches that nothing was fitted on, which parity is measured on first.
+        model: adapter of the compressed network, whose weights equal the values of the encodings.
+        encodings: layer -> encoding, for the layers that are stored as integers.
+        plan: with the choices that were applied.
+        stages: `prune`, `weights`, `match`, `teach` (distillation of all weights) and `distil` (of gains and biases) ->
+            divergence from the original after that stage, on calibration data. `teach` comes first if the plan rounds.
+        calibration: the batches, from which the export determines activation ranges.
+        errors: layer -> relative errors of its output, on the layer's own inputs, after pruning and after rounding.
+        activation_share: share of the calibration examples whose values activation ranges have to hold, see `Recipe`.
+        aside: batches that nothing was fitted on; differences from the original are measured on them first.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plan = dyncompress.allocate(profile, dyncompress.Budget(bytes=0.5))
+        >>> small = dyncompress.apply(network, plan, calibration=x)
+        >>> sorted(small.encodings), small.encodings["0"].bits
+        (['0', '2'], 8)
+        >>> small.module(x).shape
+        torch.Size([64, 8])
     """
 
     model: Model
@@ -142,8 +154,8 @@ class Compressed:
     aside: Sequence[Batch] = ()
 
     def __repr__(self) -> str:
-        told = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
-        return describe(self, **told, stages=self.stages)
+        shown = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
+        return describe(self, **shown, stages=self.stages)
 
     @property
     def module(self) -> Any:

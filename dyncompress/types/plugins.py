@@ -1,6 +1,6 @@
 # pyright: reportReturnType=false
 # (the methods of Protocols have no bodies)
-"""What may be plugged in: measures, allocators, rules, pruners, quantizers, bounds and risks."""
+"""The Protocols of what can be plugged in: measures, allocators, rules, pruners, quantizers, bounds and risks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dyncompress.types.plan import Choice, Profile
 
 @runtime_checkable
 class Measure(Protocol):
-    """What theory reads off a layer: an indicator, never a certificate."""
+    """A number that theory derives from what is observed of a layer: an indicator, never a certificate."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What it reads."""
+        """What it reads of an observation."""
 
     def __call__(self, observation: Observation) -> Estimate:
-        """The estimate, computed in float64 numpy."""
+        """The estimate for one layer, computed with numpy in float64."""
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class Allocator(Protocol):
 
 @runtime_checkable
 class Rule(Protocol):
-    """Shares zeros or bits out by what it reads off the layers: the published heuristics that an allocator has to beat."""
+    """A published heuristic that distributes zeros or bits over the layers, as a baseline for allocators."""
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -54,37 +54,37 @@ class Rule(Protocol):
 
 @runtime_checkable
 class Pruner(Protocol):
-    """Zeroes weights of one layer."""
+    """Sets weights of one layer to zero."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What it reads."""
+        """What it reads of an observation."""
 
     def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Array:
-        """The new weight, the same shape, with exactly the zeros that `choice` asks for."""
+        """The new weight, in the same shape, with exactly the share and pattern of zeros that `choice` asks for."""
 
 
 @runtime_checkable
 class Quantizer(Protocol):
-    """Rounds the weights of one layer to integers. Zeros stay zeros."""
+    """Rounds the weights of one layer to integers; zeros stay zeros."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """What it reads."""
+        """What it reads of an observation."""
 
     @property
     def entropy_coded(self) -> bool:
-        """Whether it rounds by `choice.step`, for an entropy coder, in place of a width."""
+        """Whether `choice.step` determines the rounding, for an entropy coder, and not `choice.weight_bits`."""
 
     @property
     def sketch(self) -> Quantizer | None:
-        """A quicker quantizer that tables of options are made with; None: the quantizer itself."""
+        """A faster quantizer with which the errors of all options are computed; None: this quantizer is used."""
 
     def on_grid(self, grid: Any) -> Quantizer:
-        """The same quantizer with its codes and scales on a `quantization.Grid`: what the target's integers allow."""
+        """The same quantizer with codes and scales restricted to a `quantization.Grid`, which describes the target's integers."""
 
     def __call__(self, weight: Array, observation: Observation, choice: Choice) -> Encoding:
-        """The integer weight."""
+        """The weight as integers with their scales."""
 
 
 @runtime_checkable
@@ -92,7 +92,7 @@ class Bound(Protocol):
     """A finite-sample bound on a mean."""
 
     def __call__(self, losses: np.ndarray, delta: float) -> Interval:
-        """Bounds on the mean of the law of `losses` `[n]` at confidence 1 - delta."""
+        """Bounds on the expected loss at confidence 1 - delta, from n independent losses `[n]`."""
 
 
 Risk = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (outputs [n, ...], labels) -> losses [n] in [0, 1]
