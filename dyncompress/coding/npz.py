@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -109,7 +108,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _header(stream: zipfile.ZipExtFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and dtype; nothing of the values is read."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
