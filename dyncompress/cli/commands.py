@@ -16,8 +16,9 @@ from typing import Any
 
 from dyncompress import __version__
 from dyncompress.cli import streams
-from dyncompress.cli.arguments import amounts, parse, parser, settings
+from dyncompress.cli.arguments import parse, parser
 from dyncompress.cli.exit_codes import TRACEBACK, ending
+from dyncompress.cli.option_values import amounts, settings
 from dyncompress.cli.progress_bars import on_standard_error
 from dyncompress.cli.sources import load_data
 from dyncompress.coding.whole_files import check_writable, check_writable_file, deliver, made

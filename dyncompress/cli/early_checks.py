@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyncompress.cli.arguments import settings
+from dyncompress.cli.option_values import settings
 from dyncompress.cli.sources import check_data, check_model
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.text_files import is_file

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dyncompress import __version__
 from dyncompress.certificates.promise import Promise
-from dyncompress.cli.arguments import free_axes, settings
+from dyncompress.cli.option_values import free_axes, settings
 from dyncompress.cli.run_table import read_runs
 from dyncompress.cli.sources import load_data, load_model
 from dyncompress.deployment import Session
