@@ -78,7 +78,7 @@ class Odd(BaseException):
 def test_every_exception_has_its_code(
     error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def raising(*_: object) -> cli.Answer:
+    def raising(*_: object) -> commands.Result:
         raise error
 
     monkeypatch.setitem(commands.COMMANDS, "recipes", raising)
