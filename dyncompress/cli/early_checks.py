@@ -39,7 +39,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     recipe = recipe_for(args.recipe, plan, settings(args.set))
     refuse_mismatch(recipe, target, plan)
     if args.calibration is None and getattr(args, "held_out", None) is None:
-        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+        raise InvalidRequest(
+            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
+        )
     names = RESULTS if args.command == "compress" else (PROFILE,)
     if args.out is not None:
         refuse_overwriting(args, [args.out / name for name in names], plan)

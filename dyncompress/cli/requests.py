@@ -137,7 +137,9 @@ def open_request(args: argparse.Namespace, held_out: str | None, plan: Plan | No
     fresh_data = None if held_out is None else load_data(held_out, "held-out data")
     calibration = None if args.calibration is None else load_data(args.calibration, "calibration data")
     if calibration is None and fresh_data is None:
-        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+        raise InvalidRequest(
+            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
+        )
     model = load_model(args.model)
     names, data = filled(model, fresh_data if calibration is None else calibration)
     batches = None if args.calibration is None else as_batches(data, names, task.examples_drawn(recipe), unchecked=True)

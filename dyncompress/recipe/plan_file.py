@@ -109,7 +109,7 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
             hint = (
                 "the file is truncated, or a table was removed (to leave a layer as it is, write weight_bits = 32, sparsity = 0)"
             )
-            raise InvalidRequest(f"{name} tells of {count} {what} and holds {present}; {hint}.")
+            raise InvalidRequest(f"{name} declares {count} {what} and holds {present}; {hint}.")
     for layer, shape in plan.shapes.items():
         if not shape or min(shape) < 1:
             raise InvalidRequest(f"{place(places, 'shapes', layer)}: {list(shape)} is no weight's shape; restore the file's own.")

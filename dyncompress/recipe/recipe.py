@@ -71,7 +71,7 @@ class LayerRule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is compressed: what is measured, which choices are considered, and who makes and applies them.
+    """How a network is compressed: what is measured, which choices are considered, and which objects make and apply them.
 
     All fields are checked when a recipe is made. The same values are written in TOML files, see `load_recipe` and
     `recipes/README.md`.

@@ -33,7 +33,16 @@ class Allocator(Protocol):
     """Chooses one option for every unit."""
 
     def __call__(self, cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) -> tuple[np.ndarray, float]:
-        """Cost `[R, L, C]`, distortion `[L, C]` (inf where a unit lacks a choice), budget `[R]` -> choice `[L]`, gap."""
+        """Choose the options with the least total distortion within the budget.
+
+        Args:
+            cost: `[R, L, C]`, R costs of each of C options of L units.
+            distortion: `[L, C]`; inf: the unit doesn't have this option.
+            budget: `[R]`, the largest total of each cost.
+
+        Returns:
+            The indices `[L]` of the chosen options, and an upper limit for the difference from the least total distortion.
+        """
 
 
 @runtime_checkable
@@ -46,10 +55,10 @@ class Rule(Protocol):
 
     @property
     def solver(self) -> Allocator:
-        """Who chooses from its table, in place of the distortions."""
+        """The allocator that reads the rule's numbers in place of distortions."""
 
     def __call__(self, profile: Profile) -> np.ndarray:
-        """`[L, C]` a number for every option of every layer of `profile.table`, the bolder the larger; inf: none there."""
+        """A number for every option of every layer of `profile.table`, `[L, C]`, larger for bolder options; inf: no such option."""
 
 
 @runtime_checkable

@@ -304,17 +304,17 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.text(), st.floats(), st.sampled_from([2, 3, 8, 32]), st.floats(0, 0.99))
-def test_all_names_and_numbers_survive_the_file(name: str, why: str, harm: float, bits: int, sparsity: float) -> None:
+def test_all_names_and_numbers_survive_the_file(name: str, why: str, distortion: float, bits: int, sparsity: float) -> None:
     name, why = (text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore") for text in (name, why))
     choice = Choice(weight_bits=bits, sparsity=sparsity)
     plan = dataclasses.replace(
-        PLAN, asked={name: choice}, realised={}, why={}, reasons={name + "2": why}, shapes={name: (3, 2)}, distortion=harm
+        PLAN, asked={name: choice}, realised={}, why={}, reasons={name + "2": why}, shapes={name: (3, 2)}, distortion=distortion
     )
     if name.startswith("channels:"):
         return
     again = plan_from_toml(plan_to_toml(plan))
     assert dataclasses.replace(again, distortion=0.0) == dataclasses.replace(plan, distortion=0.0)
-    assert again.distortion == harm or (math.isnan(again.distortion) and math.isnan(harm))
+    assert again.distortion == distortion or (math.isnan(again.distortion) and math.isnan(distortion))
 
 
 def line_of(text: str) -> int:
@@ -358,7 +358,7 @@ def test_a_truncated_plan_is_refused_in_one_sentence() -> None:
         with pytest.raises(InvalidRequest) as caught:
             plan_from_toml(TEXT[:cut])
         assert "\n" not in str(caught.value)
-    with pytest.raises(InvalidRequest, match="tells of 3 units and holds 2"):
+    with pytest.raises(InvalidRequest, match="declares 3 units and holds 2"):
         plan_from_toml(TEXT.replace('[unit."channels:g0"]\nkeep = 6\n', ""))
 
 
