@@ -41,7 +41,8 @@ class Allocator(Protocol):
             budget: `[R]`, the largest total of each cost.
 
         Returns:
-            The indices `[L]` of the chosen options, and an upper limit for the difference from the least total distortion.
+            The indices `[L]` of the chosen options, and an upper limit for the difference from the least total
+            distortion, as a share of the range of distortions.
         """
 
 
@@ -58,7 +59,7 @@ class Rule(Protocol):
         """The allocator that reads the rule's numbers in place of distortions."""
 
     def __call__(self, profile: Profile) -> np.ndarray:
-        """A number for every option of every layer of `profile.table`, `[L, C]`, larger for bolder options; inf: no such option."""
+        """A number for every option of every layer of `profile.table`, `[L, C]`, larger for bolder ones; inf: no such option."""
 
 
 @runtime_checkable

@@ -104,7 +104,7 @@ def test_a_budget_of_another_recipe_keeps_the_options_of_the_profile(tmp_path: P
     assert plan.recipe == "edge-int8" and plan.asked == dc.allocate(tiny.profile(), dc.Budget(bytes=0.4)).asked
     assert plan.notes == (
         "recipe 'smallest' gave the budget and the allocator alone: the choices are those of recipe 'edge-int8', which the "
-        "profile was measured by and which carries the plan out.",
+        "profile was measured with and which the plan is applied with.",
     )
     path = save_profile(tiny.profile(), tmp_path / "profile.json")
     assert cli.main(["plan", str(path), "--recipe", "smallest", "--set", "budget.bytes=0.4"]) == 0

@@ -235,8 +235,8 @@ def test_the_first_matching_rule_applies_and_every_rule_matches_something() -> N
         LayerRule("<last>", leave_alone=True),
         LayerRule("<first>", (6,)),
     )
-    found = rules_for(Recipe("mine", layers=rules), layers)
-    assert {name: rules.index(rule) for name, rule in found.items()} == {
+    rule_of = rules_for(Recipe("mine", layers=rules), layers)
+    assert {name: rules.index(rule) for name, rule in rule_of.items()} == {
         "body.0.conv": 0, "body.1.conv": 1, "head.fc": 2, "stem.conv": 3,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match=r"layer pattern 'heads\.\*' matches no layer; (did you mean|known)"):
