@@ -67,19 +67,8 @@ def solved(
             "budget.seconds needs times measured on the target, and this profile has none; measure with a recipe whose "
             "[channels] say latency = true, or set budget.macs."
         )
-    budget = np.array([limit for _, limit in limits], dtype=np.float64)
     fixed, joint = _fixed(profile), joined(profile.table)
-    if not profile.table:
-        choice, gap, distortion = np.zeros(0, dtype=np.int64), 0.0, np.zeros((0, 1))
-        _check_empty(names, budget, fixed)
-    else:
-        cost, distortion = arrays(joint, names)
-        check_feasible(cost, distortion, budget, names, [fixed[name] for name in names], _hint(profile))
-        objective = arrays(joint, ["bytes"])[0][0] if HARM in names else distortion
-        if isinstance(allocator, Rule):
-            choice, gap = choose_by_rule(allocator, profile, cost, distortion, budget, names)
-        else:
-            choice, gap = allocator(cost, objective, budget)
+    choice, gap = _choose(profile, joint, limits, allocator)
     selection = [options[c] for options, c in zip(joint.values(), choice, strict=True)]
     parts = {unit: option for one in selection for unit, option in one.parts.items()}
     chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # in removed blocks: the default
@@ -107,6 +96,22 @@ def solved(
         share_left_alone=dict(share_left_alone),
         notes=profile.notes,
     )
+
+
+def _choose(
+    profile: Profile, joint: Mapping[str, Sequence[JointOption]], limits: Sequence[tuple[str, float]], allocator: Allocator | Rule
+) -> tuple[np.ndarray, float]:
+    """The index of the option of every unit in `joint`, `[L]`, and the gap that the allocator returns."""
+    names, fixed = [name for name, _ in limits], _fixed(profile)
+    budget = np.array([limit for _, limit in limits], dtype=np.float64)
+    if not profile.table:
+        _check_empty(names, budget, fixed)
+        return np.zeros(0, dtype=np.int64), 0.0
+    cost, distortion = arrays(joint, names)
+    check_feasible(cost, distortion, budget, names, [fixed[name] for name in names], _hint(profile))
+    if isinstance(allocator, Rule):
+        return choose_by_rule(allocator, profile, cost, distortion, budget, names)
+    return allocator(cost, arrays(joint, ["bytes"])[0][0] if HARM in names else distortion, budget)
 
 
 def least(profile: Profile, row: str) -> float:

@@ -105,10 +105,10 @@ class Knapsack:
         above = bound - math.fsum(distortion.min(axis=1))
         objective = objective * (OBJECTIVE / max(above, 1e-6 * spread(distortion), 1e-300))
         from scipy.optimize import Bounds, milp  # imported here, because checking a recipe doesn't need scipy's solvers
-        from scipy.sparse import csr_array, vstack
+        from scipy.sparse import csr_matrix, vstack  # arrays may index by int64, which milp refuses before scipy 1.15
 
-        rows = csr_array(cost[limited][:, unit, option] / scale[:, None])
-        one_each = csr_array((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(len(distortion), len(unit)))
+        rows = csr_matrix(cost[limited][:, unit, option] / scale[:, None])
+        one_each = csr_matrix((np.ones(len(unit)), (unit, np.arange(len(unit)))), shape=(len(distortion), len(unit)))
         upper = np.concatenate([budget[limited] / scale - margin, np.ones(len(distortion))])
         lower = np.concatenate([np.full(int(limited.sum()), -np.inf), np.ones(len(distortion))])
         result = milp(

@@ -31,6 +31,10 @@ def betting_upper(losses: np.ndarray, delta: float) -> float:
 
     Raises:
         InvalidRequest: a loss lies outside [0, 1], or delta isn't a probability.
+
+    Example:
+        >>> round(betting_upper(np.zeros(100), 0.05), 4)
+        0.0309
     """
     x = check_losses(losses)
     x = x[np.random.default_rng(_ORDER_SEED).permutation(len(x))]

@@ -38,6 +38,10 @@ def lower_limit(k: int, n: int, delta: float) -> float:
 
     Raises:
         InvalidRequest: the counts are impossible, or delta isn't a probability.
+
+    Example:
+        >>> round(lower_limit(10, 100, 0.05), 6)
+        0.055263
     """
     check_counts(n, k)
     check_delta(delta)

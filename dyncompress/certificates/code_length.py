@@ -29,6 +29,10 @@ def kl_inverse(q: float, budget: float) -> float:
 
     Raises:
         InvalidRequest: q isn't in [0, 1], or the budget is negative.
+
+    Example:
+        >>> round(kl_inverse(0.0, 0.1), 6)
+        0.095163
     """
     if not (0 <= q <= 1 and budget >= 0):
         raise InvalidRequest(f"kl_inverse takes a share in [0, 1] and a budget >= 0; it got {q} and {budget}.")

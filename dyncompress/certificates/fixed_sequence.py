@@ -22,7 +22,7 @@ from dyncompress.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
-class Walk:
+class FixedSequenceResult:
     """The result of fixed-sequence testing.
 
     Attributes:
@@ -43,7 +43,7 @@ class Walk:
         return {"rule": "fixed sequence"} | values
 
 
-def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, delta: float) -> Walk:
+def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, delta: float) -> FixedSequenceResult:
     """Test the plans in order until one fails; later plans aren't tested.
 
     Args:
@@ -64,8 +64,8 @@ def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, d
     for test in tests:
         uppers.append(float(test(delta)))
         if not uppers[-1] <= limit:  # nan fails too
-            return Walk(len(uppers) - 2 if len(uppers) > 1 else None, tuple(uppers), limit, delta)
-    return Walk(len(uppers) - 1 if uppers else None, tuple(uppers), limit, delta)
+            return FixedSequenceResult(len(uppers) - 2 if len(uppers) > 1 else None, tuple(uppers), limit, delta)
+    return FixedSequenceResult(len(uppers) - 1 if uppers else None, tuple(uppers), limit, delta)
 
 
 def path_digest(steps: Sequence[Any], *, limit: float, delta: float) -> str:
@@ -93,6 +93,10 @@ def look_delta(delta: float, look: int) -> float:
 
     Raises:
         InvalidRequest: delta isn't a probability, or `look` is below 1.
+
+    Example:
+        >>> round(look_delta(0.05, look=1), 4), round(look_delta(0.05, look=2), 4)
+        (0.0304, 0.0076)
     """
     check_delta(delta)
     if look < 1:

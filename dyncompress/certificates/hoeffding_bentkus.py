@@ -21,7 +21,12 @@ from dyncompress.types import Interval
 
 
 def p_value(mean: float, n: int, alpha: float) -> float:
-    """p-value of "the mean is above alpha" for `n` losses in [0, 1] with mean `mean`."""
+    """p-value of "the mean is above alpha" for `n` losses in [0, 1] with mean `mean`.
+
+    Example:
+        >>> round(p_value(0.08, 1000, 0.1), 4)
+        0.0479
+    """
     if mean >= alpha:
         return 1.0
     return min(math.exp(-n * kl(mean, alpha)), math.e * binary_p_value(math.ceil(n * mean), n, alpha), 1.0)
@@ -39,6 +44,10 @@ def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
 
     Raises:
         InvalidRequest: delta isn't strictly between 0 and 1.
+
+    Example:
+        >>> round(hoeffding_bentkus_upper(0.08, 1000, 0.05), 4)
+        0.0998
     """
     check_delta(delta)
     low, high = mean, 1.0

@@ -105,8 +105,7 @@ def certificate_from_losses(
     limit = promise.risk_increase
     if limit is not None and not math.isfinite(limit):
         raise InvalidRequest(f"the promised risk increase is {limit}; give a fraction such as 0.01.")
-    binary = promise.risk in RISKS
-    values = (0, 1) if binary else None
+    values = (0, 1) if (binary := promise.risk in RISKS) else None
     original, file = check_losses(original, values), check_losses(file, values)
     if len(original) != len(file) or (groups is not None and np.shape(groups) != np.shape(file)):
         shape = "none" if groups is None else np.shape(groups)

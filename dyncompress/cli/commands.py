@@ -136,8 +136,8 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.cli.early_checks import check_arguments
 
     check_arguments(args)
+    from dyncompress.allocation.plan import share_left_alone
     from dyncompress.cli.requests import measure_model
-    from dyncompress.pipeline.profiling.profile import share_left_alone
 
     profile, text = measure_model(args, progress)
     paths = deliver(args.out, {PROFILE: text}) if args.out is not None else {}

@@ -22,7 +22,7 @@ class SharpnessDimension:
     A batch's step has the derivative I - rate * H, whose singular values are |1 - rate * h|. With lambda_1 >= lambda_2 >= ...
     the mean over batches of the logarithms of the k-th largest, and j the largest number with lambda_1 + ... + lambda_j >= 0,
 
-        dim = j + (lambda_1 + ... + lambda_j) / |lambda_(j+1)|,
+        dim = j + (lambda_1 + ... + lambda_j) / |lambda_(j+1)|.
 
     It is 0 if lambda_1 < 0, and the number of weights if j is that number.
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.data import LABEL_KEYS, load_npz
-from dyncompress.types import Batch, HeldOut
+from dyncompress.types import Batch, HeldOut, Model
 
 
 def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     """The names of the inputs that `data` fill, and the data, with nothing of it lost where it can be read only once.
 
     Args:
-        model: with a `forward` method.
+        model: with a `forward` method, or a model adapter.
         data: anything `examples.as_batches` takes.
 
     Raises:
@@ -34,6 +34,8 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it, or name a function that returns it.")
     if isinstance(model, type):
         raise InvalidRequest(f"the model is the class {model.__name__}; give an instance of it, with its trained weights.")
+    if isinstance(model, Model):
+        return model.input_names, data
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
     given = inspect.signature(_inner(model).forward).parameters.values()

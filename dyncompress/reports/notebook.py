@@ -6,12 +6,14 @@ from typing import Any
 
 from dyncompress.reports import markup
 from dyncompress.reports.html import certificate_block, figures
+from dyncompress.reports.pareto import pareto_html
 from dyncompress.reports.table import layer_table, profile_table
 from dyncompress.types import Certificate, OnnxFile, Plan, Profile
+from dyncompress.types.pareto import ParetoList
 
 
 def fragment(value: Any) -> str:
-    """The HTML of an `OnnxFile`, `Plan`, `Profile` or `Certificate`.
+    """The HTML of an `OnnxFile`, `Plan`, `Profile`, `Certificate` or `ParetoList`.
 
     Example:
         >>> "<table>" in fragment(Plan({}, {}, {}, {}, 0.0, 0.0, "r", "t", "", {}, {}))
@@ -43,4 +45,5 @@ SHOWN = {
     Plan: plan_html,
     Profile: profile_html,
     Certificate: certificate_block,
+    ParetoList: pareto_html,
 }

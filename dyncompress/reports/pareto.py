@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.reports import markup
@@ -15,9 +15,7 @@ from dyncompress.reports.plain import plain_json
 from dyncompress.reports.plot import Series, legend, plot
 from dyncompress.reports.table import Table, number, percent
 from dyncompress.types import SEAL_BYTES
-
-if TYPE_CHECKING:
-    from dyncompress.pipeline.pareto import Costed, ParetoList
+from dyncompress.types.pareto import Costed, ParetoList
 
 HOW = (
     "Costs and distortions are predicted from the profile: they are indicators and aren't certified. No plan on the list is "

@@ -6,9 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from dyncompress.pipeline.selection.rank_correlation import Correlation
-from dyncompress.pipeline.selection.ranking import Ranking
 from dyncompress.reports.table import Table, estimate_text, number
+from dyncompress.types.ranking import Correlation, Ranking
 
 SIGNS = {1: "grows with it", -1: "shrinks with it", 0: "not known"}
 

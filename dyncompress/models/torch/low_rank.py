@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import CALL_ERRORS, copied, outputs
 from dyncompress.models.torch.layers import Trace, kind_of
-from dyncompress.types import Batch, LowRank
+from dyncompress.types import OUTER, Batch, LowRank
 
-INNER, OUTER = ".0", ".1"  # behind the layer's name: its two factors
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # subclasses may compute something else
 
 

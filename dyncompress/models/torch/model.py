@@ -39,10 +39,12 @@ from dyncompress.types import (
     Affine,
     Batch,
     ChannelGroup,
+    DistillationTask,
     Drop,
     Edit,
     Keep,
     Layer,
+    LayerFit,
     LowRank,
     Need,
     Observation,
@@ -114,9 +116,12 @@ class TorchModel:
         return self._blocks
 
     @cached_property
-    def factorable(self) -> frozenset[str]:
-        """Layers that two of a lower rank can take the place of; tried on a copy."""
+    def _factorable(self) -> frozenset[str]:
         return low_rank.factorable(self.module, self.trace, self.example, self.input_names)
+
+    def factorable_layers(self) -> frozenset[str]:
+        """Layers that two of a lower rank can take the place of; tried on a copy."""
+        return self._factorable
 
     @property
     def macs(self) -> int:
@@ -216,13 +221,50 @@ class TorchModel:
             blocks.drop(new.module, self._blocks, drops)
             return new.edited(keeps) if keeps else new
         if not keeps:  # the structure is the same: what was read from it holds
-            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton", "factorable")
+            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton", "_factorable")
             new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
             return new
         for name, rows in channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
             before = self.kept.get(name)
             new.kept[name] = rows if before is None else tuple(before[row] for row in rows)
         return new
+
+    def with_notes(self, *notes: str) -> TorchModel:
+        """The same model with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def with_free_axes(self, free: Mapping[str, tuple[int, ...]]) -> TorchModel:
+        """The same model with these axes free in its file."""
+        return replace(self, free=free)
+
+    def in_sequence(
+        self, batches: Sequence[Batch], names: Sequence[str], fit: LayerFit, *, dropped: Sequence[Drop] = ()
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Fit layers in the order of the forward pass, each on what the layers before leave it; see `sequence`."""
+        from dyncompress.models.torch import sequence
+
+        with blocks.bypassed(self.module, self.residual_blocks() if dropped else (), dropped):
+            return sequence.in_sequence(self, batches, names, fit)
+
+    def distilled(self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask) -> TorchModel:
+        """The model with weights learned from the reference's outputs; see `distillation`."""
+        from dyncompress.models.torch import distillation
+
+        return distillation.taught(self, reference, batches, spec=how.spec, seed=how.seed, spared=how.spared, mirrored=how.flips)
+
+    def tunable(self) -> bool:
+        """Whether a layer has a gain or a shift that can be learned on its own."""
+        from dyncompress.models.torch import tuning
+
+        return tuning.tunable(self)
+
+    def tuned(
+        self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask
+    ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
+        """The model with gains and shifts learned from the reference's outputs; see `tuning`."""
+        from dyncompress.models.torch import tuning
+
+        return tuning.tuned(self, reference, batches, spec=how.spec, seed=how.seed, gains=how.gains, mirrored=how.flips)
 
     def _edit(self, module: nn.Module, edit: SetWeight | Affine) -> None:
         """Apply one edit to the copy, in place."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from dyncompress.models.torch.inputs import InputSums, patches
 from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, stored, used_once
 from dyncompress.models.torch.matching import together
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.types import Batch
+from dyncompress.types import Batch, LayerFit, SequentialMoments
 
 # Numbers in the largest activation of the pass, both halves.
 _LARGEST_ACTIVATION = 100_000_000
@@ -42,29 +41,9 @@ _BLOCK_NUMBERS = 16_000_000
 _LITTLE = 4_000_000
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What one layer should make up for.
-
-    Attributes:
-        moment: `[groups, K, K]`, second moment of the inputs that it gets.
-        lack: `[out, K]`, the mean of (y - W x') x'^T.
-        mean: `[groups, K]`, of these inputs.
-        shift: `[out]`, the mean of y - W x'.
-    """
-
-    moment: Tensor
-    lack: Tensor
-    mean: Tensor
-    shift: Tensor
-
-
-Solve = Callable[[str, Wanted], Tensor]  # layer -> its new weight, canonical
-
-
 @torch.no_grad()
 def in_sequence(
-    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: Solve, *, shortcuts: bool = True
+    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Compress these layers in the order of the forward pass.
 
@@ -133,7 +112,7 @@ def in_sequence(
     return found
 
 
-def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> Wanted:
+def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> SequentialMoments:
     """Sums over the examples, in blocks of bounded size, over the number of positions."""
     rows = lack.numel() // canonical(layer).shape[0]
     moment, total, mean, shift = InputSums(), 0.0, 0.0, 0.0
@@ -143,7 +122,7 @@ def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> Wanted:
         mean = mean + _summed(layer, inputs)
         shift = shift + missing.sum([a for a in range(missing.ndim) if a != channel_axis(layer, missing)]).double()
         total = total + canonical(layer, _correlated(layer, inputs, missing)).flatten(1).double()
-    return Wanted(moment.value, total / rows, mean / rows, shift / rows)
+    return SequentialMoments(moment.value, total / rows, mean / rows, shift / rows)
 
 
 def _summed(layer: nn.Module, x: Tensor) -> Tensor:

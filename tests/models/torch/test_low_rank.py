@@ -45,7 +45,7 @@ LAYERS = {
 def test_full_rank_computes_the_same(kind: str) -> None:
     door, x = opened(*LAYERS[kind][:1], *LAYERS[kind][1])
     names = [layer.name for layer in door.layers()]
-    assert door.factorable == set(names)
+    assert door.factorable_layers() == set(names)
     before = door.module.state_dict()
     small = door.edited([whole(door, name) for name in names])
     torch.testing.assert_close(small.predict({"input": x})[0], door.predict({"input": x})[0], rtol=1e-4, atol=1e-4)
@@ -79,7 +79,7 @@ class Odd(nn.Module):
 
 def test_layers_that_cannot_be_split_are_left_out() -> None:
     door, _ = opened(Odd(), 4, 5, 5)
-    assert door.factorable == {"plain"}
+    assert door.factorable_layers() == {"plain"}
     with pytest.raises(InvalidRequest, match="there is no layer 'up' that two can take the place of"):
         door.edited([LowRank("up", torch.ones(1, 4, 1, 1), torch.ones(4, 1))])
 
