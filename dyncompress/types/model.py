@@ -68,7 +68,7 @@ class LowRank:
     __repr__ = short_repr
 
 
-INNER, OUTER = ".0", ".1"  # behind the name of a layer of lower rank: its two factors
+INNER, OUTER = ".0", ".1"  # suffixes of the names of the two layers that replace one
 
 Edit = SetWeight | Keep | Affine | Drop | LowRank
 
@@ -106,10 +106,10 @@ class Model(Protocol):
 
     @property
     def state_digest(self) -> str:
-        """sha256 of all the numbers of the network that came in."""
+        """sha256 of all parameters and buffers of the original network."""
 
     def digest(self) -> str:
-        """sha256 of its layers' weights, as the last weights of a recorded trajectory have it."""
+        """sha256 of the layers' weights, which `Trajectory.digest` is compared with."""
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
@@ -124,10 +124,10 @@ class Model(Protocol):
         """A new model with the edits applied; this one isn't changed."""
 
     def with_notes(self, *notes: str) -> Model:
-        """The same model with more notes."""
+        """The same model with more `notes`."""
 
     def with_free_axes(self, free: Mapping[str, tuple[int, ...]]) -> Model:
-        """The same model with these axes free in its file."""
+        """The same model with other `free` axes."""
 
     def predict(self, inputs: Batch) -> tuple[Array, ...]:
         """The outputs of the network, nested outputs flattened to one tuple."""
@@ -145,21 +145,21 @@ class Model(Protocol):
 # ---------------------------------------------------------------- optional capabilities of an adapter
 @runtime_checkable
 class Structured(Protocol):
-    """Layers can be narrowed, dropped in blocks, and split into two of a lower rank."""
+    """The adapter can remove channels, drop residual blocks, and replace a layer by two thin ones."""
 
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
-        """Sets of layers whose output channels can be removed together."""
+        """The sets of layers whose output channels can only be removed together."""
 
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
-        """Parts that add a shortcut to their last layer, in the order of the forward pass."""
+        """The modules that add a shortcut to the output of their last layer, in the order of the forward pass."""
 
     def factorable_layers(self) -> frozenset[str]:
-        """Layers that two of a lower rank can take the place of."""
+        """The names of the layers that two thin layers can replace."""
 
 
 @runtime_checkable
 class MomentMatching(Protocol):
-    """The outputs of layers can be given the moments that another model's have."""
+    """The adapter can match the moments of the layers' outputs to those of another model."""
 
     def matched(self, reference: Any, batches: Sequence[Batch]) -> tuple[Any, Mapping[str, tuple[Array, Array]]]:
         """The model with matched moments, and layer -> (gain, shift), each `[out]`."""
@@ -167,47 +167,47 @@ class MomentMatching(Protocol):
 
 @runtime_checkable
 class LayerwiseCalibration(Protocol):
-    """Layers can be fitted in the order of the forward pass, each on what the layers before leave it."""
+    """The adapter can fit layers in the order of the forward pass, each on inputs from the fitted layers before it."""
 
     def in_sequence(
         self, batches: Sequence[Batch], names: Sequence[str], fit: LayerFit, *, dropped: Sequence[Drop] = ()
     ) -> dict[str, tuple[Array, Array]]:
-        """Layer -> (new weight, shift of its output); layers that can't be taken in order are absent.
+        """Layer -> (new weight, shift of its output). Layers that can't be fitted in order are absent.
 
         Args:
             batches: calibration inputs.
             names: layers to fit.
-            fit: makes the new weight of one layer.
-            dropped: blocks that are passed by.
+            fit: computes the new weight of one layer.
+            dropped: residual blocks that are replaced by their shortcuts.
         """
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Weights, gains and shifts can be learned from the original's outputs by gradient descent."""
+    """The adapter can train weights, gains and shifts by gradient descent to reproduce the original's outputs."""
 
     def distilled(self, reference: Any, batches: Sequence[Batch], how: DistillationTask) -> Any:
-        """The model with weights learned from the reference's outputs; layers in `how.spared` keep theirs."""
+        """The model with all weights trained on the reference's outputs, except those of the layers in `how.spared`."""
 
     def tunable(self) -> bool:
-        """Whether a layer has a gain or a shift that can be learned on its own."""
+        """Whether any layer has a gain or a shift that can be trained without its weight."""
 
     def tuned(
         self, reference: Any, batches: Sequence[Batch], how: DistillationTask
     ) -> tuple[Any, dict[str, tuple[Array, Array]]]:
-        """The model with learned gains (where `how.gains`) and shifts, and layer -> (gain, shift)."""
+        """The model with trained shifts and, if `how.gains`, gains; and layer -> (gain, shift), each `[out]`."""
 
 
 @dataclass(frozen=True)
 class DistillationTask:
-    """What one distillation is told.
+    """The settings of one distillation.
 
     Attributes:
-        spec: epochs, rate, and how images are varied.
-        seed: of the order and of the variations.
-        flips: whether images may be flipped left to right.
-        spared: layers that keep their weights.
-        gains: whether gains may change, beside shifts.
+        spec: passes, learning rates and data augmentation.
+        seed: of the order of the examples and of the augmentation.
+        flips: whether images are flipped horizontally.
+        spared: layer -> why its weights aren't trained.
+        gains: whether gains are trained as well as shifts.
     """
 
     spec: Distillation
@@ -216,10 +216,12 @@ class DistillationTask:
     spared: Mapping[str, str] = field(default_factory=dict)
     gains: bool = True
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class SequentialMoments:
-    """The moments that one layer is fitted on: y is the original's output, x the input that the compressed layers leave it.
+    """The moments that one layer is fitted to: y is the original's output, x the input from the compressed layers before it.
 
     Attributes:
         moment: `[groups, K, K]`, second moment of the inputs x.
@@ -233,9 +235,11 @@ class SequentialMoments:
     mean: Array
     shift: Array
 
+    __repr__ = short_repr
+
 
 class LayerFit(Protocol):
-    """Makes the new weight of one layer from its moments."""
+    """Computes the new weight of one layer from its moments."""
 
     def __call__(self, layer: str, moments: SequentialMoments) -> Array:
         """The weight, in the shape of `Layer.shape`."""
