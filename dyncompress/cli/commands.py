@@ -17,7 +17,7 @@ from typing import Any
 from dyncompress import __version__
 from dyncompress.cli import streams
 from dyncompress.cli.arguments import parse, parser
-from dyncompress.cli.exit_codes import TRACEBACK, ending
+from dyncompress.cli.exit_codes import TRACEBACK, code_and_sentence
 from dyncompress.cli.option_values import amounts, settings
 from dyncompress.cli.progress_bars import on_standard_error
 from dyncompress.cli.sources import load_data
@@ -78,7 +78,7 @@ def main(words: Sequence[str] | None = None) -> int:
         with redirect_stdout(sys.stderr):  # what the user's code and libraries print isn't the result
             text = _output(words)
     except BaseException as error:
-        code, sentence = ending(error)
+        code, sentence = code_and_sentence(error)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             streams.print_message("".join(traceback.format_exception(error)).rstrip())
         streams.print_message(f"dyncompress: {sentence}")

@@ -35,7 +35,7 @@ def table() -> str:
     return ", ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
 
 
-def ending(error: BaseException) -> tuple[int, str]:
+def code_and_sentence(error: BaseException) -> tuple[int, str]:
     """The exit code for an exception, and one sentence about it."""
     if isinstance(error, DyncompressError):
         return error.exit_code, one_sentence(_with_place(error))
