@@ -18,7 +18,7 @@ from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
-from dyncompress.models.signature import filled
+from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch.sgd_probe import probe
 from dyncompress.pipeline import task
 from dyncompress.pipeline.certification import refuse_too_few, without_seen
@@ -93,7 +93,7 @@ def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
     """`dyncompress probe`: the record of a short run from the final weights."""
     data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
     if args.labels:
-        names, data = filled(model, data)
+        names, data = resolve_inputs(model, data)
         data = as_labelled(data, names)
         labels = data.labels
         if labels is None:
@@ -139,7 +139,7 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
     if seen is None and kept is None:
         raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
     model = load_model(args.model)
-    names, seen = filled(model, kept if seen is None else seen)
+    names, seen = resolve_inputs(model, kept if seen is None else seen)
     batches = None if args.calibration is None else as_batches(seen, names, task.examples_drawn(recipe), unchecked=True)
     examples = None if kept is None else as_held_out(kept, names, unchecked=True)
     if examples is not None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models.user_code import called, guarded, remember
+from dyncompress.models.user_code import calling_user_code, guard_data, remember
 from dyncompress.recipe.text_files import is_file, read_bytes
 
 MODEL_FILES = {
@@ -90,7 +90,7 @@ def load_data(source: str, what: str) -> Any:
     found = _called(source, what)
     if found is None:  # elsewhere it means that no data are given
         raise InvalidRequest(f"{what} '{source}' returned None; it has to return examples or batches of them.")
-    return guarded(found, f"{what} '{source}'")
+    return guard_data(found, f"{what} '{source}'")
 
 
 def _check_callable(source: str, what: str) -> None:
@@ -106,7 +106,7 @@ def _check_callable(source: str, what: str) -> None:
     if not is_file(Path(place), f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': there is no file {place}.")
     text = read_bytes(Path(place), f"{what} '{source}'")
-    with called(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # they are shown when the file is imported
+    with calling_user_code(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # shown at import
         compile(text, place, "exec", dont_inherit=True)
 
 
@@ -114,14 +114,14 @@ def _called(source: str, what: str) -> Any:
     """What the named callable returns."""
     place, _, name = source.rpartition(":")
     module = _from_file(Path(place), source, what) if place.endswith(".py") else _from_name(place, source, what)
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         found = getattr(module, name, None)
     if not callable(found):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(name, public, 1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise InvalidRequest(f"{what} '{source}': {place} has no callable '{name}'{hint}")
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         return found()
 
 
@@ -140,7 +140,7 @@ def _from_file(path: Path, source: str, what: str) -> ModuleType:
     remember(path, f"{what} '{source}'")
     sys.modules[key], whole = module, False
     try:
-        with called(f"{what} '{source}'"):
+        with calling_user_code(f"{what} '{source}'"):
             spec.loader.exec_module(module)
         whole = True
     finally:
@@ -153,7 +153,7 @@ def _from_name(name: str, source: str, what: str) -> ModuleType:
     """Import a module by name; the working directory is searched first."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

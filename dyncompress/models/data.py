@@ -67,7 +67,7 @@ def as_batches(
     left = math.inf if limit is None else limit
     for part in _parts(data, tuple(input_names), "data"):
         named = {name: f"{part.where}: input '{name}'" for name in part.inputs}
-        batch = {name: _checked(value, named[name], finite=not unchecked) for name, value in part.inputs.items()}
+        batch = {name: _check_array(value, named[name], finite=not unchecked) for name, value in part.inputs.items()}
         count = _same_length(batch, part.where)
         _same_form(batches[0] if batches else batch, batch, part.where, isinstance(data, list), lengths=unchecked)
         take = int(min(count, left))
@@ -129,7 +129,9 @@ def _joined_parts(parts: Iterable[_Part], what: str, listed: bool, finite: bool 
     labels: list[np.ndarray | None] = []
     groups: list[np.ndarray | None] = []
     for part in parts:
-        batch = {name: _numpy(_checked(value, f"{part.where}: input '{name}'", finite)) for name, value in part.inputs.items()}
+        batch = {
+            name: _numpy(_check_array(value, f"{part.where}: input '{name}'", finite)) for name, value in part.inputs.items()
+        }
         count = _same_length(batch, part.where)
         _same_form(inputs[0] if inputs else batch, batch, part.where, listed)
         inputs.append(batch)
@@ -138,7 +140,7 @@ def _joined_parts(parts: Iterable[_Part], what: str, listed: bool, finite: bool 
     if not inputs:
         raise InvalidRequest(f"{what}: it holds no examples (an empty list, or a generator that was read before).")
     whole = {name: np.concatenate([batch[name] for batch in inputs]) for name in inputs[0]}
-    return HeldOut(whole, _joined(labels, f"{what}: labels"), _joined(groups, f"{what}: groups"))
+    return HeldOut(whole, _join_columns(labels, f"{what}: labels"), _join_columns(groups, f"{what}: groups"))
 
 
 def digests(batches: Iterable[Mapping[str, Array]]) -> list[str]:
@@ -207,7 +209,7 @@ def _part(item: Any, names: tuple[str, ...], where: str) -> _Part:
         return _by_position(item, names, where)
     if not _is_array(item):
         raise InvalidRequest(f"{where}: a {type(item).__name__} was given where a batch (array, tuple or dict) is needed.")
-    return _Part(_named((item,), names, where), None, None, where)
+    return _Part(_by_order((item,), names, where), None, None, where)
 
 
 def _by_name(item: Mapping[str, Any], names: tuple[str, ...], where: str) -> _Part:
@@ -253,11 +255,11 @@ def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Pa
                 left_out = left_out or f"it holds {kind} twice, by name and as an entry of the tuple; keep one of them."
         labels, groups = (inner if outer is None else outer for inner, outer in zip(part[1:3], rest[:2], strict=True))
         return part._replace(labels=labels, groups=groups, left_out=left_out or part.left_out)
-    inputs = _named(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where)
+    inputs = _by_order(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where)
     return _Part(inputs, rest[0], rest[1], where, left_out)
 
 
-def _named(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[str, Any]:
+def _by_order(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[str, Any]:
     if len(values) != len(names):
         raise InvalidRequest(
             f"{where}: the model has {len(names)} inputs ({', '.join(names)}) and {len(values)} were given; "
@@ -280,7 +282,7 @@ def _is_array(value: Any) -> bool:
 
 
 # ---------------------------------------------------------------- checks
-def _checked(value: Any, where: str, finite: bool = True) -> Array:
+def _check_array(value: Any, where: str, finite: bool = True) -> Array:
     """The array, detached, with its numbers checked."""
     if hasattr(value, "detach"):
         if kind := special_kind(value):
@@ -371,7 +373,7 @@ def _column(value: Any, count: int, where: str, words: bool = False) -> np.ndarr
 
 
 # ---------------------------------------------------------------- numpy
-def _joined(columns: list[np.ndarray | None], what: str) -> np.ndarray | None:
+def _join_columns(columns: list[np.ndarray | None], what: str) -> np.ndarray | None:
     present = [column for column in columns if column is not None]
     if present and len(present) != len(columns):
         raise InvalidRequest(f"{what} are missing in {len(columns) - len(present)} of {len(columns)} batches.")

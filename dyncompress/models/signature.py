@@ -13,7 +13,7 @@ from dyncompress.models.data import LABEL_KEYS, load_npz
 from dyncompress.types import Batch, HeldOut
 
 
-def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
+def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     """The names of the inputs that `data` fill, and the data, with nothing of it lost where it can be read only once.
 
     Args:
@@ -27,7 +27,7 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     Example:
         >>> class Net:
         ...     def forward(self, pixels, mask=None): ...
-        >>> filled(Net(), {"pixels": [1], "labels": [0]})[0]
+        >>> resolve_inputs(Net(), {"pixels": [1], "labels": [0]})[0]
         ('pixels',)
     """
     if isinstance(model, str | Path):
@@ -63,7 +63,7 @@ def _inner(model: Any) -> Any:
     return _inner(model.module) if wraps else model
 
 
-def same_form(held_out: Batch, calibration: Batch, free: Mapping[str, Sequence[int]] | None = None) -> None:
+def refuse_other_form(held_out: Batch, calibration: Batch, free: Mapping[str, Sequence[int]] | None = None) -> None:
     """Refuse held-out inputs that have another shape or dtype than the calibration's.
 
     Args:

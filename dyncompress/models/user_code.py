@@ -28,7 +28,7 @@ def remember(file: str | Path | None, name: str) -> None:
 
 
 @contextmanager
-def called(name: str) -> Iterator[None]:
+def calling_user_code(name: str) -> Iterator[None]:
     """Turn whatever is raised inside into one sentence; errors of this library and Ctrl-C pass.
 
     Args:
@@ -45,7 +45,7 @@ def called(name: str) -> Iterator[None]:
         raise InvalidRequest(sentence(name, error)) from error
 
 
-def guarded(data: Any, name: str) -> Any:
+def guard_data(data: Any, name: str) -> Any:
     """Data that the user's code returned; what it raises while batches are drawn is told as the user's.
 
     Arrays, tuples, lists, mappings and paths run no code of the user's, and come back as they are.
@@ -56,7 +56,7 @@ def guarded(data: Any, name: str) -> Any:
     if hasattr(data, "shape") or hasattr(data, "inputs"):
         return data
     if hasattr(data, "__next__"):
-        return _drawn(data, name)
+        return _draw_batches(data, name)
     return _Batches(data, name) if hasattr(data, "__iter__") else data
 
 
@@ -68,15 +68,15 @@ class _Batches:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches from the first one on."""
-        with called(self._name):
+        with calling_user_code(self._name):
             batches = iter(self._data)
-        return _drawn(batches, self._name)
+        return _draw_batches(batches, self._name)
 
 
-def _drawn(batches: Iterator[Any], name: str) -> Iterator[Any]:
+def _draw_batches(batches: Iterator[Any], name: str) -> Iterator[Any]:
     """One batch after the other; only drawing them is the user's code, not what is done with them."""
     while True:
-        with called(name):
+        with calling_user_code(name):
             batch, ended = _next(batches)
         if ended:
             return

@@ -18,7 +18,7 @@ from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
-from dyncompress.models.augmentation import augmented
+from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.completion import candidate, with_candidates
 from dyncompress.pipeline.onnx_export import as_numpy, originals
 from dyncompress.pipeline.profiling.latency import seconds_of_file
@@ -348,7 +348,7 @@ def _unsure(scores: np.ndarray) -> float:
 def _moved(model: Opened) -> list[Batch]:
     """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
     generator = torch.Generator().manual_seed(model.seed)
-    return [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in model.batches]
+    return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in model.batches]
 
 
 def crossed(errors: np.ndarray, scores: np.ndarray) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.errors import InvalidRequest, Unsupported, nearest
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
-from dyncompress.models.signature import filled, same_form
+from dyncompress.models.signature import refuse_other_form, resolve_inputs
 from dyncompress.models.torch.model import TorchModel, open_model, preprocessing_warning
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.recipe.recipe import Recipe
@@ -119,7 +119,7 @@ def opened(
     if isinstance(model, Opened):
         return model
     calibrated = calibration is not None
-    names, data = filled(model, calibration if calibrated else example)
+    names, data = resolve_inputs(model, calibration if calibrated else example)
     if not calibrated and observes_data(recipe):
         raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
     if data is None:
@@ -153,14 +153,14 @@ def opened_with_held_out(
     Raises:
         InvalidRequest: there is nothing to open the model on, or nothing to measure the budget on, or the forms differ.
     """
-    names, calibration = filled(model, calibration)
+    names, calibration = resolve_inputs(model, calibration)
     batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe), unchecked=True)
     if batches is None and measures_distortion(recipe) and not planned:
         raise InvalidRequest("budget.distortion is measured on calibration data; give calibration=batches, or set budget.bytes.")
     held = None if held_out is None else held_out_of(model, held_out)
     start = opened(model, recipe, batches, None if held is None else first_rows(held), free_axes)
     if held is not None:
-        same_form(held.inputs, start.batches[0], start.door.free)
+        refuse_other_form(held.inputs, start.batches[0], start.door.free)
     return start, batches, held
 
 
@@ -368,7 +368,7 @@ def outputs(door: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
 
 def held_out_of(model: Any, data: Any) -> HeldOut:
     """Held-out examples as this model's inputs, labels and groups."""
-    names, data = filled(model, data)
+    names, data = resolve_inputs(model, data)
     return as_held_out(data, names, unchecked=True)
 
 

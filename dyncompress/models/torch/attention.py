@@ -76,16 +76,16 @@ class Attention(nn.Module):
         q, k, v = self._heads(self.q_proj(query)), self._heads(self.k_proj(key)), self._heads(self.v_proj(value))
         if not need_weights:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=hint)
-            return self._put_out(mixed), None
+            return self._project_output(mixed), None
         scores = (q * self.head_dim**-0.5) @ k.mT
         if mask is None:
             weights = scores.softmax(-1)
-            return self._put_out(weights @ v), weights.mean(1) if average_attn_weights else weights
+            return self._project_output(weights @ v), weights.mean(1) if average_attn_weights else weights
         # Torch's answer to a query that may look at nothing is NaN. It is written behind the layers: none shall observe it.
         empty = mask.amax(-1, keepdim=True) == float("-inf")
         weights = (scores + mask.masked_fill(empty, 0.0)).softmax(-1)
         rows = empty.to(scores.dtype).amax(1) > 0
-        output = self._put_out(weights @ v).masked_fill(rows if self.batch_first else rows.transpose(0, 1), float("nan"))
+        output = self._project_output(weights @ v).masked_fill(rows if self.batch_first else rows.transpose(0, 1), float("nan"))
         weights = weights.masked_fill(empty, float("nan"))
         return output, weights.mean(1) if average_attn_weights else weights
 
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         """Projected features as `[n, heads, T, head_dim]`."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
-    def _put_out(self, mixed: Tensor) -> Tensor:
+    def _project_output(self, mixed: Tensor) -> Tensor:
         """The output layer's answer to the mixed values of the heads, `[n, heads, T, head_dim]`."""
         output = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return output if self.batch_first else output.transpose(0, 1)
@@ -108,15 +108,15 @@ class Attention(nn.Module):
         """
         found = None
         if attention is not None:
-            found = _added(attention, dtype)
+            found = _additive_mask(attention, dtype)
             found = found[None, None] if found.ndim == 2 else found.unflatten(0, (-1, self.num_heads))
         if padding is not None:
-            keys = _added(padding, dtype)[:, None, None]
+            keys = _additive_mask(padding, dtype)[:, None, None]
             found = keys if found is None else found + keys
         return found
 
 
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask as numbers that are added to scores."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, buffers_kept, flattened, forward_of, outputs
+from dyncompress.models.torch.calling import CALL_ERRORS, forward_of, outputs, restoring_buffers, tensors_of
 from dyncompress.models.torch.source import TOLERANCE, difference
 from dyncompress.types import Batch
 
@@ -28,14 +28,14 @@ from dyncompress.types import Batch
 _MIXED = 1e-2
 
 
-def resized(batch: Batch, rows: int) -> dict[str, Tensor]:
+def resize_batch(batch: Batch, rows: int) -> dict[str, Tensor]:
     """The first `rows` examples; those of a shorter batch are repeated."""
     found = {name: torch.as_tensor(value) for name, value in batch.items()}
     times = {name: -(-rows // max(len(value), 1)) for name, value in found.items()}
     return {name: torch.cat([value] * times[name])[:rows] for name, value in found.items()}
 
 
-def only_size(module: nn.Module, whole: Batch, names: Sequence[str]) -> int:
+def single_batch_size(module: nn.Module, whole: Batch, names: Sequence[str]) -> int:
     """The one batch size that a network runs on; 0 where it runs on others than that of its data, or on none.
 
     Args:
@@ -44,16 +44,16 @@ def only_size(module: nn.Module, whole: Batch, names: Sequence[str]) -> int:
         names: of the inputs.
     """
     rows = len(whole[names[0]])
-    other = resized(whole, 2)
-    if _runs(module, other, names) and (rows > 1 or _alike(module, whole, other, names)):
+    other = resize_batch(whole, 2)
+    if _runs(module, other, names) and (rows > 1 or _answers_agree(module, whole, other, names)):
         return 0
-    return rows if rows != 2 and _runs(module, resized(whole, rows), names) else 0
+    return rows if rows != 2 and _runs(module, resize_batch(whole, rows), names) else 0
 
 
 def _runs(module: nn.Module, batch: Batch, names: Sequence[str]) -> bool:
     """Whether the network takes the batch, and answers every example of it."""
     rows = len(batch[names[0]])
-    with buffers_kept(module):
+    with restoring_buffers(module):
         try:
             found = outputs(module, batch, names)
         except CALL_ERRORS:
@@ -61,9 +61,9 @@ def _runs(module: nn.Module, batch: Batch, names: Sequence[str]) -> bool:
     return bool(found) and all(value.ndim > 0 and len(value) == rows for value in found)
 
 
-def _alike(module: nn.Module, one: Batch, two: Batch, names: Sequence[str]) -> bool:
+def _answers_agree(module: nn.Module, one: Batch, two: Batch, names: Sequence[str]) -> bool:
     """Whether an example is answered alike in a batch of its own and in a larger one."""
-    with buffers_kept(module):
+    with restoring_buffers(module):
         try:
             alone, beside = outputs(module, one, names), outputs(module, two, names)
         except CALL_ERRORS:
@@ -71,7 +71,7 @@ def _alike(module: nn.Module, one: Batch, two: Batch, names: Sequence[str]) -> b
     return all(difference(b[:1], a) <= TOLERANCE for a, b in zip(alone, beside, strict=True))
 
 
-def cut(module: nn.Module, size: int) -> None:
+def cut_into_pieces(module: nn.Module, size: int) -> None:
     """Let a private copy take batches of any size, in pieces of the one that it runs on, in place.
 
     Args:
@@ -90,7 +90,7 @@ def cut(module: nn.Module, size: int) -> None:
         parts = []
         for start in range(0, rows, size):
             take = functools.partial(_piece, start=start, size=size, rows=rows)
-            parts.append(flattened(inner(*map(take, args), **{name: take(value) for name, value in keywords.items()})))
+            parts.append(tensors_of(inner(*map(take, args), **{name: take(value) for name, value in keywords.items()})))
         return tuple(torch.cat(values)[:rows] for values in zip(*parts, strict=True))
 
     signature = inspect.signature(module.forward)
@@ -122,7 +122,7 @@ def refuse_mixing(module: nn.Module, found: Sequence[Tensor], example: Batch, na
     """
     if len(example[names[0]]) < 2:
         return
-    with buffers_kept(module):  # the last one is compared: in a scan over what is no batch axis, the first stands alone
+    with restoring_buffers(module):  # the last one is compared: in a scan over what is no batch axis, the first stands alone
         try:
             alone = outputs(module, {name: value[-1:] for name, value in example.items()}, names)
         except CALL_ERRORS:  # some networks don't run on one example; then the others are changed
@@ -154,8 +154,8 @@ def refuse_memory(module: nn.Module, found: Sequence[Tensor], example: Batch, na
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     if not before:
         return
-    with buffers_kept(module):
-        outputs(module, {name: _turned(value) for name, value in example.items()}, names)
+    with restoring_buffers(module):
+        outputs(module, {name: _other_inputs(value) for name, value in example.items()}, names)
         changed = [
             name
             for name, buffer in module.named_buffers()
@@ -169,7 +169,7 @@ def refuse_memory(module: nn.Module, found: Sequence[Tensor], example: Batch, na
         )
 
 
-def _turned(value: Any) -> Tensor:
+def _other_inputs(value: Any) -> Tensor:
     """Other numbers of the same kind: floats halved with their sign changed, anything else in another order."""
     tensor = torch.as_tensor(value)
     return -tensor / 2 if tensor.is_floating_point() else tensor.flip(0)

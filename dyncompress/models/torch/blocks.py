@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, copied, hooked, outputs
-from dyncompress.models.torch.layers import Trace
+from dyncompress.models.torch.calling import CALL_ERRORS, deep_copy, outputs, temporary_hooks
+from dyncompress.models.torch.layer_trace import Trace
 from dyncompress.types import Batch, Drop, ResidualBlock
 
 _TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order
@@ -69,7 +69,7 @@ def residual_blocks(module: nn.Module, trace: Trace, example: Batch, names: Sequ
         if call.name in found:
             block = found[call.name]
             before = returned.get(id(call.given), "")
-            droppable = block.droppable and _holds(module, block, example, names)
+            droppable = block.droppable and _drop_is_exact(module, block, example, names)
             linked.append(ResidualBlock(block.name, block.layers, block.closing, block.identity, droppable, block.relu, before))
     return tuple(linked)
 
@@ -80,13 +80,13 @@ def drop(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Dro
     Raises:
         InvalidRequest: there is no such block, or it can't be dropped.
     """
-    known = _known(blocks, edits)
+    known = _droppable_blocks(blocks, edits)
     for edit in edits:
         parent, _, child = edit.block.rpartition(".")
         setattr(module.get_submodule(parent), child, Shortcut(known[edit.block].relu))
 
 
-def _known(blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> dict[str, ResidualBlock]:
+def _droppable_blocks(blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> dict[str, ResidualBlock]:
     """Name -> block that can be dropped; all edits name one."""
     known = {block.name: block for block in blocks if block.droppable}
     for edit in edits:
@@ -97,9 +97,9 @@ def _known(blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def bypassed(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> Iterator[None]:
+def bypass_blocks(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence[Drop]) -> Iterator[None]:
     """Inside this block, the second half of every batch takes the shortcut past the dropped blocks; the first doesn't."""
-    known = {name: Shortcut(block.relu) for name, block in _known(blocks, edits).items()}
+    known = {name: Shortcut(block.relu) for name, block in _droppable_blocks(blocks, edits).items()}
 
     def bypass(name: str, args: tuple, output: Tensor) -> Tensor:
         half = len(output) // 2
@@ -107,7 +107,7 @@ def bypassed(module: nn.Module, blocks: Sequence[ResidualBlock], edits: Sequence
 
     parts = {edit.block: module.get_submodule(edit.block) for edit in edits}
     handles = [part.register_forward_hook(lambda _m, a, y, name=name: bypass(name, a, y)) for name, part in parts.items()]
-    with hooked(handles):
+    with temporary_hooks(handles):
         yield
 
 
@@ -123,7 +123,7 @@ def _calls(module: nn.Module, owners: Mapping[str, str], example: Batch, names: 
                 seen.setdefault(name, []).append(_Call(name, args[0], output) if plain else None)
 
             handles.append(part.register_forward_hook(look, with_kwargs=True))
-    with hooked(handles):
+    with temporary_hooks(handles):
         outputs(module, example, names)
     return [found[0] for found in seen.values() if len(found) == 1 and found[0] is not None]
 
@@ -140,24 +140,24 @@ def _block(module: nn.Module, call: _Call, owners: Mapping[str, str], trace: Tra
     if trace.calls.get(closing) != 1 or len(trace.users[closing]) > 1:
         return None
     last = module.get_submodule(trace.modules[closing])
-    shortcut, added = silenced(part, last, call.given)
+    shortcut, added = silent_block_outputs(part, last, call.given)
     if added is None or added.shape != call.returned.shape:
         return None
-    identity = call.given.shape == added.shape and _closes(call.given, added, call.returned)
-    if not identity and not (shortcut.shape == added.shape and _closes(shortcut, added, call.returned)):
+    identity = call.given.shape == added.shape and _is_sum(call.given, added, call.returned)
+    if not identity and not (shortcut.shape == added.shape and _is_sum(shortcut, added, call.returned)):
         return None
     relu = identity and not _same(shortcut, call.given)  # where what comes in is positive, a ReLU on top changes nothing
     return ResidualBlock(call.name, tuple(inside), closing, identity, identity, relu)
 
 
-def _closes(shortcut: Tensor, added: Tensor, returned: Tensor) -> bool:
+def _is_sum(shortcut: Tensor, added: Tensor, returned: Tensor) -> bool:
     """Whether the output is the sum, or its positive part."""
     total = shortcut + added
     return bool(shortcut.any()) and (_same(returned, total) or _same(returned, torch.relu(total)))
 
 
 @torch.no_grad()
-def silenced(block: nn.Module, last: nn.Module, given: Tensor) -> tuple[Tensor, Tensor | None]:
+def silent_block_outputs(block: nn.Module, last: nn.Module, given: Tensor) -> tuple[Tensor, Tensor | None]:
     """What a block returns with the outputs of its last layer at zero, and what these were."""
     added: list[Tensor] = []
 
@@ -165,7 +165,7 @@ def silenced(block: nn.Module, last: nn.Module, given: Tensor) -> tuple[Tensor, 
         added.append(output)
         return torch.zeros_like(output)
 
-    with hooked([last.register_forward_hook(silence)]):
+    with temporary_hooks([last.register_forward_hook(silence)]):
         shortcut = block(given)
     return shortcut, added[0] if added else None
 
@@ -175,12 +175,12 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return bool((one - other).abs().max() <= _TOLERANCE * other.abs().max() + 1e-12)
 
 
-def _holds(module: nn.Module, block: ResidualBlock, example: Batch, names: Sequence[str]) -> bool:
+def _drop_is_exact(module: nn.Module, block: ResidualBlock, example: Batch, names: Sequence[str]) -> bool:
     """Whether the whole network runs without the block, and returns what it returns with the block's last layer silent."""
     last = module.get_submodule(block.closing)
-    with hooked([last.register_forward_hook(lambda _l, _a, output: torch.zeros_like(output))]):
+    with temporary_hooks([last.register_forward_hook(lambda _l, _a, output: torch.zeros_like(output))]):
         wanted = outputs(module, example, names)
-    own = copied(module)
+    own = deep_copy(module)
     try:
         drop(own, (block,), (Drop(block.name),))
         found = outputs(own, example, names)

@@ -23,8 +23,9 @@ import torch_pruning
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, call, copied, flattened, outputs, placed
-from dyncompress.models.torch.layers import Trace, canonical, groups_of, is_conv1d_of_transformers, kind_of, stored
+from dyncompress.models.torch.calling import CALL_ERRORS, call, deep_copy, device_inputs, outputs, tensors_of
+from dyncompress.models.torch.layer_trace import Trace
+from dyncompress.models.torch.layers import canonical, groups_of, is_conv1d_of_transformers, kind_of, native_layout
 from dyncompress.types import Batch, ChannelGroup, Keep, Layer
 
 # Removing a channel and silencing its readers agree up to float32 rounding; a wrong group is off by orders of magnitude.
@@ -50,7 +51,7 @@ class Channels:
     groups: tuple[ChannelGroup, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
 
-    def noted(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    def annotate(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
         """The layers with their group, or the reason why they have none."""
         member = {name: group.name for group in self.groups for name in group.producers}
         return tuple(
@@ -83,7 +84,7 @@ def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence
         example: one batch.
         names: of the inputs.
     """
-    own = copied(module)
+    own = deep_copy(module)
     try:
         graph = _Graph(own, example, names)
     except _TRACE_ERRORS as error:
@@ -103,7 +104,7 @@ def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence
         found = graph.group(layer, trace, order)
         if isinstance(found, str):
             reasons[layer.name] = found
-        elif _holds(graph, found, example, names, reference):
+        elif _removal_is_exact(graph, found, example, names, reference):
             groups.append(found)
         else:
             reasons[layer.name] = _TIED
@@ -153,14 +154,14 @@ class _Graph:
         self.names = {id(m): name for name, m in module.named_modules()}
         self.spoiled = False
         self.graph = torch_pruning.DependencyGraph()
-        inputs = placed(example, module, names)
+        inputs = device_inputs(example, module, names)
         flags = [(p, p.requires_grad) for p in module.parameters()]
         with _quiet(), torch.enable_grad():
             for parameter, _ in flags:
                 parameter.requires_grad_(True)
 
             def forward(traced: nn.Module, given: Mapping[str, Tensor]) -> list[Tensor]:
-                return [t for t in flattened(call(traced, given, names)) if t.requires_grad]
+                return [t for t in tensors_of(call(traced, given, names)) if t.requires_grad]
 
             # a module whose layers below it compute its products isn't a layer, whatever its class
             passed = [part for part in module.modules() if part.__dict__.get("product_places")]
@@ -231,7 +232,7 @@ class _Graph:
     def _pruning(self, name: str, idxs: list[int]) -> Any:
         """torch-pruning's group for these channels."""
         root = self.module.get_submodule(name)
-        with _quiet(), _bounded():
+        with _quiet(), _dependency_limit():
             return self.graph.get_pruning_group(root, self.graph.get_pruner_of_module(root).prune_out_channels, idxs=idxs)
 
     def remove(self, name: str, idxs: list[int]) -> None:
@@ -243,15 +244,17 @@ class _Graph:
             group.prune(record_history=False)
 
 
-def _holds(graph: _Graph, group: ChannelGroup, example: Batch, names: Sequence[str], reference: tuple[Tensor, ...]) -> bool:
+def _removal_is_exact(
+    graph: _Graph, group: ChannelGroup, example: Batch, names: Sequence[str], reference: tuple[Tensor, ...]
+) -> bool:
     """Whether removing channels does exactly what silencing their readers' columns does; the graph's module is restored."""
     module = graph.module
     gone = sorted({0, group.size // 2}) if group.size > 2 else [0]
-    with _restored(module):
+    with _restoring(module):
         _silence(module, group, gone)
         silenced = outputs(module, example, names)
     try:
-        with _restored(module):
+        with _restoring(module):
             graph.remove(group.producers[0], gone)
             sizes = {int(canonical(module.get_submodule(name)).shape[0]) for name in group.producers}
             removed = outputs(module, example, names)
@@ -269,7 +272,7 @@ def _holds(graph: _Graph, group: ChannelGroup, example: Batch, names: Sequence[s
 
 
 @contextlib.contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
+def _restoring(module: nn.Module) -> Iterator[None]:
     """Put every attribute and parameter of every module back on the way out; values written in place are not undone."""
     before = [(part, dict(part.__dict__), dict(part._parameters), dict(part._buffers)) for part in module.modules()]
     try:
@@ -293,7 +296,7 @@ def _silence(module: nn.Module, group: ChannelGroup, gone: Sequence[int]) -> Non
         inputs = columns // weight[0, 0].numel()
         for channel in gone:
             weight[:, channel * inputs : (channel + 1) * inputs] = 0
-        layer.weight = nn.Parameter(stored(layer, weight).contiguous(), requires_grad=False)
+        layer.weight = nn.Parameter(native_layout(layer, weight).contiguous(), requires_grad=False)
 
 
 @contextlib.contextmanager
@@ -305,7 +308,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bounded() -> Iterator[None]:
+def _dependency_limit() -> Iterator[None]:
     """Give up where following the dependencies of one layer doesn't end: rotary embeddings and shared heads never do."""
     original = torch_pruning.dependency.Group.has_pruning_op
     calls = [0]

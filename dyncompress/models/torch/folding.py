@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch.calling import EnoughError, flattened, hooked, outputs, private_copy
+from dyncompress.models.torch.calling import EnoughError, outputs, private_copy, temporary_hooks, tensors_of
 from dyncompress.models.torch.hooks import absorb
-from dyncompress.models.torch.layers import canonical, compressible, has_inputs, stored
+from dyncompress.models.torch.layers import canonical, compressible_modules, has_inputs, native_layout
 from dyncompress.models.torch.rewriting import reference
 from dyncompress.types import Batch
 
@@ -35,7 +35,7 @@ _LOOKED_AT = 256
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldResult:
     """What folding did.
 
     Attributes:
@@ -47,7 +47,7 @@ class Folded:
     notes: tuple[str, ...]
 
 
-def remembering(module: nn.Module) -> dict[str, _BatchNorm]:
+def norms_with_statistics(module: nn.Module) -> dict[str, _BatchNorm]:
     """BatchNorm modules that normalise by remembered statistics in eval mode."""
     return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
 
@@ -57,7 +57,7 @@ def pairs_of(module: nn.Module, example: Batch, names: Sequence[str]) -> dict[st
 
     Each must be called exactly once, and share its weight with nobody.
     """
-    layers, norms = compressible(module), remembering(module)
+    layers, norms = compressible_modules(module), norms_with_statistics(module)
     uses: dict[int, int] = {}
     for layer in layers.values():
         uses[id(layer.weight)] = uses.get(id(layer.weight), 0) + 1
@@ -78,7 +78,7 @@ def pairs_of(module: nn.Module, example: Batch, names: Sequence[str]) -> dict[st
 
     handles = [m.register_forward_hook(lambda _m, _a, o, name=name: made_by(name, o)) for name, m in layers.items()]
     handles += [m.register_forward_pre_hook(lambda _m, a, name=name: taken_by(name, a)) for name, m in norms.items()]
-    with hooked(handles):
+    with temporary_hooks(handles):
         outputs(module, example, names)
 
     def sound(layer: str, norm: str) -> bool:
@@ -88,7 +88,7 @@ def pairs_of(module: nn.Module, example: Batch, names: Sequence[str]) -> dict[st
     return {layer: norm for layer, norm in pairs.items() if sound(layer, norm)}
 
 
-def fold(module: nn.Module, example: Batch, names: Sequence[str]) -> Folded:
+def fold(module: nn.Module, example: Batch, names: Sequence[str]) -> FoldResult:
     """Fold every pair that leaves the outputs as they are, in place; the others are undone and noted.
 
     All pairs are tried at once; only where the outputs then differ, one by one.
@@ -96,31 +96,31 @@ def fold(module: nn.Module, example: Batch, names: Sequence[str]) -> Folded:
     pairs = pairs_of(module, example, names)
     known = reference(module, example, names, _FOLD_TOLERANCE) if pairs else None
     if known is None:
-        return Folded({}, ())
-    undo = [_folded(module, layer, norm) for layer, norm in pairs.items()]
+        return FoldResult({}, ())
+    undo = [_fold_pair(module, layer, norm) for layer, norm in pairs.items()]
     if known.holds():
-        return Folded(pairs, ())
+        return FoldResult(pairs, ())
     for restore in reversed(undo):
         restore()
     kept, notes = {}, []
     for layer, norm in pairs.items():
-        restore = _folded(module, layer, norm)
+        restore = _fold_pair(module, layer, norm)
         if known.holds():
             kept[layer] = norm
         else:
             restore()
             notes.append(f"BatchNorm '{norm}' stays: the output of '{layer}' is also used elsewhere, so it can't be folded.")
-    return Folded(kept, tuple(notes))
+    return FoldResult(kept, tuple(notes))
 
 
-def _folded(module: nn.Module, layer_name: str, norm_name: str) -> Any:
+def _fold_pair(module: nn.Module, layer_name: str, norm_name: str) -> Any:
     """Fold one pair in place; returns the function that undoes it."""
     layer, norm = module.get_submodule(layer_name), module.get_submodule(norm_name)
     old_weight, old_bias = layer.weight.detach().clone(), layer.bias
     gain, shift = affine_of(norm)
     weight = canonical(layer).detach().double()
     bias = torch.zeros_like(gain) if old_bias is None else old_bias.detach().double()
-    new = stored(layer, weight * gain.view(-1, *[1] * (weight.ndim - 1)))
+    new = native_layout(layer, weight * gain.view(-1, *[1] * (weight.ndim - 1)))
     with torch.no_grad():
         layer.weight.copy_(new)
     layer.bias = nn.Parameter((bias * gain + shift).to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
@@ -153,7 +153,7 @@ def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
                 setattr(parent, key, new)
 
 
-def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequence[str]) -> tuple[str, float]:
+def distance_to_statistics(module: nn.Module, batches: Sequence[Batch], names: Sequence[str]) -> tuple[str, float]:
     """How far the inputs of the first BatchNorm lie from what it remembers, and its name.
 
     The distance is the root of the mean over channels of z^2 + log(s)^2, z the difference of the means in remembered standard
@@ -168,12 +168,12 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
     Returns:
         name and distance; ("", 0.0) for a model without BatchNorm.
     """
-    norms = remembering(module)
+    norms = norms_with_statistics(module)
     sums: dict[str, list[Tensor]] = {}
 
     def look(name: str, norm: _BatchNorm, args: tuple, keywords: Mapping[str, Any]) -> None:
         """Add the moments of one normalisation's input."""
-        x = flattened((args, keywords))[0].detach().double()
+        x = tensors_of((args, keywords))[0].detach().double()
         axes = [axis for axis in range(x.ndim) if axis != 1]
         count = x.numel() / x.shape[1]
         if not sums or name in sums:
@@ -187,7 +187,7 @@ def foreign_distance(module: nn.Module, batches: Sequence[Batch], names: Sequenc
         m.register_forward_pre_hook(lambda m, a, k, name=name: look(name, m, a, k), with_kwargs=True) for name, m in norms.items()
     ]
     seen = 0
-    with hooked(handles):
+    with temporary_hooks(handles):
         for batch in batches:
             with suppress(EnoughError):
                 outputs(module, batch, names)
@@ -213,11 +213,11 @@ def preprocessing_warning(module: nn.Module, batches: Sequence[Batch]) -> str | 
         module: the model before folding, BatchNorm still in it; left as it is.
         batches: calibration inputs by name; the first 256 examples are looked at.
     """
-    if not batches or not remembering(module):
+    if not batches or not norms_with_statistics(module):
         return None
     own, names = private_copy(module), tuple(batches[0])
     absorb(own, batches[0], names)
-    name, distance = foreign_distance(own, batches, names)
+    name, distance = distance_to_statistics(own, batches, names)
     if distance <= _FOREIGN_DISTANCE:
         return None
     return (

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch.calling import CALL_ERRORS, call, flattened, forward_of, placed
+from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, forward_of, tensors_of
 from dyncompress.models.torch.layers import kind_of
 from dyncompress.types import Batch
 
@@ -93,7 +93,7 @@ def absorb(module: nn.Module, example: Batch, names: Sequence[str], *, layers_ap
     hooked = [part for part in module.modules() if part._forward_hooks or part._forward_pre_hooks]
     if not hooked:
         return
-    changing = _that_change(module, hooked, example, names)
+    changing = _changing_hooks(module, hooked, example, names)
     layers: dict[nn.Module, HookedLayer] = {}
     for part in hooked:
         before, after = _hooks_of(part, changing, after=False), _hooks_of(part, changing, after=True)
@@ -141,17 +141,17 @@ def _hooks_of(part: nn.Module, changing: set[tuple[int, int]], *, after: bool) -
     return tuple(Hook(hook, number in keyed) for number, hook in hooks.items() if (id(part), number) in changing)
 
 
-def _that_change(module: nn.Module, hooked: Sequence[nn.Module], example: Batch, names: Sequence[str]) -> set[tuple[int, int]]:
+def _changing_hooks(module: nn.Module, hooked: Sequence[nn.Module], example: Batch, names: Sequence[str]) -> set[tuple[int, int]]:
     """(module, number) of the hooks that return a value or write into one, in one forward pass; all, where it fails."""
     found: set[tuple[int, int]] = set()
     tables = [(part, table) for part in hooked for table in (part._forward_hooks, part._forward_pre_hooks)]
     plain = [dict(table) for _, table in tables]
     for part, table in tables:
         for number, hook in table.items():
-            table[number] = _watched(hook, found, (id(part), number))
+            table[number] = _watch(hook, found, (id(part), number))
     try:
         with torch.no_grad():
-            call(module, placed(example, module, names), names)
+            call(module, device_inputs(example, module, names), names)
     except CALL_ERRORS:
         found.update((id(part), number) for part, table in tables for number in table)
     finally:
@@ -160,12 +160,12 @@ def _that_change(module: nn.Module, hooked: Sequence[nn.Module], example: Batch,
     return found
 
 
-def _watched(hook: Callable[..., Any], found: set[tuple[int, int]], key: tuple[int, int]) -> Callable[..., Any]:
+def _watch(hook: Callable[..., Any], found: set[tuple[int, int]], key: tuple[int, int]) -> Callable[..., Any]:
     """The hook, noting its key where it returns a value or writes into a tensor it is shown."""
 
     def watched(module: nn.Module, *shown: Any) -> Any:
         """Run the hook, and look at what it was shown."""
-        tensors: list[Tensor] = list(flattened(shown))
+        tensors: list[Tensor] = list(tensors_of(shown))
         versions = [tensor._version for tensor in tensors]
         result = hook(module, *shown)
         if result is not None or [tensor._version for tensor in tensors] != versions:

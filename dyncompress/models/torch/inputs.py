@@ -71,7 +71,7 @@ class InputSums:
         """
         if not self._blocks:
             return self._plain.value
-        total = assembled(self._layer, self._blocks)
+        total = assemble(self._layer, self._blocks)
         if not all(math.isfinite(float(end)) for end in torch.aminmax(total)):  # isfinite copies the matrix
             raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the data.")
         return total.div_(self._rows)[None]
@@ -84,7 +84,7 @@ def row_strips(layer: Weighted, x: Tensor) -> Tensor:
         layer: convolution or transposed convolution, one group.
         x: `[n, in, height, width]`.
     """
-    x, stride = _prepared(layer, x)
+    x, stride = _padded_input(layer, x)
     gap = layer.dilation[1]
     view = x.unfold(3, gap * (layer.kernel_size[1] - 1) + 1, stride[1])[..., ::gap]
     return view.permute(2, 1, 4, 0, 3).reshape(x.shape[2], x.shape[1] * layer.kernel_size[1], -1)
@@ -129,7 +129,7 @@ def add_correlations(layer: Weighted, strips: Tensor, blocks: Blocks) -> int:
     return positions
 
 
-def assembled(layer: Weighted, blocks: Blocks) -> Tensor:
+def assemble(layer: Weighted, blocks: Blocks) -> Tensor:
     """Blocks of kernel rows (on and above the diagonal) -> `[K, K]`, symmetric, in the weight's order (in, height, width)."""
     size, width = layer.kernel_size
     first = blocks[0, 0]
@@ -154,7 +154,7 @@ def patches(layer: Weighted, x: Tensor) -> Tensor:
         x: `[n, in, *space]`.
     """
     kernel, dilation = layer.kernel_size, layer.dilation
-    x, stride = _prepared(layer, x)
+    x, stride = _padded_input(layer, x)
     view = x.unflatten(1, (groups_of(layer), -1))
     for axis, (size, hop, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
         view = view.unfold(3 + axis, gap * (size - 1) + 1, hop)[..., ::gap]
@@ -166,21 +166,21 @@ def patches(layer: Weighted, x: Tensor) -> Tensor:
     return rows.reshape(rows.shape[0], rows.shape[1 : -1 - spatial].numel(), -1)
 
 
-def _prepared(layer: Weighted, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def _padded_input(layer: Weighted, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """The padded input and the stride at which a convolution slides over it."""
     if kind_of(layer).startswith("conv_transpose"):
-        return _stuffed(layer, x), (1,) * len(layer.kernel_size)
-    return _padded(layer, x), layer.stride
+        return _stuff_zeros(layer, x), (1,) * len(layer.kernel_size)
+    return _pad(layer, x), layer.stride
 
 
-def _padded(layer: Weighted, x: Tensor) -> Tensor:
+def _pad(layer: Weighted, x: Tensor) -> Tensor:
     """The input as the convolution pads it."""
     both = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return functional.pad(x, tuple(both), mode=mode)
 
 
-def _stuffed(layer: Weighted, x: Tensor) -> Tensor:
+def _stuff_zeros(layer: Weighted, x: Tensor) -> Tensor:
     """The input of a transposed convolution with stride - 1 zeros between values, padded to its whole reach."""
     for axis, stride in enumerate(layer.stride):
         if stride > 1:

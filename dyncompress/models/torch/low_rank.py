@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, copied, outputs
-from dyncompress.models.torch.layers import Trace, kind_of
+from dyncompress.models.torch.calling import CALL_ERRORS, deep_copy, outputs
+from dyncompress.models.torch.layer_trace import Trace
+from dyncompress.models.torch.layers import kind_of
 from dyncompress.types import Batch, LowRank
 
 INNER, OUTER = ".0", ".1"  # behind the layer's name: its two factors
@@ -56,7 +57,7 @@ def factorise(module: nn.Module, trace: Trace, edits: Sequence[LowRank]) -> None
         setattr(module.get_submodule(parent), child, _pair(old, inner, outer, bias))
 
 
-def renamed(names: frozenset[str], edits: Sequence[LowRank]) -> frozenset[str]:
+def rename_layers(names: frozenset[str], edits: Sequence[LowRank]) -> frozenset[str]:
     """Layer names with the outer factor in place of a factorised layer: the outputs are its."""
     split = {edit.layer for edit in edits}
     return frozenset(name + OUTER if name in split else name for name in names)
@@ -80,7 +81,7 @@ def _pair(old: nn.Module, inner: Tensor, outer: Tensor, bias: Tensor | None) -> 
 
 def _runs(module: nn.Module, trace: Trace, chosen: Sequence[str], example: Batch, names: Sequence[str]) -> bool:
     """Whether the network still runs, and keeps its outputs' shapes, with these layers split."""
-    own, shapes = copied(module), [one.shape for one in outputs(module, example, names)]
+    own, shapes = deep_copy(module), [one.shape for one in outputs(module, example, names)]
     weights: Mapping[str, Tensor] = {name: module.get_submodule(trace.modules[name]).weight for name in chosen}
     try:
         factorise(own, trace, [LowRank(name, w[:1], w.new_ones(len(w), 1)) for name, w in weights.items()])

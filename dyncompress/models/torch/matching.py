@@ -13,15 +13,15 @@ differs from BatchNorm re-estimation in that the target is the original network 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import hooked, outputs, split
-from dyncompress.models.torch.layers import Trace, channel_axis, used_once
+from dyncompress.models.torch.calling import outputs, split, temporary_hooks
+from dyncompress.models.torch.layer_trace import TracedModel, used_once
+from dyncompress.models.torch.layers import channel_axis
 from dyncompress.types import Batch
 
 # A channel whose spread must change by more than this is broken; stretching it further amplifies noise.
@@ -44,31 +44,7 @@ Moments = tuple[Tensor, Tensor]  # mean and standard deviation, float64 `[out]`
 Sums = tuple[int, Tensor, Tensor]  # count, mean, and squared distances from it, float64 `[out]`
 
 
-class Opened(Protocol):
-    """What matching reads of a model."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network."""
-        ...
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of its inputs."""
-        ...
-
-    @property
-    def trace(self) -> Trace:
-        """Its layers and their calls."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[str, tuple[int, ...]]:
-        """Layer -> its output channels in the model as it was opened."""
-        ...
-
-
-def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Sequence[str]) -> dict[str, Moments]:
+def gains(model: TracedModel, reference: TracedModel, batches: Sequence[Batch], names: Sequence[str]) -> dict[str, Moments]:
     """Layer -> (gain, shift) that match the output moments of `reference`.
 
     Layers called more than once a pass, layers that share their weight, and embeddings are passed over.
@@ -90,7 +66,7 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
     if not chosen:
         return {}
     fitting = _LARGEST_ACTIVATION // max(model.trace.largest, reference.trace.largest)
-    batch = together(batches, model.input_names, min(_EXAMPLES, max(2, fitting)))
+    batch = join_batches(batches, model.input_names, min(_EXAMPLES, max(2, fitting)))
     wanted = _moments(reference, batch, chosen)
     found: dict[str, Moments] = {}
 
@@ -106,7 +82,7 @@ def gains(model: Opened, reference: Opened, batches: Sequence[Batch], names: Seq
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in chosen}
     handles = [m.register_forward_hook(lambda m, _a, o, name=name: correct(name, m, o)) for name, m in layers.items()]
-    with hooked(handles):
+    with temporary_hooks(handles):
         outputs(model.module, batch, model.input_names)
     return {name: found[name] for name in chosen if name in found}
 
@@ -126,10 +102,10 @@ def corrections(own: Moments, target: Moments) -> Moments:
 
 def moments_of(layer: nn.Module, output: Tensor) -> Moments:
     """Mean and standard deviation of every output channel over examples and positions, float64."""
-    return _finished(_added(None, layer, output))
+    return _moments_from_sums(_add_output(None, layer, output))
 
 
-def _added(known: Sums | None, layer: nn.Module, output: Tensor) -> Sums:
+def _add_output(known: Sums | None, layer: nn.Module, output: Tensor) -> Sums:
     """Sums with one more output.
 
     Float32 sums within a block small enough for the cache, centred on the block's own mean so that large means don't drown the
@@ -153,29 +129,29 @@ def _added(known: Sums | None, layer: nn.Module, output: Tensor) -> Sums:
     return count, mean, squares
 
 
-def _finished(sums: Sums) -> Moments:
+def _moments_from_sums(sums: Sums) -> Moments:
     """Mean and standard deviation."""
     count, mean, squares = sums
     return mean, (squares / count).sqrt()
 
 
-def together(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
+def join_batches(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
     """The first `limit` examples as one batch: those of the first batch's shape, or where these are few, all that are long enough
     to be cut to a length that three quarters of the batches have.
 
     Raises:
         InvalidRequest: fewer than two examples.
     """
-    taken = list(_until(batches, names, limit))
+    taken = list(_first_batches(batches, names, limit))
     if sum(len(batch[names[0]]) for batch in taken) < min(_FEW, limit):
-        taken = _cut_alike(batches, names) or taken
+        taken = _cut_to_one_shape(batches, names) or taken
     n = sum(len(batch[names[0]]) for batch in taken)
     if n < 2:
         raise InvalidRequest(f"matching moments needs at least 2 calibration examples of one shape, and {n} were given.")
     return {name: torch.cat([torch.as_tensor(batch[name]) for batch in taken])[:limit] for name in names}
 
 
-def _until(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterator[Batch]:
+def _first_batches(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterator[Batch]:
     """Batches of one shape until `limit` examples are reached."""
     n = 0
     for batch in batches:
@@ -185,7 +161,7 @@ def _until(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterat
         yield batch
 
 
-def _cut_alike(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
+def _cut_to_one_shape(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
     """All batches that are long enough along every axis, cut to one shape."""
     shapes = {name: [tuple(batch[name].shape[1:]) for batch in batches] for name in names}
     wanted = {name: [sorted(sizes)[len(sizes) // 4] for sizes in zip(*found, strict=True)] for name, found in shapes.items()}
@@ -198,21 +174,21 @@ def _cut_alike(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
     return [{name: batch[name][ends[name]] for name in names} for batch in long]
 
 
-def _moments(model: Opened, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:
+def _moments(model: TracedModel, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:
     """Output moments of these layers, a few examples at a time."""
     found: dict[str, Sums] = {}
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in names}
 
     def look(name: str, layer: nn.Module, output: Tensor) -> None:
-        found[name] = _added(found.get(name), layer, output)
+        found[name] = _add_output(found.get(name), layer, output)
 
-    with hooked([m.register_forward_hook(lambda m, _a, o, name=name: look(name, m, o)) for name, m in layers.items()]):
+    with temporary_hooks([m.register_forward_hook(lambda m, _a, o, name=name: look(name, m, o)) for name, m in layers.items()]):
         for piece in split(batch, model.input_names, _AT_ONCE):
             outputs(model.module, piece, model.input_names)
-    return {name: _finished(sums) for name, sums in found.items()}
+    return {name: _moments_from_sums(sums) for name, sums in found.items()}
 
 
-def _rows(model: Opened, reference: Opened, name: str) -> Tensor:
+def _rows(model: TracedModel, reference: TracedModel, name: str) -> Tensor:
     """Positions of the model's channels among the reference's.
 
     Raises:
@@ -233,6 +209,6 @@ def _rows(model: Opened, reference: Opened, name: str) -> Tensor:
     return torch.tensor([place[channel] for channel in own])
 
 
-def _channels(model: Opened, name: str) -> int:
+def _channels(model: TracedModel, name: str) -> int:
     """Output channels of a layer."""
     return next(layer.out for layer in model.trace.layers if layer.name == name)

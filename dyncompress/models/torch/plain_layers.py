@@ -25,8 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.models.torch.calling import CALL_ERRORS
-from dyncompress.models.torch.layers import compressible, has_own_forward, kind_of
-from dyncompress.models.torch.products import Place, Product, Redirected, Seen, settings_of, watched_run, weights_below
+from dyncompress.models.torch.layers import compressible_modules, has_own_forward, kind_of
+from dyncompress.models.torch.products import (
+    Place,
+    Product,
+    ProductRedirection,
+    WatchedRun,
+    settings_of,
+    watched_run,
+    weights_below,
+)
 from dyncompress.models.torch.rewriting import reference
 from dyncompress.types import Batch
 
@@ -59,21 +67,21 @@ def make_plain(module: nn.Module, example: Batch, names: Sequence[str]) -> None:
     if not any(plans.values()):
         return
     called = set(seen.calls)
-    undo = {name: _rewritten(module, name, places, called) for name, places in plans.items()}
+    undo = {name: _rewrite(module, name, places, called) for name, places in plans.items()}
     if known.holds():
         return
     for restore in reversed(undo.values()):
         restore()
     for name in plans:  # a module that computes its own products must say so to those around it
-        _rewritten(module, name, [], called)
+        _rewrite(module, name, [], called)
     for name, places in plans.items():
-        restore = _rewritten(module, name, places, called)
+        restore = _rewrite(module, name, places, called)
         if not known.holds():
             restore()
 
 
 # ---------------------------------------------------------------- called by position
-def _call_by_position(module: nn.Module, seen: Seen) -> None:
+def _call_by_position(module: nn.Module, seen: WatchedRun) -> None:
     """Layers that are called with their input by keyword get it by position: what observes them looks there."""
     for name, part in module.named_modules():
         if (kind_of(part) or _normalises(part)) and any(keywords for _, keywords in seen.calls.get(name, ())):
@@ -93,7 +101,7 @@ def _by_position(part: nn.Module, args: tuple, keywords: dict[str, Any]) -> tupl
 
 # ---------------------------------------------------------------- which modules, and what they multiply
 @dataclass(frozen=True)
-class _Found:
+class _ProductLayer:
     """One product that gets a layer.
 
     Attributes:
@@ -107,7 +115,7 @@ class _Found:
     parameters: tuple[nn.Parameter, ...]
 
 
-def _to_rewrite(module: nn.Module, seen: Seen) -> list[str]:
+def _to_rewrite(module: nn.Module, seen: WatchedRun) -> list[str]:
     """Modules whose products aren't those of plain layers called with one tensor."""
     found = []
     for name in seen.products:
@@ -124,14 +132,14 @@ def _can_be_wrapped(part: nn.Module) -> bool:
     return own is None or (isinstance(own, types.MethodType) and own.__self__ is part)
 
 
-def _runs_with_graphs(module: nn.Module, probes: Sequence[Batch], names: Sequence[str]) -> list[Seen]:
+def _runs_with_graphs(module: nn.Module, probes: Sequence[Batch], names: Sequence[str]) -> list[WatchedRun]:
     """Runs on several inputs; computed weights know the parameters that they come from."""
-    with _asking(module), torch.enable_grad():
+    with _requiring_gradients(module), torch.enable_grad():
         return [watched_run(module, probe, names) for probe in probes]
 
 
 @contextmanager
-def _asking(module: nn.Module) -> Iterator[None]:
+def _requiring_gradients(module: nn.Module) -> Iterator[None]:
     """All parameters ask for gradients inside this block."""
     flags = [(p, p.requires_grad) for p in module.parameters() if p.is_floating_point()]
     try:
@@ -143,7 +151,7 @@ def _asking(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _places(module: nn.Module, name: str, runs: Sequence[Seen]) -> list[_Found | None]:
+def _places(module: nn.Module, name: str, runs: Sequence[WatchedRun]) -> list[_ProductLayer | None]:
     """What the products of a module's forward method become, None where they stay; empty where nothing changes.
 
     Products by a parameter are told by that. The others are told by their number: every call of the module, in every run, must
@@ -153,21 +161,23 @@ def _places(module: nn.Module, name: str, runs: Sequence[Seen]) -> list[_Found |
     silent = _never_called(part, name, {path for seen in runs for path in seen.calls})
     below = {id(w) for w in weights_below(part, set(silent.values()))}
     own = [[p for p in seen.products.get(name, ()) if id(p.weight) not in below] for seen in runs]
-    users = {id(layer.weight) for path, layer in compressible(module).items() if path != name or kind_of(part) == "embedding"}
+    users = {
+        id(layer.weight) for path, layer in compressible_modules(module).items() if path != name or kind_of(part) == "embedding"
+    }
     if kind_of(part) != "embedding":  # its own table is looked up as any is: nothing observes what goes in
         users -= {id(p) for p in part._parameters.values()} | silent.keys()
     held: dict[Any, list[Product]] = {}
     for product in (p for products in own for p in products):
         if isinstance(product.weight, nn.Parameter) and id(product.weight) not in users:
             held.setdefault((id(product.weight), product.function, product.settings), []).append(product)
-    told = {key: found for key, same in held.items() if (found := _place(part, same, silent)) is not None}
+    told = {key: found for key, same in held.items() if (found := _product_layer(part, same, silent)) is not None}
     rest = [[p for p in products if (id(p.weight), p.function, p.settings) not in told] for products in own]
     counts = [len(seen.calls.get(name, ())) for seen in runs]
-    numbered: list[_Found | None] = []
+    numbered: list[_ProductLayer | None] = []
     if len(set(counts)) == 1 and len({len(products) for products in rest}) == 1 and len(rest[0]) % counts[0] == 0:
         size = len(rest[0]) // counts[0]
         groups = [[products[k] for products in rest for k in range(i, len(products), size)] for i in range(size)]
-        numbered = [None if _base(same[0].weight) in users else _place(part, same, silent) for same in groups]
+        numbered = [None if _base(same[0].weight) in users else _product_layer(part, same, silent) for same in groups]
     places = [*told.values(), *numbered]
     return places if any(place is not None for place in places) else []
 
@@ -180,14 +190,14 @@ def _base(weight: Tensor) -> int:
 def _never_called(part: nn.Module, name: str, called: set[str]) -> dict[int, str]:
     """id of a weight -> the layer below a module that holds it and is never called: its weight is read by others."""
     silent = {}
-    for path, layer in compressible(part).items():
+    for path, layer in compressible_modules(part).items():
         whole = f"{name}.{path}" if name else path
         if path and whole not in called and kind_of(layer) != "embedding" and not has_own_forward(layer):
             silent[id(layer.weight)] = path
     return silent
 
 
-def _place(part: nn.Module, same: Sequence[Product], silent: Mapping[int, str]) -> _Found | None:
+def _product_layer(part: nn.Module, same: Sequence[Product], silent: Mapping[int, str]) -> _ProductLayer | None:
     """What one product becomes, by how it looks in all calls of all runs."""
     first = same[0]
     fixed = all(
@@ -206,8 +216,8 @@ def _place(part: nn.Module, same: Sequence[Product], silent: Mapping[int, str]) 
     path = silent.get(id(first.weight), "")
     layer = part.get_submodule(path) if path else None
     if isinstance(layer, first.layer_type) and settings_of(layer) == first.settings and _equal(layer.bias, first.bias):
-        return _Found(first, path, ())
-    return _Found(first, "", (*parameters, first.bias) if isinstance(first.bias, nn.Parameter) else parameters)
+        return _ProductLayer(first, path, ())
+    return _ProductLayer(first, "", (*parameters, first.bias) if isinstance(first.bias, nn.Parameter) else parameters)
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
@@ -234,7 +244,7 @@ def _parameters_of(tensor: Tensor) -> tuple[nn.Parameter, ...]:
 
 
 # ---------------------------------------------------------------- rewriting
-def _rewritten(module: nn.Module, name: str, places: Sequence[_Found | None], called: Collection[str]) -> Callable[[], None]:
+def _rewrite(module: nn.Module, name: str, places: Sequence[_ProductLayer | None], called: Collection[str]) -> Callable[[], None]:
     """Give a module's products to layers below it, in place; returns the function that undoes it.
 
     Parameters that these products' weights are computed from aren't parameters of the module any more, nor of modules below it
@@ -246,11 +256,11 @@ def _rewritten(module: nn.Module, name: str, places: Sequence[_Found | None], ca
     holders = [inner for path, inner in part.named_modules(prefix=name) if inner is not part and path not in called]
     paths = {id(p): path for path, p in part.named_parameters()}
     demoted = {id(p) for inner in (part, *holders) for p in inner._parameters.values()}
-    made: list[tuple[_Found, str]] = []
+    made: list[tuple[_ProductLayer, str]] = []
     places_of = []
     for place in places:
         layer = "" if place is None else place.layer or _layer_for(part, place, made)
-        places_of.append(_placed(place, layer, paths, demoted))
+        places_of.append(_place_of(place, layer, paths, demoted))
     part.product_places = tuple(places_of)
     _demote(part, gone)
     for holder in holders:
@@ -281,7 +291,7 @@ def _demote(part: nn.Module, gone: set[int]) -> bool:
     return bool(held)
 
 
-def _placed(place: _Found | None, layer: str, paths: Mapping[int, str], demoted: Collection[int]) -> Place:
+def _place_of(place: _ProductLayer | None, layer: str, paths: Mapping[int, str], demoted: Collection[int]) -> Place:
     """A product's place: its weight is told by where it stays."""
     if place is None:
         return Place("")
@@ -292,7 +302,7 @@ def _placed(place: _Found | None, layer: str, paths: Mapping[int, str], demoted:
     return Place(layer, product.function, tuple(product.weight.shape), product.settings, held)
 
 
-def _layer_for(part: nn.Module, place: _Found, made: list[tuple[_Found, str]]) -> str:
+def _layer_for(part: nn.Module, place: _ProductLayer, made: list[tuple[_ProductLayer, str]]) -> str:
     """The layer below a module that computes a product: one that was made for the same weight, or a new one."""
     product, origin = place.product, {id(p) for p in place.parameters}
     for known, name in made:
@@ -301,12 +311,12 @@ def _layer_for(part: nn.Module, place: _Found, made: list[tuple[_Found, str]]) -
         same = same and {id(p) for p in known.parameters} == origin
         if same and _equal(other.weight, product.weight) and _equal(other.bias, product.bias):
             return name
-    name = _added(part, product)
+    name = _add_layer(part, product)
     made.append((place, name))
     return name
 
 
-def _held(weight: Tensor) -> Tensor:
+def _whole_parameter(weight: Tensor) -> Tensor:
     """The parameter that a weight is a view of, where it views the whole of it in the same order; else the weight."""
     base = weight._base
     if isinstance(base, nn.Parameter) and base.shape == weight.shape and base.stride() == weight.stride():
@@ -314,9 +324,9 @@ def _held(weight: Tensor) -> Tensor:
     return weight
 
 
-def _added(part: nn.Module, product: Product) -> str:
+def _add_layer(part: nn.Module, product: Product) -> str:
     """Add a layer that computes a product below a module; its name there."""
-    weight, settings = _held(product.weight), dict(product.settings)
+    weight, settings = _whole_parameter(product.weight), dict(product.settings)
     is_parameter = isinstance(weight, nn.Parameter)
     if product.layer_type is nn.Embedding:
         layer = nn.Embedding(*weight.shape, device="meta")
@@ -345,7 +355,7 @@ def _redirect(part: nn.Module) -> None:
 
     @functools.wraps(method)
     def forward(self: nn.Module, *args: Any, **keywords: Any) -> Any:
-        with Redirected(self):
+        with ProductRedirection(self):
             return method(self, *args, **keywords)
 
     part.forward = types.MethodType(forward, part)

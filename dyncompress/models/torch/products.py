@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch.calling import buffers_kept, call, hooked, placed
-from dyncompress.models.torch.layers import compressible
+from dyncompress.models.torch.calling import call, device_inputs, restoring_buffers, temporary_hooks
+from dyncompress.models.torch.layers import compressible_modules
 from dyncompress.types import Batch
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -127,7 +127,7 @@ def settings_of(layer: nn.Module) -> Settings:
 
 # ---------------------------------------------------------------- seen in a run
 @dataclass
-class Seen:
+class WatchedRun:
     """What one forward pass showed.
 
     Attributes:
@@ -142,7 +142,7 @@ class Seen:
 class _Watch(TorchFunctionMode):
     """Notes each product, and the module whose forward method computes it."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: WatchedRun) -> None:
         """Start outside of all modules."""
         super().__init__()
         self.seen = seen
@@ -156,9 +156,9 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> Seen:
+def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> WatchedRun:
     """One forward pass with its products and calls."""
-    seen = Seen()
+    seen = WatchedRun()
     watch = _Watch(seen)
 
     def enter(name: str, args: tuple, keywords: dict) -> None:
@@ -169,20 +169,20 @@ def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> Seen
     for name, part in module.named_modules():
         look = lambda _m, a, k, name=name: enter(name, a, k)  # noqa: E731
         handles.append(part.register_forward_pre_hook(look, with_kwargs=True))
-        handles.append(part.register_forward_hook(lambda _m, _a, _o: _left(watch.inside), always_call=True))
-    inputs = placed(example, module, names)
-    with buffers_kept(module), hooked(handles), watch:
+        handles.append(part.register_forward_hook(lambda _m, _a, _o: _leave(watch.inside), always_call=True))
+    inputs = device_inputs(example, module, names)
+    with restoring_buffers(module), temporary_hooks(handles), watch:
         call(module, inputs, names)
     return seen
 
 
-def _left(inside: list[str]) -> None:
+def _leave(inside: list[str]) -> None:
     """A module's forward method ends."""
     inside.pop()
 
 
 # ---------------------------------------------------------------- handed to layers
-class Redirected(TorchFunctionMode):
+class ProductRedirection(TorchFunctionMode):
     """Inside this block, the products of a module's own forward method are computed by the layers of `module.product_places`.
 
     A product is told by its weight, where that is a tensor that the module holds. Others are told by their number, the weights of
@@ -203,7 +203,7 @@ class Redirected(TorchFunctionMode):
         self.others = {id(w) for w in weights_below(module, {place.layer for place in places})}
         self.token: Token | None = None
 
-    def __enter__(self) -> Redirected:
+    def __enter__(self) -> ProductRedirection:
         """Become the innermost block."""
         self.token = _INNERMOST.set(self)
         return super().__enter__()
@@ -246,4 +246,4 @@ def _tensor_at(module: nn.Module, path: str) -> Tensor | None:
 
 def weights_below(module: nn.Module, without: set[str]) -> list[Tensor]:
     """Weights of the layers below a module, but for those named."""
-    return [layer.weight for name, layer in compressible(module).items() if name and name not in without]
+    return [layer.weight for name, layer in compressible_modules(module).items() if name and name not in without]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches
-from dyncompress.models.signature import filled
+from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch import calling, hooks, layers
 from dyncompress.recording.probe import Probe, Problem
 from dyncompress.types import Batch, Trajectory
@@ -58,24 +58,24 @@ def probe(
         InvalidRequest: the model doesn't run on the examples, there are too few, labels don't fit, or the given rate diverges.
         Unsupported: the model's outputs carry no gradient.
     """
-    names, data = filled(model, calibration)
+    names, data = resolve_inputs(model, calibration)
     batches = as_batches(data, names, EXAMPLES)
     layers.refuse_bad_values(model)
-    own = _prepared(model, batches[0], names)
-    calling.checked_outputs(own, batches[0], names, layers.compressible(own))
+    own = _float_copy(model, batches[0], names)
+    calling.checked_outputs(own, batches[0], names, layers.compressible_modules(own))
     inputs = {name: torch.cat([torch.as_tensor(part[name]) for part in batches]) for name in names}
-    objective = _Objective(own, _prepared(model, batches[0], names), names, inputs, _targets(labels, len(inputs[names[0]])))
+    objective = _Objective(own, _float_copy(model, batches[0], names), names, inputs, _targets(labels, len(inputs[names[0]])))
     source = "labels drawn from the model's own answers" if labels is None else "the labels given"
     problem = Problem(own, objective.loss, objective.harm, objective.examples, source)
     with progress.phase("probe the local noise", steps) as step:
         return Probe(steps, batch, rate, seed=seed)(problem, step.advance)
 
 
-def _prepared(model: nn.Module, example: Batch, names: Sequence[str]) -> nn.Module:
+def _float_copy(model: nn.Module, example: Batch, names: Sequence[str]) -> nn.Module:
     """A copy of plain float32 weights in eval mode, as the door makes before it folds."""
-    own = calling.private_copy(calling.unwrapped(model))
+    own = calling.private_copy(calling.unwrap(model))
     hooks.absorb(own, example, names, layers_apart=False)
-    calling.without_parametrizations(own)
+    calling.remove_parametrizations(own)
     return own.float()
 
 
@@ -134,7 +134,7 @@ class _Objective:
         if self.targets is not None:
             return _likelihood(outputs[0], self.targets[rows].to(outputs[0].device), self.spread[0])
         wanted = self._wanted(rows)
-        drawn = [_drawn(answer, spread, generator) for answer, spread in zip(wanted, self.spread, strict=True)]
+        drawn = [_draw_labels(answer, spread, generator) for answer, spread in zip(wanted, self.spread, strict=True)]
         terms = [_likelihood(o, d.to(o.device), s) for o, d, s in zip(outputs, drawn, self.spread, strict=True)]
         return torch.stack(terms).sum()
 
@@ -159,8 +159,8 @@ class _Objective:
     def _outputs(self, module: nn.Module, rows: Tensor) -> list[Tensor]:
         """Float outputs on these examples."""
         batch = {name: value[rows.to(value.device)] for name, value in self.inputs.items()}
-        found = calling.call(module, calling.placed(batch, module, self.names), self.names)
-        return [output for output in calling.flattened(found) if output.is_floating_point()]
+        found = calling.call(module, calling.device_inputs(batch, module, self.names), self.names)
+        return [output for output in calling.tensors_of(found) if output.is_floating_point()]
 
 
 def _scores(output: Tensor) -> bool:
@@ -168,7 +168,7 @@ def _scores(output: Tensor) -> bool:
     return output.ndim == 2 and output.shape[1] > 1
 
 
-def _drawn(answer: Tensor, spread: float, generator: torch.Generator) -> Tensor:
+def _draw_labels(answer: Tensor, spread: float, generator: torch.Generator) -> Tensor:
     """Labels as the model itself would give them: classes from its softmax, else its output under its own spread of noise."""
     if _scores(answer):
         return torch.multinomial(answer.softmax(1), 1, generator=generator)[:, 0]

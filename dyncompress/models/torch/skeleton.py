@@ -44,7 +44,7 @@ class Skeleton:
     places: Places
     notes: tuple[str, ...]
 
-    def filled(self, module: nn.Module, form: Form) -> bytes | None:
+    def fill(self, module: nn.Module, form: Form) -> bytes | None:
         """The file of a module with the same structure; None where something else than the held parameters differs."""
         new, old = _state(module), _state(self.module)
         held = {name for name, _ in self.held.values()}
@@ -59,7 +59,7 @@ class Skeleton:
         for tensor in graph.graph.initializer:
             if tensor.name in self.held:
                 name, order = self.held[tensor.name]
-                tensor.raw_data = _bytes(_ordered(new[name], order))
+                tensor.raw_data = _bytes(_in_order(new[name], order))
         return graph.SerializeToString()
 
 
@@ -81,7 +81,7 @@ def skeleton(content: bytes, module: nn.Module, form: Form, places: Places, note
             continue  # biases of recurrent layers are joined from parameters that nothing changes; `filled` makes sure of that
         array = torch.from_numpy(numpy_helper.to_array(tensor).copy())
         found = _equals(tensor.name, array, parameters) or [
-            (name, order) for name, order in gates.items() if _same(array, _ordered(parameters[name], order))
+            (name, order) for name, order in gates.items() if _same(array, _in_order(parameters[name], order))
         ]
         if len(found) == 1:
             held[tensor.name] = found[0]
@@ -101,7 +101,7 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _ordered(value: Tensor, order: Order) -> Tensor:
+def _in_order(value: Tensor, order: Order) -> Tensor:
     """A parameter as an initializer holds it: as it is, transposed, or its blocks of rows in another order behind a new axis."""
     if order == "T":
         return value.T

@@ -31,7 +31,9 @@ PLAIN = frozenset(
 _CONSTANT_NUMBERS = 4_096  # constants are computed up to this size: indices and paddings, not tables
 
 
-def traced(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], by_name: bool, opset: int) -> onnx.ModelProto:
+def export_by_tracing(
+    module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], by_name: bool, opset: int
+) -> onnx.ModelProto:
     """The graph with a free batch axis.
 
     Args:
@@ -76,7 +78,7 @@ def fold_constants(graph: onnx.GraphProto, opset: int) -> None:
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in given}
     staying = []
     for node in graph.node:
-        found = None if outputs & set(node.output) else _computed(node, known, opset)
+        found = None if outputs & set(node.output) else _constant_outputs(node, known, opset)
         if found is None:
             staying.append(node)
         else:
@@ -112,7 +114,7 @@ def rename(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def _computed(node: onnx.NodeProto, known: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray] | None:
+def _constant_outputs(node: onnx.NodeProto, known: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray] | None:
     """The node's outputs, if they follow from small constants."""
     read = list(dict.fromkeys(name for name in node.input if name))
     if any(name not in known for name in read) or any(a.HasField("g") or a.graphs for a in node.attribute):

@@ -9,10 +9,11 @@ import numpy as np
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
-from dyncompress.models.torch.distillation import taught
+from dyncompress.models.torch.distillation import DistillationRun
+from dyncompress.models.torch.gain_distillation import distill_gains, tunable
 from dyncompress.models.torch.low_rank import INNER, OUTER
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.models.torch.tuning import tunable, tuned
+from dyncompress.models.torch.weight_distillation import distill_weights
 from dyncompress.pipeline.application.low_rank import split
 from dyncompress.pipeline.application.sequential import compressed_in_order, edits
 from dyncompress.pipeline.application.structured_pruning import restructured, structural
@@ -156,13 +157,13 @@ def _taught(door: TorchModel, model: Opened, plan: Plan, recipe: Recipe, progres
     with progress.phase("distil into all weights"):
         spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
         mirrored, seed = recipe.mirrored, recipe.seed
-        return taught(door, model.door, model.batches, spec=spec, seed=seed, spared=plan.reasons, mirrored=mirrored)
+        return distill_weights(door, model.door, model.batches, run=DistillationRun(spec, seed, mirrored), exclude=plan.reasons)
 
 
 def _distilled(door: TorchModel, model: Opened, recipe: Recipe, gains: bool) -> tuple[TorchModel, dict[str, tuple[Array, Array]]]:
     """The network with gains (where they may change) and shifts that the original taught, and what they are."""
     spec, seed, mirrored = recipe.distill, recipe.seed, recipe.mirrored
-    return tuned(door, model.door, model.batches, spec=spec, seed=seed, gains=gains, mirrored=mirrored)
+    return distill_gains(door, model.door, model.batches, run=DistillationRun(spec, seed, mirrored), gains=gains)
 
 
 def refuse_unfit(plan: Plan, door: TorchModel, target: Target) -> None:

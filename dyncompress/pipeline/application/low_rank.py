@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dyncompress.models.torch.low_rank import INNER, OUTER
-from dyncompress.models.torch.sequence import Wanted, in_sequence
+from dyncompress.models.torch.sequence import ResidualMoments, in_sequence
 from dyncompress.pipeline.application.sequential import centred, ridge
 from dyncompress.pipeline.task import Opened
 from dyncompress.pruning.low_rank import composed, factors
@@ -61,7 +61,7 @@ class _Fit:
     seen: Mapping[str, Observation]
     pairs: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
-    def __call__(self, name: str, wanted: Wanted) -> Array:
+    def __call__(self, name: str, wanted: ResidualMoments) -> Array:
         """The product of the layer's factors, in its shape."""
         moment, lack = centred(wanted)
         weight = self.seen[name][Weight()]

@@ -15,7 +15,7 @@ import torch
 
 from dyncompress import linalg
 from dyncompress.models.augmentation import is_image
-from dyncompress.models.torch.sequence import Wanted, in_sequence
+from dyncompress.models.torch.sequence import ResidualMoments, in_sequence
 from dyncompress.pipeline.task import Opened
 from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
 
@@ -49,7 +49,7 @@ def compressed_in_order(
     others = tuple(need for need in needs if not isinstance(need, InputMoment))
     known = {name: observation for name, observation in model.observe((Weight(), *others)) if name in names}
 
-    def solve(name: str, wanted: Wanted) -> Array:
+    def solve(name: str, wanted: ResidualMoments) -> Array:
         """The layer compressed towards its aim: the weight that gives the wanted outputs from these inputs."""
         moment, lack = centred(wanted)
         weight = known[name][Weight()]
@@ -72,19 +72,19 @@ def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
     return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
 
 
-def centred(wanted: Wanted) -> tuple[Array, Array]:
+def centred(wanted: ResidualMoments) -> tuple[Array, Array]:
     """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`.
 
     Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
     diagonal gets the least that the moment's precision can tell from nothing.
     """
     mean = wanted.mean
-    rows = mean.repeat_interleave(len(wanted.shift) // len(mean), dim=0)
+    rows = mean.repeat_interleave(len(wanted.residual_mean) // len(mean), dim=0)
     covariance = wanted.moment - mean[:, :, None] * mean[:, None, :]
     least = _PRECISION * wanted.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
     least = torch.where(covariance.diagonal(dim1=-2, dim2=-1).mean(-1) < _CONSTANT * least, _CONSTANT * least, least)
     covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
-    return covariance, wanted.lack - wanted.shift[:, None] * rows
+    return covariance, wanted.residual_cross_moment - wanted.residual_mean[:, None] * rows
 
 
 def ridge(moment: Array, lack: Array) -> Array:

@@ -15,9 +15,9 @@ import torch
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
-from dyncompress.models.torch.blocks import bypassed
+from dyncompress.models.torch.blocks import bypass_blocks
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.models.torch.sequence import Wanted, in_sequence
+from dyncompress.models.torch.sequence import ResidualMoments, in_sequence
 from dyncompress.pipeline.task import Opened
 from dyncompress.pruning.channels import Reader, eliminate_together, refit_columns
 from dyncompress.types import (
@@ -81,7 +81,7 @@ def restructured(
     }
     affected = _affected(door, there, [group for group, _ in cut.values()], reach)
     fit = _Fit({name: o for name, o in door.observe((Weight(), Bias())) if name in affected}, cut, _together(model, cut))
-    with bypassed(door.module, door.residual_blocks() if drops else (), drops):
+    with bypass_blocks(door.module, door.residual_blocks() if drops else (), drops):
         data = with_mirrored(model.batches) if mirrored and reach is None else model.batches
         found = in_sequence(door, data, affected, fit)
     _refuse_unfitted(cut, found)
@@ -161,12 +161,12 @@ class _Fit:
     cut: Mapping[str, tuple[ChannelGroup, Choice]]
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def __call__(self, name: str, wanted: Wanted) -> Array:
+    def __call__(self, name: str, wanted: ResidualMoments) -> Array:
         """The layer's new weight, zero in the columns of removed channels."""
         observation = self.seen[name]
         weight, mean = _matrix(observation), wanted.mean[0].double()
         moment = wanted.moment[0].double() - torch.outer(mean, mean)  # the bias restores the mean
-        lack = wanted.lack.double() - torch.outer(wanted.shift.double(), mean)
+        lack = wanted.residual_cross_moment.double() - torch.outer(wanted.residual_mean.double(), mean)
         factor = damped_cholesky(damped(moment, DAMPING), 0.0)
         new = weight + torch.cholesky_solve(lack.T, factor).T
         group, choice = next((found for found in self.cut.values() if name in found[0].consumers), (None, None))

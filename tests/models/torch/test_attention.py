@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.models.torch.attention import Attention
-from dyncompress.models.torch.layers import canonical, compressible, digest_of
+from dyncompress.models.torch.layers import canonical, compressible_modules, digest_of
 from dyncompress.models.torch.model import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
@@ -161,7 +161,7 @@ def test_attention_that_cannot_be_separated_stays(how: str, kept: set[str]) -> N
 def test_the_model_is_known_by_the_weights_that_it_came_with() -> None:
     model, data = seeded(attention.Causal)(), attention.sequences()
     door = open_model(model, {"x": data[:2]})
-    assert door.digest() == digest_of({name: canonical(m) for name, m in compressible(model).items()})
+    assert door.digest() == digest_of({name: canonical(m) for name, m in compressible_modules(model).items()})
     assert door.state_digest == digest_of(dict(model.state_dict()))
     assert [layer.name for layer in door.layers()] == ["e", "a.q_proj", "a.k_proj", "a.v_proj", "a.out_proj", "o"]
     assert not any(layer.left_alone for layer in door.layers())

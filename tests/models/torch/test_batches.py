@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch.batches import resized
+from dyncompress.models.torch.batches import resize_batch
 from dyncompress.models.torch.model import open_model
 from tests.traits import batches
 from tests.traits.subject import randn, seeded
@@ -42,7 +42,7 @@ def test_a_file_of_one_batch_size_is_certified_in_one_call_and_verb_by_verb() ->
     subject, _ = FIXED["batches of four"]
     model, x = subject.model(), randn(402, 20, seed=9)
     with torch.no_grad():
-        y = torch.cat([model(part).argmax(1) for part in resized({"x": x}, 404)["x"].split(4)])[:402]
+        y = torch.cat([model(part).argmax(1) for part in resize_batch({"x": x}, 404)["x"].split(4)])[:402]
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=subject.data(), held_out=(x, y))
     assert file.certificate is not None and file.certificate.counts["original_errors"] == 0
     bare = dc.compress(model, "edge-int8", target=TARGET, calibration=subject.data())

@@ -223,7 +223,7 @@ def test_canonical_weights_round_trip_and_edits_act_on_output_channels(name: str
     model = open_model(built(make), {"x": x})
     layer = model.module.get_submodule("0")
     weight = layers.canonical(layer)
-    assert torch.equal(layers.stored(layer, weight), layer.weight)
+    assert torch.equal(layers.native_layout(layer, weight), layer.weight)
     before = layer(x).detach()
     gain, shift = torch.rand(weight.shape[0]) + 0.5, torch.randn(weight.shape[0])
     edited = model.edited([Affine("0", gain, shift)]).module.get_submodule("0")

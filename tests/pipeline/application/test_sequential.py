@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.models.torch.sequence import Wanted, _correlated, in_sequence
+from dyncompress.models.torch.sequence import ResidualMoments, _residual_products, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.pipeline.task import Opened
 from dyncompress.quantization import Gptq, decode
@@ -63,8 +63,8 @@ def test_an_unchanged_network_has_no_residual() -> None:
     model = opened(Residual(), batches).door
     lacks = []
 
-    def same(name: str, wanted: Wanted) -> Tensor:
-        lacks.append(float(wanted.lack.abs().max() + wanted.shift.abs().max()))
+    def same(name: str, wanted: ResidualMoments) -> Tensor:
+        lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.residual_mean.abs().max()))
         return weight_of(model, name)
 
     found = in_sequence(model, batches, names(model), same)
@@ -78,9 +78,9 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     """The oracle runs the original and the compressed network separately and unfolds every patch."""
     batches = data(24)
     model = opened(Residual(), batches).door
-    seen: dict[str, Wanted] = {}
+    seen: dict[str, ResidualMoments] = {}
 
-    def coarse(name: str, wanted: Wanted) -> Tensor:
+    def coarse(name: str, wanted: ResidualMoments) -> Tensor:
         seen[name] = wanted
         return weight_of(model, name).mul(4).round().div(4)
 
@@ -102,9 +102,9 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     missing = lack.flatten(2).transpose(1, 2).flatten(0, 1).double()
     rows = len(patches)
     assert torch.allclose(seen["outer"].moment[0], patches.mT @ patches / rows, atol=1e-5)
-    assert torch.allclose(seen["outer"].lack, missing.mT @ patches / rows, atol=1e-5)
+    assert torch.allclose(seen["outer"].residual_cross_moment, missing.mT @ patches / rows, atol=1e-5)
     assert torch.allclose(seen["outer"].mean[0], patches.mean(0), atol=1e-5)
-    assert torch.allclose(seen["outer"].shift, missing.mean(0), atol=1e-5)
+    assert torch.allclose(seen["outer"].residual_mean, missing.mean(0), atol=1e-5)
 
 
 def compressed(model: Opened, bits: int, *, aim: bool) -> TorchModel:
@@ -137,12 +137,12 @@ def test_a_layer_compensates_for_errors_before_it() -> None:
     model = opened(module, [{"x": x}])
     turn = torch.linalg.qr(torch.randn(6, 6)).Q
 
-    def solve(name: str, wanted: Wanted) -> Tensor:
+    def solve(name: str, wanted: ResidualMoments) -> Tensor:
         weight = weight_of(model.door, name)
         if name == "first":
             return turn @ weight
         moment = wanted.moment - wanted.mean[:, :, None] * wanted.mean[:, None, :]
-        lack = wanted.lack - wanted.shift[:, None] * wanted.mean
+        lack = wanted.residual_cross_moment - wanted.residual_mean[:, None] * wanted.mean
         return weight + torch.linalg.solve(moment[0], lack.mT).mT.float()
 
     found = in_sequence(model.door, model.batches, ["first", "second"], solve)
@@ -250,7 +250,7 @@ def test_the_residual_cross_moment_equals_the_gradient(layer: nn.Module) -> None
     lack = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     (wanted,) = torch.autograd.grad(output, layer.weight, lack)
     with torch.no_grad():
-        assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)
+        assert torch.allclose(_residual_products(layer, x, lack), wanted, atol=1e-4)
 
 
 def test_nearly_constant_inputs_have_a_factor() -> None:
@@ -259,7 +259,7 @@ def test_nearly_constant_inputs_have_a_factor() -> None:
     mean = torch.rand(1, 64, generator=generator, dtype=torch.float64)
     noise = 1e-7 * torch.randn(64, 64, generator=generator, dtype=torch.float64)
     moment = mean[:, :, None] * mean[:, None, :] + noise + noise.mT
-    wanted = Wanted(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
+    wanted = ResidualMoments(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
     covariance, _ = centred(wanted)
     assert float(torch.linalg.eigvalsh(covariance).min()) > 0
     assert float(torch.linalg.eigvalsh(moment - mean[:, :, None] * mean[:, None, :]).min()) < -1e-6

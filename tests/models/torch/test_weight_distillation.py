@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
-from dyncompress.models.torch import learning
-from dyncompress.models.torch.distillation import taught
+from dyncompress.models.torch import distillation
+from dyncompress.models.torch.distillation import DistillationRun
 from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.weight_distillation import distill_weights
 from dyncompress.pipeline.task import observes_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
@@ -58,7 +59,7 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
     original = teacher()
     student = with_zeros(original)
     before, first = weights(student), weights(original)
-    new = taught(student, original, BATCHES, spec=SPEC)
+    new = distill_weights(student, original, BATCHES, run=DistillationRun(SPEC))
     assert distance(original, new) < 0.6 * distance(original, student)
     for name, value in weights(new).items():
         assert value.shape == before[name].shape
@@ -72,7 +73,8 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
 def test_a_seed_gives_the_same_weights_twice_and_leaves_torch_s_own_alone() -> None:
     original, spec = teacher(), replace(SPEC, epochs=1, shift=1, mix=0.5)
     student, state = with_zeros(original), torch.random.get_rng_state()
-    one, two, three = (weights(taught(student, original, BATCHES, spec=spec, seed=seed)) for seed in (0, 0, 1))
+    runs = [DistillationRun(spec, seed) for seed in (0, 0, 1)]
+    one, two, three = (weights(distill_weights(student, original, BATCHES, run=run)) for run in runs)
     assert torch.equal(state, torch.random.get_rng_state()) and not torch.backends.cudnn.deterministic
     assert equal(one, two) and not equal(one, three)
 
@@ -80,23 +82,23 @@ def test_a_seed_gives_the_same_weights_twice_and_leaves_torch_s_own_alone() -> N
 def test_of_epochs_that_only_harm_none_is_kept() -> None:
     """A student that is its teacher; and a rate at which every epoch destroys."""
     original = teacher()
-    assert equal(weights(taught(original, original, BATCHES, spec=SPEC)), weights(original))
+    assert equal(weights(distill_weights(original, original, BATCHES, run=DistillationRun(SPEC))), weights(original))
     student = with_zeros(original, 0.2)
     wild = replace(SPEC, rate=0.99, epochs=2, batch=8)
-    assert equal(weights(taught(student, original, BATCHES[:1], spec=wild)), weights(student))
+    assert equal(weights(distill_weights(student, original, BATCHES[:1], run=DistillationRun(wild))), weights(student))
 
 
 def test_the_best_epoch_is_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the judge's own notes: the state returned is the one that it liked best."""
     original, seen = teacher(), []
-    judged: Callable = learning._divergence
+    judged: Callable = distillation._divergence
 
     def noted(student, *rest) -> float:
         seen.append((judged(student, *rest) if len(seen) < 3 else 1e9, student.state()))
         return seen[-1][0]
 
-    monkeypatch.setattr(learning, "_divergence", noted)
-    new = taught(with_zeros(original), original, BATCHES, spec=replace(SPEC, epochs=4))
+    monkeypatch.setattr(distillation, "_divergence", noted)
+    new = distill_weights(with_zeros(original), original, BATCHES, run=DistillationRun(replace(SPEC, epochs=4)))
     assert len(seen) == 5, "once before, once an epoch"
     best = min(seen, key=lambda note: note[0])[1]
     for name, path in new.trace.modules.items():
@@ -121,13 +123,13 @@ def test_layers_that_share_their_weight_or_are_spared_stay_and_those_called_twic
     x = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
     original = open_model(module, {"x": x})
     student = original.edited([SetWeight("head", 0.5 * module.head.weight.detach())])
-    new = taught(student, original, [{"x": x}], spec=replace(SPEC, epochs=2), spared=("spared",))
+    new = distill_weights(student, original, [{"x": x}], run=DistillationRun(replace(SPEC, epochs=2)), exclude=("spared",))
     before, after = weights(student), weights(new)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"loop.weight", "loop.bias", "head.weight", "head.bias"}
     assert new.module.last.weight is new.module.tied.weight
-    with pytest.raises(InvalidRequest, match=r"no layer with a weight of its own to teach; set distill.weight_epochs = 0"):
-        taught(student, original, [{"x": x}], spec=SPEC, spared=("loop", "head", "spared"))
+    with pytest.raises(InvalidRequest, match=r"no layer with a weight of its own to distil into; set distill.weight_epochs = 0"):
+        distill_weights(student, original, [{"x": x}], run=DistillationRun(SPEC), exclude=("loop", "head", "spared"))
 
 
 # ---------------------------------------------------------------- in a recipe
