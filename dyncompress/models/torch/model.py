@@ -392,7 +392,7 @@ def _to_plain_form(own: nn.Module) -> list[str]:
     calling.remove_parametrizations(own)
     if numbers.to_float32(own):
         notes.append("weights were converted to float32.")
-    recurrent.hold(own)
+    recurrent.add_weight_layers(own)
     config: Any = getattr(own, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False
