@@ -110,7 +110,7 @@ def refuse_other_shape(
         was, now = tuple(first[name].shape[1:]), tuple(value.shape[1:])
         if was != now and not (lengths and len(was) == len(now)):
             raise InvalidRequest(
-                f"{where}: input '{name}' has shape {now} an example, the first batch had {was}; pad or crop to one shape{hint}."
+                f"{where}: input '{name}' has shape {now} per example, the first batch had {was}; pad or crop to one shape{hint}."
             )
         was, now = (str(array.dtype).removeprefix("torch.") for array in (first[name], value))
         if was != now:
@@ -137,7 +137,7 @@ def read_column(value: Any, count: int, where: str, words: bool = False) -> np.n
     elif column.dtype.kind not in "fiub":
         raise InvalidRequest(f"{where} have dtype {column.dtype}; numbers are needed (class indices or targets).")
     if column.ndim == 0 or len(column) != count:
-        raise InvalidRequest(f"{where} have shape {column.shape} for {count} examples; one entry an example is needed.")
+        raise InvalidRequest(f"{where} have shape {column.shape} for {count} examples; one entry per example is needed.")
     if column.dtype.kind == "f":
         refuse_not_finite(column, where)
     return column

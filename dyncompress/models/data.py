@@ -253,9 +253,9 @@ def _by_name(item: Mapping[str, Any], names: tuple[str, ...], where: str) -> _Pa
         raise InvalidRequest(f"{where}: the model's input '{missing[0]}'{hint} is missing; it holds {keys}.")
     columns = [key for key in (*LABEL_KEYS, GROUP_KEY) if key in item and key not in names]
     labels = [key for key in columns if key != GROUP_KEY]
-    read = {*names, *columns} if names[0] in item else {"x", *columns}
+    keys_read = {*names, *columns} if names[0] in item else {"x", *columns}
     groups = item[GROUP_KEY] if GROUP_KEY in columns else None
-    left_out = _left_out([key for key in item if key not in read], labels, names)
+    left_out = _left_out([key for key in item if key not in keys_read], labels, names)
     return _Part(inputs, item[labels[0]] if labels else None, groups, where, left_out)
 
 
@@ -265,8 +265,8 @@ def _left_out(keys: Sequence[Any], labels: Sequence[str], names: tuple[str, ...]
         return f"it holds labels under two names, '{labels[0]}' and '{labels[1]}'; keep one of them."
     if not keys:
         return ""
-    known = (*names, *LABEL_KEYS, GROUP_KEY)
-    hint = nearest(str(keys[0]).lower(), known)
+    readable = (*names, *LABEL_KEYS, GROUP_KEY)
+    hint = nearest(str(keys[0]).lower(), readable)
     return f"unknown key '{keys[0]}': held-out data hold the model's inputs, labels and groups and nothing else{hint}"
 
 
@@ -276,7 +276,7 @@ def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Pa
     rest = list(item[1:] if nested else item[len(names) :])
     if any(np.ndim(value) == 0 for value in rest if isinstance(value, int | float | np.generic) or _is_array(value)):
         raise InvalidRequest(f"{where}: its label has no batch axis, it is a single example; wrap the data set in a DataLoader.")
-    more = f"it has {len(rest)} entries behind the inputs, and only labels and groups are read; leave the others out."
+    more = f"it has {len(rest)} entries after the inputs, and only labels and groups are read; leave the others out."
     left_out = more if len(rest) > 2 else ""
     rest += [None, None]
     if isinstance(item[0], Mapping):

@@ -50,8 +50,8 @@ def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         first = first[0]
     if isinstance(first, Mapping):
         labels = {key for key in LABEL_KEYS if key not in required}  # with labels, such a network returns its loss first
-        named = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
-        return (named if set(required) <= set(named) else required), data
+        provided = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
+        return (provided if set(required) <= set(provided) else required), data
     return required, data
 
 
@@ -88,7 +88,7 @@ def refuse_other_form(held_out: Batch, calibration: Batch, free: Mapping[str, Se
         if held_out_form != form:
             (dtype, shape), (other_dtype, other_shape) = forms
             raise InvalidRequest(
-                f"held-out data: input '{name}' is {dtype} {shape} an example, the calibration data's is "
+                f"held-out data: input '{name}' is {dtype} {shape} per example, the calibration data's is "
                 f"{other_dtype} {other_shape}; prepare both alike."
             )
 

@@ -1,4 +1,4 @@
-"""The inputs that data fill, for every form of data; data that can be read only once are not lost."""
+"""The inputs that data provide, for every form of data; data that can be read only once are not lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Anything:
         (Anything(), X, ("x",)),
     ],
 )
-def test_the_inputs_that_data_fill(model: object, data: object, names: tuple[str, ...]) -> None:
+def test_the_inputs_that_data_provide(model: object, data: object, names: tuple[str, ...]) -> None:
     assert resolve_inputs(model, data)[0] == names
 
 

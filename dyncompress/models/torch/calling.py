@@ -367,7 +367,7 @@ def checked_outputs(
         if bad:
             raise InvalidRequest(
                 f"output {index} of the model holds NaN or infinite values for the example ({bad} of {tensor.numel()} numbers); "
-                "check the example and the weights, or let forward return finite numbers (torch.nan_to_num behind the softmax of "
+                "check the example and the weights, or let forward return finite numbers (torch.nan_to_num after the softmax of "
                 "positions that are masked altogether, a large negative number for masked scores)."
             )
     return values

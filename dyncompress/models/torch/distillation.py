@@ -86,19 +86,19 @@ def distill(student: Student[State], teacher: Network, inputs: Batch, run: Disti
     held_out = max(1, round(n * schedule.held_out))
     generator = torch.Generator().manual_seed(run.seed)
     size = max(1, min(schedule.batch, _LIVE_NUMBERS // max(live, 1)))
-    judge, learn = torch.randperm(n, generator=generator).split([held_out, n - held_out])
-    # Weights may have been fitted to these very images, so that augmented ones judge.
-    exam = run.augmented_batch(_rows(inputs, judge), generator)
-    answers = _answers(teacher, exam, size)
-    best, best_state = _divergence(student, exam, answers, size), student.state()
+    held_out_rows, rows_to_learn = torch.randperm(n, generator=generator).split([held_out, n - held_out])
+    # The weights may have been fitted to these very images, so that augmented images are used.
+    test_batch = run.augmented_batch(_rows(inputs, held_out_rows), generator)
+    answers = _answers(teacher, test_batch, size)
+    best, best_state = _divergence(student, test_batch, answers, size), student.state()
     groups = student.groups(schedule.rate)
     parameters = [p for group in groups for p in group["params"]]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    steps = schedule.epochs * math.ceil(len(learn) / size)
+    steps = schedule.epochs * math.ceil(len(rows_to_learn) / size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
     for _ in range(schedule.epochs):
-        for rows in torch.randperm(len(learn), generator=generator).split(size):
-            batch = run.augmented_batch(_rows(inputs, learn[rows]), generator)
+        for rows in torch.randperm(len(rows_to_learn), generator=generator).split(size):
+            batch = run.augmented_batch(_rows(inputs, rows_to_learn[rows]), generator)
             with _reduced_precision(parameters[0].device):
                 with torch.no_grad():
                     target = teacher(batch)
@@ -109,7 +109,7 @@ def distill(student: Student[State], teacher: Network, inputs: Batch, run: Disti
             nn.utils.clip_grad_norm_(parameters, _LARGEST_GRADIENT)
             optimizer.step()
             scheduler.step()
-        divergence = _divergence(student, exam, answers, size)
+        divergence = _divergence(student, test_batch, answers, size)
         if divergence < best:
             best, best_state = divergence, student.state()
     return best_state

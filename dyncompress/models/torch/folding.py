@@ -107,15 +107,15 @@ def fold(module: nn.Module, example: Batch, names: Sequence[str]) -> FoldResult:
         return FoldResult(pairs, ())
     for restore in reversed(undo):
         restore()
-    kept, notes = {}, []
+    pairs_folded, notes = {}, []
     for layer, norm in pairs.items():
         restore = _fold_pair(module, layer, norm)
         if before.holds():
-            kept[layer] = norm
+            pairs_folded[layer] = norm
         else:
             restore()
             notes.append(f"BatchNorm '{norm}' stays: the output of '{layer}' is also used elsewhere, so it can't be folded.")
-    return FoldResult(kept, tuple(notes))
+    return FoldResult(pairs_folded, tuple(notes))
 
 
 def _fold_pair(module: nn.Module, layer_name: str, norm_name: str) -> Any:
@@ -192,13 +192,13 @@ def distance_to_statistics(module: nn.Module, batches: Sequence[Batch], names: S
         m.register_forward_pre_hook(lambda m, a, k, name=name: add_moments(name, m, a, k), with_kwargs=True)
         for name, m in norms.items()
     ]
-    seen = 0
+    examples = 0
     with temporary_hooks(handles):
         for batch in batches:
             with suppress(EnoughError):
                 outputs(module, batch, names)
-            seen += len(batch[names[0]])
-            if seen >= _DISTANCE_EXAMPLES:
+            examples += len(batch[names[0]])
+            if examples >= _DISTANCE_EXAMPLES:
                 break
     if not sums:
         return "", 0.0

@@ -66,7 +66,7 @@ def tunable(model: TorchModel) -> bool:
 
 
 class _Student:
-    """The compressed network with a gain and a shift behind every layer: y -> mean + exp(a) (y - mean) + b std."""
+    """The compressed network with a gain and a shift after every layer: y -> mean + exp(a) (y - mean) + b std."""
 
     def __init__(self, model: TorchModel, network: Network, example: Batch, gains: bool) -> None:
         """Observe the moments of the outputs on the example; a and b start at 0."""
@@ -85,7 +85,7 @@ class _Student:
         self.shift = {name: torch.zeros_like(mean, requires_grad=True) for name, (mean, _) in self.moments.items()}
 
     def _hooks(self, hook: Callable[[str, nn.Module, Tensor], Tensor | None]) -> list[RemovableHandle]:
-        """Register the same hook behind every layer."""
+        """Register the same forward hook at every layer."""
         return [m.register_forward_hook(lambda m, _a, y, name=name: hook(name, m, y)) for name, m in self.layers.items()]
 
     def _observe(self, name: str, layer: nn.Module, output: Tensor) -> None:

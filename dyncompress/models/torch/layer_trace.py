@@ -210,7 +210,7 @@ def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, tra
         if len(layouts) > 1:
             reason = f"its weight is shared by {' and '.join(users)} in different layouts"
         if not reason and record.opaque.intersection(users):
-            reason = "its forward method isn't torch's, and what its weight multiplies there can't be told"
+            reason = "its forward method isn't torch's, and what its weight multiplies there is unknown"
         if not reason:
             trace.modules[name] = name
         shape = tuple(int(s) for s in canonical(layer).shape)

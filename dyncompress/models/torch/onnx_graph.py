@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The float32 ONNX file of a torch module, stripped, and where each layer's weight lies in it."""
+"""The float32 ONNX file of a torch module without metadata, and the place of each layer's weight in it."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def export_onnx(
 def _split_directions(graph: onnx.GraphProto) -> None:
     """Split the matrices of bidirectional recurrent operators into one initializer a direction, in place; Concat joins them."""
     arrays = {tensor.name: tensor for tensor in graph.initializer}
-    split: dict[str, str] = {}
+    joined: dict[str, str] = {}
     joins: list[onnx.NodeProto] = []
     for node in graph.node:
         for index in (1, 2) if node.op_type in ("LSTM", "GRU", "RNN") else ():
             name = node.input[index]
-            if name not in split and (name not in arrays or arrays[name].dims[0] != 2):
+            if name not in joined and (name not in arrays or arrays[name].dims[0] != 2):
                 continue
-            if name not in split:
+            if name not in joined:
                 halves = [f"{name}_{way}" for way in ("forward", "backward")]
                 for half, value in zip(halves, numpy_helper.to_array(arrays[name]), strict=True):
                     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value[None]), half))
-                split[name] = f"{name}_both"
-                joins.append(onnx.helper.make_node("Concat", halves, [split[name]], axis=0))
-            node.input[index] = split[name]
+                joined[name] = f"{name}_both"
+                joins.append(onnx.helper.make_node("Concat", halves, [joined[name]], axis=0))
+            node.input[index] = joined[name]
     if joins:
         others = list(graph.node)
         del graph.node[:]
         graph.node.extend([*joins, *others])
-        read = {name for node in graph.node for name in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in split]
+        inputs = {name for node in graph.node for name in node.input}
+        initializers = [tensor for tensor in graph.initializer if tensor.name in inputs or tensor.name not in joined]
         del graph.initializer[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend(initializers)
 
 
 def _weight_places(

@@ -3,11 +3,11 @@
 """Layers compressed one after the other, each fitted to the original's output on the inputs that earlier layers leave it.
 
 The calibration examples run through the network twice in one batch: the first half as the original computes them, the second
-half behind the layers that are compressed already. At each layer, y is the original's output and x' the layer's inputs in the
-second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `ResidualMoments` holds these
-moments. The layer is compressed at once, and the second half continues with its new weight, so that the whole network takes one
-forward pass. Where a layer's output is added to a tensor that is known by then, as at the end of a residual block, the error of
-that tensor counts as part of the residual.
+half as the layers that are compressed already compute them. At each layer, y is the original's output and x' the layer's inputs
+in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `ResidualMoments`
+holds these moments. The layer is compressed at once, and the second half continues with its new weight, so that the whole
+network takes one forward pass. Where a layer's output is added to a tensor that is known by then, as at the end of a residual
+block, the error of that tensor counts as part of the residual.
 
 **Source**: asymmetric calibration, Li et al., "GPTAQ", 2025; Nagel et al. 2020, section 3.4. Both halves in one pass are ours.
 """
@@ -39,7 +39,7 @@ _LARGEST_ACTIVATION = 100_000_000
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__")
 # Numbers of the inputs whose products are formed at once.
 _BLOCK_NUMBERS = 16_000_000
-# Numbers of a temporary output: the allocator reuses memory of this size, and asks the system for larger pieces each time.
+# Numbers of a temporary output: the allocator reuses memory of this size, and requests larger pieces from the system each time.
 _TEMPORARY_NUMBERS = 4_000_000
 
 
@@ -215,7 +215,6 @@ def _residual_products(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
         return torch.autograd.grad(output, weight, residual)[0]
 
 
-# ---------------------------------------------------------------- what is added to what
 class _Calls(TorchFunctionMode):
     """Counts the calls of torch functions that return a tensor, and reports each: number, function, arguments, result."""
 

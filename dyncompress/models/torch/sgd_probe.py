@@ -99,7 +99,9 @@ def _targets(labels: Any, examples: int) -> Tensor | None:
         return None
     targets = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels.detach().cpu())
     if targets.ndim == 0 or len(targets) < examples:
-        raise InvalidRequest(f"probe: labels have shape {tuple(targets.shape)} for {examples} examples; give one an example.")
+        raise InvalidRequest(
+            f"probe: labels have shape {tuple(targets.shape)} for {examples} examples; give one label per example."
+        )
     return targets[:examples]
 
 
@@ -216,5 +218,5 @@ def _check_targets(targets: Tensor, output: Tensor, examples: int) -> None:
         return
     raise InvalidRequest(
         f"probe: labels are {str(targets.dtype).removeprefix('torch.')}{list(targets.shape)} for outputs of "
-        f"{list(output.shape[1:])} an example; give classes [n], targets shaped as the output, or none."
+        f"{list(output.shape[1:])} per example; give classes [n], targets shaped as the output, or none."
     )

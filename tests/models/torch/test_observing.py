@@ -1,4 +1,4 @@
-"""What the door observes, against naive computations."""
+"""Observed values against naive computations."""
 
 from __future__ import annotations
 
