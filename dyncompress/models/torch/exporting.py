@@ -33,7 +33,7 @@ class ExportInputs:
     Attributes:
         example: a batch by input name, `[n, ...]`.
         names: input names, in order.
-        free: input -> axes behind the batch axis that may have any length.
+        free: input -> axes after the batch axis that may have any length.
         size: the one batch size that the module runs on; 0 for any.
     """
 
@@ -44,7 +44,7 @@ class ExportInputs:
 
     @property
     def has_free_axes(self) -> bool:
-        """Whether an axis behind the batch axis is free."""
+        """Whether an axis after the batch axis is free."""
         return any(self.free.values())
 
     def for_export(self, module: nn.Module) -> ExportInputs:

@@ -90,7 +90,7 @@ class TorchModel:
         source: the caller's own module in eval mode, which edits don't affect: the reference for ONNX files.
         state_digest: sha256 of the source's `state_dict`.
         size: the one batch size that the source runs on; 0 for any.
-        free: input -> axes behind the batch axis that may have any length.
+        free: input -> axes after the batch axis that may have any length.
         exports: the last export, which later exports of the same structure reuse.
 
     Example:

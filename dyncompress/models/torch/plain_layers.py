@@ -269,12 +269,12 @@ def _rewrite(
     demoted_ids = {id(p) for place in places if place is not None for p in place.parameters}
     holders = [inner for path, inner in part.named_modules(prefix=name) if inner is not part and path not in called_names]
     paths = {id(p): path for path, p in part.named_parameters()}
-    demoted = {id(p) for inner in (part, *holders) for p in inner._parameters.values()}
+    local_ids = {id(p) for inner in (part, *holders) for p in inner._parameters.values()}
     new_layers: list[tuple[_ProductLayer, str]] = []
     places_of = []
     for place in places:
         layer = "" if place is None else place.layer or _layer_for(part, place, new_layers)
-        places_of.append(_place_of(place, layer, paths, demoted))
+        places_of.append(_place_of(place, layer, paths, local_ids))
     part.product_places = tuple(places_of)
     _demote(part, demoted_ids)
     for holder in holders:
@@ -305,14 +305,21 @@ def _demote(part: nn.Module, ids: set[int]) -> bool:
     return bool(parameters)
 
 
-def _place_of(place: _ProductLayer | None, layer: str, paths: Mapping[int, str], demoted: Collection[int]) -> Place:
-    """The place of a product, with the path of its weight where that is a parameter."""
+def _place_of(place: _ProductLayer | None, layer: str, paths: Mapping[int, str], local_ids: Collection[int]) -> Place:
+    """The place of a product, with the path of its weight where that is a parameter.
+
+    Args:
+        place: the product and its layer; None where the function itself computes the product.
+        layer: name of the layer.
+        paths: id of a parameter inside the module -> its path.
+        local_ids: ids of the parameters of the module itself and of modules inside it that are never called.
+    """
     if place is None:
         return Place("")
     product, weight_path = place.product, ""
     if isinstance(product.weight, nn.Parameter):
         key = id(product.weight)
-        weight_path = paths[key] if not place.layer and key in paths and key in demoted else f"{layer}.weight"
+        weight_path = paths[key] if not place.layer and key in paths and key in local_ids else f"{layer}.weight"
     return Place(layer, product.function, tuple(product.weight.shape), product.settings, weight_path)
 
 

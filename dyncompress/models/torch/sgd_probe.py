@@ -218,5 +218,5 @@ def _check_targets(targets: Tensor, output: Tensor, examples: int) -> None:
         return
     raise InvalidRequest(
         f"probe: labels are {str(targets.dtype).removeprefix('torch.')}{list(targets.shape)} for outputs of "
-        f"{list(output.shape[1:])} per example; give classes [n], targets shaped as the output, or none."
+        f"{list(output.shape[1:])} an example; give classes [n], targets shaped as the output, or none."
     )
