@@ -17,7 +17,8 @@ from torch import Tensor
 import dyncompress as dc
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
-from dyncompress.models.torch.calling import tensors_of, unwrap
+from dyncompress.models.torch.calling import tensors_of
+from dyncompress.models.torch.copying import unwrap
 from dyncompress.recipe.toml_files import load_recipe
 from tests.traits import attention, batches, calls, numbers, sequences, wrappers
 from tests.traits.subject import Subject

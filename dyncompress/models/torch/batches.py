@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, forward_of, outputs, restoring_buffers, tensors_of
+from dyncompress.models.torch.calling import CALL_ERRORS, outputs, restoring_buffers, tensors_of
+from dyncompress.models.torch.copying import forward_of
 from dyncompress.models.torch.source import TOLERANCE, difference
 from dyncompress.types import Batch
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, deep_copy, outputs, temporary_hooks
+from dyncompress.models.torch.calling import CALL_ERRORS, outputs, temporary_hooks
+from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.layer_trace import Trace
 from dyncompress.types import Batch, Drop, ResidualBlock
 

@@ -23,7 +23,8 @@ import torch_pruning
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, call, deep_copy, device_inputs, outputs, tensors_of
+from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, outputs, tensors_of
+from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.layer_trace import Trace
 from dyncompress.models.torch.layers import canonical, groups_of, is_conv1d_of_transformers, kind_of, native_layout
 from dyncompress.types import Batch, ChannelGroup, Keep, Layer

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.models.augmentation import augment
-from dyncompress.models.torch.calling import CALL_ERRORS, call, deep_copy, device_inputs, tensors_of
+from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, tensors_of
+from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, Distillation
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dyncompress.models.torch.calling import EnoughError, outputs, private_copy, temporary_hooks, tensors_of
+from dyncompress.models.torch.calling import EnoughError, outputs, temporary_hooks, tensors_of
+from dyncompress.models.torch.copying import private_copy
 from dyncompress.models.torch.hooks import absorb
 from dyncompress.models.torch.layers import canonical, compressible_modules, has_inputs, native_layout
 from dyncompress.models.torch.rewriting import reference

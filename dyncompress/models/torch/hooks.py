@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, forward_of, tensors_of
+from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, tensors_of
+from dyncompress.models.torch.copying import forward_of
 from dyncompress.models.torch.layers import kind_of
 from dyncompress.types import Batch
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, deep_copy, outputs
+from dyncompress.models.torch.calling import CALL_ERRORS, outputs
+from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.layer_trace import Trace
 from dyncompress.models.torch.layers import kind_of
 from dyncompress.types import Batch, LowRank

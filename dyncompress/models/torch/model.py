@@ -23,6 +23,7 @@ from dyncompress.models.torch import (
     blocks,
     calling,
     channels,
+    copying,
     folding,
     hooks,
     layer_trace,
@@ -247,7 +248,7 @@ class TorchModel:
         Raises:
             InvalidRequest: an edit names an unknown layer, block or group, or its shape doesn't fit.
         """
-        module = calling.deep_copy(self.module)
+        module = copying.deep_copy(self.module)
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
         factors = [edit for edit in edits if isinstance(edit, LowRank)]
@@ -349,8 +350,8 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
     layers.refuse_bad_values(module)
     notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    module = calling.unwrap(module)
-    own = calling.private_copy(module)
+    module = copying.unwrap(module)
+    own = copying.private_copy(module)
     digest = layers.digest_of({name: layers.canonical(m) for name, m in layers.compressible_modules(own).items()})
     state = layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
     names = tuple(example)
@@ -367,7 +368,7 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         )  # two pieces, so that the trace counts two calls of every layer
     example_outputs = calling.checked_outputs(own, example, names, layers.compressible_modules(own))
     batches.refuse_memory(own, example_outputs, example, names)
-    caller = calling.in_eval_mode(module)
+    caller = copying.in_eval_mode(module)
     source.refuse_another(caller, example_outputs, example, names, size)
     if not size:
         batches.refuse_mixing(own, example_outputs, example, names)
@@ -388,8 +389,8 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
 def _to_plain_form(own: nn.Module) -> list[str]:
     """Remove wrappers and parametrizations of a private copy and convert it to float32, in place; notes for the user."""
     notes = []
-    calling.remove_wrappers(own)
-    calling.remove_parametrizations(own)
+    copying.remove_wrappers(own)
+    copying.remove_parametrizations(own)
     if numbers.to_float32(own):
         notes.append("weights were converted to float32.")
     recurrent.add_weight_layers(own)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch.calling import forward_of
+from dyncompress.models.torch.copying import forward_of
 
 _OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 _CASTS = frozenset({"half", "bfloat16", "double", "type", "to"})

@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dyncompress.models.torch.calling import deep_copy
+from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.exporting import ExportInputs, convert
 from dyncompress.models.torch.layers import parameter_of, set_weight
 from dyncompress.models.torch.recurrent import RecurrentWeight

@@ -14,7 +14,7 @@ from torch.nn import functional
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
-from dyncompress.models.torch import calling, hooks, layers
+from dyncompress.models.torch import calling, copying, hooks, layers
 from dyncompress.recording.probe import Probe, Problem
 from dyncompress.types import Batch, Trajectory
 from dyncompress.types.progress import SILENT, Progress
@@ -83,9 +83,9 @@ def probe(
 
 def _float_copy(model: nn.Module, example: Batch, names: Sequence[str]) -> nn.Module:
     """A float32 copy in eval mode without parametrizations, as `open_model` makes it before folding."""
-    own = calling.private_copy(calling.unwrap(model))
+    own = copying.private_copy(copying.unwrap(model))
     hooks.absorb(own, example, names, layers_apart=False)
-    calling.remove_parametrizations(own)
+    copying.remove_parametrizations(own)
     return own.float()
 
 
