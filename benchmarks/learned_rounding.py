@@ -26,7 +26,7 @@ import dyncompress as dc
 from benchmarks.frontier_data import Case, tuning_images
 from dyncompress.coding import code_length
 from dyncompress.measures.divergence import divergence
-from dyncompress.models.augmentation import augmented
+from dyncompress.models.augmentation import augment
 from dyncompress.types import Compressed, Distillation
 
 ON_GRID = {"quantize.trellis": False, "quantize.damping": 0.01, "targets.mirrored": False}  # `packed` without its trellis
@@ -67,7 +67,7 @@ class Codes(nn.Module):
         decay = CosineAnnealingLR(adam, epochs * -(-len(images) // BATCH))
         for _ in range(epochs):
             for part in torch.randperm(len(images), generator=generator).split(BATCH):
-                seen = augmented({"x": images[part]}, MOVED, generator)["x"]
+                seen = augment({"x": images[part]}, MOVED, generator)["x"]
                 with torch.no_grad():
                     wanted = original(seen).log_softmax(1)
                 loss = kl_div(self(seen).log_softmax(1), wanted, log_target=True, reduction="batchmean")

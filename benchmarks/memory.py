@@ -145,7 +145,7 @@ def main() -> None:
 
 def _warm() -> None:
     """Compress a small network once, so that everything is imported before the measurement begins."""
-    assert onnx_graph.exported is not None
+    assert onnx_graph.export_onnx is not None
     x = np.zeros((8, 3, 32, 32), np.float32) + np.arange(8, dtype=np.float32)[:, None, None, None]
     dc.compress(CifarResNet(1).eval(), "edge-int8", calibration=x)
 

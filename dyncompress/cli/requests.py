@@ -18,7 +18,7 @@ from dyncompress.deployment import Session
 from dyncompress.deployment.bench import Timing, compare
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches, as_held_out, as_labelled, digests
-from dyncompress.models.signature import filled
+from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch.sgd_probe import probe
 from dyncompress.pipeline import task
 from dyncompress.pipeline.certification import refuse_too_few, without_seen
@@ -99,7 +99,7 @@ def record_probe(args: argparse.Namespace, progress: Progress) -> Trajectory:
     """`dyncompress probe`: the trajectory of a short training run that starts from the final weights."""
     data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
     if args.labels:
-        names, data = filled(model, data)
+        names, data = resolve_inputs(model, data)
         data = as_labelled(data, names)
         labels = data.labels
         if labels is None:
@@ -147,7 +147,7 @@ def open_request(args: argparse.Namespace, held_out: str | None, plan: Plan | No
             "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
         )
     model = load_model(args.model)
-    names, data = filled(model, fresh_data if calibration is None else calibration)
+    names, data = resolve_inputs(model, fresh_data if calibration is None else calibration)
     batches = None if args.calibration is None else as_batches(data, names, task.examples_drawn(recipe), unchecked=True)
     examples = None if fresh_data is None else as_held_out(fresh_data, names, unchecked=True)
     if examples is not None:

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models.user_code import called, guarded, remember
+from dyncompress.models.user_code import calling_user_code, guard_data, remember
 from dyncompress.recipe.text_files import is_file, read_bytes
 
 MODEL_FILES = {
@@ -90,7 +90,7 @@ def load_data(source: str, what: str) -> Any:
     data = _call(source, what)
     if data is None:  # None would mean that no data are given
         raise InvalidRequest(f"{what} '{source}' returned None; it has to return examples or batches of them.")
-    return guarded(data, f"{what} '{source}'")
+    return guard_data(data, f"{what} '{source}'")
 
 
 def _check_callable(source: str, what: str) -> None:
@@ -106,7 +106,10 @@ def _check_callable(source: str, what: str) -> None:
     if not is_file(Path(place), f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': there is no file {place}.")
     text = read_bytes(Path(place), f"{what} '{source}'")
-    with called(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # warnings are shown when the file is imported
+    with (
+        calling_user_code(f"{what} '{source}'"),
+        warnings.catch_warnings(action="ignore"),
+    ):  # warnings are shown when the file is imported
         compile(text, place, "exec", dont_inherit=True)
 
 
@@ -114,14 +117,14 @@ def _call(source: str, what: str) -> Any:
     """Import the named callable, call it, and return its result."""
     place, _, name = source.rpartition(":")
     module = _from_file(Path(place), source, what) if place.endswith(".py") else _from_name(place, source, what)
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         function = getattr(module, name, None)
     if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(name, public, 1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise InvalidRequest(f"{what} '{source}': {place} has no callable '{name}'{hint}")
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         return function()
 
 
@@ -140,7 +143,7 @@ def _from_file(path: Path, source: str, what: str) -> ModuleType:
     remember(path, f"{what} '{source}'")
     sys.modules[key], complete = module, False
     try:
-        with called(f"{what} '{source}'"):
+        with calling_user_code(f"{what} '{source}'"):
             spec.loader.exec_module(module)
         complete = True
     finally:
@@ -153,7 +156,7 @@ def _from_name(name: str, source: str, what: str) -> ModuleType:
     """Import a module by name; the working directory is on the search path."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    with called(f"{what} '{source}'"):
+    with calling_user_code(f"{what} '{source}'"):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -1,11 +1,11 @@
-"""Anything a user calls data, turned into batches by input name or into held-out examples, checked before any work.
+"""Reads the user's data as batches by input name or as held-out examples, and checks them before any other work.
 
-Read here: an array `[n, ...]`, a tuple `(x, y)` or `((a, b), y)`, a mapping by input name, the path of an `.npz`, or any iterable
-of such batches: a list, a generator, a `torch.utils.data.DataLoader`. Tensors are known by their `detach`: torch isn't imported.
+Data are an array `[n, ...]`, a tuple `(x, y)` or `((a, b), y)`, a mapping by input name, the path of an `.npz` file, or any
+iterable of such batches: a list, a generator, a `torch.utils.data.DataLoader`.
 
-Keys of a mapping that aren't asked for are dropped from calibration data. In held-out data they are refused: a `group` that was
-meant as `groups` would turn the examples of one speaker into independent ones. That holds for optional inputs too, which
-`signature.filled` asks for where the first batch has them: a network judged without a mask of the data isn't the network in use.
+Keys of a mapping that the model doesn't read are ignored in calibration data. In held-out data they are an error: a key `group`
+in place of `groups` would turn the examples of one speaker into independent ones. This includes optional inputs, which
+`signature.resolve_inputs` asks for where the first batch has them: without its mask, another network would be certified.
 """
 
 from __future__ import annotations
@@ -20,18 +20,33 @@ import numpy as np
 
 from dyncompress.coding.npz import load_npz
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.models.user_code import special_kind
+from dyncompress.models.arrays import (
+    as_numpy,
+    canonical_dtype,
+    check_array,
+    common_length,
+    join_columns,
+    read_column,
+    refuse_not_finite,
+    refuse_other_shape,
+)
 from dyncompress.types import Array, HeldOut
 
-BATCH = 128  # examples a batch, where one array holds all of them
+BATCH = 128  # examples in a batch, where one array holds all examples
+__all__ = ["as_batches", "as_held_out", "as_labelled", "digests", "load_npz", "overlap", "refuse_not_finite", "repeats"]
+
 LABEL_KEYS = ("y", "labels", "label")
 GROUP_KEY = "groups"
 
 
 class _Part(NamedTuple):
-    """One batch as the user gave it: inputs by name, labels and groups or None, and its name for messages.
+    """One batch as the user gave it.
 
-    `left_out`: what of it wasn't read, as the rest of a message; empty where everything was.
+    Attributes:
+        inputs: by input name.
+        labels, groups: the user's values, or None.
+        where: how a message names the batch.
+        left_out: the rest of a message about the entries that weren't read; empty where everything was read.
     """
 
     inputs: dict[str, Any]
@@ -44,32 +59,39 @@ class _Part(NamedTuple):
 def as_batches(
     data: Any, input_names: Sequence[str], limit: int | None = None, *, unchecked: bool = False
 ) -> list[dict[str, Array]]:
-    """Batches by input name, tensors left tensors and numpy left numpy; floats of any width as float32, as files take them.
+    """Read calibration data as batches by input name. Labels are dropped.
 
-    Labels are dropped. One array holding all examples is split into batches of 128; batches of an iterable stay as they are,
-    and no more of them are drawn than `limit` needs.
+    Tensors stay tensors and numpy arrays stay numpy arrays; floats of any width become float32. One array that holds all examples
+    is split into batches of 128. Batches of an iterable keep their sizes, and no more of them are read than `limit` needs.
 
     Args:
-        data: see the head of this file.
+        data: an array, a tuple, a mapping, the path of an `.npz` file, or an iterable of batches.
         input_names: of the model, in the order of its arguments.
-        limit: at most this many examples, the first ones; None: all.
-        unchecked: whether the caller asks the model about lengths that differ, and NaN and infinite values (masks hold some).
+        limit: largest number of examples, the first ones; None for all.
+        unchecked: whether lengths may differ between batches, and values may be NaN or infinite (masks hold infinities); the
+            caller then checks that the model runs on them.
 
     Returns:
-        Batches, each with arrays `[n, ...]`, the same trailing shape (unless `unchecked`) and dtype throughout.
+        batches of arrays `[n, ...]`, with one dtype and, unless `unchecked`, one trailing shape for each input.
 
     Raises:
-        InvalidRequest: empty, not numbers, NaN or infinite, a missing input, or shapes that differ.
+        InvalidRequest: the data are empty, lack an input, aren't finite numbers, or have different shapes.
+
+    Example:
+        >>> batches = as_batches((np.zeros((200, 3)), np.zeros(200)), ["x"])
+        >>> [batch["x"].shape for batch in batches]
+        [(128, 3), (72, 3)]
     """
     if limit is not None and limit < 1:
         raise InvalidRequest(f"limit is {limit}; at least one example is needed.")
     batches: list[dict[str, Array]] = []
     left = math.inf if limit is None else limit
     for part in _parts(data, tuple(input_names), "data"):
-        named = {name: f"{part.where}: input '{name}'" for name in part.inputs}
-        batch = {name: _checked(value, named[name], finite=not unchecked) for name, value in part.inputs.items()}
-        count = _same_length(batch, part.where)
-        _same_form(batches[0] if batches else batch, batch, part.where, isinstance(data, list), lengths=unchecked)
+        batch = {
+            name: check_array(value, f"{part.where}: input '{name}'", finite=not unchecked) for name, value in part.inputs.items()
+        }
+        count = common_length(batch, part.where)
+        refuse_other_shape(batches[0] if batches else batch, batch, part.where, isinstance(data, list), lengths=unchecked)
         take = int(min(count, left))
         size = BATCH if _is_one_batch(data) else take
         batches += [{name: value[i : min(i + size, take)] for name, value in batch.items()} for i in range(0, take, size)]
@@ -82,41 +104,47 @@ def as_batches(
 
 
 def as_held_out(data: Any, input_names: Sequence[str], *, unchecked: bool = False) -> HeldOut:
-    """Held-out examples as numpy, floats as float32.
+    """Read held-out examples as numpy arrays, floats as float32.
 
     Args:
         data: `(x, y)`, `(x, y, groups)`, `(x,)`, an array, a mapping with `y` (or `labels`) and `groups`, the path of an `.npz`
-            with these keys, an iterable of such batches, or a `HeldOut`. Other keys are refused.
+            with these keys, an iterable of such batches, or a `HeldOut`. Other keys are an error.
         input_names: of the model, in the order of its arguments.
+        unchecked: whether NaN and infinite inputs are allowed.
 
     Returns:
-        Inputs `[n, ...]`, labels `[n, ...]` or None, groups `[n]` or None.
+        inputs `[n, ...]` by name, labels `[n, ...]` or None, groups `[n]` or None.
 
     Raises:
-        InvalidRequest: as `as_batches` (`unchecked`: NaN and infinite values pass); or labels, groups or keys don't belong there.
+        InvalidRequest: as for `as_batches`; or labels or groups don't fit the inputs, or there is a key that isn't read.
+
+    Example:
+        >>> held_out = as_held_out({"x": np.zeros((4, 3)), "y": [0, 1, 0, 1], "groups": ["ann", "ann", "bob", "bob"]}, ["x"])
+        >>> held_out.inputs["x"].shape, held_out.labels.tolist(), held_out.groups.tolist()
+        ((4, 3), [0, 1, 0, 1], ['ann', 'ann', 'bob', 'bob'])
     """
     parts, what = _read_whole(_parts(data, tuple(input_names), "held-out data")), "held-out data"
     return _joined_parts(parts, what, isinstance(data, list), finite=not unchecked)
 
 
 def as_labelled(data: Any, input_names: Sequence[str]) -> HeldOut:
-    """Examples with their labels as `as_held_out` gives them, of data that certify nothing: other keys are dropped.
+    """Read labelled examples as `as_held_out` does, for uses that certify nothing: keys that aren't read are ignored.
 
     Args:
         data: as for `as_held_out`.
         input_names: of the model, in the order of its arguments.
 
     Returns:
-        Inputs `[n, ...]`, labels `[n, ...]` or None, groups `[n]` or None.
+        inputs `[n, ...]` by name, labels `[n, ...]` or None, groups `[n]` or None.
 
     Raises:
-        InvalidRequest: as `as_batches`; or labels or groups don't belong to the inputs.
+        InvalidRequest: as for `as_batches`; or labels or groups don't fit the inputs.
     """
     return _joined_parts(_parts(data, tuple(input_names), "data"), "data", isinstance(data, list))
 
 
 def _read_whole(parts: Iterable[_Part]) -> Iterator[_Part]:
-    """The same parts; one of which something wasn't read is refused."""
+    """The same parts; `InvalidRequest` for the first one that has entries that aren't read."""
     for part in parts:
         if part.left_out:
             raise InvalidRequest(f"{part.where}: {part.left_out}")
@@ -124,50 +152,52 @@ def _read_whole(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 
 def _joined_parts(parts: Iterable[_Part], what: str, listed: bool, finite: bool = True) -> HeldOut:
-    """All parts as one array an input, labels and groups."""
+    """All parts together: one array for each input, one for the labels and one for the groups."""
     inputs: list[dict[str, np.ndarray]] = []
     labels: list[np.ndarray | None] = []
     groups: list[np.ndarray | None] = []
     for part in parts:
-        batch = {name: _numpy(_checked(value, f"{part.where}: input '{name}'", finite)) for name, value in part.inputs.items()}
-        count = _same_length(batch, part.where)
-        _same_form(inputs[0] if inputs else batch, batch, part.where, listed)
+        batch = {
+            name: as_numpy(check_array(value, f"{part.where}: input '{name}'", finite)) for name, value in part.inputs.items()
+        }
+        count = common_length(batch, part.where)
+        refuse_other_shape(inputs[0] if inputs else batch, batch, part.where, listed)
         inputs.append(batch)
-        labels.append(_column(part.labels, count, f"{part.where}: labels"))
-        groups.append(_column(part.groups, count, f"{part.where}: groups", words=True))
+        labels.append(read_column(part.labels, count, f"{part.where}: labels"))
+        groups.append(read_column(part.groups, count, f"{part.where}: groups", words=True))
     if not inputs:
         raise InvalidRequest(f"{what}: it holds no examples (an empty list, or a generator that was read before).")
     whole = {name: np.concatenate([batch[name] for batch in inputs]) for name in inputs[0]}
-    return HeldOut(whole, _joined(labels, f"{what}: labels"), _joined(groups, f"{what}: groups"))
+    return HeldOut(whole, join_columns(labels, f"{what}: labels"), join_columns(groups, f"{what}: groups"))
 
 
 def digests(batches: Iterable[Mapping[str, Array]]) -> list[str]:
-    """sha256 of every example: over the sorted input names, the dtype, the shape and the bytes of its values.
+    """sha256 of every example, as hexadecimal strings, over dtype, shape and bytes of its inputs in the order of their names.
 
-    Values are hashed as a float32 or int64 network sees them, so that one image in float64 and in float32, in numpy and in
-    torch, is one image. Input names aren't hashed: a renamed input hides no overlap.
+    Values are hashed as a float32 or int64 network sees them, so that an image has one digest in float64 and float32, in numpy
+    and torch. Input names aren't hashed, so that renaming an input hides no overlap.
     """
-    out = []
+    hashes = []
     for batch in batches:
-        arrays = [np.ascontiguousarray(_canonical(_numpy(batch[name]))) for name in sorted(batch)]
+        arrays = [np.ascontiguousarray(canonical_dtype(as_numpy(batch[name]))) for name in sorted(batch)]
         heads = [f"{array.dtype.str}{array.shape[1:]}".encode() for array in arrays]
         for i in range(len(arrays[0])):
             digest = hashlib.sha256()
             for head, array in zip(heads, arrays, strict=True):
                 digest.update(head)
                 digest.update(array[i].tobytes())
-            out.append(digest.hexdigest())
-    return out
+            hashes.append(digest.hexdigest())
+    return hashes
 
 
 def overlap(held_out: HeldOut, seen: frozenset[str]) -> np.ndarray:
-    """Indices `[k]` of the held-out examples whose digest is among `seen`."""
+    """Indices `[k]` of the held-out examples whose digest is in `seen`, the digests of the examples that compression used."""
     shared = [i for i, digest in enumerate(digests([held_out.inputs])) if digest in seen]
     return np.array(shared, dtype=np.int64)
 
 
 def repeats(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
-    """Indices `[k]` of the held-out examples whose inputs equal an earlier example's (same digest), and `[k]` of the first such.
+    """Indices `[k]` of the held-out examples whose inputs equal those of an earlier example, and `[k]` of the first such example.
 
     Example:
         >>> held_out = HeldOut({"x": np.array([[1.0], [2.0], [1.0], [1.0]])})
@@ -175,13 +205,13 @@ def repeats(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
         [[2, 3], [0, 0]]
     """
     first: dict[str, int] = {}
-    found = [(i, first.setdefault(digest, i)) for i, digest in enumerate(digests([held_out.inputs]))]
-    pairs = np.array([pair for pair in found if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
+    occurrences = [(i, first.setdefault(digest, i)) for i, digest in enumerate(digests([held_out.inputs]))]
+    pairs = np.array([pair for pair in occurrences if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
-# ---------------------------------------------------------------- reading the forms
 def _parts(data: Any, names: tuple[str, ...], what: str) -> Iterator[_Part]:
+    """The batches of data of any form; `what` names the data in messages."""
     if not names:
         raise InvalidRequest("the model takes no inputs, so no data can be given to it.")
     if isinstance(data, str | Path):
@@ -201,49 +231,52 @@ def _parts(data: Any, names: tuple[str, ...], what: str) -> Iterator[_Part]:
 
 
 def _part(item: Any, names: tuple[str, ...], where: str) -> _Part:
+    """One batch of any form."""
     if isinstance(item, Mapping):
         return _by_name(item, names, where)
     if isinstance(item, tuple | list) and item:
         return _by_position(item, names, where)
     if not _is_array(item):
         raise InvalidRequest(f"{where}: a {type(item).__name__} was given where a batch (array, tuple or dict) is needed.")
-    return _Part(_named((item,), names, where), None, None, where)
+    return _Part(_by_order((item,), names, where), None, None, where)
 
 
 def _by_name(item: Mapping[str, Any], names: tuple[str, ...], where: str) -> _Part:
-    found = {name: item[name] for name in names if name in item}
-    if not found and len(names) == 1 and "x" in item:
-        found = {names[0]: item["x"]}
-    missing = [name for name in names if name not in found]
+    """A batch that is a mapping; the key `x` stands for the input of a model with one input."""
+    inputs = {name: item[name] for name in names if name in item}
+    if not inputs and len(names) == 1 and "x" in item:
+        inputs = {names[0]: item["x"]}
+    missing = [name for name in names if name not in inputs]
     if missing:
-        there = ", ".join(map(str, item)) or "nothing"
+        keys = ", ".join(map(str, item)) or "nothing"
         hint = " (or 'x')" if len(names) == 1 and names[0] != "x" else ""
-        raise InvalidRequest(f"{where}: the model's input '{missing[0]}'{hint} is missing; it holds {there}.")
+        raise InvalidRequest(f"{where}: the model's input '{missing[0]}'{hint} is missing; it holds {keys}.")
     columns = [key for key in (*LABEL_KEYS, GROUP_KEY) if key in item and key not in names]
     labels = [key for key in columns if key != GROUP_KEY]
-    read = {*names, *columns} if names[0] in item else {"x", *columns}
+    keys_read = {*names, *columns} if names[0] in item else {"x", *columns}
     groups = item[GROUP_KEY] if GROUP_KEY in columns else None
-    left_out = _left_out([key for key in item if key not in read], labels, names)
-    return _Part(found, item[labels[0]] if labels else None, groups, where, left_out)
+    left_out = _left_out([key for key in item if key not in keys_read], labels, names)
+    return _Part(inputs, item[labels[0]] if labels else None, groups, where, left_out)
 
 
 def _left_out(keys: Sequence[Any], labels: Sequence[str], names: tuple[str, ...]) -> str:
-    """What to say of keys that nobody asked for, and of labels under two names."""
+    """The rest of a message about keys that aren't read, or about labels under two names; empty where there are none."""
     if len(labels) > 1:
         return f"it holds labels under two names, '{labels[0]}' and '{labels[1]}'; keep one of them."
     if not keys:
         return ""
-    known = (*names, *LABEL_KEYS, GROUP_KEY)
-    hint = nearest(str(keys[0]).lower(), known)
+    readable = (*names, *LABEL_KEYS, GROUP_KEY)
+    hint = nearest(str(keys[0]).lower(), readable)
     return f"unknown key '{keys[0]}': held-out data hold the model's inputs, labels and groups and nothing else{hint}"
 
 
 def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Part:
+    """A batch that is a tuple: the inputs one after the other, as a tuple or as a mapping, then labels and groups."""
     nested = isinstance(item[0], tuple | list | Mapping)
     rest = list(item[1:] if nested else item[len(names) :])
     if any(np.ndim(value) == 0 for value in rest if isinstance(value, int | float | np.generic) or _is_array(value)):
         raise InvalidRequest(f"{where}: its label has no batch axis, it is a single example; wrap the data set in a DataLoader.")
-    more = f"it has {len(rest)} entries behind the inputs, and only labels and groups are read; leave the others out."
+    more = f"it has {len(rest)} entries after the inputs, and only labels and groups are read; leave the others out."
     left_out = more if len(rest) > 2 else ""
     rest += [None, None]
     if isinstance(item[0], Mapping):
@@ -253,11 +286,12 @@ def _by_position(item: Sequence[Any], names: tuple[str, ...], where: str) -> _Pa
                 left_out = left_out or f"it holds {kind} twice, by name and as an entry of the tuple; keep one of them."
         labels, groups = (inner if outer is None else outer for inner, outer in zip(part[1:3], rest[:2], strict=True))
         return part._replace(labels=labels, groups=groups, left_out=left_out or part.left_out)
-    inputs = _named(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where)
+    inputs = _by_order(tuple(item[0]) if nested else tuple(item[: len(names)]), names, where)
     return _Part(inputs, rest[0], rest[1], where, left_out)
 
 
-def _named(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[str, Any]:
+def _by_order(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Input name -> value, for as many values as the model has inputs."""
     if len(values) != len(names):
         raise InvalidRequest(
             f"{where}: the model has {len(names)} inputs ({', '.join(names)}) and {len(values)} were given; "
@@ -267,7 +301,7 @@ def _named(values: tuple[Any, ...], names: tuple[str, ...], where: str) -> dict[
 
 
 def _is_one_batch(data: Any) -> bool:
-    """Whether `data` is all examples at once; a list is always a list of batches."""
+    """Whether `data` holds all examples in one batch; a list is always a list of batches."""
     if isinstance(data, str | Path | Mapping | HeldOut) or _is_array(data):
         return True
     if not isinstance(data, tuple) or not data:
@@ -276,118 +310,5 @@ def _is_one_batch(data: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
+    """Whether a value is a tensor or an array."""
     return hasattr(value, "detach") or (hasattr(value, "__array__") and hasattr(value, "shape"))
-
-
-# ---------------------------------------------------------------- checks
-def _checked(value: Any, where: str, finite: bool = True) -> Array:
-    """The array, detached, with its numbers checked."""
-    if hasattr(value, "detach"):
-        if kind := special_kind(value):
-            raise InvalidRequest(f"{where} is a {kind} tensor; give a dense tensor of numbers.")
-        complex_valued = value.is_complex()
-        value = value.detach().clone() if value.is_inference() else value.detach()  # the first kind enters no graph
-        floating = value.is_floating_point()
-        value = value.float() if floating else value
-    else:
-        value = _plain(value, where)
-        floating, complex_valued = value.dtype.kind == "f", value.dtype.kind == "c"
-        if value.dtype.kind not in "fiubc":
-            raise InvalidRequest(f"{where} has dtype {value.dtype}; numbers are needed (float, integer or bool).")
-        value = _native(value)
-    if complex_valued:
-        raise InvalidRequest(f"{where} is complex; give its real and imaginary parts as channels.")
-    if value.ndim == 0 or len(value) == 0:
-        raise InvalidRequest(f"{where} is empty or has no batch axis (shape {tuple(value.shape)}); give arrays [n, ...].")
-    if floating and finite:
-        refuse_not_finite(value, where)
-    return value
-
-
-def _native(value: np.ndarray) -> np.ndarray:
-    """An array that torch takes: strides that aren't negative, the machine's byte order, floats as float32."""
-    kind = np.dtype(np.float32) if value.dtype.kind == "f" else value.dtype.newbyteorder("=")
-    return np.ascontiguousarray(value, kind).reshape(value.shape)
-
-
-def _plain(value: Any, where: str) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise InvalidRequest(f"{where}: its rows have different lengths; pad them to one shape.") from error
-
-
-def refuse_not_finite(value: Array, where: str) -> None:
-    """Refuse NaN and infinite values.
-
-    Raises:
-        InvalidRequest: says how many there are and in which example the first one is.
-    """
-    finite = value.isfinite() if hasattr(value, "isfinite") else np.isfinite(value)
-    if not bool(finite.all()):
-        rows = finite.reshape(len(value), -1).all(1)
-        first, bad = int(np.argmin(_numpy(rows))), int((~finite).sum())
-        raise InvalidRequest(f"{where} holds {bad} NaN or infinite values (first in example {first}); remove or replace them.")
-
-
-def _same_length(batch: Mapping[str, Array], where: str) -> int:
-    lengths = {name: len(value) for name, value in batch.items()}
-    if len(set(lengths.values())) != 1:
-        raise InvalidRequest(
-            f"{where}: its inputs have different numbers of examples: {lengths}; the batch axis comes first in every input (wrap "
-            "a model whose state has it elsewhere)."
-        )
-    return next(iter(lengths.values()))
-
-
-def _same_form(first: Mapping[str, Array], batch: Mapping[str, Array], where: str, listed: bool, lengths: bool = False) -> None:
-    """Refuse another number of axes, other lengths (unless `lengths` may differ), or another dtype than the first batch's."""
-    hint = " (a list is read as batches; inputs with labels are a tuple (x, y))" if listed else ""
-    for name, value in batch.items():
-        was, now = tuple(first[name].shape[1:]), tuple(value.shape[1:])
-        if was != now and not (lengths and len(was) == len(now)):
-            raise InvalidRequest(
-                f"{where}: input '{name}' has shape {now} an example, the first batch had {was}; pad or crop to one shape{hint}."
-            )
-        was, now = (str(array.dtype).removeprefix("torch.") for array in (first[name], value))
-        if was != now:
-            raise InvalidRequest(f"{where}: input '{name}' is {now}, the first batch was {was}; use one dtype{hint}.")
-
-
-def _column(value: Any, count: int, where: str, words: bool = False) -> np.ndarray | None:
-    """Labels or groups `[count, ...]`, or None."""
-    if value is None:
-        return None
-    column = _numpy(value) if hasattr(value, "detach") else _plain(value, where)
-    if words and column.dtype.kind in "OU":
-        column = column.astype(str)
-    elif column.dtype.kind not in "fiub":
-        raise InvalidRequest(f"{where} have dtype {column.dtype}; numbers are needed (class indices or targets).")
-    if column.ndim == 0 or len(column) != count:
-        raise InvalidRequest(f"{where} have shape {column.shape} for {count} examples; one entry an example is needed.")
-    if column.dtype.kind == "f":
-        refuse_not_finite(column, where)
-    return column
-
-
-# ---------------------------------------------------------------- numpy
-def _joined(columns: list[np.ndarray | None], what: str) -> np.ndarray | None:
-    present = [column for column in columns if column is not None]
-    if present and len(present) != len(columns):
-        raise InvalidRequest(f"{what} are missing in {len(columns) - len(present)} of {len(columns)} batches.")
-    return np.concatenate(present) if present else None
-
-
-def _numpy(value: Array) -> np.ndarray:
-    """On the host; floats of any width as float32 (numpy has no bfloat16)."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = (value.float() if value.is_floating_point() else value).numpy()
-    value = np.asarray(value)
-    return value.astype(np.float32) if value.dtype.kind == "f" and value.dtype != np.float32 else value
-
-
-def _canonical(value: np.ndarray) -> np.ndarray:
-    if value.dtype.kind == "f":
-        return value.astype("<f4", copy=False)
-    return value.astype("<i8", copy=False) if value.dtype.kind in "iu" else value

@@ -1,4 +1,4 @@
-"""Which inputs of a model the data fill: its forward method's parameters, matched with what the first batch holds."""
+"""The inputs of a model that given data provide: parameters of its forward method that occur in the first batch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from dyncompress.models.data import LABEL_KEYS, load_npz
 from dyncompress.types import Batch, HeldOut, Model
 
 
-def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
-    """The names of the inputs that `data` fill, and the data, with nothing of it lost where it can be read only once.
+def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
+    """The names of the inputs that `data` provide, and the data.
+
+    Inputs are the forward method's parameters without a default, and those with a default that the first batch has by name.
+    Labels of the first batch aren't inputs unless the method requires them.
 
     Args:
-        model: with a `forward` method, or a model adapter.
-        data: anything `examples.as_batches` takes.
+        model: a torch module, or a model adapter.
+        data: anything that `data.as_batches` takes.
+
+    Returns:
+        input names in the order of the parameters, and data that still hold the first batch, also where `data` is a generator.
 
     Raises:
         InvalidRequest: the model isn't a torch module.
@@ -27,7 +33,7 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     Example:
         >>> class Net:
         ...     def forward(self, pixels, mask=None): ...
-        >>> filled(Net(), {"pixels": [1], "labels": [0]})[0]
+        >>> resolve_inputs(Net(), {"pixels": [1], "labels": [0]})[0]
         ('pixels',)
     """
     if isinstance(model, str | Path):
@@ -38,59 +44,59 @@ def filled(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         return model.input_names, data
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
-    given = inspect.signature(_inner(model).forward).parameters.values()
-    parameters = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    signature = inspect.signature(_inner(model).forward).parameters.values()
+    parameters = [p for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = tuple(p.name for p in parameters if p.default is p.empty) or tuple(p.name for p in parameters[:1]) or ("x",)
     first, data = _first(data)
     if isinstance(first, tuple | list) and first and isinstance(first[0], Mapping):
         first = first[0]
     if isinstance(first, Mapping):
-        labels = {key for key in LABEL_KEYS if key not in required}  # a network that takes them returns its loss first
-        named = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
-        return (named if set(required) <= set(named) else required), data
+        labels = {key for key in LABEL_KEYS if key not in required}  # with labels, such a network returns its loss first
+        provided = tuple(p.name for p in parameters if p.name in first and p.name not in labels)
+        return (provided if set(required) <= set(provided) else required), data
     return required, data
 
 
 def _inner(model: Any) -> Any:
-    """The network inside what torch wraps around one, known by name: nothing here imports torch.
+    """The network inside torch's wrappers, which are known by their class names, so that torch isn't imported.
 
     Raises:
-        Unsupported: it is TorchScript.
+        Unsupported: the model is TorchScript.
     """
     if any(cls.__name__ == "ScriptModule" for cls in type(model).__mro__):
         raise Unsupported("the model is TorchScript, whose layers can't be edited; give the module that it was made of.")
     if hasattr(model, "_orig_mod"):  # torch.compile
         return _inner(model._orig_mod)
-    wraps = any(cls.__name__ in ("DataParallel", "DistributedDataParallel") for cls in type(model).__mro__)
-    return _inner(model.module) if wraps else model
+    wrapped = any(cls.__name__ in ("DataParallel", "DistributedDataParallel") for cls in type(model).__mro__)
+    return _inner(model.module) if wrapped else model
 
 
-def same_form(held_out: Batch, calibration: Batch, free: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Refuse held-out inputs that have another shape or dtype than the calibration's.
+def refuse_other_form(held_out: Batch, calibration: Batch, free: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Refuse held-out inputs whose shape or dtype differs from the calibration data's.
 
     Args:
-        held_out, calibration: inputs by name.
+        held_out, calibration: one batch each, `[n, ...]` by input name.
         free: input -> axes that may have another length.
 
     Raises:
-        InvalidRequest: names the input and both forms.
+        InvalidRequest: an input is missing or differs; names it, and both shapes and dtypes.
     """
     for name, value in calibration.items():
         if name not in held_out:
             raise InvalidRequest(f"held-out data: input '{name}' is missing, which the calibration data have; give it.")
         forms = [(_kind(array), list(array.shape[1:])) for array in (held_out[name], value)]
-        open_ends = {axis - 1 for axis in (free or {}).get(name, ())}
-        fixed = [(dtype, [None if i in open_ends else size for i, size in enumerate(shape)]) for dtype, shape in forms]
-        if fixed[0] != fixed[1]:
-            (dtype, shape), (was, before) = forms
+        free_axes = {axis - 1 for axis in (free or {}).get(name, ())}
+        held_out_form, form = [(d, [None if i in free_axes else n for i, n in enumerate(shape)]) for d, shape in forms]
+        if held_out_form != form:
+            (dtype, shape), (other_dtype, other_shape) = forms
             raise InvalidRequest(
-                f"held-out data: input '{name}' is {dtype} {shape} an example, the calibration data's is {was} {before}; "
-                "prepare both alike."
+                f"held-out data: input '{name}' is {dtype} {shape} per example, the calibration data's is "
+                f"{other_dtype} {other_shape}; prepare both alike."
             )
 
 
 def _kind(array: Any) -> str:
-    """An array's dtype; floats of any width are one, since networks and files take them as float32."""
+    """Name of an array's dtype; floats of any width are `float32`, which networks and files take them as."""
     name = str(array.dtype).removeprefix("torch.")
     return "float32" if "float" in name else name
 

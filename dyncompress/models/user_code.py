@@ -1,4 +1,4 @@
-"""Code of the user's own that a command imports and calls: whatever it raises becomes one sentence with the user's own line."""
+"""Calls of the user's own code: any exception that it raises becomes one sentence that names the user's line."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from typing import Any
 
 from dyncompress.errors import DyncompressError, InvalidRequest
 
-LONGEST = 400  # characters of an exception's text in a sentence
-_files: dict[str, str] = {}  # resolved file -> what the user called it, of every file that a command imported
+LONGEST = 400  # characters of an exception's message that a sentence quotes
+_files: dict[str, str] = {}  # resolved path -> the user's name for it, for every file that a command imported
 
 
 def remember(file: str | Path | None, name: str) -> None:
-    """Note a file that is the user's: an exception that passes through it is told as the user's.
+    """Register a file of the user's, so that `of_user` recognises an exception that passes through it.
 
     Args:
-        file: of the module, or None where it has none.
-        name: how a message calls it, e.g. `model 'net.py:network'`.
+        file: the module's file; None for a module without one.
+        name: how a message names the code, e.g. `model 'net.py:network'`.
     """
     if file is not None:
         _files[str(Path(file).resolve())] = name
 
 
 @contextmanager
-def called(name: str) -> Iterator[None]:
-    """Turn whatever is raised inside into one sentence; errors of this library and Ctrl-C pass.
+def calling_user_code(name: str) -> Iterator[None]:
+    """Inside this block any exception becomes one sentence, except errors of this library and Ctrl-C.
 
     Args:
-        name: how the message calls the code, e.g. `model 'net.py:network'`.
+        name: how the message names the code, e.g. `model 'net.py:network'`.
 
     Raises:
-        InvalidRequest: names the code, the exception and the user's own line.
+        InvalidRequest: the block raised an exception; names the code, the exception and the user's line.
     """
     try:
         yield
@@ -45,10 +45,13 @@ def called(name: str) -> Iterator[None]:
         raise InvalidRequest(sentence(name, error)) from error
 
 
-def guarded(data: Any, name: str) -> Any:
-    """Data that the user's code returned; what it raises while batches are drawn is told as the user's.
+def guard_data(data: Any, name: str) -> Any:
+    """Data from the user's code, wrapped so that an exception while batches are read becomes one sentence.
 
-    Arrays, tuples, lists, mappings and paths run no code of the user's, and come back as they are.
+    Arrays, tuples, lists, mappings and paths run none of the user's code and are returned as they are.
+
+    Raises:
+        InvalidRequest: the data hold a tensor that isn't a dense array of numbers.
     """
     _refuse_special(data, name)
     if isinstance(data, str | Path | tuple | list | dict) or hasattr(data, "detach"):
@@ -56,39 +59,39 @@ def guarded(data: Any, name: str) -> Any:
     if hasattr(data, "shape") or hasattr(data, "inputs"):
         return data
     if hasattr(data, "__next__"):
-        return _drawn(data, name)
+        return _draw_batches(data, name)
     return _Batches(data, name) if hasattr(data, "__iter__") else data
 
 
 class _Batches:
-    """An iterable that can be read again and again."""
+    """An iterable of the user's that can be read several times."""
 
     def __init__(self, data: Any, name: str) -> None:
         self._data, self._name = data, name
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches from the first one on."""
-        with called(self._name):
+        """The batches, starting with the first."""
+        with calling_user_code(self._name):
             batches = iter(self._data)
-        return _drawn(batches, self._name)
+        return _draw_batches(batches, self._name)
 
 
-def _drawn(batches: Iterator[Any], name: str) -> Iterator[Any]:
-    """One batch after the other; only drawing them is the user's code, not what is done with them."""
+def _draw_batches(batches: Iterator[Any], name: str) -> Iterator[Any]:
+    """The batches one by one. Only reading them is the user's code, not what the caller does with them."""
     while True:
-        with called(name):
-            batch, ended = _next(batches)
-        if ended:
+        with calling_user_code(name):
+            batch, is_end = _next(batches)
+        if is_end:
             return
         _refuse_special(batch, name)
         yield batch
 
 
 def _refuse_special(data: Any, name: str) -> None:
-    """Refuse tensors that hold no plain numbers, at any depth of the user's tuples, lists and mappings.
+    """Refuse tensors that aren't dense arrays of numbers, at any depth of tuples, lists and mappings.
 
     Raises:
-        InvalidRequest: tells their kind.
+        InvalidRequest: names the kind of tensor.
     """
     if isinstance(data, dict | tuple | list):
         for value in data.values() if isinstance(data, dict) else data:
@@ -100,21 +103,21 @@ def _refuse_special(data: Any, name: str) -> None:
 
 
 def special_kind(tensor: Any) -> str:
-    """What a tensor is, if it isn't a plain array of numbers; else empty."""
+    """The kind of a nested, sparse, quantized or meta tensor; empty for a dense array of numbers."""
     kinds = {"nested": tensor.is_nested, "sparse": "strided" not in str(tensor.layout), "quantized": tensor.is_quantized}
     return next((kind for kind, is_it in {**kinds, "meta": tensor.is_meta}.items() if is_it), "")
 
 
 def _next(batches: Iterator[Any]) -> tuple[Any, bool]:
+    """The next batch, and whether there was none. A `StopIteration` would end the caller's own generator."""
     try:
         return next(batches), False
     except StopIteration:
         return None, True
 
 
-# ---------------------------------------------------------------- sentences
 def of_user(error: BaseException) -> str | None:
-    """The sentence about an exception that passed through a file of the user's; None where it passed through none."""
+    """The sentence about an exception that passed through one of the user's files; None for any other exception."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name = _files.get(str(Path(frame.f_code.co_filename).resolve()))
         if name is not None:
@@ -123,12 +126,17 @@ def of_user(error: BaseException) -> str | None:
 
 
 def place_of_user(error: BaseException) -> str:
-    """`net.py line 12`, of an exception that passed through a file of the user's; else empty."""
+    """E.g. `net.py line 12`, for an exception that passed through one of the user's files; empty for any other."""
     return "" if of_user(error) is None else _line(error)
 
 
 def sentence(name: str, error: BaseException) -> str:
-    """What was raised, where in the user's code, and with what words."""
+    """One sentence about an exception: its type, the user's line, and its message.
+
+    Args:
+        name: how the sentence names the user's code.
+        error: the exception.
+    """
     line = _line(error)
     where = f" at {line}" if line else ""
     if isinstance(error, SystemExit):
@@ -138,32 +146,32 @@ def sentence(name: str, error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's own words in one line; of a class whose `__str__` raises, that it can't be shown."""
+    """An exception's message on one line, at most 400 characters; a substitute where its `__str__` raises."""
     try:
         words = error.msg if isinstance(error, SyntaxError) else str(error)
         text = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in str(words)).split())
-    except BaseException:  # the user's own class; its fault is not the one to report
+    except BaseException:  # the `__str__` of the user's own class, which isn't the error to report
         return "its message can't be shown"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _line(error: BaseException) -> str:
-    """`net.py line 12`: the innermost line of the user's own files, else of any file that isn't installed."""
+    """E.g. `net.py line 12`: the innermost line outside this library, Python and installed packages; else empty."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name} line {error.lineno}"
     frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
-    own = [place for place in frames if _is_own(place[0])]
-    return f"{Path(own[-1][0]).name} line {own[-1][1]}" if own else ""
+    places = [place for place in frames if _is_users(place[0])]
+    return f"{Path(places[-1][0]).name} line {places[-1][1]}" if places else ""
 
 
-def _is_own(file: str) -> bool:
-    """Whether a file is neither this library's, nor Python's, nor an installed package's."""
-    installed = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
-    return not file.startswith(("<", *installed)) and "site-packages" not in file
+def _is_users(file: str) -> bool:
+    """Whether a file belongs neither to this library, nor to Python, nor to an installed package."""
+    prefixes = (str(Path(__file__).parents[1]), sys.prefix, sys.base_prefix)
+    return not file.startswith(("<", *prefixes)) and "site-packages" not in file
 
 
 def last_line(trace: TracebackType | None) -> str:
-    """`profiling.py line 31`: where an exception was raised, in any file; empty where nothing is known."""
+    """E.g. `profiling.py line 31`: the innermost line of this library in a traceback, else of any file; else empty."""
     places = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
     inside = [place for place in places if place[0].startswith(str(Path(__file__).parents[1]))] or places
     return f"{Path(inside[-1][0]).name} line {inside[-1][1]}" if inside else ""

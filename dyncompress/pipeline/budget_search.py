@@ -19,7 +19,7 @@ from dyncompress.allocation.cost import HARM
 from dyncompress.allocation.plan import floor_of, limits_of, whole_budget
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
-from dyncompress.models.augmentation import augmented
+from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.completion import candidate, with_candidates
 from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.pipeline.onnx_export import as_numpy, originals
@@ -341,7 +341,7 @@ def _unsure(scores: np.ndarray) -> float:
 def _moved(source: ObservedModel) -> list[Batch]:
     """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
     generator = torch.Generator().manual_seed(source.seed)
-    return [augmented(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in source.batches]
+    return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in source.batches]
 
 
 def crossed(errors: np.ndarray, scores: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import digests
-from dyncompress.models.signature import same_form
+from dyncompress.models.signature import refuse_other_form
 from dyncompress.pipeline import certification
 from dyncompress.pipeline.application.apply_plan import applied
 from dyncompress.pipeline.budget_search import Search, file_within_budget
@@ -92,7 +92,7 @@ def _opened(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None
         raise InvalidRequest("budget.distortion is measured on calibration data; give calibration=batches, or set budget.bytes.")
     task = open_task(call.model, recipe, call.target, data, call.progress)
     if held is not None:
-        same_form(held.inputs, task.batches[0], task.model.free)
+        refuse_other_form(held.inputs, task.batches[0], task.model.free)
     task = with_run(task, call.trajectory)
     if plan is not None:
         refuse_other_weights(task, plan)

@@ -12,7 +12,7 @@ import numpy as np
 from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.models import open_model, preprocessing_warning
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
-from dyncompress.models.signature import filled
+from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, cropped, first_examples, form_of
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.recipe.recipe import Recipe
@@ -126,7 +126,7 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
 def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
     """The adapter of a model, with the batches to fit on and those set aside."""
     calibrated = data.calibration is not None
-    names, given = filled(model, data.calibration if calibrated else data.example)
+    names, given = resolve_inputs(model, data.calibration if calibrated else data.example)
     if not calibrated and observes_data(recipe):
         raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
     if given is None:
@@ -156,7 +156,7 @@ def with_held_out(
     Raises:
         InvalidRequest: an input that the model needs is missing.
     """
-    names, calibration = filled(model, data.calibration)
+    names, calibration = resolve_inputs(model, data.calibration)
     batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe), unchecked=True)
     held = None if held_out is None else held_out_of(model, held_out)
     return replace(data, calibration=batches, example=None if held is None else first_rows(held)), batches, held
@@ -313,7 +313,7 @@ def observes_data(recipe: Recipe) -> bool:
 
 def held_out_of(model: Any, data: Any) -> HeldOut:
     """Held-out examples as this model's inputs, labels and groups."""
-    names, data = filled(model, data)
+    names, data = resolve_inputs(model, data)
     return as_held_out(data, names, unchecked=True)
 
 

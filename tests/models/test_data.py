@@ -72,7 +72,7 @@ UNREAD: dict[str, tuple[Any, str]] = {
     "labels under two names": ({"x": X, "y": Y, "labels": Y}, "labels under two names, 'y' and 'labels'"),
     "labels by name and place": (({"x": X, "y": Y}, Y), "it holds labels twice"),
     "groups by name and place": (({"x": X, "groups": Y}, Y, Y), "it holds groups twice"),
-    "a fourth entry": ((X, Y, Y, Y), "3 entries behind the inputs"),
+    "a fourth entry": ((X, Y, Y, Y), "3 entries after the inputs"),
     "another input": (HeldOut({"x": X, "z": X}, Y), "it has the inputs x, z, and the model takes x"),
     "labels among the inputs": (HeldOut({"x": X, "y": Y}), "it has the inputs x, y"),
 }
@@ -194,7 +194,7 @@ REFUSED = {
     "strings": (np.array(["a", "b"]), "dtype <U1"),
     "objects": (np.array([None, 1.0], dtype=object), "dtype object"),
     "complex": (torch.ones(2, 2, dtype=torch.complex64), "complex"),
-    "shapes": ([X, X[:, :2]], "batch 1: input 'x' has shape (2, 4) an example, the first batch had (3, 4)"),
+    "shapes": ([X, X[:, :2]], "batch 1: input 'x' has shape (2, 4) per example, the first batch had (3, 4)"),
     "list of x and y": ([X, Y], "a list is read as batches; inputs with labels are a tuple (x, y)"),
     "dtypes": ([X, X.astype(np.int32)], "is int32, the first batch was float32"),
     "number": (3, "a int was given"),

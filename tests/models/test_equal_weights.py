@@ -1,4 +1,4 @@
-"""Weights of equal values: each layer's place in the file is told all the same."""
+"""Weights of equal values: each layer's weight is located in the file nevertheless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs that data fill, for every form of data; data that can be read only once are not lost."""
+"""The inputs that data provide, for every form of data; data that can be read only once are not lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models.signature import filled, same_form
+from dyncompress.models.signature import refuse_other_form, resolve_inputs
 from dyncompress.types import HeldOut
 
 X, Y = np.zeros((6, 3), np.float32), np.zeros(6, np.int64)
@@ -55,8 +55,8 @@ class Anything:
         (Anything(), X, ("x",)),
     ],
 )
-def test_the_inputs_that_data_fill(model: object, data: object, names: tuple[str, ...]) -> None:
-    assert filled(model, data)[0] == names
+def test_the_inputs_that_data_provide(model: object, data: object, names: tuple[str, ...]) -> None:
+    assert resolve_inputs(model, data)[0] == names
 
 
 def test_data_that_can_be_read_only_once_are_not_lost() -> None:
@@ -64,17 +64,17 @@ def test_data_that_can_be_read_only_once_are_not_lost() -> None:
         for i in range(4):
             yield {"ids": np.full(2, i), "mask": Y[:2], "types": Y[:2]}
 
-    names, data = filled(Two(), batches())
+    names, data = resolve_inputs(Two(), batches())
     assert names == ("ids", "mask", "types") and [int(batch["ids"][0]) for batch in data] == [0, 1, 2, 3]
-    names, data = filled(Two(), iter([]))
+    names, data = resolve_inputs(Two(), iter([]))
     assert names == ("ids", "mask") and list(data) == []
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(X)), batch_size=2)
-    assert filled(One(), loader) == (("pixels",), loader)
+    assert resolve_inputs(One(), loader) == (("pixels",), loader)
 
 
 def test_an_npz_is_looked_into(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", ids=Y, mask=Y, types=Y, y=Y)
-    assert filled(Two(), tmp_path / "a.npz") == (("ids", "mask", "types"), tmp_path / "a.npz")
+    assert resolve_inputs(Two(), tmp_path / "a.npz") == (("ids", "mask", "types"), tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(
@@ -89,20 +89,20 @@ def test_an_npz_is_looked_into(tmp_path: Path) -> None:
 )
 def test_objects_that_are_not_models_are_refused(model: object, kind: type[Exception], facts: list[str]) -> None:
     with pytest.raises(kind) as caught:
-        filled(model, X)
+        resolve_inputs(model, X)
     assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
 
 
 def test_held_out_data_have_the_calibrations_form() -> None:
-    same_form({"x": X}, {"x": torch.zeros(2, 3, dtype=torch.float64)})  # all float types become float32
-    same_form({"x": X[:2], "more": X}, {"x": X})
+    refuse_other_form({"x": X}, {"x": torch.zeros(2, 3, dtype=torch.float64)})  # all float types become float32
+    refuse_other_form({"x": X[:2], "more": X}, {"x": X})
     for held_out, facts in (
         ({"x": X[:, :2]}, ["'x'", "float32 [2]", "float32 [3]"]),
         ({"x": X.astype(np.int32)}, ["'x'", "int32 [3]", "float32 [3]", "alike"]),
         ({"z": X}, ["'x' is missing"]),
     ):
         with pytest.raises(InvalidRequest) as caught:
-            same_form(held_out, {"x": X})
+            refuse_other_form(held_out, {"x": X})
         assert all(fact in str(caught.value) for fact in facts)
 
 
@@ -119,11 +119,11 @@ def test_the_inputs_of_a_wrapped_network_are_its_own() -> None:
         "both": torch.compile(nn.DataParallel(Sum())),
     }
     for name, model in wrapped.items():
-        assert filled(model, {"left": [1], "right": [2]})[0] == ("left", "right"), name
+        assert resolve_inputs(model, {"left": [1], "right": [2]})[0] == ("left", "right"), name
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_is_refused_with_one_sentence() -> None:
     for model in (torch.jit.script(Sum()), torch.jit.trace(Sum(), (torch.ones(1), torch.ones(1)))):
         with pytest.raises(Unsupported, match="the model is TorchScript, whose layers can't be edited"):
-            filled(model, {"left": [1], "right": [2]})
+            resolve_inputs(model, {"left": [1], "right": [2]})

@@ -1,4 +1,4 @@
-"""The zoo of small architectures through the door: each opens, is observed, and its file computes what torch computes."""
+"""A zoo of small architectures: each is opened and observed, and its ONNX file computes what torch computes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARES = {"gru": 0.95, "swin": 0.02, "vit": 0.03, "audio_transformer": 0.02}
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ZOO)
-def test_the_door_takes(name: str) -> None:
+def test_the_adapter_opens(name: str) -> None:
     pytest.importorskip("transformers")
     runtime = pytest.importorskip("onnxruntime")
     module, inputs = build(name)

@@ -1,66 +1,69 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The spectrum of the loss's Hessian, one layer's block at a time, from products of the Hessian with vectors.
+"""The spectrum of the loss's Hessian, one layer's block at a time, from Hessian-vector products.
 
-Nothing is trained: the weights ask for gradients only inside `hessian_spectra` and are as before afterwards.
+Nothing is trained. The weights require gradients inside `hessian_spectra` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dyncompress.models.torch.calling import called, differentiable, flattened, placed
+from dyncompress.models.torch.calling import call_calibration_batch, device_inputs, differentiable, tensors_of
+from dyncompress.models.torch.layer_trace import SelectedLayers
 from dyncompress.types import Batch, HessianSpectrum
 
 
 def hessian_spectra(
-    module: nn.Module,
-    targets: Mapping[str, nn.Module],
-    *,
-    need: HessianSpectrum,
-    data: Sequence[Batch],
-    names: Sequence[str],
-    seed: int,
+    layers: SelectedLayers, need: HessianSpectrum, data: Sequence[Batch], seed: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """`HessianSpectrum` of the layers, on the first `need.batches` batches; layers that the loss doesn't depend on are left out.
+    """The spectrum of the loss's Hessian with respect to each layer's weight, estimated by stochastic Lanczos quadrature.
+
+    The loss is `own_loss`. Layers that it doesn't depend on are left out.
+
+    Cost: `need.nodes` Hessian-vector products a layer and batch, each about two backward passes. Memory: the graph of one batch
+    and its derivative, and `need.nodes` copies of the largest weight.
 
     Args:
-        module: in eval mode.
-        targets: layer -> the part of the module that holds its weight.
-        need: how many nodes and batches.
-        data: calibration batches.
-        names: of the inputs.
+        layers: the network and the layers.
+        need: number of nodes, and number of batches.
+        data: calibration batches, of which the first `need.batches` are used.
         seed: of the random signs that Lanczos' recursion starts from.
 
-    Cost: `nodes` Hessian-vector products a layer and batch, each about two backward passes; memory holds the graph of one batch
-    and its derivative, and `nodes` copies of the largest weight.
+    Returns:
+        layer -> (eigenvalues, counts), each `[batches, nodes]` float64; a count says how many eigenvalues its node stands for.
+
+    Raises:
+        InvalidRequest: a batch doesn't fit the model.
     """
-    weights = {name: layer.weight for name, layer in targets.items()}
+    module, names = layers.module, layers.input_names
+    weights = {name: layer.weight for name, layer in layers.modules.items()}
     generators = {name: torch.Generator().manual_seed(seed) for name in weights}
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    with differentiable(module), _asking(weights.values()), sdpa_kernel(SDPBackend.MATH):
+    spectra: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with differentiable(module), _requiring_gradients(weights.values()), sdpa_kernel(SDPBackend.MATH):
         for batch in data[: need.batches]:
-            loss = own_loss(flattened(called(module, placed(batch, module, names), names)))
+            loss = own_loss(tensors_of(call_calibration_batch(module, device_inputs(batch, module, names), names)))
             if not loss.requires_grad:
                 continue
             gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
             for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
                 if gradient is not None:
                     spectrum = _spectrum(gradient, weight, need.nodes, generators[name])
-                    found.setdefault(name, []).append(spectrum)
-    return {name: (torch.stack([v for v, _ in parts]), torch.stack([c for _, c in parts])) for name, parts in found.items()}
+                    spectra.setdefault(name, []).append(spectrum)
+    return {name: (torch.stack([v for v, _ in parts]), torch.stack([c for _, c in parts])) for name, parts in spectra.items()}
 
 
 def own_loss(outputs: Sequence[Tensor]) -> Tensor:
-    """Cross-entropy with the largest score as label for scores `[n, classes]`; else half the squared distance to themselves.
+    """A loss without labels, which the model's own outputs minimise or nearly so: a mean over examples, added up over outputs.
 
-    Both are means over examples, added up over outputs.
+    For scores `[n, classes]`: the cross-entropy with the class of the largest score as label. For any other floating-point
+    output: half the squared distance to its own value, whose gradient is zero and whose Hessian is the Gauss-Newton matrix.
     """
     total = torch.zeros((), device=outputs[0].device)
     for output in outputs:
@@ -74,10 +77,10 @@ def own_loss(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def _spectrum(gradient: Tensor, weight: Tensor, nodes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Values and counts, each `[nodes]` float64, of the derivative of `gradient` by `weight`."""
+    """Eigenvalues and counts, each `[nodes]` float64, of the Hessian block: the derivative of `gradient` by `weight`."""
 
     def product(vector: Tensor) -> Tensor:
-        """The derivative in this direction."""
+        """The Hessian-vector product with this direction, `[size]`."""
         if not gradient.requires_grad:
             return torch.zeros_like(vector)
         direction = vector.reshape(gradient.shape).to(gradient)
@@ -100,10 +103,11 @@ def _spectrum(gradient: Tensor, weight: Tensor, nodes: int, generator: torch.Gen
 def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights of Gauss quadrature for a symmetric operator's spectral measure at `start`.
 
-    Lanczos' recursion with full reorthogonalisation, twice; it ends early where the space is exhausted. For random signs as
-    start, size * weights estimate without bias how many eigenvalues lie at each node (stochastic Lanczos quadrature).
+    Lanczos' recursion with full reorthogonalisation, applied twice. It ends early where the Krylov space is exhausted. With
+    random signs as start, size * weights is an unbiased estimate of the number of eigenvalues at each node (stochastic Lanczos
+    quadrature).
 
-    Source: Golub, Welsch (1969); Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 38 (2017).
+    **Source**: Golub, Welsch (1969); Ubaru, Chen, Saad, SIAM J. Matrix Anal. Appl. 38 (2017).
 
     Example: with as many steps as dimensions the nodes are the eigenvalues.
         >>> diagonal = torch.tensor([3.0, 1.0], dtype=torch.float64)
@@ -114,44 +118,44 @@ def lanczos(product: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> t
     Args:
         product: `[n]` -> `[n]`, linear and symmetric.
         start: `[n]` float64, not zero.
-        steps: at most so many products.
+        steps: largest number of products.
 
     Returns:
-        nodes, ascending, and weights, which add up to 1; `[steps]` or fewer.
+        nodes in ascending order, and weights that add up to 1; each `[steps]` or shorter.
     """
     basis = [start / start.norm()]
     diagonal: list[float] = []
-    beside: list[float] = []
+    off_diagonal: list[float] = []
     largest = 0.0
     for step in range(min(steps, len(start))):
         vector = product(basis[-1])
         diagonal.append(float(basis[-1] @ vector))
         if step + 1 == steps:
             break
-        known = torch.stack(basis)
+        rows = torch.stack(basis)
         for _ in range(2):
-            vector = vector - known.mT @ (known @ vector)
+            vector = vector - rows.mT @ (rows @ vector)
         rest = float(vector.norm())
         largest = max(largest, abs(diagonal[-1]), rest)
         if rest <= 1e-10 * largest or len(basis) == len(start):
             break
-        beside.append(rest)
+        off_diagonal.append(rest)
         basis.append(vector / rest)
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    off = torch.tensor(beside[: len(diagonal) - 1], dtype=torch.float64)
+    off = torch.tensor(off_diagonal[: len(diagonal) - 1], dtype=torch.float64)
     matrix = matrix + torch.diag(off, 1) + torch.diag(off, -1)
     nodes, vectors = torch.linalg.eigh(matrix)
     return nodes.to(start.device), vectors[0].square().to(start.device)
 
 
 @contextmanager
-def _asking(parameters: Iterable[Tensor]) -> Iterator[None]:
-    """These ask for gradients inside this block, as leaves, and don't behind it."""
-    held = list(parameters)
-    for parameter in held:
+def _requiring_gradients(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside this block these tensors require gradients; afterwards they don't."""
+    leaves = list(parameters)
+    for parameter in leaves:
         parameter.requires_grad_(True)
     try:
         yield
     finally:
-        for parameter in held:
+        for parameter in leaves:
             parameter.requires_grad_(False)

@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""torch's exporters, tried one after the other: which axes may have any length, and what to know of the way taken."""
+"""torch's ONNX exporters, tried in turn; the first that works gives the graph, and notes say what it couldn't do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -19,93 +19,102 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch.calling import CALL_ERRORS, layer_by_layer, takes_names
-from dyncompress.models.torch.tracing import traced
-from dyncompress.types import Batch
+from dyncompress.models.torch.calling import CALL_ERRORS, accepts_names, device_inputs, layer_by_layer
+from dyncompress.models.torch.tracing import export_by_tracing
 
 _OPSET = 20
 BATCH = "batch"  # the name of the batch axis in the file
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a module is exported with.
+class ExportInputs:
+    """The inputs that a module is exported with.
 
     Attributes:
-        inputs: an example by name, on the module's device.
-        names: of the inputs, in order.
-        free: input -> axes behind the batch axis that may have any length.
-        size: the one batch size that the module runs on; 0: any.
+        example: a batch by input name, `[n, ...]`.
+        names: input names, in order.
+        free: input -> axes after the batch axis that may have any length.
+        size: the one batch size that the module runs on; 0 for any.
     """
 
-    inputs: Mapping[str, Tensor]
+    example: Mapping[str, Any]
     names: tuple[str, ...]
     free: Mapping[str, Sequence[int]]
     size: int = 0
 
     @property
-    def uneven(self) -> bool:
-        """Whether an axis behind the batch axis is free."""
+    def has_free_axes(self) -> bool:
+        """Whether an axis after the batch axis is free."""
         return any(self.free.values())
 
+    def for_export(self, module: nn.Module) -> ExportInputs:
+        """The same with the example on the module's device; one example becomes two, since exporters fix a batch of one."""
+        example = self.example
+        if not self.size and all(len(value) == 1 for value in example.values()):
+            example = {name: torch.cat([torch.as_tensor(value)] * 2) for name, value in example.items()}
+        return replace(self, example=device_inputs(example, module, self.names))
 
-def two_examples(example: Batch) -> Batch:
-    """Two examples at least: exporters take a batch of one for a constant."""
-    if any(len(value) != 1 for value in example.values()):
-        return example
-    return {name: torch.cat([torch.as_tensor(value)] * 2) for name, value in example.items()}
 
+def convert(module: nn.Module, inputs: ExportInputs) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The ONNX graph of a module, by the first exporter that works.
 
-def converted(module: nn.Module, given: Given) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """The first way that works: a trace where it is sure, dynamic batch, fixed batch, and any trace.
+    The order: a trace that is known to be exact (`tracing.py`); torch.export with a free batch axis; with a fixed one; tracing
+    with a free batch axis; with a fixed one.
+
+    Args:
+        module: in eval mode.
+        inputs: as `ExportInputs.for_export` returns them.
+
+    Returns:
+        the graph, and notes about a fixed batch size and about tracing.
 
     Raises:
-        Unsupported: none works, or an axis that has to be free is fixed.
+        Unsupported: no exporter works, or the graph fixes an axis that has to be free.
     """
-    plain = None if given.size or given.uneven else _plain(module, given)
+    plain = None if inputs.size or inputs.has_free_axes else _plain(module, inputs)
     if plain is not None:
         return plain, ()
-    failures, fixed = [], ""
-    ways = ((False, True), (False, False)) if given.size else ((True, True), (False, True), (True, False), (False, False))
+    failures, fixed_axis = [], ""
+    ways = ((False, True), (False, False)) if inputs.size else ((True, True), (False, True), (True, False), (False, False))
     for dynamic, dynamo in ways:
         try:
-            model = _export(module, given, dynamic, dynamo)
+            model = _export(module, inputs, dynamic, dynamo)
             onnx.checker.check_model(model)
         except _export_errors() as error:
             failures.append(_first_line(error))
             continue
         _name_axes(model)
-        fixed = _fixed_axis(model, given.free)
-        if fixed:
-            break  # a trace would call the axis free and keep the length all the same
-        return model, _notes(model, given, failures, dynamo)
-    if fixed:
+        fixed_axis = _fixed_axis(model, inputs.free)
+        if fixed_axis:
+            break  # a trace would declare the axis free and keep the length all the same
+        return model, _notes(model, inputs, failures, dynamo)
+    if fixed_axis:
         reason = f" ({failures[0]})" if failures else ""
         raise Unsupported(
-            f"the exported graph fixes {fixed}, which has to take any length{reason}; pad or crop all inputs to one shape, or "
-            "make the forward method independent of that length."
+            f"the exported graph fixes {fixed_axis}, which has to take any length{reason}; pad or crop all inputs to one shape, "
+            "or make the forward method independent of that length."
         )
     raise Unsupported(f"torch.onnx can't export this model ({failures[0]}); make its forward free of data-dependent Python.")
 
 
-def _notes(model: onnx.ModelProto, given: Given, failures: Sequence[str], dynamo: bool) -> tuple[str, ...]:
-    """What the user should know of an export."""
+def _notes(model: onnx.ModelProto, inputs: ExportInputs, failures: Sequence[str], dynamo: bool) -> tuple[str, ...]:
+    """Sentences for the user about a fixed batch size and about tracing."""
     notes = []
-    if given.size:
-        notes.append(f"the batch size of the ONNX file is fixed at {given.size}, the only one that the model runs on.")
-    elif not _batch_is_free(model):  # the exporter may fix it without a word
+    if inputs.size:
+        notes.append(f"the batch size of the ONNX file is fixed at {inputs.size}, the only one that the model runs on.")
+    elif not _batch_is_free(model):  # the exporter may fix it silently
         reason = failures[0] if failures else "its forward pass depends on the batch size"
-        notes.append(f"the batch size of the ONNX file is fixed at {len(given.inputs[given.names[0]])}: {reason}.")
+        notes.append(f"the batch size of the ONNX file is fixed at {len(inputs.example[inputs.names[0]])}: {reason}.")
     if not dynamo:
         notes.append(f"exported by tracing, which keeps no data-dependent branches: {failures[-1]}.")
     return tuple(notes)
 
 
-def _plain(module: nn.Module, given: Given) -> onnx.ModelProto | None:
-    """The graph of a plain convolutional network, None for any other."""
+def _plain(module: nn.Module, inputs: ExportInputs) -> onnx.ModelProto | None:
+    """The graph of a plain convolutional network by an exact trace; None for any other network."""
     try:
-        with _silenced(), layer_by_layer():
-            model = traced(module, given.inputs, given.names, takes_names(module, given.names), _OPSET)
+        with _silence_exporters(), layer_by_layer():
+            model = export_by_tracing(module, inputs.example, inputs.names, accepts_names(module, inputs.names), _OPSET)
         onnx.checker.check_model(model)
     except (*CALL_ERRORS, Unsupported, torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError):
         return None
@@ -113,9 +122,9 @@ def _plain(module: nn.Module, given: Given) -> onnx.ModelProto | None:
 
 
 def _export_errors() -> tuple[type[BaseException], ...]:
-    """What exporters raise. torch._dynamo takes a second to load and isn't, where a trace will do."""
-    own = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, onnx.checker.ValidationError)
-    return (*CALL_ERRORS, *own)
+    """The exceptions that exporters raise. Loading torch._dynamo takes a second, so that this is a function."""
+    exporters = (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, onnx.checker.ValidationError)
+    return (*CALL_ERRORS, *exporters)
 
 
 def _batch_is_free(model: onnx.ModelProto) -> bool:
@@ -125,7 +134,7 @@ def _batch_is_free(model: onnx.ModelProto) -> bool:
 
 
 def _fixed_axis(model: onnx.ModelProto, free: Mapping[str, Sequence[int]]) -> str:
-    """A phrase for the first axis that should be free and isn't; empty where there is none."""
+    """The first axis that should be free and isn't, as words for a message; empty where there is none."""
     for entry in model.graph.input:
         dims = entry.type.tensor_type.shape.dim
         for axis in free.get(entry.name, ()):
@@ -135,7 +144,7 @@ def _fixed_axis(model: onnx.ModelProto, free: Mapping[str, Sequence[int]]) -> st
 
 
 def _name_axes(model: onnx.ModelProto) -> None:
-    """Free axes are named after the first input and axis that they belong to, in place; exporters number them."""
+    """Name the free axes after the first input and axis that they belong to, in place; exporters number them."""
     names: dict[str, str] = {}
     for entry in model.graph.input:
         for axis, dim in enumerate(entry.type.tensor_type.shape.dim):
@@ -148,7 +157,7 @@ def _name_axes(model: onnx.ModelProto) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """What is wrong, in the last cause's words: exporters wrap the reason several times, under headings of their own."""
+    """Type of an exception and message of its innermost cause, since exporters nest their exceptions."""
     kind = type(error).__name__
     while error.__cause__ is not None:
         error = error.__cause__
@@ -156,45 +165,52 @@ def _first_line(error: BaseException) -> str:
     return f"{kind}: {(lines or [''])[0].rstrip('.')[:200]}"
 
 
-def _export(module: nn.Module, given: Given, dynamic: bool, dynamo: bool) -> onnx.ModelProto:
-    """One attempt; `dynamic`: with a free batch axis."""
-    names, by_name = given.names, takes_names(module, given.names)
-    args = () if by_name else tuple(given.inputs[name] for name in names)
-    how: dict[str, object] = {"kwargs": dict(given.inputs) if by_name else None, "input_names": list(names)}
-    how |= {"opset_version": _OPSET, "dynamo": dynamo, "verbose": False}
-    with _silenced(), layer_by_layer(), torch.no_grad():
+def _export(module: nn.Module, inputs: ExportInputs, dynamic: bool, dynamo: bool) -> onnx.ModelProto:
+    """One attempt to export.
+
+    Args:
+        module: in eval mode.
+        inputs: the example and the free axes.
+        dynamic: whether the batch axis is free.
+        dynamo: whether torch.export captures the program; if not, it is traced.
+    """
+    names, by_name = inputs.names, accepts_names(module, inputs.names)
+    args = () if by_name else tuple(inputs.example[name] for name in names)
+    options: dict[str, object] = {"kwargs": dict(inputs.example) if by_name else None, "input_names": list(names)}
+    options |= {"opset_version": _OPSET, "dynamo": dynamo, "verbose": False}
+    with _silence_exporters(), layer_by_layer(), torch.no_grad():
         if dynamo:
-            if dynamic or given.uneven:
-                shapes = _dynamic_shapes(given, dynamic)
-                how["dynamic_shapes"] = shapes if by_name else tuple(shapes.values())
-            return torch.onnx.export(module, args, external_data=False, optimize=True, **how).model_proto
-        axes = {name: ({0: BATCH} if dynamic else {}) | {a: f"{name}_{a}" for a in given.free.get(name, ())} for name in names}
+            if dynamic or inputs.has_free_axes:
+                shapes = _dynamic_shapes(inputs, dynamic)
+                options["dynamic_shapes"] = shapes if by_name else tuple(shapes.values())
+            return torch.onnx.export(module, args, external_data=False, optimize=True, **options).model_proto
+        axes = {name: ({0: BATCH} if dynamic else {}) | {a: f"{name}_{a}" for a in inputs.free.get(name, ())} for name in names}
         buffer = io.BytesIO()
-        with _SpeltOut():
-            torch.onnx.export(module, args, buffer, dynamic_axes=axes, **how)
+        with _SpellOutTranspose():
+            torch.onnx.export(module, args, buffer, dynamic_axes=axes, **options)
         return onnx.load_from_string(buffer.getvalue())
 
 
-class _SpeltOut(TorchFunctionMode):
-    """Writes the transposes that the tracing exporter doesn't know (`x.mT`) as one that it knows."""
+class _SpellOutTranspose(TorchFunctionMode):
+    """Replaces `x.mT`, which the tracing exporter doesn't know, by a transpose that it knows."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Run, or run the other form."""
+        """Run the function, or its replacement."""
         if func == Tensor.mT.__get__:  # pyright: ignore[reportAttributeAccessIssue]
             return args[0].transpose(-2, -1)
         return func(*args, **(kwargs or {}))
 
 
-def _dynamic_shapes(given: Given, dynamic: bool) -> dict[str, dict[int, Any]]:
-    """Input -> axis -> how free it is: axes of equal length may turn out to be one, or fixed."""
+def _dynamic_shapes(inputs: ExportInputs, dynamic: bool) -> dict[str, dict[int, Any]]:
+    """Input -> axis -> its torch.export dimension. With AUTO the exporter may find that axes are equal or fixed."""
     batch = torch.export.Dim(BATCH)
     first: dict[int, Any] = {0: batch} if dynamic else {}
-    return {name: first | dict.fromkeys(given.free.get(name, ()), torch.export.Dim.AUTO) for name in given.names}
+    return {name: first | dict.fromkeys(inputs.free.get(name, ()), torch.export.Dim.AUTO) for name in inputs.names}
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """The exporters print and log their progress; none of it is for the user."""
+def _silence_exporters() -> Iterator[None]:
+    """Inside this block exporters neither print nor log nor warn."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch._dynamo", "torch.fx")
     ]
@@ -203,10 +219,10 @@ def _silenced() -> Iterator[None]:
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        printed, torch._C._jit_onnx_log = torch._C._jit_onnx_log, lambda *_: None  # graphs, natively to standard output
+        log, torch._C._jit_onnx_log = torch._C._jit_onnx_log, lambda *_: None  # it prints graphs to standard output
         try:
             yield
         finally:
-            torch._C._jit_onnx_log = printed
+            torch._C._jit_onnx_log = log
             for logger, level in zip(loggers, before, strict=True):
                 logger.setLevel(level)

@@ -1,9 +1,9 @@
-"""The inputs of a layer as its weight matrix sees them, and their second moment.
+"""The inputs that a layer's weight matrix multiplies, and their second moment.
 
-A convolution multiplies one patch of its input for every output position. Patches overlap: for stride 1 the product of kernel
-rows a and b depends on b - a alone, but for the first and last rows of the image. `InputSums` uses that for plain 2-D
-convolutions: rows are unfolded along the width only and correlated at each distance once, a third of the arithmetic and of the
-copying for a 3x3 kernel, with the same result.
+A convolution multiplies one patch of its input for every output position, and patches overlap: for stride 1 the product of kernel
+rows a and b depends on b - a alone, except at the first and last rows of the image. `InputSums` uses this for 2-D convolutions
+with one group. It unfolds rows along the width only and correlates them once for each distance. For a 3x3 kernel this takes a
+third of the arithmetic and of the copies, with the same result.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from dyncompress import linalg
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.layers import Weighted, groups_of, kind_of
 
-# Numbers of one block of unfolded inputs, and of the products of its rows.
+# Numbers in one block of unfolded inputs, and in the products of its rows.
 _BLOCK_NUMBERS = 8_000_000
 
-Blocks = dict[tuple[int, int], Tensor]  # a pair of kernel rows (a, b), a <= b -> the sum of products of what they see
+Blocks = dict[tuple[int, int], Tensor]  # a pair of kernel rows (a, b), a <= b -> the sum of products of their inputs
 
 
 class InputSums:
     """The second moment of one layer's inputs over a stream of batches; float32 products, float64 totals."""
 
     def __init__(self) -> None:
-        """Start at zero rows."""
+        """Start without inputs."""
         self._plain = linalg.SecondMoment()
         self._blocks: Blocks = {}
         self._layer: Weighted | None = None
         self._rows = 0
 
     def add(self, layer: Weighted, x: Tensor) -> None:
-        """Add one batch of inputs of `layer`, in blocks of bounded size.
+        """Add one batch of inputs, in blocks of bounded size.
+
+        Args:
+            layer: the layer; always the same one.
+            x: its input, `[n, in, *space]` for a convolution and `[..., in]` for a linear layer.
 
         Raises:
             InvalidRequest: an input isn't finite.
@@ -53,7 +57,7 @@ class InputSums:
                 self._plain.add(patches(layer, block))
 
     def _add_strips(self, layer: Weighted, strips: Tensor) -> None:
-        """Add the strips' products, block by block of kernel rows; the layer is remembered for the order of its inputs."""
+        """Add the products of the strips for every pair of kernel rows."""
         if not self._blocks:
             rows, columns = range(layer.kernel_size[0]), strips.shape[1]
             for pair in ((a, b) for a in rows for b in rows if a <= b):
@@ -64,46 +68,46 @@ class InputSums:
 
     @property
     def value(self) -> Tensor:
-        """`[groups, K, K]`, float64, exactly symmetric.
+        """The second moment `[groups, K, K]`, float64 and exactly symmetric, with K = in / groups * kernel.
 
         Raises:
             InvalidRequest: no inputs were added, or one wasn't finite.
         """
         if not self._blocks:
             return self._plain.value
-        total = assembled(self._layer, self._blocks)
+        total = assemble(self._layer, self._blocks)
         if not all(math.isfinite(float(end)) for end in torch.aminmax(total)):  # isfinite copies the matrix
             raise InvalidRequest("second moment: an input is NaN or infinite, or its square overflows; clean the data.")
         return total.div_(self._rows)[None]
 
 
 def row_strips(layer: Weighted, x: Tensor) -> Tensor:
-    """A plain 2-D convolution's padded input, unfolded along the width: `[height, in * kernel_width, n * out_width]`.
+    """The padded input of a 2-D convolution, unfolded along the width: `[height, in * kernel_width, n * out_width]`.
 
     Args:
-        layer: convolution or transposed convolution, one group.
+        layer: convolution or transposed convolution with one group.
         x: `[n, in, height, width]`.
     """
-    x, stride = _prepared(layer, x)
+    x, stride = _padded_input(layer, x)
     gap = layer.dilation[1]
     view = x.unfold(3, gap * (layer.kernel_size[1] - 1) + 1, stride[1])[..., ::gap]
     return view.permute(2, 1, 4, 0, 3).reshape(x.shape[2], x.shape[1] * layer.kernel_size[1], -1)
 
 
 def add_correlations(layer: Weighted, strips: Tensor, blocks: Blocks) -> int:
-    """Add x x^T over the patches that `row_strips` holds to `blocks`, in place.
+    """Add the sum of x x^T over all patches x to `blocks`, in place.
 
-    With R_r the strip of image row r, the block of kernel rows (a, b) is the sum over output rows p of
-    R_(sp + ga) R_(sp + gb)^T, s the stride and g the dilation. For stride 1, products at distance b - a are formed once and
-    summed over each pair's rows.
+    Let R_r be the strip of image row r, s the stride and g the dilation. The block of kernel rows (a, b) is the sum over output
+    rows p of R_(sp + ga) R_(sp + gb)^T. For stride 1 the products at distance b - a are formed once and summed over the rows of
+    each pair.
 
     Args:
         layer: the convolution.
-        strips: `[height, C, n * out_width]`.
+        strips: `[height, C, n * out_width]`, from `row_strips`.
         blocks: kernel rows (a, b), a <= b -> `[C, C]`, float64.
 
     Returns:
-        the output height.
+        the number of output rows.
     """
     size, gap = layer.kernel_size[0], layer.dilation[0]
     stride = 1 if kind_of(layer).startswith("conv_transpose") else layer.stride[0]
@@ -129,8 +133,8 @@ def add_correlations(layer: Weighted, strips: Tensor, blocks: Blocks) -> int:
     return positions
 
 
-def assembled(layer: Weighted, blocks: Blocks) -> Tensor:
-    """Blocks of kernel rows (on and above the diagonal) -> `[K, K]`, symmetric, in the weight's order (in, height, width)."""
+def assemble(layer: Weighted, blocks: Blocks) -> Tensor:
+    """The symmetric matrix `[K, K]` of all blocks (a, b), a <= b, in the weight's order (in, height, width)."""
     size, width = layer.kernel_size
     first = blocks[0, 0]
     whole = first.new_empty(len(first) // width, size, width, len(first) // width, size, width)
@@ -145,16 +149,20 @@ def assembled(layer: Weighted, blocks: Blocks) -> Tensor:
 
 
 def patches(layer: Weighted, x: Tensor) -> Tensor:
-    """The inputs of every output position of a convolution, `[groups, n * positions, in / groups * kernel]`.
+    """The inputs of a convolution at every output position, `[groups, n * positions, in / groups * kernel]`.
 
-    A transposed convolution is read as a convolution of its zero-stuffed input with the kernel reversed.
+    A transposed convolution is a convolution of its zero-stuffed input with the reversed kernel.
+
+    Example:
+        >>> patches(torch.nn.Conv1d(1, 1, 2), torch.tensor([[[1.0, 2.0, 3.0]]])).tolist()
+        [[[1.0, 2.0], [2.0, 3.0]]]
 
     Args:
-        layer: 1 to 3 spatial axes; stride, dilation, groups, zero or other padding.
+        layer: a convolution with 1 to 3 spatial axes, any stride, dilation, groups and padding mode.
         x: `[n, in, *space]`.
     """
     kernel, dilation = layer.kernel_size, layer.dilation
-    x, stride = _prepared(layer, x)
+    x, stride = _padded_input(layer, x)
     view = x.unflatten(1, (groups_of(layer), -1))
     for axis, (size, hop, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
         view = view.unfold(3 + axis, gap * (size - 1) + 1, hop)[..., ::gap]
@@ -166,22 +174,22 @@ def patches(layer: Weighted, x: Tensor) -> Tensor:
     return rows.reshape(rows.shape[0], rows.shape[1 : -1 - spatial].numel(), -1)
 
 
-def _prepared(layer: Weighted, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """The padded input and the stride at which a convolution slides over it."""
+def _padded_input(layer: Weighted, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The padded input of a convolution, and the stride at which the kernel moves over it."""
     if kind_of(layer).startswith("conv_transpose"):
-        return _stuffed(layer, x), (1,) * len(layer.kernel_size)
-    return _padded(layer, x), layer.stride
+        return _stuff_zeros(layer, x), (1,) * len(layer.kernel_size)
+    return _pad(layer, x), layer.stride
 
 
-def _padded(layer: Weighted, x: Tensor) -> Tensor:
-    """The input as the convolution pads it."""
+def _pad(layer: Weighted, x: Tensor) -> Tensor:
+    """The input with the convolution's own padding."""
     both = layer._reversed_padding_repeated_twice
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     return functional.pad(x, tuple(both), mode=mode)
 
 
-def _stuffed(layer: Weighted, x: Tensor) -> Tensor:
-    """The input of a transposed convolution with stride - 1 zeros between values, padded to its whole reach."""
+def _stuff_zeros(layer: Weighted, x: Tensor) -> Tensor:
+    """The input of a transposed convolution with stride - 1 zeros between its values, padded to the kernel's full reach."""
     for axis, stride in enumerate(layer.stride):
         if stride > 1:
             wide = x.new_zeros(*x.shape[: 3 + axis], stride, *x.shape[3 + axis :])

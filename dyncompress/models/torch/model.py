@@ -1,8 +1,8 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The door for PyTorch: a module seen as layers, observed, edited, and written to ONNX.
+"""The model adapter of PyTorch modules: lists their layers, observes and edits them, and writes ONNX.
 
-The module that comes in is never changed: the door works on a copy in eval mode, BatchNorm folded.
+The caller's module is never changed: the adapter works on a copy in eval mode with BatchNorm folded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,11 @@ from dyncompress.models.torch import (
     blocks,
     calling,
     channels,
+    copying,
     folding,
+    gain_distillation,
     hooks,
+    layer_trace,
     layers,
     low_rank,
     matching,
@@ -32,8 +35,11 @@ from dyncompress.models.torch import (
     observing,
     plain_layers,
     recurrent,
+    sequence,
     source,
+    weight_distillation,
 )
+from dyncompress.models.torch.distillation import DistillationRun
 from dyncompress.models.torch.folding import preprocessing_warning
 from dyncompress.types import (
     Affine,
@@ -53,25 +59,54 @@ from dyncompress.types import (
     SetWeight,
 )
 
+if TYPE_CHECKING:
+    from dyncompress.models.torch.skeleton import Skeleton
+
 __all__ = ["TorchModel", "open_model", "preprocessing_warning"]
+
+
+# Cached properties that depend on a module's structure and not on the values of its weights.
+_OF_STRUCTURE = ("trace", "_channels", "_layers", "_blocks", "_factorable")
+
+
+@dataclass
+class ExportCache:
+    """What one export leaves for the next one of the same structure.
+
+    Attributes:
+        skeleton: the last exported graph without its weights; None before the first export.
+    """
+
+    skeleton: Skeleton | None = None
 
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A torch module behind `types.Model`. Every edit returns a new one.
+    """The adapter of one torch module, as `types.Model` describes it; `open_model` makes one.
+
+    An edit returns a new model and leaves this one as it is.
 
     Attributes:
-        module: a copy of its own, in eval mode, BatchNorm folded.
-        input_names: names of the inputs, as parameters of its forward method or in their order.
-        notes: what the user should know about opening it.
+        module: a private copy in eval mode with BatchNorm folded.
+        input_names: input names in order: names of parameters of the forward method where the data are given by name.
+        notes: what the user should know about the copy.
         example: one batch that the module runs on; shapes and channel groups are read from it.
-        original_digest: of the weights before folding.
-        normalised: layers that took in a BatchNorm.
-        kept: layer -> its output channels, counted in the model as it was opened; only where channels were removed.
-        source: the caller's own module, which edits leave out of account: what files are compared with.
-        state_digest: of everything in the source's `state_dict`.
-        size: the one batch size that the source runs on; 0: any.
-        free: input -> its axes behind the batch axis that may have any length.
+        original_digest: sha256 of the layers' weights before folding.
+        normalised: layers into which a BatchNorm was folded.
+        kept: layer -> its output channels, counted in the model as it was opened; layers that lost none are absent.
+        source: the caller's own module in eval mode, which edits don't affect: the reference for ONNX files.
+        state_digest: sha256 of the source's `state_dict`.
+        size: the one batch size that the source runs on; 0 for any.
+        free: input -> axes after the batch axis that may have any length.
+        exports: the last export, which later exports of the same structure reuse.
+
+    Example:
+        >>> model = open_model(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {"x": torch.zeros(2, 3)})
+        >>> [(layer.name, layer.shape, layer.macs) for layer in model.layers()]
+        [('0', (4, 3), 12), ('2', (2, 4), 8)]
+        >>> zero = model.edited([SetWeight("2", torch.zeros(2, 4), torch.ones(2))])
+        >>> zero.predict({"x": torch.ones(1, 3)})[0].tolist()
+        [[1.0, 1.0]]
     """
 
     module: nn.Module
@@ -85,11 +120,12 @@ class TorchModel:
     state_digest: str = field(default="", repr=False)
     size: int = 0
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    exports: ExportCache = field(default_factory=ExportCache, repr=False, compare=False)
 
     @cached_property
-    def trace(self) -> layers.Trace:
-        """What one forward pass shows."""
-        return layers.traced(self.module, self.example, self.input_names)
+    def trace(self) -> layer_trace.Trace:
+        """The layers as one forward pass calls them."""
+        return layer_trace.trace_layers(self.module, self.example, self.input_names)
 
     @cached_property
     def _channels(self) -> channels.Channels:
@@ -97,14 +133,14 @@ class TorchModel:
 
     @cached_property
     def _layers(self) -> tuple[Layer, ...]:
-        return self._channels.noted(self.trace.layers)
+        return self._channels.annotate(self.trace.layers)
 
     def layers(self) -> tuple[Layer, ...]:
-        """All layers in the order of the forward pass; those never called last."""
+        """All layers in the order of the forward pass; layers that are never called come last."""
         return self._layers
 
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
-        """Sets of layers whose output channels can be removed together; each was tried on a copy."""
+        """Sets of layers whose output channels can be removed together; each removal was tried on a copy."""
         return self._channels.groups
 
     @cached_property
@@ -112,7 +148,7 @@ class TorchModel:
         return blocks.residual_blocks(self.module, self.trace, self.example, self.input_names)
 
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
-        """Parts that add a shortcut to their last layer, in forward order; those that can be dropped were tried on a copy."""
+        """Modules that add a shortcut to their last layer's output, in forward order; each drop was tried on a copy."""
         return self._blocks
 
     @cached_property
@@ -120,31 +156,40 @@ class TorchModel:
         return low_rank.factorable(self.module, self.trace, self.example, self.input_names)
 
     def factorable_layers(self) -> frozenset[str]:
-        """Layers that two of a lower rank can take the place of; tried on a copy."""
+        """Layers that two layers of lower rank can replace; tried on a copy."""
         return self._factorable
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one example, layers only (products of activations with activations not counted)."""
+        """Multiply-accumulates of all layers for one example; products of activations with activations don't count."""
         return sum(layer.macs for layer in self.trace.layers)
 
     def digest(self) -> str:
-        """sha256 of the weights before folding, as a recorded trajectory's last weights have it."""
+        """sha256 of the layers' weights before folding, equal to the digest of a recorded trajectory that ends in this model."""
         return self.original_digest
 
     def observe(self, needs: Sequence[Need], data: Iterable[Batch] = (), seed: int = 0) -> Iterator[tuple[str, Observation]]:
-        """Layer by layer in forward order, what `needs` asks for.
+        """Observe the layers in forward order.
 
         Args:
-            needs: values of `types.Need`; `Motion` isn't the door's to give and is passed over.
-            data: calibration batches by name; read as often as memory makes necessary.
-            seed: of the labels that the Fisher information draws.
+            needs: what to observe, values of `types.Need`. `Motion` comes from a trajectory and is ignored here.
+            data: calibration batches by input name; several passes over them may be made.
+            seed: of the random numbers that Fisher information, noise gains and Hessian spectra draw.
+
+        Returns:
+            an iterator of layer names and observations.
+
+        Raises:
+            InvalidRequest: the needs ask for data and there are none, or a batch doesn't fit the model.
         """
         batches = data if isinstance(data, Sequence) else list(data)
-        return observing.observations(self.module, self.trace, self.layers(), needs, batches, self.input_names, seed)
+        return observing.observe_layers(self, needs, batches, seed)
 
     def predict(self, inputs: Batch) -> tuple[Tensor, ...]:
-        """The outputs, flattened to a tuple, without gradients.
+        """The outputs for one batch, as a tuple of tensors without gradients.
+
+        Args:
+            inputs: `[n, ...]` by input name.
 
         Raises:
             InvalidRequest: the inputs don't fit the model.
@@ -157,7 +202,10 @@ class TorchModel:
             ) from error
 
     def original(self, inputs: Batch) -> tuple[Tensor, ...]:
-        """The outputs of the module that came in, called as its owner calls it, whatever was edited since; float32.
+        """The outputs of the caller's own module, which edits don't affect; floating-point outputs as float32.
+
+        Args:
+            inputs: `[n, ...]` by input name.
 
         Raises:
             InvalidRequest: the inputs don't fit it.
@@ -168,10 +216,13 @@ class TorchModel:
         )
 
     def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
-        """The float32 ONNX file, stripped, with a batch axis of any size where the exporter can, and where the weights lie.
+        """Export to a float32 ONNX file without metadata, with a free batch axis where the exporter allows it.
 
         Args:
-            example: inputs to export with; None: those it was opened with.
+            example: inputs to export with; None for those that the model was opened with.
+
+        Returns:
+            the file's bytes, and layer -> the places of its weight in the file; layers that can't be located are absent.
 
         Raises:
             Unsupported: no exporter takes the model.
@@ -182,51 +233,57 @@ class TorchModel:
     def to_onnx_with_notes(
         self, example: Batch | None = None
     ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
-        """`to_onnx` and sentences about what the exporter couldn't do."""
+        """`to_onnx`, and as third value sentences about what the exporter couldn't do."""
         from dyncompress.models.torch import onnx_graph, skeleton  # onnx is imported only where a file is written
+        from dyncompress.models.torch.exporting import ExportInputs
 
-        example = self.example if example is None or any(self.free.values()) else example  # one length serves for all
-        example = batches.resized(example, self.size) if self.size else example
-        form, known = skeleton.form_of(example), self.__dict__.get("_skeleton")
-        content = None if known is None else known.filled(self.module, form)
-        if known is not None and content is not None:
-            return content, known.places, known.notes
-        found = onnx_graph.exported(
-            self.module, self.trace.layers, self.trace.users, example, self.input_names, self.free, self.size
-        )
-        self.__dict__["_skeleton"] = skeleton.skeleton(found[0], self.module, form, *found[1:])
-        return found
+        example = self.example if example is None or any(self.free.values()) else example  # free axes need one example only
+        example = batches.resize_batch(example, self.size) if self.size else example
+        form, last = skeleton.form_of(example), self.exports.skeleton
+        content = None if last is None else last.fill(self.module, form)
+        if last is not None and content is not None:
+            return content, last.places, last.notes
+        inputs = ExportInputs(example, self.input_names, self.free, self.size)
+        exported = onnx_graph.export_onnx(self.module, self.trace.layers, self.trace.users, inputs)
+        self.exports.skeleton = skeleton.skeleton(exported[0], self.module, form, *exported[1:])
+        return exported
 
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
-        """A new model with the edits applied; this one is untouched.
+        """A new model with the edits applied; this one stays as it is.
 
-        Weights, gains and shifts come first, in the shapes of this model and in their order; then layers are split in two, then
-        blocks dropped, then channels removed.
+        Weights, gains and shifts are applied first, in their order and in the shapes of this model. Then layers are factorised,
+        then blocks dropped, then channels removed.
 
         Raises:
-            InvalidRequest: an edit names an unknown layer or group, or its shape doesn't fit.
+            InvalidRequest: an edit names an unknown layer, block or group, or its shape doesn't fit.
         """
-        new = replace(self, module=calling.copied(self.module), kept=dict(self.kept))
+        module = copying.deep_copy(self.module)
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
-        splits = [edit for edit in edits if isinstance(edit, LowRank)]
+        factors = [edit for edit in edits if isinstance(edit, LowRank)]
         for edit in edits:
             if not isinstance(edit, Keep | Drop | LowRank):
-                self._edit(new.module, edit)
-        if splits:
-            low_rank.factorise(new.module, self.trace, splits)
-            new = replace(new, normalised=low_rank.renamed(self.normalised, splits))
+                self._edit(module, edit)
+        if not (keeps or drops or factors):
+            return self._with_weights_of(module)
+        new = replace(self, module=module, exports=ExportCache())
+        if factors:
+            low_rank.factorise(module, self.trace, factors)
+            new = replace(new, normalised=low_rank.rename_layers(self.normalised, factors))
             return new.edited([*drops, *keeps]) if drops or keeps else new
         if drops:
-            blocks.drop(new.module, self._blocks, drops)
+            blocks.drop(module, self._blocks, drops)
             return new.edited(keeps) if keeps else new
-        if not keeps:  # the structure is the same: what was read from it holds
-            known = ("trace", "_channels", "_layers", "_blocks", "_skeleton", "_factorable")
-            new.__dict__.update({key: self.__dict__[key] for key in known if key in self.__dict__})
-            return new
-        for name, rows in channels.keep(new.module, self._channels, keeps, self.example, self.input_names).items():
+        kept = dict(self.kept)
+        for name, rows in channels.keep(module, self._channels, keeps, self.example, self.input_names).items():
             before = self.kept.get(name)
-            new.kept[name] = rows if before is None else tuple(before[row] for row in rows)
+            kept[name] = rows if before is None else tuple(before[row] for row in rows)
+        return replace(new, kept=kept)
+
+    def _with_weights_of(self, module: nn.Module) -> TorchModel:
+        """The model of a module of the same structure: what was read from the structure holds for it too."""
+        new = replace(self, module=module, exports=replace(self.exports))
+        new.__dict__.update({name: self.__dict__[name] for name in _OF_STRUCTURE if name in self.__dict__})
         return new
 
     def with_notes(self, *notes: str) -> TorchModel:
@@ -240,34 +297,28 @@ class TorchModel:
     def in_sequence(
         self, batches: Sequence[Batch], names: Sequence[str], fit: LayerFit, *, dropped: Sequence[Drop] = ()
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Fit layers in the order of the forward pass, each on what the layers before leave it; see `sequence`."""
-        from dyncompress.models.torch import sequence
-
-        with blocks.bypassed(self.module, self.residual_blocks() if dropped else (), dropped):
+        """Fit layers in the order of the forward pass, each on the inputs that the fitted layers produce; see `sequence`."""
+        with blocks.bypass_blocks(self.module, self.residual_blocks() if dropped else (), dropped):
             return sequence.in_sequence(self, batches, names, fit)
 
     def distilled(self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask) -> TorchModel:
-        """The model with weights learned from the reference's outputs; see `distillation`."""
-        from dyncompress.models.torch import distillation
-
-        return distillation.taught(self, reference, batches, spec=how.spec, seed=how.seed, spared=how.spared, mirrored=how.flips)
+        """The model with weights distilled from the reference; see `weight_distillation`."""
+        run = DistillationRun(how.spec, how.seed, how.flips)
+        return weight_distillation.distill_weights(self, reference, batches, run=run, exclude=how.spared)
 
     def tunable(self) -> bool:
         """Whether a layer has a gain or a shift that can be learned on its own."""
-        from dyncompress.models.torch import tuning
-
-        return tuning.tunable(self)
+        return gain_distillation.tunable(self)
 
     def tuned(
         self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask
     ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
-        """The model with gains and shifts learned from the reference's outputs; see `tuning`."""
-        from dyncompress.models.torch import tuning
-
-        return tuning.tuned(self, reference, batches, spec=how.spec, seed=how.seed, gains=how.gains, mirrored=how.flips)
+        """The model with gains and shifts distilled from the reference; see `gain_distillation`."""
+        run = DistillationRun(how.spec, how.seed, how.flips)
+        return gain_distillation.distill_gains(self, reference, batches, run=run, gains=how.gains)
 
     def _edit(self, module: nn.Module, edit: SetWeight | Affine) -> None:
-        """Apply one edit to the copy, in place."""
+        """Apply one edit of a weight to a copy of the module, in place."""
         layer = self._target(module, edit.layer)
         if isinstance(edit, SetWeight):
             layers.set_weight(edit.layer, layer, edit.weight, edit.bias)
@@ -275,6 +326,7 @@ class TorchModel:
             layers.set_affine(edit.layer, layer, edit.gain, edit.shift)
 
     def _target(self, module: nn.Module, name: str) -> nn.Module:
+        """The part of a module that holds a layer's weight; an unknown name is an `InvalidRequest`."""
         if name not in self.trace.modules:
             near = difflib.get_close_matches(name, self.trace.modules, 1)
             raise InvalidRequest(
@@ -285,42 +337,52 @@ class TorchModel:
     def matched(
         self, reference: TorchModel, batches: Sequence[Batch], only: Sequence[str] | None = None
     ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
-        """Give every layer's outputs the mean and standard deviation that the reference's have on the same examples.
+        """Match the mean and standard deviation of each layer's outputs to those of a reference on the same examples.
 
         Args:
             reference: the original model.
-            batches: calibration inputs.
-            only: layers to match; None: those whose weights differ from the reference's and those that took in a BatchNorm.
+            batches: calibration inputs by name.
+            only: layers to match; None for those whose weights differ from the reference's or into which a BatchNorm was folded.
 
         Returns:
-            the new model, and layer -> (gain, shift), each `[out]`: an encoding's scale takes the gain.
+            the new model, and layer -> (gain, shift), each `[out]`. The scale of an encoding has to be multiplied by the gain.
+
+        Raises:
+            InvalidRequest: there are fewer than two examples, or the reference lacks channels of the model.
         """
         names = self._to_match(reference) if only is None else tuple(only)
         gains = matching.gains(self, reference, batches, names)
         return self.edited([Affine(name, gain, shift) for name, (gain, shift) in gains.items()]), gains
 
     def _to_match(self, reference: TorchModel) -> tuple[str, ...]:
-        """Default layers of `matched`."""
-        found = []
+        """The layers that `matched` matches by default."""
+        names = []
         for name, path in self.trace.modules.items():
             own, other = self.module.get_submodule(path).weight, reference.module.get_submodule(path).weight
             if name in self.normalised or own.shape != other.shape or not torch.equal(own, other):
-                found.append(name)
-        return tuple(found)
+                names.append(name)
+        return tuple(names)
 
 
 def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) -> TorchModel:
-    """Open a torch module: copy, check, run once, fold BatchNorm.
+    """Open a torch module for compression: copy it, check it on an example, and fold BatchNorm into its layers.
 
     Args:
-        module: never changed.
-        example: two examples (or one) by input name, `[n, ...]`.
-        batch: a whole batch as its owner makes them, for networks that run on no other size; None: the example.
+        module: the trained network; it is never changed.
+        example: one or two examples by input name, `[n, ...]`.
+        batch: a whole batch as the caller uses it, for networks that run on one batch size only; None for the example.
 
     Raises:
-        InvalidRequest: it isn't a module, holds no numbers or NaN or infinite values, doesn't run on the example, or doesn't
-            answer alike when it is asked again.
-        Unsupported: a part of it is TorchScript.
+        InvalidRequest: `module` isn't a torch module, holds values that aren't finite, doesn't run on the example, or returns
+            different outputs when it is called again.
+        Unsupported: a part of it is TorchScript, quantized, or sparse.
+
+    Example:
+        >>> model = open_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), {"x": torch.zeros(2, 3, 8, 8)})
+        >>> model.module[1]
+        Identity()
+        >>> [(layer.kind, layer.shape) for layer in model.layers()]
+        [('conv2d', (4, 3, 3, 3))]
     """
     if not isinstance(module, nn.Module):
         raise InvalidRequest(f"the model is a {type(module).__name__}; give a torch.nn.Module.")
@@ -328,26 +390,28 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
         raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
     layers.refuse_bad_values(module)
     notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    module = calling.unwrapped(module)
-    own = calling.private_copy(module)
-    digest = layers.digest_of({name: layers.canonical(m) for name, m in layers.compressible(own).items()})
+    module = copying.unwrap(module)
+    own = copying.private_copy(module)
+    digest = layers.digest_of({name: layers.canonical(m) for name, m in layers.compressible_modules(own).items()})
     state = layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
     names = tuple(example)
     hooks.absorb(own, example, names)
-    notes += _prepared(own)
-    size = batches.only_size(own, batch or example, names)
-    example = batches.resized(batch or example, size) if size else example
+    notes += _to_plain_form(own)
+    size = batches.single_batch_size(own, batch or example, names)
+    example = batches.resize_batch(batch or example, size) if size else example
     attention.separate_projections(own, example, names)
     plain_layers.make_plain(own, example, names)
     if size:
-        batches.cut(own, size)
-        example = batches.resized(batch or example, 2 * size)  # two pieces: every layer is seen to be called twice
-    found = calling.checked_outputs(own, example, names, layers.compressible(own))
-    batches.refuse_memory(own, found, example, names)
-    caller = calling.evaluating(module)
-    source.refuse_another(caller, found, example, names, size)
+        batches.cut_into_pieces(own, size)
+        example = batches.resize_batch(
+            batch or example, 2 * size
+        )  # two pieces, so that the trace counts two calls of every layer
+    example_outputs = calling.checked_outputs(own, example, names, layers.compressible_modules(own))
+    batches.refuse_memory(own, example_outputs, example, names)
+    caller = copying.in_eval_mode(module)
+    source.refuse_another(caller, example_outputs, example, names, size)
     if not size:
-        batches.refuse_mixing(own, found, example, names)
+        batches.refuse_mixing(own, example_outputs, example, names)
     folded = folding.fold(own, example, names)
     return TorchModel(
         own,
@@ -362,14 +426,14 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     )
 
 
-def _prepared(own: nn.Module) -> list[str]:
-    """Bring the copy into the one form that the door works on; what that changed, in sentences."""
+def _to_plain_form(own: nn.Module) -> list[str]:
+    """Remove wrappers and parametrizations of a private copy and convert it to float32, in place; notes for the user."""
     notes = []
-    calling.without_wrappers(own)
-    calling.without_parametrizations(own)
+    copying.remove_wrappers(own)
+    copying.remove_parametrizations(own)
     if numbers.to_float32(own):
         notes.append("weights were converted to float32.")
-    recurrent.hold(own)
+    recurrent.add_weight_layers(own)
     config: Any = getattr(own, "config", None)
     if getattr(config, "use_cache", False):
         config.use_cache = False

@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""Networks of other number types than float32: their private copy is converted, and so are the casts in their forward methods."""
+"""Conversion of a private copy to float32: parameters, buffers, and the casts in its forward methods."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch.calling import forward_of
+from dyncompress.models.torch.copying import forward_of
 
 _OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 _CASTS = frozenset({"half", "bfloat16", "double", "type", "to"})
 
 
 def to_float32(module: nn.Module) -> bool:
-    """Convert a private copy, in place: parameters, buffers, and what its forward methods cast to.
+    """Convert a private copy in place: parameters, buffers, and the dtypes that its forward methods cast to.
 
     Returns:
-        whether a parameter had another type.
+        whether a parameter had another floating-point dtype; if none had, nothing is changed.
     """
     if not any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters()):
         return False
@@ -38,7 +38,7 @@ def to_float32(module: nn.Module) -> bool:
 
     @functools.wraps(method)
     def forward(self: nn.Module, *args: Any, **keywords: Any) -> Any:
-        """The network's own output; all of it is computed in float32."""
+        """The network's own output, computed in float32."""
         with _InFloat32():
             return method(self, *args, **keywords)
 
@@ -47,16 +47,16 @@ def to_float32(module: nn.Module) -> bool:
 
 
 class _InFloat32(TorchFunctionMode):
-    """Reads every request for another float type as one for float32."""
+    """Replaces every other floating-point dtype in a call of a torch function by float32."""
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Run with the types changed."""
+        """Run the function with float32 in place of other floating-point dtypes."""
         name, keywords = getattr(func, "__name__", ""), dict(kwargs or {})
         if keywords.get("dtype") in _OTHERS:
             keywords["dtype"] = torch.float32
         if name in _CASTS and args:
             if name in ("half", "bfloat16", "double"):
                 return args[0].to(torch.float32)
-            like = [torch.float32 if isinstance(a, torch.dtype) and a in _OTHERS else a for a in args[1:]]
-            args = (args[0], *like)
+            targets = [torch.float32 if isinstance(a, torch.dtype) and a in _OTHERS else a for a in args[1:]]
+            args = (args[0], *targets)
         return func(*args, **keywords)

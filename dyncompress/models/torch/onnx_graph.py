@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The float32 ONNX file of a torch module, stripped, and where each layer's weight lies in it."""
+"""The float32 ONNX file of a torch module without metadata, and the place of each layer's weight in it."""
 
 from __future__ import annotations
 
@@ -12,113 +12,108 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from dyncompress.models.torch.calling import copied, placed
-from dyncompress.models.torch.exporting import Given, converted, two_examples
+from dyncompress.models.torch.copying import deep_copy
+from dyncompress.models.torch.exporting import ExportInputs, convert
 from dyncompress.models.torch.layers import parameter_of, set_weight
 from dyncompress.models.torch.recurrent import RecurrentWeight
-from dyncompress.types import Batch, Layer, Placement
+from dyncompress.types import Layer, Placement
 
 
-def exported(
-    module: nn.Module,
-    layers: Sequence[Layer],
-    users: Mapping[str, Sequence[str]],
-    example: Batch,
-    names: Sequence[str],
-    free: Mapping[str, Sequence[int]] | None = None,
-    size: int = 0,
+def export_onnx(
+    module: nn.Module, layers: Sequence[Layer], users: Mapping[str, Sequence[str]], inputs: ExportInputs
 ) -> tuple[bytes, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
-    """Export, strip, and locate the weights.
+    """Export a module to ONNX, strip the file, and locate the layers' weights in it.
 
     Args:
         module: in eval mode.
         layers: of the module.
         users: layer -> modules that share its weight.
-        example: inputs to export with.
-        names: of the inputs.
-        free: input -> axes behind the batch axis that may have any length.
-        size: the one batch size that the module runs on, which the example has; 0: any.
+        inputs: an example batch on any device, and which axes are free.
 
     Returns:
-        the file's bytes; layer -> every place of its weight (layers that can't be found are absent); notes on fallbacks.
+        the file's bytes; layer -> every place of its weight, where layers that can't be located are absent; notes on what the
+        exporter couldn't do.
 
     Raises:
         Unsupported: no exporter takes the model, or the exported graph fixes a free axis.
     """
-    given = Given(placed(example if size else two_examples(example), module, names), tuple(names), free or {}, size)
-    model, notes = converted(module, given)
+    inputs = inputs.for_export(module)
+    model, notes = convert(module, inputs)
     strip(model)
     _split_directions(model.graph)
-    places = _located(model, module, layers, users)
+    places = _weight_places(model, module, layers, users)
     if _ambiguous(module, layers, places):
-        model, places, notes = _with_stand_ins(module, layers, users, given)
+        model, places, notes = _with_stand_ins(module, layers, users, inputs)
     return model.SerializeToString(), places, notes
 
 
 def _split_directions(graph: onnx.GraphProto) -> None:
-    """The matrices of both directions of a recurrent operator become initializers of their own, joined where they are read."""
+    """Split the matrices of bidirectional recurrent operators into one initializer a direction, in place; Concat joins them."""
     arrays = {tensor.name: tensor for tensor in graph.initializer}
-    split: dict[str, str] = {}
+    joined: dict[str, str] = {}
     joins: list[onnx.NodeProto] = []
     for node in graph.node:
         for index in (1, 2) if node.op_type in ("LSTM", "GRU", "RNN") else ():
             name = node.input[index]
-            if name not in split and (name not in arrays or arrays[name].dims[0] != 2):
+            if name not in joined and (name not in arrays or arrays[name].dims[0] != 2):
                 continue
-            if name not in split:
+            if name not in joined:
                 halves = [f"{name}_{way}" for way in ("forward", "backward")]
                 for half, value in zip(halves, numpy_helper.to_array(arrays[name]), strict=True):
                     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value[None]), half))
-                split[name] = f"{name}_both"
-                joins.append(onnx.helper.make_node("Concat", halves, [split[name]], axis=0))
-            node.input[index] = split[name]
+                joined[name] = f"{name}_both"
+                joins.append(onnx.helper.make_node("Concat", halves, [joined[name]], axis=0))
+            node.input[index] = joined[name]
     if joins:
         others = list(graph.node)
         del graph.node[:]
         graph.node.extend([*joins, *others])
-        read = {name for node in graph.node for name in node.input}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in split]
+        inputs = {name for node in graph.node for name in node.input}
+        initializers = [tensor for tensor in graph.initializer if tensor.name in inputs or tensor.name not in joined]
         del graph.initializer[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend(initializers)
 
 
-def _located(
+def _weight_places(
     model: onnx.ModelProto, module: nn.Module, layers: Sequence[Layer], users: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[Placement, ...]]:
-    """Layer -> every place of its weight; layers that can't be found are absent."""
+    """Layer -> every place of its weight; layers that can't be located are absent."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return {layer.name: found for layer in layers if (found := _placements(module, layer, users, arrays))}
+    return {layer.name: places for layer in layers if (places := _placements(module, layer, users, arrays))}
 
 
 def _ambiguous(module: nn.Module, layers: Sequence[Layer], places: Mapping[str, Sequence[Placement]]) -> bool:
-    """Whether weights of equal values, zeros for one, don't tell which initializer is whose."""
-    claimed = [place.initializer for found in places.values() for place in found]
+    """Whether two layers claim one initializer, or a layer that wasn't located has a constant weight (all zeros, for example)."""
+    initializers = [place.initializer for group in places.values() for place in group]
     absent = [layer for layer in layers if not layer.left_alone and layer.name not in places]
-    alike = any(bool((w := parameter_of(module, layer)).eq(w.flatten()[0]).all()) for layer in absent)
-    return len(set(claimed)) < len(claimed) or alike
+    constant = any(bool((w := parameter_of(module, layer)).eq(w.flatten()[0]).all()) for layer in absent)
+    return len(set(initializers)) < len(initializers) or constant
 
 
 def _with_stand_ins(
     module: nn.Module,
     layers: Sequence[Layer],
     users: Mapping[str, Sequence[str]],
-    given: Given,
+    inputs: ExportInputs,
 ) -> tuple[onnx.ModelProto, dict[str, tuple[Placement, ...]], tuple[str, ...]]:
-    """The file exported with random weights, which no other is equal to, and filled with the real ones where these were found.
+    """Export with distinct random weights, locate these, and write the real weights in their place.
 
-    What an exporter computed from a stand-in would be wrong; the file's outputs are compared with torch's afterwards.
+    A constant that the exporter computed from a random weight would be wrong; the file's outputs are compared with torch's later.
+
+    Returns:
+        the graph, the places and the notes, as `export_onnx` returns them.
     """
-    other, generator = copied(module), torch.Generator().manual_seed(0)
-    chosen = [layer for layer in layers if not layer.left_alone]
-    for layer in chosen:
+    other, generator = deep_copy(module), torch.Generator().manual_seed(0)
+    editable = [layer for layer in layers if not layer.left_alone]
+    for layer in editable:
         weight = parameter_of(other, layer)
         set_weight(layer.name, other.get_submodule(layer.name), torch.randn(weight.shape, generator=generator) / 16)
-    model, notes = converted(other, given)
+    model, notes = convert(other, inputs)
     strip(model)
     _split_directions(model.graph)
-    places = _located(model, other, layers, users)
+    places = _weight_places(model, other, layers, users)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for layer in chosen:
+    for layer in editable:
         owner = module.get_submodule(layer.name)
         gates = owner.gates if isinstance(owner, RecurrentWeight) else ()
         forms = _forms(parameter_of(module, layer).detach().float().cpu().numpy(), layer, gates)
@@ -129,7 +124,7 @@ def _with_stand_ins(
 
 
 def strip(model: onnx.ModelProto) -> None:
-    """Drop what a runtime doesn't read, in place: it is up to 6 % of a small file and names local paths."""
+    """Remove what a runtime doesn't read, in place: it takes up to 6 % of a small file, and it names local paths."""
     model.producer_name = "dyncompress"
     for name in ("doc_string", "producer_version", "metadata_props"):
         model.ClearField(name)
@@ -143,7 +138,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 
 def _strip_node(node: onnx.NodeProto) -> None:
-    """A node and the nodes of its sub-graphs. An absent sub-graph must not be touched: reading it would create it."""
+    """Strip a node and the nodes of its subgraphs. Reading an absent subgraph would create it, so that it is checked first."""
     _clear(node, "doc_string", "metadata_props")
     for attribute in node.attribute:
         _clear(attribute, "doc_string")
@@ -154,7 +149,7 @@ def _strip_node(node: onnx.NodeProto) -> None:
 
 
 def _clear(message: onnx.NodeProto | onnx.GraphProto, *names: str) -> None:
-    """Make these fields absent."""
+    """Clear these fields of a message."""
     for name in names:
         message.ClearField(name)
 
@@ -162,32 +157,38 @@ def _clear(message: onnx.NodeProto | onnx.GraphProto, *names: str) -> None:
 def _placements(
     module: nn.Module, layer: Layer, users: Mapping[str, Sequence[str]], arrays: Mapping[str, np.ndarray]
 ) -> tuple[Placement, ...]:
-    """Where a layer's weight lies: by the initializer's name, else by its exact values."""
+    """Every place of a layer's weight: an initializer with exactly its values, and not with the name of another parameter."""
     if layer.left_alone:
         return ()
     weight = parameter_of(module, layer).detach().float().cpu().numpy()
     owner = module.get_submodule(layer.name)
     forms = _forms(weight, layer, owner.gates if isinstance(owner, RecurrentWeight) else ())
-    named = {f"{user}.weight" for user in users.get(layer.name, (layer.name,))}
-    named |= {owner.parameter} if isinstance(owner, RecurrentWeight) else set()
-    found = []
+    names = {f"{user}.weight" for user in users.get(layer.name, (layer.name,))}
+    names |= {owner.parameter} if isinstance(owner, RecurrentWeight) else set()
+    places = []
     for name, array in arrays.items():
         for layout, form in forms.items():
             if array.shape != form.shape or array.dtype != form.dtype:
                 continue
-            if np.array_equal(array, form) and (name in named or not _named_elsewhere(name, module)):
-                found.append(Placement(name, layout))
+            if np.array_equal(array, form) and (name in names or not _named_elsewhere(name, module)):
+                places.append(Placement(name, layout))
                 break
-    return tuple(found)
+    return tuple(places)
 
 
 def _named_elsewhere(initializer: str, module: nn.Module) -> bool:
-    """Whether the initializer carries the name of a parameter: equal values may be another layer's."""
+    """Whether an initializer has the name of a parameter of the module."""
     return any(name == initializer for name, _ in module.named_parameters())
 
 
 def _forms(weight: np.ndarray, layer: Layer, gates: Sequence[int] = ()) -> dict[str, np.ndarray]:
-    """Layout -> the weight in it."""
+    """Name of a layout -> the weight in that layout, as an initializer may hold it.
+
+    Args:
+        weight: in canonical layout.
+        layer: whose kind decides which layouts occur.
+        gates: of a recurrent layer: the gates in ONNX's order, counted in torch's.
+    """
     if layer.kind.startswith("conv_transpose"):
         groups = layer.groups
         parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:]).swapaxes(1, 2)

@@ -1,11 +1,12 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
 # pyright: reportAssignmentType=false, reportGeneralTypeIssues=false, reportIndexIssue=false, reportPrivateImportUsage=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""The linear maps, convolutions and look-ups that forward methods compute: seen in a run, and handed to layers of their own.
+"""Products of inputs and weights that forward methods compute through functions: recorded in a run, and redirected to layers.
 
-A forward method multiplies its input by a weight through a function (`functional.conv2d` and its kin), also where it first
-computes that weight, masks its input, or normalises what comes out. `watched_run` tells for every module which products its own
-forward method computes; `Redirected` gives them to plain layers: what is observed at such a layer is what its weight multiplies.
+A forward method may multiply its input by a weight through a function such as `functional.conv2d`, often after it computed that
+weight or masked its input. `watched_run` records, for every module, the products (linear maps, convolutions and embedding
+look-ups) of its own forward method. `ProductRedirection` lets plain layers compute them, so that a hook on such a layer observes
+exactly what its weight multiplies.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dyncompress.models.torch.calling import buffers_kept, call, hooked, placed
-from dyncompress.models.torch.layers import compressible
+from dyncompress.models.torch.calling import call, device_inputs, restoring_buffers, temporary_hooks
+from dyncompress.models.torch.layers import compressible_modules
 from dyncompress.types import Batch
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -39,20 +40,20 @@ _FUNCTIONS: dict[Callable, tuple[type[nn.Module], int, tuple[str, ...]]] = {
 _MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, torch.mm, Tensor.mm)
 _DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
 
-_INNERMOST: ContextVar[Any] = ContextVar("_INNERMOST", default=None)  # the block of the module that is running
+_INNERMOST: ContextVar[Any] = ContextVar("_INNERMOST", default=None)  # the redirection of the running module
 
-Settings = tuple[tuple[str, Any], ...]  # stride, padding and so on by name, sorted: one number an axis of the kernel
+Settings = tuple[tuple[str, Any], ...]  # stride, padding, ... sorted by name, with one number for each axis of the kernel
 
 
 @dataclass(frozen=True)
 class Product:
-    """One call of a function that multiplies an input by a weight, or looks up its rows.
+    """One call of a function that multiplies an input by a weight, or looks up rows of the weight.
 
     Attributes:
-        function: one of torch's.
-        input: what the weight multiplies.
+        function: torch's function.
+        input: the tensor that the weight multiplies.
         weight, bias: in the layout of torch's layer.
-        settings: of a convolution.
+        settings: stride, padding and other settings of a convolution; empty for other products.
     """
 
     function: Callable
@@ -63,53 +64,54 @@ class Product:
 
     @property
     def layer_type(self) -> type[nn.Module]:
-        """The class of torch's layer that computes it."""
+        """torch's layer class for this product."""
         return nn.Linear if self.function in _MATRIX_PRODUCTS else _FUNCTIONS[self.function][0]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a product of a forward method is computed.
+    """Which layer computes a product of a forward method.
 
     Attributes:
-        layer: name of the layer below the module; empty: the function itself does.
-        function, shape, settings: the product's.
-        held: path below the module of the tensor that the weight is; empty: it is computed in every call.
+        layer: name of the layer inside the module; empty where the function itself computes the product.
+        function, settings: of the product.
+        shape: of the product's weight.
+        weight_path: path inside the module of the tensor that is the weight; empty where every call computes the weight.
     """
 
     layer: str
     function: Callable | None = None
     shape: tuple[int, ...] = ()
     settings: Settings = ()
-    held: str = ""
+    weight_path: str = ""
 
     def fits(self, product: Product) -> bool:
-        """Whether a product may be the one that was seen at this place."""
+        """Whether a product may be the one that was recorded at this place."""
         if not self.layer or product.function is not self.function:
             return False
-        # a trace takes the sizes for values that it would freeze, and runs on the examples that were seen
+        # A trace would treat the sizes as values to freeze, and it runs on the recorded examples anyway.
         return torch.jit.is_tracing() or tuple(product.weight.shape) == self.shape
 
 
 def product_of(function: Callable, args: tuple, keywords: Mapping[str, Any]) -> Product | None:
-    """The product that a call of a torch function computes; None for any other function, or an input without a batch axis."""
+    """The product that a call of a torch function computes; None for other functions, and for inputs without a batch axis."""
     if function in _MATRIX_PRODUCTS:
         left, right = [*args, *keywords.values()][:2]
         return Product(function, left, right.mT, None, ()) if right.ndim == 2 and left.ndim > 1 else None
     if function not in _FUNCTIONS:
         return None
     _, axes, names = _FUNCTIONS[function]
-    given = {**dict(zip(names, args, strict=False)), **keywords}
-    if axes and given["input"].ndim != axes + 2:
+    arguments = {**dict(zip(names, args, strict=False)), **keywords}
+    if axes and arguments["input"].ndim != axes + 2:
         return None
-    if given.get("max_norm") is not None:  # writes into the weight
+    if arguments.get("max_norm") is not None:  # it writes into the weight
         return None
-    settings = {name: _each(given.get(name, _DEFAULTS[name]), axes, name) for name in names[3:]}
-    return Product(function, given["input"], given["weight"], given.get("bias"), tuple(sorted(settings.items())))
+    settings = {name: _per_axis(arguments.get(name, _DEFAULTS[name]), axes, name) for name in names[3:]}
+    return Product(function, arguments["input"], arguments["weight"], arguments.get("bias"), tuple(sorted(settings.items())))
 
 
-def _each(value: Any, axes: int, name: str) -> Any:
-    """A setting as one number an axis; groups and the names of paddings as they are."""
+def _per_axis(value: Any, axes: int, name: str) -> Any:
+    """A setting with one number for each axis; `groups` and padding names stay as they are."""
     if name == "groups" or isinstance(value, str):
         return value
     numbers = tuple(value) if isinstance(value, Sequence) else (value,)
@@ -117,22 +119,21 @@ def _each(value: Any, axes: int, name: str) -> Any:
 
 
 def settings_of(layer: nn.Module) -> Settings:
-    """The settings with which one of torch's layers calls its function; paddings other than zeros are made before."""
+    """The settings with which torch's layer calls its function; paddings other than zeros are applied before the call."""
     names = next((names[3:] for cls, _, names in _FUNCTIONS.values() if isinstance(layer, cls)), ())
-    found = {name: getattr(layer, name) for name in names}
+    settings = {name: getattr(layer, name) for name in names}
     if getattr(layer, "padding_mode", "zeros") != "zeros":
-        found["padding"] = (0,) * len(layer.kernel_size)
-    return tuple(sorted(found.items()))
+        settings["padding"] = (0,) * len(layer.kernel_size)
+    return tuple(sorted(settings.items()))
 
 
-# ---------------------------------------------------------------- seen in a run
 @dataclass
-class Seen:
-    """What one forward pass showed.
+class WatchedRun:
+    """The products and calls of one forward pass.
 
     Attributes:
-        products: module -> the products that its own forward method computes, in order; those of its children are theirs.
-        calls: module -> positional and keyword arguments of each call.
+        products: module -> the products that its own forward method computes, in order, without those of its children.
+        calls: module -> positional and keyword arguments of each of its calls.
     """
 
     products: dict[str, list[Product]] = field(default_factory=dict)
@@ -140,81 +141,86 @@ class Seen:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes each product, and the module whose forward method computes it."""
+    """Records each product together with the module whose forward method computes it."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, run: WatchedRun) -> None:
         """Start outside of all modules."""
         super().__init__()
-        self.seen = seen
+        self.run = run
         self.inside: list[str] = []
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Note the call, and run it."""
+        """Record the product, and run the function."""
         product = product_of(func, args, kwargs or {})
         if product is not None and self.inside:
-            self.seen.products.setdefault(self.inside[-1], []).append(product)
+            self.run.products.setdefault(self.inside[-1], []).append(product)
         return func(*args, **(kwargs or {}))
 
 
-def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> Seen:
-    """One forward pass with its products and calls."""
-    seen = Seen()
-    watch = _Watch(seen)
+def watched_run(module: nn.Module, example: Batch, names: Sequence[str]) -> WatchedRun:
+    """Run one forward pass, and record its products and calls.
+
+    Args:
+        module: its buffers are restored.
+        example: one batch by input name.
+        names: input names, in order.
+    """
+    run = WatchedRun()
+    watch = _Watch(run)
 
     def enter(name: str, args: tuple, keywords: dict) -> None:
         watch.inside.append(name)
-        seen.calls.setdefault(name, []).append((args, keywords))
+        run.calls.setdefault(name, []).append((args, keywords))
 
     handles = []
     for name, part in module.named_modules():
-        look = lambda _m, a, k, name=name: enter(name, a, k)  # noqa: E731
-        handles.append(part.register_forward_pre_hook(look, with_kwargs=True))
-        handles.append(part.register_forward_hook(lambda _m, _a, _o: _left(watch.inside), always_call=True))
-    inputs = placed(example, module, names)
-    with buffers_kept(module), hooked(handles), watch:
+        record = lambda _m, a, k, name=name: enter(name, a, k)  # noqa: E731
+        handles.append(part.register_forward_pre_hook(record, with_kwargs=True))
+        handles.append(part.register_forward_hook(lambda _m, _a, _o: _leave(watch.inside), always_call=True))
+    inputs = device_inputs(example, module, names)
+    with restoring_buffers(module), temporary_hooks(handles), watch:
         call(module, inputs, names)
-    return seen
+    return run
 
 
-def _left(inside: list[str]) -> None:
-    """A module's forward method ends."""
+def _leave(inside: list[str]) -> None:
+    """Remove the module whose forward method ends."""
     inside.pop()
 
 
-# ---------------------------------------------------------------- handed to layers
-class Redirected(TorchFunctionMode):
-    """Inside this block, the products of a module's own forward method are computed by the layers of `module.product_places`.
+class ProductRedirection(TorchFunctionMode):
+    """Context manager: the layers of `module.product_places` compute the products of the module's own forward method.
 
-    A product is told by its weight, where that is a tensor that the module holds. Others are told by their number, the weights of
-    layers below the module left out: these are computed by layers already. The innermost block alone counts: what a module below
-    computes is its own.
+    A product whose weight is a tensor of the module is identified by that weight. Other products are identified by their number
+    in the call. Products with weights of other layers inside the module don't count, since these layers compute them already.
+    Only the innermost context is active, so that products of a child module belong to the child.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Start with the first product."""
+        """Start at the first product."""
         super().__init__()
         self.module, self.number = module, 0
         places: tuple[Place, ...] = module.product_places
-        self.numbered = [place for place in places if not place.held]
-        self.held: dict[int, list[Place]] = {}
+        self.numbered = [place for place in places if not place.weight_path]
+        self.by_weight: dict[int, list[Place]] = {}
         for place in places:
-            if place.held:
-                self.held.setdefault(id(_tensor_at(module, place.held)), []).append(place)
+            if place.weight_path:
+                self.by_weight.setdefault(id(_tensor_at(module, place.weight_path)), []).append(place)
         self.others = {id(w) for w in weights_below(module, {place.layer for place in places})}
         self.token: Token | None = None
 
-    def __enter__(self) -> Redirected:
-        """Become the innermost block."""
+    def __enter__(self) -> ProductRedirection:
+        """Become the innermost context."""
         self.token = _INNERMOST.set(self)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        """Give the place back."""
+        """Make the outer context the innermost again."""
         super().__exit__(*error)
         _INNERMOST.reset(self.token)
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Hand a product on, run everything else."""
+        """Redirect a product to its layer; run any other function."""
         product = product_of(func, args, kwargs or {})
         if product is None or _INNERMOST.get() is not self or id(product.weight) in self.others:
             return func(*args, **(kwargs or {}))
@@ -227,23 +233,23 @@ class Redirected(TorchFunctionMode):
         return func(product.input, layer.weight, layer.bias, **dict(product.settings))
 
     def _place(self, product: Product) -> Place | None:
-        """Where a product is computed; None: by its function."""
-        known = [place for place in self.held.get(id(product.weight), ()) if place.function is product.function]
-        if known:
-            return next((place for place in known if place.settings == product.settings), known[0])
+        """The place of a product; None where its function computes it."""
+        candidates = [place for place in self.by_weight.get(id(product.weight), ()) if place.function is product.function]
+        if candidates:
+            return next((place for place in candidates if place.settings == product.settings), candidates[0])
         if not self.numbered:
             return None
-        place = self.numbered[self.number % len(self.numbered)]  # a loop over a longer sequence repeats them
+        place = self.numbered[self.number % len(self.numbered)]  # a loop over a longer sequence repeats the products
         self.number += 1
         return place if place.fits(product) else None
 
 
 def _tensor_at(module: nn.Module, path: str) -> Tensor | None:
-    """The tensor of this dotted name below a module; None where its module has none any more."""
+    """The tensor with this dotted name inside a module; None where it was removed."""
     owner, _, name = path.rpartition(".")
     return getattr(module.get_submodule(owner), name, None)
 
 
 def weights_below(module: nn.Module, without: set[str]) -> list[Tensor]:
-    """Weights of the layers below a module, but for those named."""
-    return [layer.weight for name, layer in compressible(module).items() if name and name not in without]
+    """Weights of the layers inside a module, except the layers in `without`."""
+    return [layer.weight for name, layer in compressible_modules(module).items() if name and name not in without]

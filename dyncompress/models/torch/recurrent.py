@@ -1,10 +1,10 @@
 # pyright: reportArgumentType=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""Weights of recurrent layers, seen as layers of their own: what is rounded there is stored at its width.
+"""The weight matrices of recurrent layers as layers of their own, so that they can be quantized.
 
-torch's recurrent layers keep their matrices in bare parameters and multiply them inside one fused call. A `RecurrentWeight` is a
-submodule that shares such a parameter and is never called: an edit of its weight, in place, is an edit of the recurrent layer.
-Runtimes compute recurrent layers in float, so that the file holds integers which the session turns into floats when it loads.
+torch's recurrent layers hold their matrices in bare parameters and multiply them inside one fused call. A `RecurrentWeight` is a
+submodule that shares such a parameter and is never called: writing its weight in place edits the recurrent layer. Runtimes
+compute recurrent layers in float, so that the file holds integers, which a session converts to floats when it loads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import nn
 
 MATRICES = ("weight_ih", "weight_hh", "weight_hr")
-# torch stacks the gates' rows in one order, ONNX in another: the gates in ONNX's order, counted in torch's.
+# Gates in ONNX's order, as indices into torch's order, in which the rows of the matrices are stacked.
 _GATES = {nn.LSTM: (0, 3, 1, 2), nn.GRU: (1, 0, 2)}
 
 
@@ -21,8 +21,8 @@ class RecurrentWeight(nn.Module):
 
     Attributes:
         weight: the recurrent layer's own parameter.
-        parameter: its name, from the root of the network.
-        gates: the order of the gates in ONNX's operator, counted in torch's; empty where rows keep their order.
+        parameter: its full name in the network.
+        gates: gates in the order of ONNX's operator, as indices into torch's order; empty where rows keep their order.
     """
 
     def __init__(self, weight: nn.Parameter, parameter: str, gates: tuple[int, ...]) -> None:
@@ -31,10 +31,10 @@ class RecurrentWeight(nn.Module):
         self.weight, self.parameter, self.gates = weight, parameter, gates
 
 
-def hold(module: nn.Module) -> None:
-    """Give every recurrent layer of a private copy a `RecurrentWeight` for each of its matrices, in place.
+def add_weight_layers(module: nn.Module) -> None:
+    """Add a `RecurrentWeight` for each matrix of the recurrent layers of a private copy, in place.
 
-    The names leave out `weight_`: the matrix `lstm.weight_ih_l0` is the layer `lstm.ih_l0`.
+    Its name is the matrix's name without `weight_`: the matrix `lstm.weight_ih_l0` becomes the layer `lstm.ih_l0`.
     """
     for path, part in list(module.named_modules()):
         if not isinstance(part, nn.RNNBase | nn.RNNCellBase):

@@ -1,6 +1,6 @@
 # pyright: reportArgumentType=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""A private copy is rewritten only where its outputs stay as they are, on the example and on other inputs of its shapes."""
+"""Check that rewriting a private copy changes no output, on the example and on other inputs of the same shapes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch.calling import CALL_ERRORS, buffers_kept, outputs
+from dyncompress.models.torch.calling import CALL_ERRORS, outputs, restoring_buffers
 from dyncompress.types import Batch
 
-TOLERANCE = 1e-5  # of the largest output: the sums are the same float32 sums but for their order
+TOLERANCE = 1e-5  # share of the largest output: the float32 sums are the same but for their order
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a network returned before it was rewritten.
+    """The outputs of a network before it is rewritten.
 
     Attributes:
         module: the network, which is rewritten in place.
-        names: of the inputs.
-        probes: batches of inputs.
-        before: the outputs for each.
-        tolerance: of the largest output, that they may change by.
+        names: input names, in order.
+        probes: batches by input name.
+        before: the outputs for each probe.
+        tolerance: largest change, as a share of the largest output.
     """
 
     module: nn.Module
@@ -35,19 +35,19 @@ class Reference:
     tolerance: float = TOLERANCE
 
     def holds(self) -> bool:
-        """Whether the outputs are still what they were; exactly, where they aren't numbers with a point."""
+        """Whether the outputs are unchanged: within the tolerance for floating-point outputs, exactly for others."""
         try:
             after = [_outputs(self.module, probe, self.names) for probe in self.probes]
         except CALL_ERRORS:
             return False
         return all(
-            len(news) == len(olds) and all(_close(new, old, self.tolerance) for new, old in zip(news, olds, strict=True))
-            for news, olds in zip(after, self.before, strict=True)
+            len(new) == len(old) and all(_close(a, b, self.tolerance) for a, b in zip(new, old, strict=True))
+            for new, old in zip(after, self.before, strict=True)
         )
 
 
 def reference(module: nn.Module, example: Batch, names: Sequence[str], tolerance: float = TOLERANCE) -> Reference | None:
-    """The outputs as they are now; None where the network fails on the inputs, which is told where the example is checked."""
+    """The present outputs of a network; None where it fails on the inputs, which a later check of the example reports."""
     probes = (example, _other(example))
     try:
         before = tuple(_outputs(module, probe, names) for probe in probes)
@@ -57,30 +57,31 @@ def reference(module: nn.Module, example: Batch, names: Sequence[str], tolerance
 
 
 def _outputs(module: nn.Module, batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """The outputs; a network with a state has it as before."""
-    with buffers_kept(module):
+    """The outputs for a batch; the buffers of a stateful network are restored."""
+    with restoring_buffers(module):
         return outputs(module, batch, names)
 
 
 def _other(example: Batch) -> Batch:
-    """Other inputs of the same shapes: noise on floats, everything else in the reverse order along every axis.
+    """Other inputs of the same shapes: floats with added noise, other types reversed along every axis.
 
-    Where that changes nothing, zeros and ones change places: a weight that depends on the inputs must not look like a constant.
+    Where the reversal changes nothing, zeros become ones and all other values zeros: a weight that depends on the inputs must
+    not look like a constant.
     """
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    tensors = {}
     for name, value in example.items():
         tensor = torch.as_tensor(value)
         if tensor.is_floating_point():
-            found[name] = tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
+            tensors[name] = tensor + torch.randn(tensor.shape, generator=generator).to(tensor)
             continue
-        reverse = tensor.flip(tuple(range(tensor.ndim)))
-        found[name] = (tensor == 0).to(tensor.dtype) if torch.equal(reverse, tensor) else reverse
-    return found
+        mirror = tensor.flip(tuple(range(tensor.ndim)))
+        tensors[name] = (tensor == 0).to(tensor.dtype) if torch.equal(mirror, tensor) else mirror
+    return tensors
 
 
 def _close(new: Tensor, old: Tensor, tolerance: float) -> bool:
-    """Whether two outputs agree but for rounding."""
+    """Whether two outputs agree within the tolerance, nan counting as equal to nan."""
     if new.shape != old.shape or not old.is_floating_point() or not old.numel():
         return new.shape == old.shape and torch.equal(new, old)
     size = float(torch.nan_to_num(old, 0.0, 0.0, 0.0).abs().max())

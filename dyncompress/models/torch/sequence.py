@@ -1,13 +1,13 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""Layers compressed one after the other, each to give the original's output from the inputs that the layers before leave it.
+"""Layers compressed one after the other, each fitted to the original's output on the inputs that earlier layers leave it.
 
-The examples run through the network twice at once: the first half of the batch as the original computes it, the second half
-behind the layers that are compressed already. At each layer, with y the original's output and x' the inputs of the second half,
-least squares has all it needs: the weight that makes up for all errors before is W + E[(y - W x') x'^T] E[x' x'^T]^-1. The layer
-is compressed there and then, and the second half goes on with what it is now: one forward pass for the whole network. Where a
-layer's output is added to something that is known by then, as at the end of a residual block, the error of that other summand is
-made up for as well.
+The calibration examples run through the network twice in one batch: the first half as the original computes them, the second
+half as the layers that are compressed already compute them. At each layer, y is the original's output and x' the layer's inputs
+in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `ResidualMoments`
+holds these moments. The layer is compressed at once, and the second half continues with its new weight, so that the whole
+network takes one forward pass. Where a layer's output is added to a tensor that is known by then, as at the end of a residual
+block, the error of that tensor counts as part of the residual.
 
 **Source**: asymmetric calibration, Li et al., "GPTAQ", 2025; Nagel et al. 2020, section 3.4. Both halves in one pass are ours.
 """
@@ -24,147 +24,195 @@ from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from dyncompress import linalg
-from dyncompress.models.torch.blocks import silenced
-from dyncompress.models.torch.calling import call, hooked, placed
+from dyncompress.models.torch.blocks import silent_block_outputs
+from dyncompress.models.torch.calling import call, device_inputs, temporary_hooks
 from dyncompress.models.torch.inputs import InputSums, patches
-from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, stored, used_once
-from dyncompress.models.torch.matching import together
-from dyncompress.models.torch.model import TorchModel
-from dyncompress.types import Batch, LayerFit, SequentialMoments
+from dyncompress.models.torch.layer_trace import used_once
+from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, native_layout
+from dyncompress.models.torch.matching import join_batches
+from dyncompress.models.torch.traced_model import TracedModel
+from dyncompress.types import Batch, LayerFit, ResidualMoments
 
-# Numbers in the largest activation of the pass, both halves.
+# Numbers in the largest activation of the pass, both halves together.
 _LARGEST_ACTIVATION = 100_000_000
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__")
-# Numbers of the inputs that are looked at together.
+# Numbers of the inputs whose products are formed at once.
 _BLOCK_NUMBERS = 16_000_000
-# Numbers of an output that comes and goes: memory of that size is used again, larger pieces are asked of the system each time.
-_LITTLE = 4_000_000
+# Numbers of a temporary output: the allocator reuses memory of this size, and requests larger pieces from the system each time.
+_TEMPORARY_NUMBERS = 4_000_000
 
 
 @torch.no_grad()
 def in_sequence(
-    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
+    model: TracedModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Compress these layers in the order of the forward pass.
+    """Compress layers in the order of the forward pass.
 
     Args:
         model: the original.
-        batches: calibration inputs; as many examples as fit the largest activation into 400 MB are used.
-        names: layers to compress; those that are called more than once, or whose batch axis isn't in front, are passed over.
-        solve: layer and what it should make up for -> its new weight.
-        shortcuts: whether errors of what is added to a layer's output count.
+        batches: calibration inputs; as many examples are used as fit the largest activation into 400 MB.
+        names: layers to compress. Layers that are called several times and layers whose batch axis isn't first are ignored.
+        solve: called once for each layer, in order; returns the layer's new weight in canonical layout.
+        shortcuts: whether the error of a tensor that is added to a layer's output counts as part of the layer's residual.
 
     Returns:
-        layer -> (weight, shift of the output); empty where no layer can be taken so.
+        layer -> (new weight in canonical layout, shift `[out]` of its output); empty where no layer can be compressed this way.
+
+    Raises:
+        InvalidRequest: there are fewer than two calibration examples.
     """
-    batch = together(batches, model.input_names, max(2, _LARGEST_ACTIVATION // (2 * model.trace.largest)))
-    plain = [name for name in names if used_once(model.module, model.trace, name)]
-    plan = _looked_ahead(model, {name: value[:4] for name, value in batch.items()}, plain)
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    kept: dict[int, Tensor] = {}
-    keep = frozenset(plan.values()) if shortcuts else frozenset()
-    calls = _Calls(lambda number, _func, _args, result: kept.update({number: result} if number in keep else {}))
-    late = {b.closing: b.name for b in model.residual_blocks() if plan.get(b.closing, 0) is None} if shortcuts else {}
-    given: dict[str, Tensor] = {}
+    batch = join_batches(batches, model.input_names, max(2, _LARGEST_ACTIVATION // (2 * model.trace.largest)))
+    single = [name for name in names if used_once(model.module, model.trace, name)]
+    plan = _addition_plan(model, {name: value[:4] for name, value in batch.items()}, single)
+    sequential = _SequentialPass(model, plan, solve, shortcuts)
+    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
+    inputs = device_inputs(twice, model.module, model.input_names)
+    precision = linalg.full_precision(next(iter(inputs.values())).device)
+    with temporary_hooks(sequential.register()), sequential.calls, precision:
+        call(model.module, inputs, model.input_names)
+    return sequential.weights
 
-    def enter(block: str, args: tuple) -> None:
-        """Keep what enters a block whose shortcut is computed behind its last layer."""
-        if not calls.off:
-            given[block] = args[0]
 
-    def replace(name: str, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        """Compress one layer; the second half goes on with its new weight."""
-        if calls.off:  # called from below
+class _SequentialPass:
+    """The one forward pass of `in_sequence`, and the state that its hooks share.
+
+    Attributes:
+        weights: layer -> (new weight, shift), filled in the order of the pass.
+        calls: counter of the network's calls of torch functions.
+        addends: number of a call -> its result, for calls whose result is added to a layer's output.
+        late: layer -> the residual block that it closes, where the shortcut is computed after the layer.
+        block_inputs: residual block -> its input.
+    """
+
+    def __init__(self, model: TracedModel, plan: Mapping[str, int | None], solve: LayerFit, shortcuts: bool) -> None:
+        """Prepare a pass over the layers of `plan`, each with the call whose result is added to its output."""
+        self.model, self.plan, self.solve = model, plan, solve
+        self.weights: dict[str, tuple[Tensor, Tensor]] = {}
+        self.calls = _Calls(self.keep_addend)
+        self.addend_numbers = frozenset(plan.values()) if shortcuts else frozenset()
+        self.addends: dict[int, Tensor] = {}
+        self.late: dict[str, str] = {}
+        if shortcuts:
+            self.late = {b.closing: b.name for b in model.residual_blocks() if plan.get(b.closing, 0) is None}
+        self.block_inputs: dict[str, Tensor] = {}
+
+    def register(self) -> list[Any]:
+        """Register the hooks; returns their handles."""
+        module, paths = self.model.module, self.model.trace.modules
+        parts = {name: module.get_submodule(paths[name]) for name in self.plan}
+        handles = [m.register_forward_hook(lambda m, a, y, name=name: self.compress(name, m, a, y)) for name, m in parts.items()]
+        for block in self.late.values():
+            part = module.get_submodule(block)
+            handles.append(part.register_forward_pre_hook(lambda _m, a, block=block: self.keep_block_input(block, a)))
+        return handles
+
+    def keep_addend(self, number: int, _function: Callable, _args: tuple, result: Tensor) -> None:
+        """Keep the result of a call that is later added to a layer's output."""
+        if number in self.addend_numbers:
+            self.addends[number] = result
+
+    def keep_block_input(self, block: str, args: tuple) -> None:
+        """Keep the input of a block whose shortcut is computed after its last layer."""
+        if not self.calls.off:
+            self.block_inputs[block] = args[0]
+
+    def addend(self, name: str, layer: nn.Module) -> Tensor | None:
+        """The tensor that is added to a layer's output, both halves; None where it isn't known in time."""
+        number = self.plan[name]
+        if name not in self.late:
+            return None if number is None else self.addends.get(number)
+        block = self.late[name]
+        with self.calls.uncounted():
+            shortcut, _ = silent_block_outputs(self.model.module.get_submodule(block), layer, self.block_inputs.pop(block))
+        return shortcut
+
+    def compress(self, name: str, layer: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
+        """Forward hook: compress one layer, and replace the second half of its output by that of the new weight."""
+        if self.calls.off:  # this very pass calls the layer, inside `addend`
             return None
-        number = plan[name]
-        other = None if number is None else kept.get(number)
-        if name in late:
-            with calls.uncounted():
-                other, _ = silenced(model.module.get_submodule(late[name]), layer, given.pop(late[name]))
-        with calls.paused():
+        addend = self.addend(name, layer)
+        with self.calls.paused():
             half = len(output) // 2
             x, y, own = args[0][half:], output[:half], output[half:]
-            lack = torch.sub(y, own, out=own)  # in place, as what takes its place below: these are the largest tensors there are
-            if other is not None and other.shape == output.shape:
-                lack += other[:half]
-                lack -= other[half:]
-            wanted = _wanted(layer, x, lack)
-            weight = solve(name, wanted).to(layer.weight)
-            change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(wanted.mean), -1))
-            shift = (wanted.shift - (change * wanted.mean[:, None, :]).sum(-1).flatten()).to(layer.weight)
-            found[name] = weight, shift
-            given_weight = {"weight": stored(layer, weight)}
-            shape = [-1 if axis == channel_axis(layer, output) else 1 for axis in range(output.ndim)]
-            step = max(1, _LITTLE // max(own[0].numel(), 1))
-            for inputs, outputs in zip(x.split(step), own.split(step), strict=True):
-                torch.add(torch.func.functional_call(layer, given_weight, (inputs,)), shift.view(shape), out=outputs)
+            residual = torch.sub(y, own, out=own)  # in place: activations are the largest tensors of the pass
+            if addend is not None and addend.shape == output.shape:
+                residual += addend[:half]
+                residual -= addend[half:]
+            moments = _residual_moments(layer, x, residual)
+            weight = self.solve(name, moments).to(layer.weight)
+            change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(moments.mean), -1))
+            shift = moments.residual_mean - (change * moments.mean[:, None, :]).sum(-1).flatten()
+            self.weights[name] = weight, shift.to(layer.weight)
+            _write_output(layer, self.weights[name], x, own)
             return output
 
-    layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in plan}
-    handles = [m.register_forward_hook(lambda m, a, y, name=name: replace(name, m, a, y)) for name, m in layers.items()]
-    for block in late.values():
-        part = model.module.get_submodule(block)
-        handles.append(part.register_forward_pre_hook(lambda _m, a, block=block: enter(block, a)))
-    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
-    inputs = placed(twice, model.module, model.input_names)
-    with hooked(handles), calls, linalg.full_precision(next(iter(inputs.values())).device):
-        call(model.module, inputs, model.input_names)
-    return found
+
+def _write_output(layer: nn.Module, weights: tuple[Tensor, Tensor], x: Tensor, output: Tensor) -> None:
+    """Write a layer's output with another weight, plus a shift of its channels, into `output`."""
+    weight, shift = weights
+    parameters = {"weight": native_layout(layer, weight)}
+    shape = [-1 if axis == channel_axis(layer, output) else 1 for axis in range(output.ndim)]
+    step = max(1, _TEMPORARY_NUMBERS // max(output[0].numel(), 1))
+    for inputs, outputs in zip(x.split(step), output.split(step), strict=True):
+        torch.add(torch.func.functional_call(layer, parameters, (inputs,)), shift.view(shape), out=outputs)
 
 
-def _wanted(layer: nn.Module, x: Tensor, lack: Tensor) -> SequentialMoments:
-    """Sums over the examples, in blocks of bounded size, over the number of positions."""
-    rows = lack.numel() // canonical(layer).shape[0]
-    moment, total, mean, shift = InputSums(), 0.0, 0.0, 0.0
-    step = max(1, _BLOCK_NUMBERS // max(x[0].numel(), lack[0].numel(), 1))
-    for inputs, missing in zip(x.split(step), lack.split(step), strict=True):
+def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> ResidualMoments:
+    """The moments over examples and positions, summed in blocks of bounded size."""
+    rows = residual.numel() // canonical(layer).shape[0]
+    moment, total, mean, residual_mean = InputSums(), 0.0, 0.0, 0.0
+    step = max(1, _BLOCK_NUMBERS // max(x[0].numel(), residual[0].numel(), 1))
+    for inputs, residuals in zip(x.split(step), residual.split(step), strict=True):
+        axes = [axis for axis in range(residuals.ndim) if axis != channel_axis(layer, residuals)]
         moment.add(layer, inputs)
-        mean = mean + _summed(layer, inputs)
-        shift = shift + missing.sum([a for a in range(missing.ndim) if a != channel_axis(layer, missing)]).double()
-        total = total + canonical(layer, _correlated(layer, inputs, missing)).flatten(1).double()
-    return SequentialMoments(moment.value, total / rows, mean / rows, shift / rows)
+        mean = mean + _input_sums(layer, inputs)
+        residual_mean = residual_mean + residuals.sum(axes).double()
+        total = total + canonical(layer, _residual_products(layer, inputs, residuals)).flatten(1).double()
+    return ResidualMoments(moment.value, total / rows, mean / rows, residual_mean / rows)
 
 
-def _summed(layer: nn.Module, x: Tensor) -> Tensor:
-    """Inputs of all output positions, summed, `[groups, K]` float64: patches are linear in the image."""
+def _input_sums(layer: nn.Module, x: Tensor) -> Tensor:
+    """Inputs summed over all output positions, `[groups, K]` float64. Patches are linear in the image, so it is summed first."""
     if kind_of(layer) == "linear":
         return x.flatten(0, -2).sum(0).double()[None]
     return patches(layer, x.sum(0, keepdim=True)).sum(1).double()
 
 
-def _correlated(layer: nn.Module, x: Tensor, lack: Tensor) -> Tensor:
-    """Sum of lack x^T over examples and positions, in the layout of the module's weight: the gradient of <layer(x), lack>."""
+def _residual_products(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """Sum of residual x^T over examples and positions, in the layout of the module's weight.
+
+    This is the gradient of <layer(x), residual> with respect to the weight.
+    """
     if isinstance(layer, nn.Linear):
-        return lack.flatten(0, -2).mT @ x.flatten(0, -2)
+        return residual.flatten(0, -2).mT @ x.flatten(0, -2)
     if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and isinstance(layer.padding, tuple):
-        how = layer.stride, layer.padding, layer.dilation, layer.groups
-        return conv2d_weight(x, layer.weight.shape, lack, *how)  # without the layer's output, which isn't needed
+        options = layer.stride, layer.padding, layer.dilation, layer.groups
+        return conv2d_weight(x, layer.weight.shape, residual, *options)  # it doesn't compute the layer's output
     weight = layer.weight.detach().clone().requires_grad_()
     with torch.enable_grad():
         output = torch.func.functional_call(layer, {"weight": weight}, (x,))
-        return torch.autograd.grad(output, weight, lack)[0]
+        return torch.autograd.grad(output, weight, residual)[0]
 
 
-# ---------------------------------------------------------------- what is added to what
 class _Calls(TorchFunctionMode):
-    """Counts the calls of torch functions that return a tensor, and shows each: number, function, arguments, result."""
+    """Counts the calls of torch functions that return a tensor, and reports each: number, function, arguments, result."""
 
-    def __init__(self, notice: Callable[[int, Callable, tuple, Tensor], None]) -> None:
-        """Start at 0."""
+    def __init__(self, report: Callable[[int, Callable, tuple, Tensor], None]) -> None:
+        """Start counting at 0."""
         super().__init__()
-        self.notice, self.count, self.off = notice, 0, False
+        self.report, self.count, self.off = report, 0, False
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: Mapping | None = None) -> Any:
-        """Run, show and count."""
+        """Run the function, report the call, and count it."""
         result = func(*args, **(kwargs or {}))
         if not self.off and isinstance(result, Tensor):
-            self.notice(self.count, func, args, result)
+            self.report(self.count, func, args, result)
             self.count += 1
         return result
 
     @contextmanager
     def uncounted(self) -> Iterator[None]:
-        """Don't count inside this block."""
+        """Calls inside this block don't count."""
         self.off = True
         try:
             yield
@@ -173,48 +221,62 @@ class _Calls(TorchFunctionMode):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Don't count inside this block, nor ask at every call whether to: modules with `product_places` don't work here."""
+        """Calls inside this block don't count and don't reach any torch function mode, which is faster.
+
+        Modules with `product_places` don't work inside this block.
+        """
         with self.uncounted(), torch._C.DisableTorchFunction():
             yield
 
 
 class _Additions:
-    """Which layer's output is added to the result of which call."""
+    """Which call's result is added to which layer's output.
+
+    Attributes:
+        results: of all calls, in order.
+        layers: layer -> (number of calls before its output, its output).
+        partner: layer -> number of the call whose result is added to its output.
+    """
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
+        """Start without calls."""
         self.results: list[Tensor] = []
         self.layers: dict[str, tuple[int, Tensor]] = {}
         self.partner: dict[str, int] = {}
 
-    def notice(self, _number: int, func: Callable, args: tuple, result: Tensor) -> None:
-        """Look for a layer's output among the summands; a partner that comes later isn't known in time."""
+    def add_call(self, _number: int, func: Callable, args: tuple, result: Tensor) -> None:
+        """Note the other summand of an addition to a layer's output, if it was computed before that output."""
         if getattr(func, "__name__", "") in _ADDITIONS and len(args) > 1:
             for name, (at, output) in reversed(self.layers.items()):
                 other = args[1] if args[0] is output else args[0] if args[1] is output else None
                 if isinstance(other, Tensor):
-                    made = [k for k, earlier in enumerate(self.results[:at]) if earlier is other]
-                    self.partner.update({name: made[-1]} if made else {})
+                    numbers = [k for k, earlier in enumerate(self.results[:at]) if earlier is other]
+                    self.partner.update({name: numbers[-1]} if numbers else {})
                     break
         self.results.append(result)
 
 
-def _looked_ahead(model: TorchModel, few: Batch, names: Sequence[str]) -> dict[str, int | None]:
-    """Layer -> the call whose result is added to its output (None: nothing that is known in time).
+def _addition_plan(model: TracedModel, few: Batch, names: Sequence[str]) -> dict[str, int | None]:
+    """Layer -> the call whose result is added to its output; None where no such result is known in time.
 
-    Layers where the second half of a batch changes the inputs of the first are left out.
+    Layers for which the second half of a batch changes the inputs of the first half are left out.
+
+    Args:
+        model: the original.
+        few: four examples or fewer.
+        names: layers that are called once.
     """
-    notes = _Additions()
+    additions = _Additions()
     first, second = _halves_swapped(few)
-    before = _inputs(model, first, names, notes)
+    before = _inputs(model, first, names, additions)
     after = _inputs(model, second, names, _Additions())
     half = {name: len(x) // 2 for name, x in before.items()}
-    fit = [
+    independent = [
         name
         for name, x in before.items()
         if name in after and torch.allclose(x[: half[name]], after[name][: half[name]], rtol=1e-3, atol=1e-5)
     ]
-    return {name: notes.partner.get(name) for name in fit}
+    return {name: additions.partner.get(name) for name in independent}
 
 
 def _halves_swapped(few: Batch) -> tuple[Batch, Batch]:
@@ -226,19 +288,19 @@ def _halves_swapped(few: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _inputs(model: TorchModel, batch: Batch, names: Sequence[str], notes: _Additions) -> dict[str, Tensor]:
-    """The layers' inputs."""
-    found: dict[str, Tensor] = {}
-    calls = _Calls(notes.notice)
+def _inputs(model: TracedModel, batch: Batch, names: Sequence[str], additions: _Additions) -> dict[str, Tensor]:
+    """Layer -> its input; adds the pass's calls to `additions`."""
+    layer_inputs: dict[str, Tensor] = {}
+    calls = _Calls(additions.add_call)
 
-    def look(name: str, args: tuple, output: Tensor) -> None:
+    def record(name: str, args: tuple, output: Tensor) -> None:
         with calls.paused():
-            found[name] = args[0].clone()
-        notes.layers[name] = calls.count, output
+            layer_inputs[name] = args[0].clone()
+        additions.layers[name] = calls.count, output
 
     layers = {name: model.module.get_submodule(model.trace.modules[name]) for name in names}
-    handles = [m.register_forward_hook(lambda _m, a, y, name=name: look(name, a, y)) for name, m in layers.items()]
-    inputs = placed(batch, model.module, model.input_names)  # outside: its calls aren't the network's
-    with hooked(handles), calls:
+    handles = [m.register_forward_hook(lambda _m, a, y, name=name: record(name, a, y)) for name, m in layers.items()]
+    inputs = device_inputs(batch, model.module, model.input_names)  # outside the counter: its calls aren't the network's
+    with temporary_hooks(handles), calls:
         call(model.module, inputs, model.input_names)
-    return found
+    return layer_inputs

@@ -1,8 +1,8 @@
-"""A float graph without its parameters: the same network with other weights is written without exporting it again.
+"""An exported graph without its parameters, from which the same network with other weights is written without another export.
 
-An exporter takes seconds, whatever the weights. What it writes depends on them through initializers alone, and where every
-initializer is one parameter as it is (or its transpose), new values can take their place. Where that can't be told, because an
-exporter merged equal parameters or folded one into a constant, there is no skeleton and the network is exported anew.
+An export takes seconds for any weights, and its result depends on them through initializers only. Where every initializer is
+exactly one parameter, or its transpose, new values can replace it. Where this isn't certain, because the exporter merged equal
+parameters or folded one into a constant, there is no skeleton, and the network is exported again.
 """
 
 from __future__ import annotations
@@ -21,79 +21,98 @@ from dyncompress.types import Batch, Placement
 
 Form = tuple[tuple[str, tuple[int, ...], str], ...]
 Places = Mapping[str, tuple[Placement, ...]]
-Order = str | tuple[int, ...]  # "": as it is; "T": transposed; else blocks of rows in this order, behind an axis of length 1
+Order = str | tuple[int, ...]  # "": unchanged; "T": transposed; a tuple: blocks of rows in this order, behind a new axis
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The graph, and what goes where.
+    """An exported graph, and which parameter each initializer holds.
 
     Attributes:
-        graph: its parameters' initializers are empty.
-        held: initializer -> (parameter's name, its form there).
-        module: that it was exported from; never changed by the door.
-        form: of the inputs that it was exported with.
-        places: layer -> where its weight lies.
-        notes: the exporter's.
+        graph: the graph; initializers that hold parameters are empty.
+        parameters: initializer -> (name of its parameter, order of the parameter's values in it).
+        module: the module that was exported; it is never changed.
+        form: names, shapes and dtypes of the inputs that it was exported with.
+        places: layer -> places of its weight.
+        notes: of the exporter.
     """
 
     graph: onnx.ModelProto
-    held: Mapping[str, tuple[str, Order]]
+    parameters: Mapping[str, tuple[str, Order]]
     module: nn.Module
     form: Form
     places: Places
     notes: tuple[str, ...]
 
-    def filled(self, module: nn.Module, form: Form) -> bytes | None:
-        """The file of a module with the same structure; None where something else than the held parameters differs."""
+    def fill(self, module: nn.Module, form: Form) -> bytes | None:
+        """The file of a module with the same structure.
+
+        Args:
+            module: of the same structure as the exported one.
+            form: of the inputs to export with.
+
+        Returns:
+            the file's bytes; None where the inputs, a shape, or a tensor outside `parameters` differs.
+        """
         new, old = _state(module), _state(self.module)
-        held = {name for name, _ in self.held.values()}
+        names = {name for name, _ in self.parameters.values()}
         if form != self.form or new.keys() != old.keys():
             return None
-        if any(new[name].shape != old[name].shape for name in held):
+        if any(new[name].shape != old[name].shape for name in names):
             return None
-        if any(not torch.equal(new[name], old[name]) for name in new.keys() - held):
+        if any(not torch.equal(new[name], old[name]) for name in new.keys() - names):
             return None
         graph = onnx.ModelProto()
         graph.CopyFrom(self.graph)
         for tensor in graph.graph.initializer:
-            if tensor.name in self.held:
-                name, order = self.held[tensor.name]
-                tensor.raw_data = _bytes(_ordered(new[name], order))
+            if tensor.name in self.parameters:
+                name, order = self.parameters[tensor.name]
+                tensor.raw_data = _bytes(_in_order(new[name], order))
         return graph.SerializeToString()
 
 
 def form_of(example: Batch) -> Form:
-    """Names, shapes and dtypes of inputs."""
+    """Names, shapes and dtypes of the inputs of a batch, sorted by name."""
     return tuple((name, tuple(value.shape), str(value.dtype).removeprefix("torch.")) for name, value in sorted(example.items()))
 
 
 def skeleton(content: bytes, module: nn.Module, form: Form, places: Places, notes: tuple[str, ...]) -> Skeleton | None:
-    """The skeleton of an exported file; None where an initializer can't be told to be exactly one parameter."""
+    """The skeleton of an exported file.
+
+    Args:
+        content: the file's bytes.
+        module: the module that was exported.
+        form: of the inputs.
+        places: layer -> places of its weight.
+        notes: of the exporter.
+
+    Returns:
+        the skeleton; None where it isn't certain which parameter an initializer holds.
+    """
     graph = onnx.load_from_string(content)
     parameters = {name: p.detach() for name, p in module.named_parameters()}
     buffers = [buffer for _, buffer in module.named_buffers()]
-    held: dict[str, tuple[str, Order]] = {}
+    owners: dict[str, tuple[str, Order]] = {}
     gates = {part.parameter: part.gates or (0,) for part in module.modules() if isinstance(part, RecurrentWeight)}
     biases = {node.input[3] for node in graph.graph.node if node.op_type in ("LSTM", "GRU", "RNN") and len(node.input) > 3}
     for tensor in graph.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or not tensor.HasField("raw_data") or tensor.name in biases:
-            continue  # biases of recurrent layers are joined from parameters that nothing changes; `filled` makes sure of that
+            continue  # biases of recurrent layers join parameters that no edit changes, which `fill` verifies
         array = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-        found = _equals(tensor.name, array, parameters) or [
-            (name, order) for name, order in gates.items() if _same(array, _ordered(parameters[name], order))
+        matches = _equals(tensor.name, array, parameters) or [
+            (name, order) for name, order in gates.items() if _same(array, _in_order(parameters[name], order))
         ]
-        if len(found) == 1:
-            held[tensor.name] = found[0]
-        elif found or (array.numel() > 1 and not any(_same(array, buffer) for buffer in buffers)):
+        if len(matches) == 1:
+            owners[tensor.name] = matches[0]
+        elif matches or (array.numel() > 1 and not any(_same(array, buffer) for buffer in buffers)):
             return None
-    owned = {name for name, _ in held.values()}
-    if any(_same(parameters[a], parameters[b]) for a in parameters.keys() - owned for b in owned):
+    in_initializers = {name for name, _ in owners.values()}
+    if any(_same(parameters[a], parameters[b]) for a in parameters.keys() - in_initializers for b in in_initializers):
         return None  # equal parameters were merged into one initializer
     for tensor in graph.graph.initializer:
-        if tensor.name in held:
+        if tensor.name in owners:
             tensor.ClearField("raw_data")
-    return Skeleton(graph, held, module, form, places, notes)
+    return Skeleton(graph, owners, module, form, places, notes)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -101,25 +120,25 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _ordered(value: Tensor, order: Order) -> Tensor:
-    """A parameter as an initializer holds it: as it is, transposed, or its blocks of rows in another order behind a new axis."""
+def _in_order(value: Tensor, order: Order) -> Tensor:
+    """A parameter's values in an initializer's order."""
     if order == "T":
         return value.T
     return value if isinstance(order, str) else torch.cat([value.chunk(len(order))[block] for block in order])[None]
 
 
 def _equals(initializer: str, array: Tensor, parameters: Mapping[str, Tensor]) -> list[tuple[str, Order]]:
-    """Parameters with exactly these values, as they are or else transposed; the one of the same name alone, if it is there."""
-    same = [name for name, p in parameters.items() if _same(array, p)]
-    if initializer in same:
+    """Parameters with exactly an initializer's values or their transpose; only the one of the same name if it is among them."""
+    equal = [name for name, p in parameters.items() if _same(array, p)]
+    if initializer in equal:
         return [(initializer, "")]
-    if same or array.ndim != 2:
-        return [(name, "") for name in same]
+    if equal or array.ndim != 2:
+        return [(name, "") for name in equal]
     return [(name, "T") for name, p in parameters.items() if p.ndim == 2 and _same(array, p.T)]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether shape, dtype and values agree."""
+    """Whether shape, dtype and values of two tensors are equal."""
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
 
 

@@ -1,4 +1,4 @@
-"""Is the copy that is compressed the model that came in? Compared on the example, before any work."""
+"""Check that the private copy of a model computes what the caller's model computes, before any other work."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import caller_outputs
 from dyncompress.types import Batch
 
-TOLERANCE = 1e-3  # of an output's largest magnitude; a copy in float32 agrees to 1e-6
-_DIGITS = 16.0  # roundings of a narrower number type that add up through a network
+TOLERANCE = 1e-3  # share of an output's largest magnitude; float32 agrees to 1e-6
+_ROUNDINGS = 16.0  # machine epsilons of a narrower dtype that may add up through a network
 
 
-def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, names: Sequence[str], size: int = 0) -> None:
-    """Refuse a copy whose outputs on the example aren't the source's.
+def refuse_another(
+    source: nn.Module, copy_outputs: Sequence[Tensor], example: Batch, names: Sequence[str], size: int = 0
+) -> None:
+    """Refuse a copy whose outputs on the example differ from the source's.
 
     Args:
         source: the caller's module in eval mode.
-        found: the copy's outputs.
-        example: what both are run on.
-        names: of the inputs.
-        size: the one batch size that the source runs on; 0: any.
+        copy_outputs: the copy's outputs on the example.
+        example: `[n, ...]` by input name.
+        names: input names, in order.
+        size: the one batch size that the source runs on; 0 for any.
 
     Raises:
-        InvalidRequest: names the output that differs, by how much, and the likely reason.
+        InvalidRequest: an output differs; names it, the difference and the likely reason.
     """
-    wanted = caller_outputs(source, example, names, size)
-    if len(found) != len(wanted) and not _caches(source):
+    source_outputs = caller_outputs(source, example, names, size)
+    if len(copy_outputs) != len(source_outputs) and not _caches(source):
         raise InvalidRequest(
-            f"the model returns {len(wanted)} outputs and its copy {len(found)}; make its forward return the same every time."
+            f"the model returns {len(source_outputs)} outputs and its copy {len(copy_outputs)}; make its forward "
+            "return the same every time."
         )
     limit = tolerance(source)
-    for index, (one, other) in enumerate(zip(found, wanted, strict=False)):
+    for index, (one, other) in enumerate(zip(copy_outputs, source_outputs, strict=False)):
         error = difference(one, other)
         if error <= limit:
             continue
@@ -46,19 +49,27 @@ def refuse_another(source: nn.Module, found: Sequence[Tensor], example: Batch, n
             )
         raise InvalidRequest(
             f"output {index} of the copy that would be compressed differs from the model's by {100 * error:.2g} % of its range: "
-            "something that the model computes isn't in its modules (a forward method or function set from outside, a global "
-            "setting); move it into a module's forward."
+            "a part of the computation lies outside its modules (a forward method or function that was set from outside, a "
+            "global setting); move it into a module's forward."
         )
 
 
 def tolerance(source: nn.Module) -> float:
-    """How far a copy in float32 may be from a model in its own number types."""
+    """Largest relative difference between a model in its own dtypes and its float32 copy."""
     kinds = {p.dtype for p in source.parameters() if p.is_floating_point()}
-    return max([TOLERANCE, *(_DIGITS * torch.finfo(kind).eps for kind in kinds)])
+    return max([TOLERANCE, *(_ROUNDINGS * torch.finfo(kind).eps for kind in kinds)])
 
 
 def difference(one: Tensor, other: Tensor) -> float:
-    """Largest absolute difference, relative to the other's largest magnitude; infinite where the shapes differ."""
+    """Largest absolute difference of two tensors, relative to the largest finite magnitude of the second.
+
+    Example:
+        >>> difference(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
+        0.5
+
+    Returns:
+        a non-negative number; infinite where the shapes differ, or where one tensor is nan or infinite and the other isn't.
+    """
     if one.shape != other.shape:
         return float("inf")
     if one.numel() == 0:
@@ -71,5 +82,5 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 
 def _caches(source: nn.Module) -> bool:
-    """Whether the model returns the state of its attention as well, which the copy doesn't."""
+    """Whether the model also returns its key-value cache, which the copy doesn't."""
     return bool(getattr(getattr(source, "config", None), "use_cache", False))

@@ -1,10 +1,10 @@
 # pyright: reportArgumentType=false, reportPrivateImportUsage=false
 # (torch exports TracerWarning without saying so; onnx stubs are partial)
-"""The float graph of a plain convolutional network, written by tracing: a tenth of the time of torch.export and its exporter.
+"""ONNX export of plain convolutional networks by tracing, in a tenth of the time that torch.export takes.
 
-A trace keeps what one example did. Where Python looked at a value (a branch, a conversion, a shape written down) torch warns, and
-here a warning is a refusal. So is any operator outside a short list: the others are left to the exporter that captures programs.
-What only computes with constants (how far to pad, where to slice) is computed here, so that the file doesn't carry it.
+A trace records what one example did. Where Python code reads a value (a branch, a conversion, a fixed shape) torch warns, and
+this file turns the warning into an error. An operator outside a short list is an error too. Such networks are left to
+torch.export. Nodes that depend on constants only, such as paddings and slices, are computed here and leave the graph.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
 
-# Operators of networks without control flow, attention or recurrence, whose graphs are alike whoever writes them.
+# Operators of networks without control flow, attention or recurrence: both exporters write the same graph for these.
 PLAIN = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "Conv", "Flatten", "Gemm", "GlobalAveragePool", "MaxPool", "Mul", "Pad"}
     | {"ReduceMean", "Relu", "Slice"}
 )
-_CONSTANT_NUMBERS = 4_096  # constants are computed up to this size: indices and paddings, not tables
+_CONSTANT_NUMBERS = 4_096  # largest constant that is computed: indices and paddings, not tables
 
 
-def traced(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], by_name: bool, opset: int) -> onnx.ModelProto:
-    """The graph with a free batch axis.
+def export_by_tracing(
+    module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str], by_name: bool, opset: int
+) -> onnx.ModelProto:
+    """Export a module to a graph with a free batch axis.
 
     Args:
         module: in eval mode.
-        inputs: an example, two rows at least.
-        names: of the inputs.
-        by_name: whether the forward method takes them by name.
+        inputs: two or more examples by input name.
+        names: input names, in order.
+        by_name: whether the forward method takes the inputs by name.
         opset: of the graph.
 
     Raises:
-        Unsupported: the trace isn't sure to be the program, or it holds another operator than those of `PLAIN`.
+        Unsupported: the trace depends on values of the example, or has an operator outside `PLAIN`.
     """
     args = () if by_name else tuple(inputs[name] for name in names)
     axes = {name: {0: "batch"} for name in names}
@@ -67,35 +69,35 @@ def traced(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str]
 
 
 def fold_constants(graph: onnx.GraphProto, opset: int) -> None:
-    """Compute, in place, what reads constants alone; what is still read of it becomes an initializer `c0`, `c1`, ...
+    """Compute the nodes that read constants only, in place. Results that other nodes read become initializers `c0`, `c1`, ...
 
-    Float initializers are parameters and take no part.
+    Float initializers are parameters and don't count as constants.
     """
     outputs = {value.name for value in graph.output}
-    given = {t.name for t in graph.initializer if t.data_type != TensorProto.FLOAT and math.prod(t.dims) <= _CONSTANT_NUMBERS}
-    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in given}
-    staying = []
+    original = {t.name for t in graph.initializer if t.data_type != TensorProto.FLOAT and math.prod(t.dims) <= _CONSTANT_NUMBERS}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in original}
+    remaining = []
     for node in graph.node:
-        found = None if outputs & set(node.output) else _computed(node, known, opset)
-        if found is None:
-            staying.append(node)
+        results = None if outputs & set(node.output) else _constant_outputs(node, values, opset)
+        if results is None:
+            remaining.append(node)
         else:
-            known.update(found)
+            values.update(results)
     names: dict[str, str] = {}
     constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-    for name in (name for node in staying for name in node.input if name in known and name not in given):
-        value = known[name]
+    for name in (name for node in remaining for name in node.input if name in values and name not in original):
+        value = values[name]
         names[name] = constants.setdefault((value.dtype.str, value.shape, value.tobytes()), f"c{len(constants)}")
-    for node in staying:
+    for node in remaining:
         node.input[:] = [names.get(name, name) for name in node.input]
-    arrays = {new: known[name] for name, new in names.items()}
+    arrays = {new: values[name] for name, new in names.items()}
     graph.initializer.extend(numpy_helper.from_array(value, new) for new, value in arrays.items())
     del graph.node[:]
-    graph.node.extend(staying)
+    graph.node.extend(remaining)
 
 
 def rename(graph: onnx.GraphProto) -> None:
-    """Short names, in place: a trace writes the path of the module into every value."""
+    """Give nodes and values short names, in place: a trace writes the module's path into every name."""
     fixed = {value.name for value in (*graph.input, *graph.initializer)}
     names: dict[str, str] = {}
     for i, node in enumerate(graph.node):
@@ -112,14 +114,14 @@ def rename(graph: onnx.GraphProto) -> None:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
-def _computed(node: onnx.NodeProto, known: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray] | None:
-    """The node's outputs, if they follow from small constants."""
-    read = list(dict.fromkeys(name for name in node.input if name))
-    if any(name not in known for name in read) or any(a.HasField("g") or a.graphs for a in node.attribute):
+def _constant_outputs(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], opset: int) -> dict[str, np.ndarray] | None:
+    """A node's outputs by name, if all its inputs are constants and the outputs are small; None otherwise."""
+    inputs = list(dict.fromkeys(name for name in node.input if name))
+    if any(name not in constants for name in inputs) or any(a.HasField("g") or a.graphs for a in node.attribute):
         return None
-    ends = [[onnx.ValueInfoProto(name=name) for name in side] for side in (read, node.output)]
+    ends = [[onnx.ValueInfoProto(name=name) for name in side] for side in (inputs, node.output)]
     alone = helper.make_model(helper.make_graph([node], "one", *ends), opset_imports=[helper.make_opsetid("", opset)])
-    values = [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, {name: known[name] for name in read})]
+    values = [np.asarray(value) for value in ReferenceEvaluator(alone).run(None, {name: constants[name] for name in inputs})]
     if any(value.size > _CONSTANT_NUMBERS for value in values):
         return None
     return dict(zip(node.output, values, strict=True))

@@ -11,7 +11,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.measures import whole_run
 from dyncompress.models import open_model
 from dyncompress.models.data import as_batches
-from dyncompress.models.signature import filled
+from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, first_examples
 from dyncompress.pipeline.recorded_run import recorded_run
 from dyncompress.pipeline.selection.prediction import of_network, prediction
@@ -133,7 +133,7 @@ def _of_layers(found: Checkpoint, measures: Mapping[str, Measure], examples: Exa
             raise InvalidRequest(
                 f"checkpoint '{found.name}' has no trajectory, which {name} reads; give it as (module, trajectory)."
             )
-    names, data = filled(found.module, examples.data)
+    names, data = resolve_inputs(found.module, examples.data)
     batches = as_batches(data, names)
     model = open_model(found.module, first_examples(batches, 2)[0])
     run = None if found.run is None else recorded_run(found.run, model)

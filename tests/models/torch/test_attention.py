@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.models.torch.attention import Attention
-from dyncompress.models.torch.layers import canonical, compressible, digest_of
+from dyncompress.models.torch.layers import canonical, compressible_modules, digest_of
 from dyncompress.models.torch.model import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
@@ -151,20 +151,20 @@ class Extra(attention.SelfAttention):
 def test_attention_that_cannot_be_separated_stays(how: str, kept: set[str]) -> None:
     model, data = seeded(lambda: Extra(how))(), attention.sequences()
     wanted = model(data).detach()
-    door = open_model(model, {"x": data[:2]})
-    own = {name for name, part in door.module.named_modules() if isinstance(part, nn.MultiheadAttention)}
+    adapter = open_model(model, {"x": data[:2]})
+    own = {name for name, part in adapter.module.named_modules() if isinstance(part, nn.MultiheadAttention)}
     assert own == kept
-    torch.testing.assert_close(door.predict({"x": data})[0], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter.predict({"x": data})[0], wanted, rtol=1e-4, atol=1e-5)
     assert isinstance(model.a, nn.MultiheadAttention)
 
 
 def test_the_model_is_known_by_the_weights_that_it_came_with() -> None:
     model, data = seeded(attention.Causal)(), attention.sequences()
-    door = open_model(model, {"x": data[:2]})
-    assert door.digest() == digest_of({name: canonical(m) for name, m in compressible(model).items()})
-    assert door.state_digest == digest_of(dict(model.state_dict()))
-    assert [layer.name for layer in door.layers()] == ["e", "a.q_proj", "a.k_proj", "a.v_proj", "a.out_proj", "o"]
-    assert not any(layer.left_alone for layer in door.layers())
+    adapter = open_model(model, {"x": data[:2]})
+    assert adapter.digest() == digest_of({name: canonical(m) for name, m in compressible_modules(model).items()})
+    assert adapter.state_digest == digest_of(dict(model.state_dict()))
+    assert [layer.name for layer in adapter.layers()] == ["e", "a.q_proj", "a.k_proj", "a.v_proj", "a.out_proj", "o"]
+    assert not any(layer.left_alone for layer in adapter.layers())
 
 
 WITH_ATTENTION = (
@@ -179,11 +179,11 @@ def test_new_weights_reach_the_output_and_the_file(name: str) -> None:
     subject = attention.SUBJECTS[name]
     model, data = subject.model(), subject.data()
     batch = dict(data) if isinstance(data, dict) else {next(iter(inspect.signature(model.forward).parameters)): data}
-    door = open_model(model, {key: value[:2] for key, value in batch.items()})
-    layers = [layer for layer in door.layers() if not layer.left_alone and layer.kind != "embedding"]
-    new = door.edited([SetWeight(layer.name, 0.7 * door.module.get_submodule(layer.name).weight) for layer in layers])
+    adapter = open_model(model, {key: value[:2] for key, value in batch.items()})
+    layers = [layer for layer in adapter.layers() if not layer.left_alone and layer.kind != "embedding"]
+    new = adapter.edited([SetWeight(layer.name, 0.7 * adapter.module.get_submodule(layer.name).weight) for layer in layers])
     wanted = new.predict(batch)[0].numpy()
-    assert np.abs(wanted - door.predict(batch)[0].numpy()).max() > 1e-3
+    assert np.abs(wanted - adapter.predict(batch)[0].numpy()).max() > 1e-3
     content, places = new.to_onnx()
     assert set(places) >= {layer.name for layer in layers}
     found = onnxruntime.InferenceSession(content).run(None, {key: value.numpy() for key, value in batch.items()})[0]
@@ -209,8 +209,8 @@ def test_queries_that_may_look_at_nothing_spoil_no_observation() -> None:
     x = model.e(data["x"])
     padding = torch.zeros(data["keep"].shape).masked_fill(~data["keep"], float("-inf"))
     assert bool(model.attend(x, attn_mask=model.mask, key_padding_mask=padding).isnan().any())
-    door = open_model(model, {name: value[:2] for name, value in data.items()})
-    found = dict(door.observe([InputMoment(), OutputFisher()], [data]))
+    adapter = open_model(model, {name: value[:2] for name, value in data.items()})
+    found = dict(adapter.observe([InputMoment(), OutputFisher()], [data]))
     for name in ("a.q_proj", "a.k_proj", "a.v_proj", "a.out_proj", "o"):
         assert bool(found[name][InputMoment()].isfinite().all())
         assert bool(found[name][OutputFisher()].isfinite().all())

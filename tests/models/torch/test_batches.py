@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch.batches import resized
+from dyncompress.models.torch.batches import resize_batch
 from dyncompress.models.torch.model import open_model
 from tests.traits import batches
 from tests.traits.subject import randn, seeded
@@ -42,7 +42,7 @@ def test_a_file_of_one_batch_size_is_certified_in_one_call_and_verb_by_verb() ->
     subject, _ = FIXED["batches of four"]
     model, x = subject.model(), randn(402, 20, seed=9)
     with torch.no_grad():
-        y = torch.cat([model(part).argmax(1) for part in resized({"x": x}, 404)["x"].split(4)])[:402]
+        y = torch.cat([model(part).argmax(1) for part in resize_batch({"x": x}, 404)["x"].split(4)])[:402]
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=subject.data(), held_out=(x, y))
     assert file.certificate is not None and file.certificate.counts["original_errors"] == 0
     bare = dc.compress(model, "edge-int8", target=TARGET, calibration=subject.data())
@@ -52,12 +52,12 @@ def test_a_file_of_one_batch_size_is_certified_in_one_call_and_verb_by_verb() ->
 def test_the_private_copy_takes_any_number_of_examples() -> None:
     subject, _ = FIXED["batches of four"]
     model, x = subject.model(), randn(10, 20)
-    door = open_model(model, {"x": x[:2]}, {"x": x[:4]})
+    adapter = open_model(model, {"x": x[:2]}, {"x": x[:4]})
     with torch.no_grad():
         wanted = torch.cat([model(part) for part in (x[:4], x[4:8], torch.cat([x[8:], x[8:]]))])[:10]
-    for found in (door.predict({"x": x})[0], door.original({"x": x})[0]):
+    for found in (adapter.predict({"x": x})[0], adapter.original({"x": x})[0]):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    assert door.size == 4 and open_model(seeded(lambda: nn.Linear(20, 5))(), {"x": x[:2]}, {"x": x[:4]}).size == 0
+    assert adapter.size == 4 and open_model(seeded(lambda: nn.Linear(20, 5))(), {"x": x[:2]}, {"x": x[:4]}).size == 0
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])
@@ -69,9 +69,9 @@ def test_a_copy_of_a_model_whose_forward_is_wrapped_twice_computes_with_its_own_
     found = onnxruntime.InferenceSession(file.body).run(None, {"x": data[3].float().numpy()})[0]
     assert file.plan.share_left_alone["weights"] == 0
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.1
-    door = open_model(model, {"x": data[0]}, {"x": data[0]})
-    other = door.edited([dc.types.SetWeight("b", torch.zeros(5, 64), torch.zeros(5))])
-    assert not other.predict({"x": data[0]})[0].any() and door.predict({"x": data[0]})[0].any()
+    adapter = open_model(model, {"x": data[0]}, {"x": data[0]})
+    other = adapter.edited([dc.types.SetWeight("b", torch.zeros(5, 64), torch.zeros(5))])
+    assert not other.predict({"x": data[0]})[0].any() and adapter.predict({"x": data[0]})[0].any()
 
 
 def test_one_example_does_not_fix_the_batch_of_a_model_that_takes_more() -> None:

@@ -144,7 +144,7 @@ def test_a_forward_method_set_on_the_model_and_hooked_is_that_of_every_copy() ->
     model.forward = types.MethodType(lambda self, x: self[2](self[1](self[0](x))) * 2, model)
     model.register_forward_hook(lambda _m, _a, y: y + 1)
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    door = open_model(model, {"x": x})
-    torch.testing.assert_close(door.predict({"x": x})[0], model(x).detach())
-    other = door.edited([SetWeight("2", torch.zeros(3, 8), torch.zeros(3))])
+    adapter = open_model(model, {"x": x})
+    torch.testing.assert_close(adapter.predict({"x": x})[0], model(x).detach())
+    other = adapter.edited([SetWeight("2", torch.zeros(3, 8), torch.zeros(3))])
     assert bool((other.predict({"x": x})[0] == 1).all()), "the copy computes with its own weights"

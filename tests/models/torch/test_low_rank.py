@@ -21,9 +21,9 @@ def opened(module: nn.Module, *shape: int) -> tuple[TorchModel, Tensor]:
     return open_model(module, {"input": x}), x
 
 
-def whole(door: TorchModel, name: str) -> LowRank:
+def whole(adapter: TorchModel, name: str) -> LowRank:
     """The layer at full rank."""
-    weight = dict(door.observe((Weight(),)))[name][Weight()]
+    weight = dict(adapter.observe((Weight(),)))[name][Weight()]
     ((inner, outer),) = factors(weight, None, (min(weight.flatten(1).shape),))
     return LowRank(name, inner, outer)
 
@@ -43,22 +43,22 @@ LAYERS = {
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_full_rank_computes_the_same(kind: str) -> None:
-    door, x = opened(*LAYERS[kind][:1], *LAYERS[kind][1])
-    names = [layer.name for layer in door.layers()]
-    assert door.factorable_layers() == set(names)
-    before = door.module.state_dict()
-    small = door.edited([whole(door, name) for name in names])
-    torch.testing.assert_close(small.predict({"input": x})[0], door.predict({"input": x})[0], rtol=1e-4, atol=1e-4)
+    adapter, x = opened(*LAYERS[kind][:1], *LAYERS[kind][1])
+    names = [layer.name for layer in adapter.layers()]
+    assert adapter.factorable_layers() == set(names)
+    before = adapter.module.state_dict()
+    small = adapter.edited([whole(adapter, name) for name in names])
+    torch.testing.assert_close(small.predict({"input": x})[0], adapter.predict({"input": x})[0], rtol=1e-4, atol=1e-4)
     assert [layer.name for layer in small.layers()] == [name + end for name in names for end in (".0", ".1")]
-    assert all(torch.equal(value, door.module.state_dict()[key]) for key, value in before.items())
-    assert small.normalised == {name + ".1" for name in door.normalised}
+    assert all(torch.equal(value, adapter.module.state_dict()[key]) for key, value in before.items())
+    assert small.normalised == {name + ".1" for name in adapter.normalised}
 
 
 def test_weights_and_products_are_counted_for_both() -> None:
-    door, _ = opened(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU()), 4, 5, 5)
-    small = door.edited([LowRank("0", torch.ones(2, 4, 3, 3), torch.ones(8, 2))])
+    adapter, _ = opened(nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU()), 4, 5, 5)
+    small = adapter.edited([LowRank("0", torch.ones(2, 4, 3, 3), torch.ones(8, 2))])
     assert [layer.shape for layer in small.layers()] == [(2, 4, 3, 3), (8, 2, 1, 1)]
-    assert small.macs == 25 * 2 * (4 * 9 + 8) and door.macs == 25 * 8 * 4 * 9
+    assert small.macs == 25 * 2 * (4 * 9 + 8) and adapter.macs == 25 * 8 * 4 * 9
 
 
 class Odd(nn.Module):
@@ -78,13 +78,13 @@ class Odd(nn.Module):
 
 
 def test_layers_that_cannot_be_split_are_left_out() -> None:
-    door, _ = opened(Odd(), 4, 5, 5)
-    assert door.factorable_layers() == {"plain"}
-    with pytest.raises(InvalidRequest, match="there is no layer 'up' that two can take the place of"):
-        door.edited([LowRank("up", torch.ones(1, 4, 1, 1), torch.ones(4, 1))])
+    adapter, _ = opened(Odd(), 4, 5, 5)
+    assert adapter.factorable_layers() == {"plain"}
+    with pytest.raises(InvalidRequest, match="there is no layer 'up' that can be factorised"):
+        adapter.edited([LowRank("up", torch.ones(1, 4, 1, 1), torch.ones(4, 1))])
 
 
 def test_factors_that_do_not_fit_are_refused() -> None:
-    door, _ = opened(nn.Sequential(nn.Linear(7, 5), nn.ReLU()), 7)
-    with pytest.raises(InvalidRequest, match=r"layer '0' has shape \(5, 7\), factors \(2, 6\) and \(5, 2\) don't make it"):
-        door.edited([LowRank("0", torch.ones(2, 6), torch.ones(5, 2))])
+    adapter, _ = opened(nn.Sequential(nn.Linear(7, 5), nn.ReLU()), 7)
+    with pytest.raises(InvalidRequest, match=r"layer '0' has shape \(5, 7\), factors \(2, 6\) and \(5, 2\) don't fit it"):
+        adapter.edited([LowRank("0", torch.ones(2, 6), torch.ones(5, 2))])

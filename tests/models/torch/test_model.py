@@ -1,4 +1,4 @@
-"""The torch door on tiny networks: layers, layouts, edits, folding, and the caller's model left alone."""
+"""The torch adapter on tiny networks: layers, layouts, edits, folding, and the caller's unchanged model."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_canonical_weights_round_trip_and_edits_act_on_output_channels(name: str
     model = open_model(built(make), {"x": x})
     layer = model.module.get_submodule("0")
     weight = layers.canonical(layer)
-    assert torch.equal(layers.stored(layer, weight), layer.weight)
+    assert torch.equal(layers.native_layout(layer, weight), layer.weight)
     before = layer(x).detach()
     gain, shift = torch.rand(weight.shape[0]) + 0.5, torch.randn(weight.shape[0])
     edited = model.edited([Affine("0", gain, shift)]).module.get_submodule("0")
@@ -301,7 +301,7 @@ def test_half_precision_and_weight_norm_are_brought_to_plain_float32() -> None:
     assert nn.utils.parametrize.is_parametrized(module[0]) and module[0].weight.shape == (4, 3), "the caller's keeps its own"
 
 
-def test_unusual_inputs_are_told_from_those_that_were_trained_on() -> None:
+def test_unusual_inputs_differ_from_those_of_training() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     usual = images(64, seed=3)
     module.train()

@@ -99,7 +99,7 @@ def test_the_gain_against_whole_jacobians() -> None:
         assert abs(float(mean) - exact) < 4 * float(error)
 
 
-def test_noise_that_is_added_arrives_as_foretold() -> None:
+def test_added_noise_reaches_the_output_as_predicted() -> None:
     module, x = network(), inputs(40, 1, 4, 4)
     foretold = float(torch.stack([observed(module, x, s)["3"][1].square() for s in range(20)]).mean().sqrt())
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the door observes, against naive computations."""
+"""Observed values against naive computations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_input_moment_predicts_the_output_energy_of_any_weight(name: str) ->
     for seed in range(3):
         weight = torch.randn(observation.layer.shape, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
-            layer.weight.copy_(layers.stored(layer, weight))
+            layer.weight.copy_(layers.native_layout(layer, weight))
             layer.bias.zero_()
             output = layer(x).double()
         axis = layers.channel_axis(layer, output)

@@ -318,11 +318,11 @@ def test_every_product_has_a_plain_layer(name: str) -> None:
     case = CASES[name]
     model, data = seeded(case.build)(), case.data()
     wanted = model(data).detach()
-    door = open_model(model, {"x": data[:2]})
-    layers = door.layers()
+    adapter = open_model(model, {"x": data[:2]})
+    layers = adapter.layers()
     assert {layer.name for layer in layers} == set(case.layers)
     assert {layer.name for layer in layers if layer.left_alone} == set(case.alone)
-    torch.testing.assert_close(door.predict({"x": data})[0], wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(adapter.predict({"x": data})[0], wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model(data), wanted, rtol=0, atol=0)
 
 
@@ -330,10 +330,10 @@ def test_every_product_has_a_plain_layer(name: str) -> None:
 def test_a_new_weight_reaches_the_output_and_the_file(name: str) -> None:
     case = CASES[name]
     data = case.data()
-    door = open_model(seeded(case.build)(), {"x": data[:2]})
-    chosen = [layer for layer in door.layers() if not layer.left_alone]
-    new = door.edited([SetWeight(layer.name, torch.zeros(layer.shape)) for layer in chosen])
-    assert bool((new.predict({"x": data})[0] - door.predict({"x": data})[0]).abs().max() > 0.02)
+    adapter = open_model(seeded(case.build)(), {"x": data[:2]})
+    chosen = [layer for layer in adapter.layers() if not layer.left_alone]
+    new = adapter.edited([SetWeight(layer.name, torch.zeros(layer.shape)) for layer in chosen])
+    assert bool((new.predict({"x": data})[0] - adapter.predict({"x": data})[0]).abs().max() > 0.02)
     content, places = new.to_onnx()
     assert set(places) >= {layer.name for layer in chosen}
     (found,) = onnxruntime.InferenceSession(content).run(None, {"x": data.numpy()})
@@ -342,11 +342,13 @@ def test_a_new_weight_reaches_the_output_and_the_file(name: str) -> None:
 
 def test_a_loop_over_a_longer_sequence_has_the_same_layers() -> None:
     model = seeded(Recurrent)()
-    door = open_model(model, {"x": randn(2, 6, 4)})
-    assert door.trace.calls == {"layer": 6, "computed_layer": 6, "o": 1}
+    adapter = open_model(model, {"x": randn(2, 6, 4)})
+    assert adapter.trace.calls == {"layer": 6, "computed_layer": 6, "o": 1}
     longer = randn(8, 9, 4)
-    torch.testing.assert_close(door.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
-    new = door.edited([SetWeight(name, 0.5 * door.module.get_submodule(name).weight) for name in ("layer", "computed_layer")])
+    torch.testing.assert_close(adapter.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
+    new = adapter.edited(
+        [SetWeight(name, 0.5 * adapter.module.get_submodule(name).weight) for name in ("layer", "computed_layer")]
+    )
     with torch.no_grad():
         model.inner.mul_(0.5), model.state.mul_(0.5)
     torch.testing.assert_close(new.predict({"x": longer})[0], model(longer), rtol=1e-4, atol=1e-5)
@@ -362,12 +364,12 @@ def test_the_inputs_that_are_observed_are_those_the_weight_multiplies() -> None:
 
 def test_a_transposed_convolution_is_observed_at_the_size_that_its_call_asks_for() -> None:
     model, data = seeded(calls.UpByName)(), images()
-    door = open_model(model, {"x": data[:2]})
-    layer = door.module.get_submodule("u.layer")
+    adapter = open_model(model, {"x": data[:2]})
+    layer = adapter.module.get_submodule("u.layer")
     assert layer.output_padding == (1, 1)
     y = model.d(data).relu().detach()
     weight = model.u.weight.detach().double()
-    moment = dict(door.observe([InputMoment()], [{"x": data}]))["u.layer"][InputMoment()][0].double()
+    moment = dict(adapter.observe([InputMoment()], [{"x": data}]))["u.layer"][InputMoment()][0].double()
     rows = weight.transpose(0, 1).flatten(1)
     power = (model.u(y, [12, 12]) - model.u.bias.view(1, -1, 1, 1)).double().square().mean((0, 2, 3))
     torch.testing.assert_close(((rows @ moment) * rows).sum(1), power.detach(), rtol=1e-3, atol=1e-6)

@@ -63,10 +63,10 @@ def test_few_bits_are_not_for_weights_whose_errors_return_at_every_step() -> Non
 
 def test_an_edit_of_a_recurrent_weight_is_an_edit_of_the_layer() -> None:
     model, x = seeded(lambda: Recurrent(nn.LSTM))(), randn(4, 6, 8)
-    door = open_model(model, {"x": x})
-    other = door.edited([dc.types.SetWeight("g.hh_l0", torch.zeros(256, 64))])
-    assert not other.module.g.weight_hh_l0.any() and door.module.g.weight_hh_l0.any()
-    assert not torch.equal(other.predict({"x": x})[0], door.predict({"x": x})[0])
+    adapter = open_model(model, {"x": x})
+    other = adapter.edited([dc.types.SetWeight("g.hh_l0", torch.zeros(256, 64))])
+    assert not other.module.g.weight_hh_l0.any() and adapter.module.g.weight_hh_l0.any()
+    assert not torch.equal(other.predict({"x": x})[0], adapter.predict({"x": x})[0])
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")

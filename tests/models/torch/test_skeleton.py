@@ -64,13 +64,13 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from dyncompress.models.torch import onnx_graph
 
     calls: list[int] = []
-    export = onnx_graph.exported
+    export = onnx_graph.export_onnx
 
     def counted(*args: object) -> object:
         calls.append(1)
         return export(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(onnx_graph, "exported", counted)
+    monkeypatch.setattr(onnx_graph, "export_onnx", counted)
     return calls
 
 

@@ -124,6 +124,6 @@ def test_a_copy_is_made_though_a_forward_pass_left_tensors_with_a_graph() -> Non
 
     subject = SUBJECTS["tensors kept from the graph"]
     model, x = subject.model(), subject.data()
-    door = open_model(model, {"x": x[:4]})
-    door.module(x)  # as a pass for Fisher information does
-    assert torch.equal(door.edited([]).predict({"x": x})[0], door.predict({"x": x})[0])
+    adapter = open_model(model, {"x": x[:4]})
+    adapter.module(x)  # as a pass for Fisher information does
+    assert torch.equal(adapter.edited([]).predict({"x": x})[0], adapter.predict({"x": x})[0])

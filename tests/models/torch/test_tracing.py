@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dyncompress.errors import Unsupported
 from dyncompress.models.torch.model import open_model
-from dyncompress.models.torch.tracing import fold_constants, traced
+from dyncompress.models.torch.tracing import export_by_tracing, fold_constants
 from tests.models.torch.test_onnx_graph import ran
 
 
@@ -65,7 +65,7 @@ def made(make: type[nn.Module], *shape: int) -> tuple[nn.Module, Tensor]:
 
 def test_the_trace_computes_what_the_network_computes_at_any_batch_size() -> None:
     module, x = made(Residual, 7, 3, 8, 8)
-    model = traced(module, {"x": x[:2]}, ("x",), by_name=False, opset=20)
+    model = export_by_tracing(module, {"x": x[:2]}, ("x",), by_name=False, opset=20)
     onnx.checker.check_model(model, full_check=True)
     for n in (1, 2, 7):
         with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_trace_computes_what_the_network_computes_at_any_batch_size() -> Non
 def test_what_a_trace_would_freeze_or_another_operator_is_refused(make: type[nn.Module]) -> None:
     module, x = made(make, 2, 3)
     with pytest.raises(Unsupported):
-        traced(module, {"x": x}, ("x",), by_name=False, opset=20)
+        export_by_tracing(module, {"x": x}, ("x",), by_name=False, opset=20)
 
 
 def test_a_refused_network_goes_to_the_other_exporter() -> None:
@@ -98,7 +98,7 @@ def test_settings_of_warnings_come_back() -> None:
     before = list(warnings.filters)
     module, x = made(Branch, 2, 3)
     with pytest.raises(Unsupported):
-        traced(module, {"x": x}, ("x",), by_name=False, opset=20)
+        export_by_tracing(module, {"x": x}, ("x",), by_name=False, opset=20)
     assert list(warnings.filters) == before
 
 

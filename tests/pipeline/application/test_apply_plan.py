@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress.models.augmentation import augmented
+from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.checkpoint import save_compressed
 from dyncompress.recipe.bundled_files import recipe_files
 from dyncompress.recipe.recipe import Recipe
@@ -194,11 +194,11 @@ def test_observations_are_kept_completely_or_not_at_all(monkeypatch: pytest.Monk
 def test_images_are_flipped_if_the_recipe_allows_it(mirrored: bool, learns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
 
-    def watched(batch: Any, spec: Any, generator: torch.Generator, *, mirrored: bool = True) -> Any:
-        seen.add(mirrored)
-        return augmented(batch, spec, generator, mirrored=mirrored)
+    def watched(batch: Any, spec: Any, generator: torch.Generator, *, horizontal_flip: bool = True) -> Any:
+        seen.add(horizontal_flip)
+        return augment(batch, spec, generator, horizontal_flip=horizontal_flip)
 
-    monkeypatch.setattr("dyncompress.models.torch.learning.augmented", watched)
+    monkeypatch.setattr("dyncompress.models.torch.distillation.augment", watched)
     wanted = {"channels.keeps": [1.0, 0.5], "distill.epochs": 0, f"distill.{learns}": 1, "targets.mirrored": mirrored}
     recipe = dc.load_recipe("edge-int8", wanted)
     plan = asked("edge-int8", channels__stem=Choice(keep=4), **tiny.plan().asked)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
-from dyncompress.models.torch import learning
-from dyncompress.models.torch.distillation import taught
+from dyncompress.models.torch import distillation
+from dyncompress.models.torch.distillation import DistillationRun
 from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.weight_distillation import distill_weights
 from dyncompress.pipeline.task import observes_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
@@ -58,7 +59,7 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
     original = teacher()
     student = with_zeros(original)
     before, first = weights(student), weights(original)
-    new = taught(student, original, BATCHES, spec=SPEC)
+    new = distill_weights(student, original, BATCHES, run=DistillationRun(SPEC))
     assert distance(original, new) < 0.6 * distance(original, student)
     for name, value in weights(new).items():
         assert value.shape == before[name].shape
@@ -72,38 +73,39 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
 def test_a_seed_gives_the_same_weights_twice_and_leaves_torch_s_own_alone() -> None:
     original, spec = teacher(), replace(SPEC, epochs=1, shift=1, mix=0.5)
     student, state = with_zeros(original), torch.random.get_rng_state()
-    one, two, three = (weights(taught(student, original, BATCHES, spec=spec, seed=seed)) for seed in (0, 0, 1))
+    runs = [DistillationRun(spec, seed) for seed in (0, 0, 1)]
+    one, two, three = (weights(distill_weights(student, original, BATCHES, run=run)) for run in runs)
     assert torch.equal(state, torch.random.get_rng_state()) and not torch.backends.cudnn.deterministic
     assert equal(one, two) and not equal(one, three)
 
 
-def test_of_epochs_that_only_harm_none_is_kept() -> None:
+def test_epochs_that_raise_the_divergence_are_discarded() -> None:
     """A student that is its teacher; and a rate at which every epoch destroys."""
     original = teacher()
-    assert equal(weights(taught(original, original, BATCHES, spec=SPEC)), weights(original))
+    assert equal(weights(distill_weights(original, original, BATCHES, run=DistillationRun(SPEC))), weights(original))
     student = with_zeros(original, 0.2)
     wild = replace(SPEC, rate=0.99, epochs=2, batch=8)
-    assert equal(weights(taught(student, original, BATCHES[:1], spec=wild)), weights(student))
+    assert equal(weights(distill_weights(student, original, BATCHES[:1], run=DistillationRun(wild))), weights(student))
 
 
 def test_the_best_epoch_is_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the judge's own notes: the state returned is the one that it liked best."""
     original, seen = teacher(), []
-    judged: Callable = learning._divergence
+    judged: Callable = distillation._divergence
 
     def noted(student, *rest) -> float:
         seen.append((judged(student, *rest) if len(seen) < 3 else 1e9, student.state()))
         return seen[-1][0]
 
-    monkeypatch.setattr(learning, "_divergence", noted)
-    new = taught(with_zeros(original), original, BATCHES, spec=replace(SPEC, epochs=4))
+    monkeypatch.setattr(distillation, "_divergence", noted)
+    new = distill_weights(with_zeros(original), original, BATCHES, run=DistillationRun(replace(SPEC, epochs=4)))
     assert len(seen) == 5, "once before, once an epoch"
     best = min(seen, key=lambda note: note[0])[1]
     for name, path in new.trace.modules.items():
         assert torch.equal(new.module.get_submodule(path).weight, best[name][0])
 
 
-def test_layers_that_share_their_weight_or_are_spared_stay_and_those_called_twice_learn() -> None:
+def test_layers_that_share_their_weight_or_are_excluded_stay_and_those_called_twice_learn() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -121,13 +123,13 @@ def test_layers_that_share_their_weight_or_are_spared_stay_and_those_called_twic
     x = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
     original = open_model(module, {"x": x})
     student = original.edited([SetWeight("head", 0.5 * module.head.weight.detach())])
-    new = taught(student, original, [{"x": x}], spec=replace(SPEC, epochs=2), spared=("spared",))
+    new = distill_weights(student, original, [{"x": x}], run=DistillationRun(replace(SPEC, epochs=2)), exclude=("spared",))
     before, after = weights(student), weights(new)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"loop.weight", "loop.bias", "head.weight", "head.bias"}
     assert new.module.last.weight is new.module.tied.weight
-    with pytest.raises(InvalidRequest, match=r"no layer with a weight of its own to teach; set distill.weight_epochs = 0"):
-        taught(student, original, [{"x": x}], spec=SPEC, spared=("loop", "head", "spared"))
+    with pytest.raises(InvalidRequest, match=r"no layer with a weight of its own to distil into; set distill.weight_epochs = 0"):
+        distill_weights(student, original, [{"x": x}], run=DistillationRun(SPEC), exclude=("loop", "head", "spared"))
 
 
 # ---------------------------------------------------------------- in a recipe
@@ -150,24 +152,24 @@ def applied(recipe: Recipe, plan: dc.Plan) -> dc.Compressed:
     return dc.apply(tiny.network(), plan, recipe=recipe, calibration=IMAGES)
 
 
-def untaught(recipe: Recipe) -> Recipe:
+def without_weight_distillation(recipe: Recipe) -> Recipe:
     return replace(recipe, distill=replace(recipe.distill, weight_epochs=0))
 
 
-def test_a_narrower_network_is_taught_before_it_is_rounded() -> None:
+def test_the_weights_of_a_narrower_network_are_distilled_before_rounding() -> None:
     eight = dict.fromkeys(tiny.LAYERS, Choice(weight_bits=8, activation_bits=8))
     asked = plan(NARROW, channels__conv2=Choice(keep=6), **eight)
-    plain, better = applied(untaught(NARROW), asked), applied(NARROW, asked)
+    plain, better = applied(without_weight_distillation(NARROW), asked), applied(NARROW, asked)
     assert "teach" not in plain.stages and next(iter(better.stages)) == "teach"
     assert better.stages["weights"] < 0.7 * plain.stages["weights"]
-    assert better.stages["weights"] < better.stages["teach"] + 0.01, "and what was taught is rounded"
+    assert better.stages["weights"] < better.stages["teach"] + 0.01, "the distilled weights are rounded"
     assert set(better.encodings) == set(tiny.LAYERS) and better.model.macs == plain.model.macs
     assert distance(teacher(), better.model) < distance(teacher(), plain.model)
 
 
-def test_zeros_that_are_not_rounded_are_taught_last_and_stay_where_they_are() -> None:
+def test_weights_with_zeros_that_are_not_rounded_are_distilled_last_and_zeros_stay() -> None:
     asked = plan(ZEROS, **{name: Choice(sparsity=0.8) for name in ("conv1", "conv2", "conv3")})
-    plain, better = applied(replace(untaught(ZEROS), distill=Distillation()), asked), applied(ZEROS, asked)
+    plain, better = applied(replace(without_weight_distillation(ZEROS), distill=Distillation()), asked), applied(ZEROS, asked)
     assert list(better.stages) == ["prune", "weights", "teach", "distil"]
     assert better.stages["teach"] < 0.7 * better.stages["weights"] == 0.7 * plain.stages["weights"]
     assert better.stages["distil"] <= 1.05 * better.stages["teach"]
@@ -177,9 +179,9 @@ def test_zeros_that_are_not_rounded_are_taught_last_and_stay_where_they_are() ->
         assert name not in asked.asked or float(new.float().mean()) == better.plan.realised[name].sparsity > 0.79
 
 
-def test_a_plan_that_takes_nothing_away_before_it_rounds_says_that_nothing_is_taught() -> None:
+def test_a_plan_that_removes_nothing_before_it_rounds_notes_that_weights_are_not_distilled() -> None:
     asked = plan(NARROW, **dict.fromkeys(tiny.LAYERS, Choice(weight_bits=8, activation_bits=8)))
-    one, two = applied(untaught(NARROW), asked), applied(NARROW, asked)
+    one, two = applied(without_weight_distillation(NARROW), asked), applied(NARROW, asked)
     assert equal(dict(one.module.state_dict()), dict(two.module.state_dict())) and "teach" not in two.stages
     assert two.model.notes[-1] == "weights aren't taught: the plan takes nothing away before it rounds."
 
@@ -199,9 +201,9 @@ def test_recipes_whose_weights_are_never_float_and_changed_are_refused(recipe: s
         assert load_recipe(other, {"distill.weight_epochs": 3}).distill.weight_epochs == 3
 
 
-def test_teaching_needs_data() -> None:
+def test_weight_distillation_needs_data() -> None:
     bare = replace(ZEROS, pruner=load_recipe("heavy-tail").pruner, sparsities=(0.5,))
-    assert not observes_data(untaught(bare))
+    assert not observes_data(without_weight_distillation(bare))
     with pytest.raises(InvalidRequest, match=r"observes calibration data; give calibration=batches"):
         dc.measure(tiny.network(), bare, target=tiny.TARGET, example=IMAGES[:2])
 

@@ -12,8 +12,10 @@ from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
+from dyncompress.models.augmentation import augment
+from dyncompress.models.torch.distillation import DistillationRun, loss
+from dyncompress.models.torch.gain_distillation import distill_gains
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.models.torch.tuning import augmented, loss, tuned
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Affine, Distillation
 
@@ -70,7 +72,7 @@ def test_a_disturbance_of_gains_and_shifts_is_undone(kind: str) -> None:
     data = batches(*shape)
     teacher = open_model(network(), data[0])
     student = disturbed(teacher)
-    new, gains = tuned(student, teacher, data, spec=Distillation(epochs=40, rate=0.03, batch=16))
+    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=40, rate=0.03, batch=16)))
     assert distance(teacher, new, data) < 0.05 * distance(teacher, student, data)
     assert set(gains) == set(teacher.trace.modules)
 
@@ -80,7 +82,7 @@ def test_the_new_model_is_the_old_one_with_the_gains_and_shifts_that_are_returne
     teacher = open_model(convolutional(), data[0])
     student = disturbed(teacher)
     before = {name: value.clone() for name, value in student.module.state_dict().items()}
-    new, gains = tuned(student, teacher, data, spec=Distillation(epochs=2))
+    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=2)))
     again = student.edited([Affine(name, *found) for name, found in gains.items()])
     assert all(torch.equal(a, b) for a, b in zip(new.module.parameters(), again.module.parameters(), strict=True))
     assert all(bool((gain > 0).all()) for gain, _ in gains.values())
@@ -92,7 +94,9 @@ def test_a_seed_gives_the_same_result_twice_and_leaves_torch_s_own_alone() -> No
     data = batches(3, 10, 12)
     teacher = open_model(convolutional(), data[0])
     student, state = disturbed(teacher), torch.random.get_rng_state()
-    one, two, three = (tuned(student, teacher, data, spec=Distillation(epochs=2), seed=seed)[1] for seed in (0, 0, 1))
+    one, two, three = (
+        distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=2), seed))[1] for seed in (0, 0, 1)
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(one[name][i], two[name][i]) for name in one for i in (0, 1))
     assert any(not torch.equal(one[name][0], three[name][0]) for name in one)
@@ -101,7 +105,7 @@ def test_a_seed_gives_the_same_result_twice_and_leaves_torch_s_own_alone() -> No
 def test_a_student_that_is_its_teacher_stays_as_it_is() -> None:
     data = batches(3, 10, 12)
     teacher = open_model(convolutional(), data[0])
-    new, gains = tuned(teacher, teacher, data, spec=Distillation(epochs=2, rate=0.5))
+    new, gains = distill_gains(teacher, teacher, data, run=DistillationRun(Distillation(epochs=2, rate=0.5)))
     assert all(torch.equal(gain, torch.ones_like(gain)) for gain, _ in gains.values())
     assert distance(teacher, new, data) < 1e-9
 
@@ -110,7 +114,7 @@ def test_without_gains_only_biases_move() -> None:
     data = batches(3, 10, 12)
     teacher = open_model(convolutional(), data[0])
     student = disturbed(teacher)
-    new, gains = tuned(student, teacher, data, spec=Distillation(epochs=4), gains=False)
+    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=4)), gains=False)
     assert all(torch.equal(gain, torch.ones_like(gain)) for gain, _ in gains.values())
     assert distance(teacher, new, data) < distance(teacher, student, data)
 
@@ -130,7 +134,7 @@ def test_layers_called_twice_or_sharing_their_weight_are_passed_over() -> None:
     data = batches(6)
     teacher = open_model(Twice(), data[0])
     student = teacher.edited([Affine("head", torch.full((3,), 0.5), torch.zeros(3))])
-    _, gains = tuned(student, teacher, data, spec=Distillation(epochs=1))
+    _, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=1)))
     assert set(gains) == {"head"}
 
 
@@ -148,7 +152,7 @@ def test_a_module_that_wants_the_usual_memory_layout_is_run_in_it() -> None:
     data = batches(3, 10, 10)
     teacher = open_model(Viewing(), data[0])
     student = disturbed(teacher)
-    new, _ = tuned(student, teacher, data, spec=Distillation(epochs=3))
+    new, _ = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=3)))
     assert distance(teacher, new, data) < distance(teacher, student, data)
 
 
@@ -162,7 +166,7 @@ def test_the_loss_of_scores_is_the_divergence_and_of_others_the_relative_error()
 
 def test_augmented_images_are_flips_and_shifts_of_their_own() -> None:
     x = torch.randn(40, 2, 9, 11, generator=torch.Generator().manual_seed(0))
-    moved = augmented({"x": x}, Distillation(shift=2, mix=0.0), torch.Generator().manual_seed(0))["x"]
+    moved = augment({"x": x}, Distillation(shift=2, mix=0.0), torch.Generator().manual_seed(0))["x"]
     padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
     seen = set()
     for image, wide in zip(moved, padded, strict=True):
@@ -177,12 +181,12 @@ def test_augmented_images_are_flips_and_shifts_of_their_own() -> None:
         seen.update(found)
     assert len(seen) > 20
     vectors = {"ids": torch.arange(6).view(2, 3), "x": torch.randn(2, 3), "small": torch.randn(2, 3, 4, 4)}
-    assert all(augmented(vectors, Distillation(), torch.Generator())[name] is value for name, value in vectors.items())
+    assert all(augment(vectors, Distillation(), torch.Generator())[name] is value for name, value in vectors.items())
 
 
 def test_mixed_images_lie_between_two_images() -> None:
     x = torch.randn(12, 2, 9, 11, generator=torch.Generator().manual_seed(0))
-    mixed = augmented({"x": x}, Distillation(shift=0, mix=1.0), torch.Generator().manual_seed(0))["x"]
+    mixed = augment({"x": x}, Distillation(shift=0, mix=1.0), torch.Generator().manual_seed(0))["x"]
     rows = x.flatten(1)
     for image in mixed.flatten(1):
         shares = torch.linalg.lstsq(rows.mT, image[:, None]).solution[:, 0]
@@ -212,7 +216,7 @@ def test_values_out_of_range_are_refused(key: str, value: float) -> None:
 def test_images_whose_left_isnt_their_right_are_shifted_alone() -> None:
     x = torch.randn(40, 2, 9, 11, generator=torch.Generator().manual_seed(0))
     spec = Distillation(shift=2, mix=0.0)
-    both, alone = (augmented({"x": x}, spec, torch.Generator().manual_seed(0), mirrored=m)["x"] for m in (True, False))
+    both, alone = (augment({"x": x}, spec, torch.Generator().manual_seed(0), horizontal_flip=m)["x"] for m in (True, False))
     same = [torch.equal(one, other) for one, other in zip(both, alone, strict=True)]
     assert 5 < sum(same) < 35
     padded = functional.pad(x, (2, 2, 2, 2), mode="reflect")
