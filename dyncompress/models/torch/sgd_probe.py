@@ -57,6 +57,14 @@ def probe(
     Raises:
         InvalidRequest: the model doesn't run on the examples, there are too few, labels don't fit, or the given rate diverges.
         Unsupported: the model's outputs carry no gradient.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> trajectory = dyncompress.probe(network, x, steps=50, batch=16, rate=1e-3)
+        >>> list(trajectory.motion), len(trajectory.steps)
+        (['0', '2'], 8)
     """
     names, data = filled(model, calibration)
     batches = as_batches(data, names, EXAMPLES)

@@ -66,6 +66,13 @@ def rank(
     Raises:
         InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
             there or whose sign neither theory nor gaps tell.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> runs = {name: torch.nn.Linear(64, 64) for name in ("first", "second", "third")}
+        >>> ranking = dyncompress.rank(runs, ["esd_mid"], example=torch.randn(2, 64))
+        >>> sorted(row.checkpoint for row in ranking.rows), ranking.best == ranking.rows[0].checkpoint
+        (['first', 'second', 'third'], True)
     """
     tools = _measures(measures)
     if not hasattr(checkpoints, "keys"):
