@@ -42,6 +42,15 @@ def pareto(
     Raises:
         InvalidRequest: `of` is no such cost, or the profile holds no times.
         Infeasible: none of the budgets can be met.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plans = dyncompress.pareto(profile, [{"bytes": 0.4}, {"bytes": 0.5}])
+        >>> [one.bytes <= one.budget.bytes * profile.float_bytes for one in plans]
+        [True, True]
     """
     asked = [parse_budget(budget) for budget in budgets or ()]
     row = of or next((name for budget in asked for name in ROWS if getattr(budget, name) is not None), "bytes")

@@ -12,7 +12,8 @@ import torch
 import dyncompress as dc
 from benchmarks.cifar_resnet import CifarResNet
 from dyncompress.deployment.latency import Cut, narrowed
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.profiling.latency import LatencyTable, latency_table, with_seconds
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Keep, Option
