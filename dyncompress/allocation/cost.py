@@ -15,7 +15,7 @@ from dyncompress.types import FLOAT_BITS, NATS, STRUCTURE, UNMEASURED, Allocator
 
 ROWS = ("bytes", "macs", "seconds")
 NONZEROS = "nonzeros"  # the row for budget.sparsity
-HARM = "distortion"  # the row for budget.distortion
+DISTORTION = "distortion"  # the row for budget.distortion
 IN_REMOVED_BLOCK = "its block is removed"
 
 
@@ -72,7 +72,7 @@ def solved(
     selection = [options[c] for options, c in zip(joint.values(), choice, strict=True)]
     parts = {unit: option for one in selection for unit, option in one.parts.items()}
     chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # in removed blocks: the default
-    row = next((name for name in names if name != HARM), "bytes")
+    row = next((name for name in names if name != DISTORTION), "bytes")
     return Plan(
         asked={unit: option.choice for unit, option in chosen.items()},
         why={
@@ -111,7 +111,7 @@ def _choose(
     check_feasible(cost, distortion, budget, names, [fixed[name] for name in names], _hint(profile))
     if isinstance(allocator, Rule):
         return choose_by_rule(allocator, profile, cost, distortion, budget, names)
-    return allocator(cost, arrays(joint, ["bytes"])[0][0] if HARM in names else distortion, budget)
+    return allocator(cost, arrays(joint, ["bytes"])[0][0] if DISTORTION in names else distortion, budget)
 
 
 def least(profile: Profile, row: str) -> float:
@@ -126,7 +126,7 @@ def _fixed(profile: Profile) -> dict[str, float]:
         "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
         "seconds": profile.whole_seconds,
         NONZEROS: 0.0,
-        HARM: 0.0,
+        DISTORTION: 0.0,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dyncompress.allocation.cost import HARM, NONZEROS, least, nonzeros_left, solved
+from dyncompress.allocation.cost import DISTORTION, NONZEROS, least, nonzeros_left, solved
 from dyncompress.types import Allocator, Budget, Layer, Plan, Profile, Rule
 
 
@@ -25,7 +25,7 @@ def limits_of(profile: Profile, budget: Budget) -> dict[str, float]:
     if budget.sparsity is not None:
         limits[NONZEROS] = nonzeros_left(profile, budget.sparsity)
     if budget.distortion is not None and budget.bytes is None:
-        limits[HARM] = budget.distortion
+        limits[DISTORTION] = budget.distortion
     return limits
 
 
