@@ -39,7 +39,7 @@ def arrays(table: Mapping[str, Sequence[Option | JointOption]], rows: Sequence[s
     return cost, distortion
 
 
-def solved(
+def solve(
     profile: Profile,
     limits: Sequence[tuple[str, float]],
     allocator: Allocator | Rule,
