@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dyncompress.allocation.exclusive import JointOption, joined
+from dyncompress.allocation.exclusive import JointOption, join_blocks
 from dyncompress.allocation.lagrangian import Budgets, Costs, Distortions, check_feasible
 from dyncompress.allocation.rule import choose_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
@@ -67,7 +67,7 @@ def solve(
             "budget.seconds needs times measured on the target, and this profile has none; measure with a recipe whose "
             "[channels] say latency = true, or set budget.macs."
         )
-    fixed, joint = _fixed(profile), joined(profile.table)
+    fixed, joint = _fixed(profile), join_blocks(profile.table)
     choice, gap = _choose(profile, joint, limits, allocator)
     selection = [options[c] for options, c in zip(joint.values(), choice, strict=True)]
     parts = {unit: option for one in selection for unit, option in one.parts.items()}
@@ -116,7 +116,7 @@ def _choose(
 
 def least(profile: Profile, row: str) -> float:
     """The least total of all units in a row: bytes, macs, seconds, nonzeros or distortion."""
-    return math.fsum(min(getattr(o, row) for o in options) for options in joined(profile.table).values())
+    return math.fsum(min(getattr(o, row) for o in options) for options in join_blocks(profile.table).values())
 
 
 def _fixed(profile: Profile) -> dict[str, float]:
