@@ -26,7 +26,7 @@ _INDEX = {
     "sizes": "accounting",
     "audit": "fusion",
     "check": "checks",
-    "compared": "checks",
+    "parity_of_outputs": "checks",
     "parity": "checks",
     "Session": "session",
     "joined": "session",

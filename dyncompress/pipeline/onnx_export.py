@@ -99,7 +99,7 @@ def _compared(
     """
     exported, written, original = outputs_of
     reference = outputs(model, shown)
-    parity = deployment.compared(reference, exported, written, original, names)
+    parity = deployment.parity_of_outputs(reference, exported, written, original, names)
     unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
     return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
