@@ -29,7 +29,7 @@ _INDEX = {
     "parity_of_outputs": "checks",
     "parity": "checks",
     "Session": "session",
-    "joined": "session",
+    "concatenate_batches": "session",
     "environment": "session",
     "matches_target": "session",
     "processor": "session",

@@ -68,8 +68,8 @@ def integer_file(
         encodings: initializer name -> (encoding, layout of `types.Placement`).
         batches: calibration inputs by name.
         target: that the file is written for.
-        shown: batches of inputs, and the float graph's outputs on all of them, concatenated by `session.joined`. The file's
-            outputs are compared with these.
+        shown: batches of inputs, and the float graph's outputs on all of them (`session.concatenate_batches`). The
+            file's outputs are compared with these.
         original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
         share: of the calibration examples, for the ends of clipped ranges; see `ranges`.
 
@@ -168,7 +168,8 @@ def _example_errors(
     total = np.zeros(len(expected[0]))
     for output, right, weight in zip(outputs, expected, weights, strict=True):
         if weight is not None:
-            if weight.ndim not in (0, right.ndim):  # `joined` flattened axes of several lengths, so channels lie on another axis
+            # `concatenate_batches` flattened axes of several lengths, so channels lie on another axis
+            if weight.ndim not in (0, right.ndim):
                 weight = weight.mean()
             gap = np.where(output == right, 0.0, output - np.where(np.isfinite(right), right, 0.0)) * weight
             total += np.square(gap).reshape(len(right), -1).mean(1)

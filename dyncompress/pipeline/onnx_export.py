@@ -177,7 +177,7 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
 def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
     found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
-    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.concatenate_batches(parts) for parts in zip(*found, strict=True))
 
 
 def of_any_length(
