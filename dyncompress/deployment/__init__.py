@@ -34,7 +34,7 @@ _INDEX = {
     "matches_target": "session",
     "processor": "session",
     "cannot_run_here": "session",
-    "in_turn": "bench",
+    "time_pair": "bench",
     "compare": "bench",
     "Timing": "bench",
 }
