@@ -20,7 +20,7 @@ _INDEX = {
     "integer_file": "integer_form",
     "IntegerFile": "integer_form",
     "storage_bytes": "accounting",
-    "dense": "accounting",
+    "byte_target": "accounting",
     "overhead": "accounting",
     "packed_overhead": "accounting",
     "sizes": "accounting",

@@ -50,7 +50,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             float_file,
             encodings,
             batches if integer else [],
-            deployment.dense(target) if coded else target,
+            deployment.byte_target(target) if coded else target,
             shown=(shown, exported),
             original=original,
             share=compressed.activation_share,
