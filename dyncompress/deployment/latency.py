@@ -32,7 +32,7 @@ class Cut:
     columns: int | None = None
 
 
-def narrowed(float_file: bytes, places: Places, cuts: Mapping[str, Cut]) -> bytes:
+def cut_channels(float_file: bytes, places: Places, cuts: Mapping[str, Cut]) -> bytes:
     """The float graph with only the first rows and columns of some layers' weights.
 
     Args:
