@@ -232,7 +232,7 @@ class Gptq:
         importance = scale_blocks(importance, choice.granularity)
         start = clipped_scale(scale_blocks(matrix, choice.granularity), limits, self.grid, importance)
         multiples = _MULTIPLES if choice.weight_bits <= _FEW_BITS else _MULTIPLES[:1]
-        scales = self.grid.allowed(start * start.new_tensor(multiples)[:, None, None])
+        scales = self.grid.nearest_allowed_scale(start * start.new_tensor(multiples)[:, None, None])
         with full_precision(matrix.device):
             codes, scale = self._round_best(matrix, scales, moment, choice, limits)
             scale = self._least_squares(matrix, codes, scale, moment, choice)
@@ -301,7 +301,7 @@ class Gptq:
         if choice.granularity == "tensor":
             cross, norm = cross.sum(0, keepdim=True), norm.sum(0, keepdim=True)
         factor = torch.where((cross > 0) & (norm > 0), cross / norm, torch.ones_like(norm))
-        candidate = self.grid.allowed(scale * factor[:, None])
+        candidate = self.grid.nearest_allowed_scale(scale * factor[:, None])
         ratio = (candidate / scale)[:, 0].double()
         better = (ratio.square() - 1) * norm < 2 * (ratio - 1) * cross
         return torch.where(better[:, None], candidate, scale)
