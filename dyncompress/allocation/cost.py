@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dyncompress.allocation.exclusive import JointOption, join_blocks
-from dyncompress.allocation.lagrangian import Budgets, Costs, Distortions, check_feasible
-from dyncompress.allocation.rule import choose_by_rule
+from dyncompress.allocation.lagrangian import Budgets, Costs, Distortions, Rows, check_feasible
+from dyncompress.allocation.rule import check_rule_applies, choose_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import FLOAT_BITS, NATS, STRUCTURE, UNMEASURED, Allocator, Option, Plan, Profile, Rule
 
@@ -108,9 +108,10 @@ def _choose(
         _check_empty(names, budget, fixed)
         return np.zeros(0, dtype=np.int64), 0.0
     cost, distortion = arrays(joint, names)
-    check_feasible(cost, distortion, budget, names, [fixed[name] for name in names], _hint(profile))
+    check_feasible(cost, distortion, budget, Rows(names, [fixed[name] for name in names], _hint(profile)))
     if isinstance(allocator, Rule):
-        return choose_by_rule(allocator, profile, cost, distortion, budget, names)
+        check_rule_applies(allocator, profile, names)
+        return choose_by_rule(allocator, profile, cost, distortion, budget)
     return allocator(cost, arrays(joint, ["bytes"])[0][0] if DISTORTION in names else distortion, budget)
 
 
