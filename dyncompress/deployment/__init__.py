@@ -19,6 +19,8 @@ _INDEX = {
     "write": "writer",
     "integer_file": "integer_form",
     "IntegerFile": "integer_form",
+    "Calibration": "integer_form",
+    "Comparison": "integer_form",
     "storage_bytes": "accounting",
     "byte_target": "accounting",
     "overhead": "accounting",

@@ -49,11 +49,9 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         written = deployment.integer_file(
             float_file,
             encodings,
-            batches if integer else [],
+            deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            shown=(shown, exported),
-            original=original,
-            share=compressed.activation_share,
+            deployment.Comparison(shown, exported, original),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
