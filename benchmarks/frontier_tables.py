@@ -1,4 +1,4 @@
-"""The frontier's tables in Markdown, written between markers into `benchmarks/README.md` and, in short, the README."""
+"""The frontier's tables in Markdown: with all rows between markers of `benchmarks/README.md`, in short for the site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.frontier_rows import FAMILIES, ROWS, TUNED, Aim, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- frontier -->\n", "<!-- /frontier -->"
-PAGES = {ROOT / "benchmarks" / "README.md": False, ROOT / "README.md": True}  # page -> whether in short
+PAGES = {ROOT / "benchmarks" / "README.md": False}  # page -> whether in short
 HEAD = (
     "| row | trained | drop, points: mean [best, worst seed] | 95 % of the worst, up to | ONNX file | container | its payload "
     "| MACs | ms, batch 1 | batch 16 | seconds (processor) |"

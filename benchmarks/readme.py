@@ -1,63 +1,66 @@
-"""Write the README's promise and table of heavy tails from the JSON files here. Run: `python -m benchmarks.readme [--check]`."""
+"""Write every table of the README and of the site's page of benchmarks from `results/`: `python -m benchmarks.readme [--check]`.
+
+A table stands between the markers `<!-- NAME -->` and `<!-- /NAME -->`. Tables of the frontier with all their rows, in
+`benchmarks/README.md`, are written by `python -m benchmarks.frontier --render`.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from benchmarks import frontier_tables, site_tables
+
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+Table = Callable[[], Iterable[str]]
+PAGES: Mapping[Path, Mapping[str, Table]] = {
+    ROOT / "README.md": {"headline": site_tables.headline},
+    ROOT / "docs" / "benchmarks" / "index.md": {
+        "frontier": lambda: frontier_tables.block(short=True),
+        "certified": site_tables.certified,
+        "heavy tail": site_tables.heavy_tail,
+        "soundness": site_tables.soundness,
+        "violations": site_tables.violations,
+        "architectures": site_tables.architectures,
+        "install": site_tables.install,
+    },
+}
 
 
-def certified() -> list[str]:
-    """The row with a promise."""
-    r = json.loads((RESULTS / "certified.json").read_text())
-    return [
-        f"With a promise (`certified`, `budget.risk_increase={r['risk_increase']:g}`, ResNet-20, "
-        f"`python -m benchmarks.certified`): held out on the first 5 000 test images, the boldest file that keeps it has "
-        f"{r['bytes_percent']:.1f} % of the bytes; on the other 5 000 images it drops by {r['drop']:+.2f} points "
-        f"[{r['drop_low']:+.2f}, {r['drop_high']:+.2f}]. Its certificate: *{r['certificate']}*",
-    ]
+def rendered(page: Path, tables: Mapping[str, Table]) -> str:
+    """The page with every table written anew.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    text = page.read_text(encoding="utf-8")
+    for name, table in tables.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        head, _, rest = text.partition(begin)
+        _, closing, tail = rest.partition(end)
+        if not closing:
+            raise ValueError(f"{page.name} lacks the markers of '{name}'; put {begin.strip()} and {end} where its table goes.")
+        text = head + begin + "\n".join(table()).rstrip() + "\n" + end + tail
+    return text
 
 
-def heavy_tail() -> list[str]:
-    """Heavy-tail against uniform."""
-    path = RESULTS / "heavy_tail.json"
-    if not path.exists():
-        return []
-    lines = [
-        "",
-        "Data-free allocation at equal bytes, paired over the 10 000 test images (`python -m benchmarks.heavy_tail`). Gain over "
-        "uniform widths, points [95 %]:",
-        "",
-        "| network | uniform | accuracy | `heavy-tail` | equal relative error |",
-        "|---|---|---|---|---|",
-    ]
-    rows = json.loads(path.read_text())
-    for net, bits in dict.fromkeys((r["net"], r["uniform_bits"]) for r in rows):
-        by = {r["allocation"]: r for r in rows if (r["net"], r["uniform_bits"]) == (net, bits)}
-        gains = [f"{r['gain']:+.2f} [{r['gain_low']:+.2f}, {r['gain_high']:+.2f}]" for r in (by["heavy-tail"], by["equal error"])]
-        lines.append(f"| {net} | {bits} bits | {by['heavy-tail']['uniform_accuracy']:.2f} % | {gains[0]} | {gains[1]} |")
-    return lines
+def stale() -> list[str]:
+    """The pages whose tables differ from the results."""
+    return [page.name for page, tables in PAGES.items() if rendered(page, tables) != page.read_text(encoding="utf-8")]
 
 
 def main() -> int:
-    """Rewrite the block, or with `--check` only compare."""
+    """Rewrite the tables, or with `--check` only compare."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    lines = [*certified(), *heavy_tail()]
-    new = head + BEGIN + "\n".join(lines) + "\n" + END + tail
-    if check:
-        return int(new != text)
-    readme.write_text(new)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a table is stale")
+    if parser.parse_args().check:
+        found = stale()
+        print(f"stale: {', '.join(found)}" if found else "all tables are up to date")
+        return int(bool(found))
+    for page, tables in PAGES.items():
+        page.write_text(rendered(page, tables), encoding="utf-8")
     return 0
 
 

@@ -23,8 +23,8 @@ from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, po
 from dyncompress.allocation.distortion import shapes, z_scores
 from dyncompress.errors import DyncompressError
 from dyncompress.measures.divergence import per_example
+from dyncompress.pipeline.observed_model import first_examples, outputs
 from dyncompress.pipeline.profiling.probes import LEAST, corrected
-from dyncompress.pipeline.task import first_examples, outputs
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
 
 DATA_FREE = (
@@ -205,7 +205,7 @@ def compared(name: str, action: str, tests: int, known_rivals: Collection[str]) 
     here = setting(name, action, tests)
     found = next(one for one in known(action) if one["network"] == name)
     few, y = first_examples(here.start.batches, PROBED), np.asarray(here.y)
-    before, truth = outputs(here.start.door, few)[0], scores(here, here.start.door)
+    before, truth = outputs(here.start.model, few)[0], scores(here, here.start.model)
     done: dict[str, dict[str, Any]] = {}
     for rival in (one for one in (*rules(action), *ours(here, found)) if one.name not in known_rivals):
         for size in BUDGETS[action]:

@@ -24,8 +24,10 @@ import dyncompress as dc
 from benchmarks.theory_zoo import OUT, ZOO, trained
 from dyncompress.measures import MEASURES
 from dyncompress.measures.divergence import per_example
-from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
-from dyncompress.pipeline.task import Opened, first_examples, opened, outputs, with_run
+from dyncompress.pipeline.application.round_layers import pruned_weight, rounded_weight
+from dyncompress.pipeline.capabilities import matched
+from dyncompress.pipeline.observed_model import first_examples, outputs
+from dyncompress.pipeline.task import InputData, Task, open_task, with_run
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
 from dyncompress.recipe.recipe import Recipe
@@ -67,7 +69,7 @@ class Setting:
 
     name: str
     action: str
-    start: Opened
+    start: Task
     recipe: Recipe
     profile: Profile
     x: Any
@@ -80,14 +82,14 @@ class Setting:
         found = []
         for layer, choice in choices.items():
             observation = self.weights[layer]
-            pruned = pruned_weight(observation, choice, self.recipe)
-            found.append(SetWeight(layer, rounded_weight(observation, pruned, choice, self.recipe)[0]))
+            pruned = pruned_weight(observation, choice, self.recipe.pruner)
+            found.append(SetWeight(layer, rounded_weight(observation, pruned, choice, self.recipe.quantizer)[0]))
         return found
 
     def realised(self, choices: Mapping[str, Any], examples: int = PROBED) -> Any:
         """The network with these options carried out and its moments matched."""
-        edited = self.start.door.edited(self.changed(choices))
-        return edited.matched(self.start.door, first_examples(self.start.batches, examples))[0]
+        edited = self.start.model.edited(self.changed(choices))
+        return matched(edited, self.start.model, first_examples(self.start.batches, examples))[0]
 
 
 def setting(name: str, action: str, tests: int) -> Setting:
@@ -95,7 +97,7 @@ def setting(name: str, action: str, tests: int) -> Setting:
     model, run = trained(name)
     recipe = recipe_of(action, name in LARGE)
     x, _ = ZOO[name].data("train", CALIBRATION)
-    start = opened(model, recipe, x)
+    start = open_task(model, recipe, dc.load_target("onnxruntime-x86-vnni"), InputData(x))
     start = with_run(start, run) if run else start
     profile = dc.measure(start, recipe, target="onnxruntime-x86-vnni")
     test_x, test_y = ZOO[name].data("test", tests)
@@ -122,7 +124,7 @@ def examined(name: str, action: str, tests: int) -> dict[str, Any]:
     """The results of one network and action, as plain values."""
     clock = time.process_time()
     here = setting(name, action, tests)
-    profile, door = here.profile, here.start.door
+    profile, door = here.profile, here.start.model
     few = first_examples(here.start.batches, PROBED)
     before, truth = outputs(door, few)[0], scores(here, door)
     shapes = {layer.name: layer for layer in profile.layers}

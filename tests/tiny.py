@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,8 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
+from dyncompress.pipeline.observed_model import ObservedModel
+from dyncompress.pipeline.task import InputData, Task, open_task
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.toml_files import load_target
 from dyncompress.recording.torch_callback import record
-from dyncompress.types import Trajectory
+from dyncompress.types import Batch, Model, Trajectory
 
 TARGET = "onnxruntime-x86-vnni"
 CLASSES = 4
@@ -121,3 +125,13 @@ def with_choice(plan: dc.Plan, unit: str, **changed: Any) -> dc.Plan:
     """The plan with some changed fields in the choice of one unit."""
     asked: Mapping[str, dc.Choice] = {**plan.asked, unit: replace(plan.asked[unit], **changed)}
     return replace(plan, asked=asked)
+
+
+def task(model: Any, recipe: Recipe, calibration: Any = None, example: Any = None) -> Task:
+    """A model opened for the usual target."""
+    return open_task(model, recipe, load_target(TARGET), InputData(calibration, example))
+
+
+def task_on(adapter: Model, batches: Sequence[Batch], recipe: Recipe | None = None) -> Task:
+    """An adapter with calibration batches that are taken as they are."""
+    return Task(ObservedModel(adapter, batches, True), recipe or Recipe("test"), load_target(TARGET))

@@ -1,4 +1,9 @@
-"""Who gets what: costs and harms of choices, the solvers that pick one choice for every unit, and the rules they must beat."""
+"""Allocation: costs and distortions of options, the solvers that choose one option for every unit, and published rules.
+
+`ALLOCATORS` maps names to solvers, which minimise the profile's own distortions within the budget. `RULES` maps names to
+published rules, which rate the options by a table of their own. `Prior` and `posterior` predict the sensitivity of layers that
+were not probed.
+"""
 
 from dyncompress.allocation.alpha_pruning import AlphaPruning
 from dyncompress.allocation.common_level import CommonLevel

@@ -1,4 +1,4 @@
-"""Shares that rise in equal steps from the first layer to the last."""
+"""Shares of zeros or bits that rise in equal steps from the first layer to the last."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from dyncompress.allocation.common_level import CommonLevel
 from dyncompress.allocation.rule import shares
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Allocator, Profile
+from dyncompress.types.arrays import Float64
 
 
 @dataclass(frozen=True)
 class DepthLinear:
     """An arithmetic progression over the depth: S_l = t + rise * l / (L - 1), l = 0 ... L - 1.
 
-    Errors of early layers pass through all later ones, so early layers give up less; one number, and reported to beat rules
-    that read weights and data. Shares below 0 become 0, those above what a layer's options allow stay there.
+    Errors of early layers propagate through all later ones, so early layers lose less. The rule has one parameter, and its source
+    reports better results than those of rules that use weights and data. Shares are clipped to the range of a layer's options.
 
     Source: Huang et al., ICML 2025 (arXiv 2502.14770), whose common difference is rise / (L - 1). Departures: t meets the budget
-    with layers of different sizes (there blocks of one size), and widths may take the place of zeros.
-    Assumes: depth is the order of the forward pass, counted over the layers that are chosen for. For zeros and for widths.
+    with layers of different sizes (theirs are blocks of one size), and shares may be of bits instead of zeros.
+    Assumes: depth is the order of the forward pass, counted over the layers with options. It applies to zeros and to bit widths.
 
     Attributes:
-        rise: share of the last layer less that of the first, in [-1, 1]; negative: later layers give up less.
+        rise: share of the last layer minus that of the first, in [-1, 1]; with a negative one, later layers lose less.
     """
 
     rise: float = 0.2
@@ -36,15 +37,15 @@ class DepthLinear:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """None."""
+        """No measure is needed."""
         return ()
 
     @property
     def solver(self) -> Allocator:
-        """A common level."""
+        """The solver: a common level."""
         return CommonLevel()
 
-    def __call__(self, profile: Profile) -> np.ndarray:
-        """The t at which a layer takes each option, `[L, C]`."""
+    def __call__(self, profile: Profile) -> Float64[np.ndarray, "L C"]:
+        """The level t at which a layer takes each option, `[L, C]`; inf where it has no such option."""
         share = shares(profile, "depth_linear")
         return share - self.rise * np.linspace(0, 1, len(share))[:, None]

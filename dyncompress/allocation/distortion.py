@@ -1,4 +1,4 @@
-"""Errors of a choice -> the harm it should do: pure functions, one for each source of sensitivity."""
+"""The predicted distortion of an option from its error: one function for each source of sensitivity."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dyncompress.types import Estimate, Layer
+from dyncompress.types.arrays import Float64, Real
 
-KINDS = ("pruning", "quantization")  # of choices; each has sensitivities of its own
-SHAPES = ("depth", "log_fan_in")  # what is known of a layer without measuring
-CLIP = 2.0  # z-scores beyond this are outliers of small layers, not knowledge
+KINDS = ("pruning", "quantization")  # kinds of choices; each has its own sensitivities
+SHAPES = ("depth", "log_fan_in")  # scores of a layer that need no measure
+CLIP = 2.0  # larger z-scores are outliers of small layers and carry no information
 
 
-def fisher(output_error: np.ndarray, fisher: np.ndarray) -> float:
-    """Half of sum_c fisher_c * E[e_c^2]: the KL divergence, in nats, that an error of the layer's output should cost.
+def fisher(output_error: Real[np.ndarray, " out"], fisher: Real[np.ndarray, " out"]) -> float:
+    """Half of sum_c fisher_c * E[e_c^2]: the KL divergence, in nats, that an error of the layer's output is predicted to cause.
 
     Source: second-order expansion of the KL divergence with the Gauss-Newton matrix of the output, its diagonal only.
     Assumes: small errors, uncorrelated between channels.
 
     Args:
-        output_error: `[out]`, E[e_c^2] over examples and positions.
-        fisher: `[out]`, see `types.OutputFisher`.
+        output_error: `[out]`, E[e_c^2] of the output error e, over examples and positions.
+        fisher: `[out]`, the Fisher information of each output channel, see `types.OutputFisher`.
 
     Example:
         >>> fisher(np.array([0.5, 1.0]), np.array([4.0, 2.0]))
@@ -32,7 +33,7 @@ def fisher(output_error: np.ndarray, fisher: np.ndarray) -> float:
 
 
 def theory(relative_error: float, log_sensitivity: float) -> float:
-    """The relative error times exp(log sensitivity): harm in relative units, comparable between layers of one model.
+    """The relative error times exp(log sensitivity): a distortion in relative units, comparable between layers of one model.
 
     Example:
         >>> theory(0.25, 0.0)
@@ -42,22 +43,22 @@ def theory(relative_error: float, log_sensitivity: float) -> float:
 
 
 def log_sensitivity(estimates: Mapping[str, Mapping[str, Estimate]], coefficients: Mapping[str, float]) -> dict[str, float]:
-    """sum over measures of coefficient * z, z the layer's estimate standardised over the layers, clipped to [-2, 2].
+    """The log sensitivity of each layer: the sum over measures of coefficient * z-score.
 
-    A layer whose estimate is missing, invalid or not finite counts as the mean (z = 0). The coefficients are data of the recipe:
-    learnt on other networks, written beside their source, and to be learnt again where probes are at hand.
+    z is the layer's estimate standardised over the layers and clipped to [-2, 2]. A layer whose estimate is missing, invalid or
+    not finite counts as the mean (z = 0). The coefficients come from the recipe: they were learnt on other networks, and should
+    be learnt again where sensitivities were probed.
 
-    Source: the idea of a prior on sensitivity with reported coefficients; the field has no agreed formula. An indicator,
-    never a bound.
+    Source: ours; there is no agreed formula for a prior on sensitivity. It is an indicator, not a bound.
 
     Args:
         estimates: measure -> layer -> estimate.
         coefficients: measure -> weight of its z-score; measures without one don't count.
 
     Returns:
-        Layer -> log sensitivity, 0 on average over the layers (but for clipping).
+        Layer -> log sensitivity; the mean over the layers is 0, apart from clipping.
     """
-    layers = list(dict.fromkeys(layer for found in estimates.values() for layer in found))
+    layers = list(dict.fromkeys(layer for by_layer in estimates.values() for layer in by_layer))
     out = dict.fromkeys(layers, 0.0)
     for measure, coefficient in coefficients.items():
         for layer, score in _scores(estimates.get(measure, {})).items():
@@ -66,8 +67,10 @@ def log_sensitivity(estimates: Mapping[str, Mapping[str, Estimate]], coefficient
 
 
 def shapes(layers: Sequence[Layer]) -> dict[str, dict[str, Estimate]]:
-    """What a layer's place and shape say, as estimates beside those of measures: `depth`, its place in the forward pass, and
-    `log_fan_in`."""
+    """Scores that follow from a layer's place and shape, as estimates by name and layer.
+
+    `depth` is the layer's index in the forward pass, `log_fan_in` the logarithm of its number of inputs.
+    """
     exact = {"stderr": 0.0, "n": 1}
     return {
         "depth": {layer.name: Estimate(float(place), **exact) for place, layer in enumerate(layers)},
@@ -75,17 +78,20 @@ def shapes(layers: Sequence[Layer]) -> dict[str, dict[str, Estimate]]:
     }
 
 
-def z_scores(estimates: Mapping[str, Mapping[str, Estimate]], layers: Sequence[str], measures: Sequence[str]) -> np.ndarray:
+def z_scores(
+    estimates: Mapping[str, Mapping[str, Estimate]], layers: Sequence[str], measures: Sequence[str]
+) -> Float64[np.ndarray, "L d"]:
     """Each measure standardised over the layers and clipped to [-2, 2], `[L, d]`; 0 where an estimate is missing or invalid."""
     table = np.zeros((len(layers), len(measures)))
     for column, measure in enumerate(measures):
-        found = _scores({layer: e for layer, e in estimates.get(measure, {}).items() if layer in layers})
-        table[:, column] = [found.get(layer, 0.0) for layer in layers]
+        scores = _scores({layer: e for layer, e in estimates.get(measure, {}).items() if layer in layers})
+        table[:, column] = [scores.get(layer, 0.0) for layer in layers]
     return table
 
 
-def _scores(found: Mapping[str, Estimate]) -> dict[str, float]:
-    usable = {layer: e.value for layer, e in found.items() if e.valid and np.isfinite(e.value)}
+def _scores(by_layer: Mapping[str, Estimate]) -> dict[str, float]:
+    """Clipped z-scores of the valid estimates; none where they are fewer than two, or all equal."""
+    usable = {layer: e.value for layer, e in by_layer.items() if e.valid and np.isfinite(e.value)}
     if len(usable) < 2:
         return {}
     values = np.array(list(usable.values()), dtype=np.float64)

@@ -1,6 +1,6 @@
-"""Units that another unit's choice makes moot: where a block is dropped, nothing is left to choose about its channels.
+"""Units inside a block that may be removed: if the block is dropped, the choices of its layers and channels have no effect.
 
-Such units are solved as one: the options of the whole are the drop, and every combination of what is inside.
+A block and the units inside it are solved as one unit. Its options are the drop, and every combination of the options inside.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import numpy as np
 
 from dyncompress.types import BLOCKS, CHANNELS, Option
 
-MOST = 512  # combinations of one block; beyond, only those that no other beats in every cost and in harm
+MOST = 512  # combinations of one block; of more, only those remain that aren't worse than another in all costs and distortion
 
 
 @dataclass(frozen=True)
-class Whole:
+class JointOption:
     """One option of several units together.
 
     Attributes:
-        parts: unit -> its option; units that are moot are absent.
-        bytes, macs, seconds, distortion, nonzeros: summed.
+        parts: unit -> its option; units inside a dropped block are absent.
+        bytes, macs, seconds, distortion, nonzeros: sums over the parts.
     """
 
     parts: Mapping[str, Option]
@@ -33,52 +33,55 @@ class Whole:
     nonzeros: float = 0.0
 
 
-def inside(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[str, ...]]:
-    """Block's unit -> the units of the layers and channels inside it, by their names."""
+def units_inside(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[str, ...]]:
+    """For each block's unit, the units of the layers and channels inside it, by their names."""
     blocks = [unit for unit in table if unit.startswith(BLOCKS)]
     named = {unit: unit.removeprefix(CHANNELS) for unit in table if not unit.startswith(BLOCKS)}
     return {block: tuple(u for u, name in named.items() if name.startswith(block.removeprefix(BLOCKS) + ".")) for block in blocks}
 
 
-def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[Whole, ...]]:
-    """The table with every block and the units inside it as one unit; a dropped block costs nothing, whatever was inside.
+def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[JointOption, ...]]:
+    """The table in which every block and the units inside it are one unit; a dropped block costs nothing.
 
     Args:
-        table: unit -> options.
+        table: unit -> its options.
 
     Returns:
-        unit -> its options; a block's unit stands for all inside it.
+        unit -> its joint options; units inside a block are part of the block's unit.
 
     Example:
         >>> from dyncompress.types import Choice
         >>> stays, layer = Option(Choice(), 0, 0, 0.0), Option(Choice(), 9, 9, 0.0)
         >>> table = {"block:b": (stays, Option(Choice(drop=True), -9, -9, 1.0)), "b.layer": (layer,)}
         >>> table["channels:b.layer"] = (stays, Option(Choice(keep=4), -5, -5, 0.5))
-        >>> [int(whole.macs) for whole in joined(table)["block:b"]]
+        >>> [int(joint.macs) for joint in joined(table)["block:b"]]
         [9, 4, 0]
     """
-    within = inside(table)
-    moot = {unit for units in within.values() for unit in units}
-    found: dict[str, tuple[Whole, ...]] = {}
+    members = units_inside(table)
+    in_blocks = {unit for units in members.values() for unit in units}
+    joint: dict[str, tuple[JointOption, ...]] = {}
     for unit, options in table.items():
-        if unit in moot:
+        if unit in in_blocks:
             continue
-        others = [(name, table[name]) for name in within.get(unit, ())]
-        wholes: list[Whole] = []
+        others = [(name, table[name]) for name in members.get(unit, ())]
+        joint_options: list[JointOption] = []
         for option in options:
             if option.choice.drop:
-                wholes.append(Whole({unit: option}, 0.0, 0.0, option.seconds, option.distortion))
+                joint_options.append(JointOption({unit: option}, 0.0, 0.0, option.seconds, option.distortion))
                 continue
             names = [name for name, _ in others]
             combinations = product(*(lines for _, lines in others))
-            wholes.extend(_whole({unit: option, **dict(zip(names, combination, strict=True))}) for combination in combinations)
-        found[unit] = tuple(wholes if len(wholes) <= MOST else _efficient(wholes))
-    return found
+            joint_options.extend(
+                _joint_option({unit: option, **dict(zip(names, combination, strict=True))}) for combination in combinations
+            )
+        joint[unit] = tuple(joint_options if len(joint_options) <= MOST else _efficient(joint_options))
+    return joint
 
 
-def _whole(parts: Mapping[str, Option]) -> Whole:
+def _joint_option(parts: Mapping[str, Option]) -> JointOption:
+    """The joint option of these options."""
     options = parts.values()
-    return Whole(
+    return JointOption(
         parts,
         sum(o.bytes for o in options),
         sum(o.macs for o in options),
@@ -88,7 +91,7 @@ def _whole(parts: Mapping[str, Option]) -> Whole:
     )
 
 
-def _efficient(wholes: Sequence[Whole]) -> list[Whole]:
-    """Those that no other beats or equals in everything, in their order."""
-    points = np.array([[w.bytes, w.macs, w.seconds, w.distortion] for w in wholes])
-    return [w for i, w in enumerate(wholes) if not ((points <= points[i]).all(1) & (points < points[i]).any(1)).any()]
+def _efficient(joint_options: Sequence[JointOption]) -> list[JointOption]:
+    """The options, in their order, that no other dominates by costs and distortion that are at most as large, and one smaller."""
+    points = np.array([[w.bytes, w.macs, w.seconds, w.distortion] for w in joint_options])
+    return [w for i, w in enumerate(joint_options) if not ((points <= points[i]).all(1) & (points < points[i]).any(1)).any()]

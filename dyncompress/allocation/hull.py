@@ -1,8 +1,8 @@
-"""The plans on the lower convex hull of cost against distortion, all of them without a solver: for drawing a curve.
+"""All plans on the lower convex hull of cost against distortion, computed without a solver, for drawing a curve.
 
-A Lagrange multiplier asks every unit by itself for the option of the least `distortion + multiplier * cost`. As it grows from
-zero, units move one after another along the edges of their own lower hulls, in the order of the edges' slopes. So the hull of all
-units together is the sorted union of these edges, and each of its corners is a plan of the least distortion at its cost.
+For a given Lagrange multiplier, each unit separately takes the option with the least `distortion + multiplier * cost`. As the
+multiplier grows from zero, units move one after another along the edges of their own lower hulls, in the order of the slopes. So
+the hull of all units together is the sorted union of these edges, and each corner is the plan of least distortion at its cost.
 
 Source: Everett, Operations Research 11 (1963), 399: generalized Lagrange multipliers; Shoham, Gersho, IEEE TASSP 36 (1988), 1445.
 """
@@ -13,18 +13,20 @@ from itertools import pairwise
 
 import numpy as np
 
+from dyncompress.types.arrays import Float
+
 Corner = tuple[float, float]  # cost, distortion
 
 
-def hull(cost: np.ndarray, distortion: np.ndarray, count: int) -> list[Corner]:
-    """Corners of the lower hull of the sums, from the least cost to the least distortion.
+def hull(cost: Float[np.ndarray, "L C"], distortion: Float[np.ndarray, "L C"], count: int) -> list[Corner]:
+    """Corners of the lower hull of all plans' total cost and distortion, from the least cost to the least distortion.
 
     Args:
-        cost, distortion: `[L, C]`, one option of each unit; inf for an option that a unit lacks.
-        count: at most so many corners, about evenly spread over the costs; both ends are among them.
+        cost, distortion: `[L, C]`, of every option of L units; inf for an option that a unit doesn't have.
+        count: largest number of corners to return, spread about evenly over the costs, both ends included.
 
     Returns:
-        `(cost, distortion)` each, costs ascending and distortions descending.
+        A pair `(cost, distortion)` for each corner, costs ascending and distortions descending.
 
     Example:
         >>> hull(np.array([[8.0, 4.0, 2.0], [6.0, 3.0, np.inf]]), np.array([[0.0, 1.0, 4.0], [0.0, 2.0, np.inf]]), 9)
@@ -37,23 +39,23 @@ def hull(cost: np.ndarray, distortion: np.ndarray, count: int) -> list[Corner]:
     added = np.cumsum([0.0, *(edge[1] for edge in edges)])
     costs = sum(unit[0][0] for unit in corners) - saved[::-1]
     distortions = sum(unit[0][1] for unit in corners) + added[::-1]
-    wanted = np.linspace(costs[0], costs[-1], count)
-    chosen = np.unique(np.abs(costs[:, None] - wanted).argmin(axis=0))
-    return [(float(costs[i]), float(distortions[i])) for i in chosen]
+    even = np.linspace(costs[0], costs[-1], count)
+    indices = np.unique(np.abs(costs[:, None] - even).argmin(axis=0))
+    return [(float(costs[i]), float(distortions[i])) for i in indices]
 
 
-def _corners(cost: np.ndarray, distortion: np.ndarray) -> list[Corner]:
+def _corners(cost: Float[np.ndarray, " C"], distortion: Float[np.ndarray, " C"]) -> list[Corner]:
     """The lower hull of one unit's options, from the least distortion to the least cost."""
-    there = np.isfinite(cost) & np.isfinite(distortion)
-    found: list[Corner] = []
-    for point in sorted(zip(distortion[there].tolist(), cost[there].tolist(), strict=True)):
+    exists = np.isfinite(cost) & np.isfinite(distortion)
+    corners: list[Corner] = []
+    for point in sorted(zip(distortion[exists].tolist(), cost[exists].tolist(), strict=True)):
         here = (point[1], point[0])
-        if found and here[0] >= found[-1][0]:
-            continue  # no cheaper than one that is no worse
-        while len(found) > 1 and _above(found[-2], found[-1], here):
-            found.pop()
-        found.append(here)
-    return found
+        if corners and here[0] >= corners[-1][0]:
+            continue  # the last corner has no larger cost and no larger distortion
+        while len(corners) > 1 and _above(corners[-2], corners[-1], here):
+            corners.pop()
+        corners.append(here)
+    return corners
 
 
 def _above(first: Corner, middle: Corner, last: Corner) -> bool:

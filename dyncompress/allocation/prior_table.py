@@ -1,4 +1,4 @@
-"""A fitted prior as a data file: names beside numbers, six digits, and a check of every line when it is read again."""
+"""A fitted prior as plain values for a file: numbers with their names and six digits, and a check of every value when read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEYS = ("networks", "intercept", "intercept_variance", "spread", "coefficients",
 
 
 def prior_to_table(prior: Prior) -> dict[str, Any]:
-    """Plain values for TOML or JSON; the measures are the keys of `coefficients`, in the order of the covariance's columns.
+    """The prior as plain values for TOML or JSON; the keys of `coefficients` are the measures, in the order of the covariance.
 
     Example:
         >>> prior = Prior(("hill",), 1.0, 9.0, np.array([2 / 3]), np.array([[0.1]]), 1.0, ("a", "b"))
@@ -32,14 +32,14 @@ def prior_to_table(prior: Prior) -> dict[str, Any]:
 
 
 def prior_from_table(table: Mapping[str, Any], where: str) -> Prior:
-    """The prior that `prior_to_table` wrote.
+    """The prior that `prior_to_table` turned into plain values.
 
     Args:
-        table: read from a file.
-        where: begins every message, e.g. the file's name.
+        table: the values read from a file.
+        where: the beginning of every error message, e.g. the file's name.
 
     Raises:
-        InvalidRequest: a key is missing or unknown, a value is no number, or the numbers are no prior (see `Prior`).
+        InvalidRequest: a key is missing or unknown, a value isn't a number, or the numbers aren't a valid prior (see `Prior`).
     """
     for key in (*KEYS, *table):
         if key not in KEYS:
@@ -49,12 +49,14 @@ def prior_from_table(table: Mapping[str, Any], where: str) -> Prior:
     coefficients, covariance = (_named(table[key], f"{where}.{key}") for key in ("coefficients", "covariance"))
     measures, networks = tuple(coefficients), table["networks"]
     if tuple(covariance) != measures:
-        raise InvalidRequest(f"{where}.covariance: rows {list(covariance)}; rows of {list(measures)} are needed, in the order.")
+        raise InvalidRequest(f"{where}.covariance: rows {list(covariance)}; rows {list(measures)} are needed, in this order.")
     if not isinstance(networks, Sequence) or isinstance(networks, str) or not all(isinstance(name, str) for name in networks):
         raise InvalidRequest(f"{where}.networks is {networks!r}; a list of names is needed.")
     for name, row in covariance.items():
         if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != len(measures):
-            raise InvalidRequest(f"{where}.covariance.{name} is {row!r}; {len(measures)} numbers are needed, one a measure.")
+            raise InvalidRequest(
+                f"{where}.covariance.{name} is {row!r}; {len(measures)} numbers are needed, one for each measure."
+            )
     rows = [[_number(value, f"{where}.covariance.{name}") for value in row] for name, row in covariance.items()]
     means = [_number(value, f"{where}.coefficients.{name}") for name, value in coefficients.items()]
     level, width, spread = (_number(table[key], f"{where}.{key}") for key in ("intercept", "intercept_variance", "spread"))
@@ -66,16 +68,19 @@ def prior_from_table(table: Mapping[str, Any], where: str) -> Prior:
 
 
 def _short(value: float) -> float:
+    """The value with six significant digits."""
     return float(f"{value:.6g}")
 
 
 def _named(value: object, where: str) -> Mapping[str, Any]:
+    """The value, if it is a table."""
     if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{where} is {value!r}; a table with one line a measure is needed.")
+        raise InvalidRequest(f"{where} is {value!r}; a table with one line for each measure is needed.")
     return value
 
 
 def _number(value: object, where: str) -> float:
+    """The value as a float, if it is a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{where} is {value!r}; a number is needed.")
     return float(value)

@@ -1,4 +1,4 @@
-"""Shares at random: what any unevenness of a plan is worth by itself."""
+"""Random shares: the baseline for any plan with uneven shares."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from dyncompress.allocation.common_level import CommonLevel
 from dyncompress.allocation.rule import shares, weights_of
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Allocator, Profile
+from dyncompress.types.arrays import Float, Float64, Real
 
 
 @dataclass(frozen=True)
 class RandomShare:
-    """S_l = t + spread * z_l, z standard normal and then standardised over the layers, each counted by its weights.
+    """S_l = t + spread * z_l with z standard normal, then standardised over the layers, which count by their numbers of weights.
 
-    Before clipping to what the layers' options allow, the shares have exactly this standard deviation. Set it to that of a
-    rival's plan (`spread_of`) and average over seeds: a rule that doesn't beat this owes nothing to what it reads.
+    Before clipping to the range of the layers' options, the shares have exactly this standard deviation. Set it to that of
+    another rule's plan (`spread_of`) and average over seeds: a rule that isn't better gains nothing from what it measures.
 
-    Source: the null model of matched variance; ours. For zeros and for widths.
+    Source: ours, a baseline of matched variance. It applies to zeros and to bit widths.
 
     Attributes:
         spread: standard deviation of the shares over the weights, in [0, 0.5].
-        seed: of the draw.
+        seed: seed of the draw, at least 0.
     """
 
     spread: float = 0.1
@@ -38,24 +39,24 @@ class RandomShare:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """None."""
+        """No measure is needed."""
         return ()
 
     @property
     def solver(self) -> Allocator:
-        """A common level."""
+        """The solver: a common level."""
         return CommonLevel()
 
-    def __call__(self, profile: Profile) -> np.ndarray:
-        """The t at which a layer takes each option, `[L, C]`."""
+    def __call__(self, profile: Profile) -> Float64[np.ndarray, "L C"]:
+        """The level t at which a layer takes each option, `[L, C]`; inf where it has no such option."""
         share, weights = shares(profile, "random_share"), weights_of(profile)
-        drawn = np.random.default_rng(self.seed).standard_normal(len(share))
-        width = spread_of(drawn, weights)
-        scores = (drawn - np.average(drawn, weights=weights)) / (width or 1.0)
+        draws = np.random.default_rng(self.seed).standard_normal(len(share))
+        width = spread_of(draws, weights)
+        scores = (draws - np.average(draws, weights=weights)) / (width or 1.0)
         return share - self.spread * scores[:, None]
 
 
-def spread_of(shares: np.ndarray, weights: np.ndarray) -> float:
+def spread_of(shares: Float[np.ndarray, " L"], weights: Real[np.ndarray, " L"]) -> float:
     """Standard deviation of the layers' shares `[L]`, each layer counted by its number of weights `[L]`.
 
     Example:

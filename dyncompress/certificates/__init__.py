@@ -1,4 +1,14 @@
-"""Finite-sample bounds, one a file, and the certificate made of them."""
+"""Finite-sample bounds, one bound a file, and the certificate that states them.
+
+`BOUNDS` maps the name of a bound to its class; an instance is called as `bound(losses, delta)` and returns an `Interval`. `RISKS`
+maps the name of a risk to the function that computes one loss for each example.
+
+Example:
+    >>> import numpy as np
+    >>> interval = BOUNDS["clopper_pearson"]()(np.array([1.0, 0.0, 0.0, 0.0]), 0.05)
+    >>> interval.point, round(interval.upper, 4)
+    (0.25, 0.7514)
+"""
 
 from dyncompress.certificates.betting import Betting, BettingTwoSided
 from dyncompress.certificates.clopper_pearson import ClopperPearson, ClopperPearsonTwoSided

@@ -1,6 +1,6 @@
 """Clopper-Pearson: the exact bound on a probability from a count.
 
-With k of n independent examples wrong, the upper limit is the p at which P(Bin(n, p) <= k) = delta:
+When k of n independent examples are wrong, the upper limit is the p at which P(Bin(n, p) <= k) = delta:
     upper = Beta^-1(1 - delta; k + 1, n - k)  (1 if k = n),   lower = Beta^-1(delta; k, n - k + 1)  (0 if k = 0).
 
 Source: Clopper and Pearson (1934), Biometrika 26. Assumes: independent examples of one law, 0-1 losses. Every constant is
@@ -19,10 +19,10 @@ from dyncompress.types import Interval
 
 
 def upper_limit(k: int, n: int, delta: float) -> float:
-    """Upper bound on the probability behind `k` of `n`, at confidence 1 - delta.
+    """Upper bound, at confidence 1 - delta, on the probability of an event that occurred `k` times in `n` independent trials.
 
     Raises:
-        InvalidRequest: the counts are impossible, or delta is no probability.
+        InvalidRequest: the counts are impossible, or delta isn't a probability.
 
     Example:
         >>> round(upper_limit(0, 100, 0.05), 6)
@@ -34,10 +34,14 @@ def upper_limit(k: int, n: int, delta: float) -> float:
 
 
 def lower_limit(k: int, n: int, delta: float) -> float:
-    """Lower bound on the probability behind `k` of `n`, at confidence 1 - delta.
+    """Lower bound, at confidence 1 - delta, on the probability of an event that occurred `k` times in `n` independent trials.
 
     Raises:
-        InvalidRequest: the counts are impossible, or delta is no probability.
+        InvalidRequest: the counts are impossible, or delta isn't a probability.
+
+    Example:
+        >>> round(lower_limit(10, 100, 0.05), 6)
+        0.055263
     """
     check_counts(n, k)
     check_delta(delta)

@@ -1,10 +1,10 @@
-"""How far compression may have moved the error rate, without labels.
+"""A bound on the change of the error rate that needs no labels.
 
-Where two classifiers agree their 0-1 losses agree, so that |R(g) - R(f)| <= P(f(X) != g(X)) for any labels whatever; the right
-side is bounded by Clopper-Pearson from unlabelled examples.
+Where two classifiers f and g agree, their 0-1 losses agree. Therefore |R(g) - R(f)| <= P(f(X) != g(X)) for any labels, and
+Clopper-Pearson bounds the right side from unlabelled examples.
 
-Assumes: independent examples of one law. Holds for the 0-1 loss, and for every loss in [0, 1] that looks at the predicted label
-only. Every constant is computed. Far looser than the paired bound where labels are at hand.
+Assumes: independent examples of one law. Holds for the 0-1 loss, and for every loss in [0, 1] that depends on
+the predicted label only. Every constant is computed. Where labels are available, the paired bound is far tighter.
 """
 
 from __future__ import annotations

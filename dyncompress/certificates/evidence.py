@@ -1,8 +1,8 @@
-"""Evidence: the per-example losses behind a certificate, packed as text, so that anyone can recompute its bounds.
+"""Evidence: the losses of each example behind a certificate, packed as text, so that anyone can recompute its bounds.
 
-0-1 losses take one bit each. Others take a uint16 in units of 1/65535, rounded so that a bound can only get larger: the
-original's losses down, the file's up. A certificate is computed from the losses as packed, never from the finer ones, and
-therefore recomputes to the same numbers. Groups are packed as uint32, numbered in order of first appearance.
+0-1 losses take one bit each. Other losses take a uint16 each, in units of 1/65535, rounded so that a bound can only get larger:
+the original's losses are rounded down and the file's are rounded up. A certificate is computed from the packed losses, never
+from the finer ones, and can therefore be recomputed exactly. Groups are packed as uint32, numbered in order of first appearance.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ from collections.abc import Mapping
 import numpy as np
 
 from dyncompress.errors import Altered
+from dyncompress.types.arrays import Float64, Int64, Real, Shaped
 
-UNITS = 65_535  # of a loss of 1
+UNITS = 65_535  # a packed loss of 1
 _ROUNDING = {"original": np.floor, "file": np.ceil}
 
 
-def pack(original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, *, binary: bool) -> dict[str, str]:
-    """Text for losses `[n]` in [0, 1] of the original and of the file, and for the groups `[n]`, with digests.
+def pack(
+    original: Real[np.ndarray, " n"], file: Real[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"] | None, *, binary: bool
+) -> dict[str, str]:
+    """Pack losses and groups as hexadecimal text, with a sha256 of it.
 
     Args:
-        original: the original's losses.
-        file: the file's losses.
-        groups: labels of the units of independence, or None.
+        original: losses `[n]` of the original, in [0, 1].
+        file: losses `[n]` of the file on the same examples, in [0, 1].
+        groups: labels `[n]` of the units of independence, of any dtype; None: every example is a unit.
         binary: whether every loss is 0 or 1 by the risk's definition.
+
+    Returns:
+        The keys `format`, `n`, `original`, `file`, `groups` (where there are any) and `sha256`.
     """
     texts = {"format": "bits" if binary else "uint16", "n": str(len(original))}
     for name, losses in (("original", original), ("file", file)):
@@ -37,14 +43,16 @@ def pack(original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, *, b
     return texts
 
 
-def unpack(evidence: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`(original, file, groups)` as packed: losses float64 `[n]`, groups int64 `[n]` or None.
+def unpack(
+    evidence: Mapping[str, str],
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Int64[np.ndarray, " n"] | None]:
+    """`(original, file, groups)` that `pack` packed: losses float64 `[n]`, groups int64 `[n]` or None.
 
     Raises:
-        Altered: the text isn't what was packed.
+        Altered: the evidence isn't what `pack` returned.
     """
     if evidence.get("sha256") != _digest(evidence):
-        raise Altered("the evidence of the certificate doesn't have its digest: it was changed; get the certificate again.")
+        raise Altered("the evidence of the certificate doesn't match its digest: it was changed; get the certificate again.")
     try:
         n, binary = int(evidence["n"]), evidence["format"] == "bits"
         losses = [_losses(bytes.fromhex(evidence[name]), n, binary=binary) for name in ("original", "file")]
@@ -58,14 +66,19 @@ def unpack(evidence: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndar
     return losses[0], losses[1], groups
 
 
-def group_numbers(groups: np.ndarray) -> np.ndarray:
-    """Groups `[n]` of any labels as numbers 0, 1, ... in order of first appearance."""
+def group_numbers(groups: Shaped[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Number groups 0, 1, ... in order of first appearance; `groups` are labels `[n]` of any dtype.
+
+    Example:
+        >>> group_numbers(np.array(["b", "a", "b"])).tolist()
+        [0, 1, 0]
+    """
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse.reshape(-1)]
 
 
-def _losses(content: bytes, n: int, *, binary: bool) -> np.ndarray:
-    """The losses behind packed bytes."""
+def _losses(content: bytes, n: int, *, binary: bool) -> Float64[np.ndarray, " packed"]:
+    """The losses that the bytes hold; their number differs from `n` where the bytes were cut."""
     if binary:
         bits = np.unpackbits(np.frombuffer(content, np.uint8))
         return bits[:n].astype(np.float64) if len(content) == -(-n // 8) else bits.astype(np.float64)
@@ -73,6 +86,6 @@ def _losses(content: bytes, n: int, *, binary: bool) -> np.ndarray:
 
 
 def _digest(evidence: Mapping[str, str]) -> str:
-    """sha256 of every entry but the digest itself."""
+    """sha256 of every entry except the digest itself."""
     text = "\n".join(f"{key}={evidence[key]}" for key in sorted(evidence) if key != "sha256")
     return hashlib.sha256(text.encode()).hexdigest()

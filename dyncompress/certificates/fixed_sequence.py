@@ -1,11 +1,11 @@
-"""Fixed-sequence testing: choose the boldest plan on the same data that certifies it, at no price in delta.
+"""Fixed-sequence testing: choose the boldest plan on the same data that certifies it, without spending any of delta.
 
-Plans are ordered from cautious to bold, and the order is hashed, before the first held-out loss is computed. Each is tested at
-full delta, in order, until the first that fails; the one before is returned. If a chosen plan broke its promise, then the first
-plan on the path that breaks it was accepted by its own test, which has probability at most delta.
+Plans are ordered from cautious to bold, and the order is hashed, before the first held-out loss is computed. Each plan is tested
+at full delta, in order, until one fails; the plan before it is chosen. If a chosen plan doesn't keep its promise, then the first
+plan on the path that doesn't keep it passed its own test, which has probability at most delta.
 
 Source: Maurer, Hothorn and Lehmacher (1995); Angelopoulos et al. (2021), Learn then Test. Assumes: nothing on the path depends on
-the held-out data. The risk may rise and fall along the path.
+the held-out data. The risk needn't be monotone along the path.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dyncompress.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
-class Walk:
-    """What fixed-sequence testing did.
+class FixedSequenceResult:
+    """The result of fixed-sequence testing.
 
     Attributes:
-        chosen: index of the last plan that passed before the first failure; None: the first one failed.
-        uppers: the certified upper bounds of the plans that were looked at, in order.
-        limit: what each must not exceed.
-        delta: the level of every test and of the whole walk.
+        chosen: index of the last plan that passed before the first failure; None: the first plan failed.
+        uppers: the certified upper bounds of the plans that were tested, in order.
+        limit: the largest upper bound that passes.
+        delta: the level of every test and of the whole sequence.
     """
 
     chosen: int | None
@@ -38,42 +38,46 @@ class Walk:
     delta: float
 
     def record(self) -> dict[str, Any]:
-        """The same as plain values, for a certificate's `selection`."""
+        """The fields as plain values, for a certificate's `selection`."""
         values = {"chosen": self.chosen, "uppers": list(self.uppers), "limit": self.limit, "delta": self.delta}
         return {"rule": "fixed sequence"} | values
 
 
-def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, delta: float) -> Walk:
-    """Walk along the plans until one fails; later plans aren't looked at.
+def fixed_sequence(tests: Iterable[Callable[[float], float]], *, limit: float, delta: float) -> FixedSequenceResult:
+    """Test the plans in order until one fails; later plans aren't tested.
 
     Args:
-        tests: for each plan, from cautious to bold, a callable: delta -> certified upper bound. With p-values: let it return
-            the p-value, and let `limit` be delta.
+        tests: for each plan, from cautious to bold, a callable that takes delta and returns the certified upper bound. To test
+            by p-values, let it return the p-value, and let `limit` be delta.
         limit: a plan passes where its upper bound is at most this.
         delta: the probability that the chosen plan doesn't keep the limit.
 
     Raises:
-        InvalidRequest: delta is no probability.
+        InvalidRequest: delta isn't a probability.
+
+    Example:
+        >>> fixed_sequence([lambda delta: 0.01, lambda delta: 0.05], limit=0.02, delta=0.05).chosen
+        0
     """
     check_delta(delta)
     uppers: list[float] = []
     for test in tests:
         uppers.append(float(test(delta)))
         if not uppers[-1] <= limit:  # nan fails too
-            return Walk(len(uppers) - 2 if len(uppers) > 1 else None, tuple(uppers), limit, delta)
-    return Walk(len(uppers) - 1 if uppers else None, tuple(uppers), limit, delta)
+            return FixedSequenceResult(len(uppers) - 2 if len(uppers) > 1 else None, tuple(uppers), limit, delta)
+    return FixedSequenceResult(len(uppers) - 1 if uppers else None, tuple(uppers), limit, delta)
 
 
 def path_digest(steps: Sequence[Any], *, limit: float, delta: float) -> str:
-    """sha256 of a path of plans with its promise, made before the first held-out loss.
+    """sha256 of a path of plans with its promise, to be computed before the first held-out loss.
 
     Args:
-        steps: one entry a plan, in order: text, numbers, lists and dicts (plan text, seeds, digests of its file).
-        limit: the promise.
-        delta: the level.
+        steps: one entry for each plan, in order, made of text, numbers, lists and dicts (plan text, seeds, digests of its file).
+        limit: the largest risk increase that is promised.
+        delta: the level of the tests.
 
     Raises:
-        InvalidRequest: a step isn't plain data, and so has no stable digest.
+        InvalidRequest: a step isn't plain data and therefore has no stable digest.
     """
     try:
         text = json.dumps([list(steps), limit, delta], sort_keys=True, allow_nan=False, separators=(",", ":"))
@@ -83,10 +87,16 @@ def path_digest(steps: Sequence[Any], *, limit: float, delta: float) -> str:
 
 
 def look_delta(delta: float, look: int) -> float:
-    """The share of delta for the `look`-th look (1, 2, ...) at one held-out set: 6 delta / (pi^2 look^2); all add up to delta.
+    """The share of delta for the `look`-th certificate (1, 2, ...) on one held-out set: 6 delta / (pi^2 look^2).
+
+    The shares of all looks add up to delta, so that all certificates on this set hold together with probability 1 - delta.
 
     Raises:
-        InvalidRequest: delta is no probability, or looks aren't counted from 1.
+        InvalidRequest: delta isn't a probability, or `look` is below 1.
+
+    Example:
+        >>> round(look_delta(0.05, look=1), 4), round(look_delta(0.05, look=2), 4)
+        (0.0304, 0.0076)
     """
     check_delta(delta)
     if look < 1:

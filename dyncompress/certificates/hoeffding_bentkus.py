@@ -2,7 +2,7 @@
 
     p = min(exp(-n kl(min(m, alpha) || alpha)), e P(Bin(n, alpha) <= ceil(n m))),   m the mean of n losses in [0, 1].
 
-For 0-1 losses the factor e is dropped: the binomial tail is then exact. p falls in alpha; bisection gives the bound.
+For 0-1 losses the factor e is dropped, because the binomial tail is then exact. p decreases in alpha; bisection gives the bound.
 Source: Bates et al. (2021), J. ACM 68, and Angelopoulos et al. (2021), Learn then Test, after Hoeffding (1963) and Bentkus
 (2004). Assumes: independent losses of one law in [0, 1]. Every constant is computed. Cost: 60 binomial tails.
 """
@@ -21,7 +21,12 @@ from dyncompress.types import Interval
 
 
 def p_value(mean: float, n: int, alpha: float) -> float:
-    """p-value of "the mean is above alpha" for `n` losses in [0, 1] with mean `mean`."""
+    """p-value of "the mean is above alpha" for `n` losses in [0, 1] with mean `mean`.
+
+    Example:
+        >>> round(p_value(0.08, 1000, 0.1), 4)
+        0.0479
+    """
     if mean >= alpha:
         return 1.0
     return min(math.exp(-n * kl(mean, alpha)), math.e * binary_p_value(math.ceil(n * mean), n, alpha), 1.0)
@@ -33,7 +38,17 @@ def binary_p_value(k: int, n: int, alpha: float) -> float:
 
 
 def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
-    """Upper bound on the mean: the alpha at which the p-value falls to delta, rounded up."""
+    """Upper bound, at confidence 1 - delta, on the expected loss behind `n` losses in [0, 1] with mean `mean`.
+
+    It is the alpha at which the p-value falls to delta, rounded up.
+
+    Raises:
+        InvalidRequest: delta isn't strictly between 0 and 1.
+
+    Example:
+        >>> round(hoeffding_bentkus_upper(0.08, 1000, 0.05), 4)
+        0.0998
+    """
     check_delta(delta)
     low, high = mean, 1.0
     for _ in range(60):
@@ -44,7 +59,7 @@ def hoeffding_bentkus_upper(mean: float, n: int, delta: float) -> float:
 
 @dataclass(frozen=True)
 class HoeffdingBentkus:
-    """Upper bound on the mean of losses in [0, 1]; free of their order."""
+    """Upper bound on the mean of losses in [0, 1]; it doesn't depend on their order."""
 
     def __call__(self, losses: np.ndarray, delta: float) -> Interval:
         """Bound the mean of losses `[n]` from above; the lower end is 0.

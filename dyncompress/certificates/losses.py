@@ -1,14 +1,15 @@
-"""What every bound asks of its arguments, in one clear sentence each."""
+"""The checks that every bound makes of its arguments."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.types.arrays import Float64
 
 
 def check_delta(delta: float) -> float:
-    """`delta` itself.
+    """Return `delta` if it is a probability.
 
     Raises:
         InvalidRequest: it isn't strictly between 0 and 1.
@@ -19,7 +20,7 @@ def check_delta(delta: float) -> float:
 
 
 def check_counts(n: int, *counts: int) -> None:
-    """Refuse counts that can't be of `n` examples.
+    """Raise an error if the counts can't be of `n` examples.
 
     Raises:
         InvalidRequest: n is 0, a count is negative, or they add up to more than n.
@@ -32,20 +33,20 @@ def check_counts(n: int, *counts: int) -> None:
 
 def check_losses(
     losses: np.ndarray, values: tuple[float, ...] | None = None, interval: tuple[float, float] = (0.0, 1.0)
-) -> np.ndarray:
-    """The losses `[n]` as float64.
+) -> Float64[np.ndarray, " n"]:
+    """The losses `[n]` as float64, after a check of their shape, dtype and range.
 
     Args:
-        losses: one number for each example.
-        values: the only ones allowed, or None.
-        interval: both ends of the range.
+        losses: one number for each example, of any real dtype.
+        values: the only values allowed, e.g. `(0, 1)`; None: every value in `interval`.
+        interval: smallest and largest loss allowed; ignored where `values` are given.
 
     Raises:
-        InvalidRequest: empty, of another shape, not finite, or out of range.
+        InvalidRequest: the losses are empty, have another shape or dtype, aren't finite, or lie outside the range.
     """
     losses = np.asarray(losses)
     if losses.ndim != 1 or losses.size == 0:
-        raise InvalidRequest(f"losses have shape {losses.shape}; a bound takes one number an example, shape [n], n > 0.")
+        raise InvalidRequest(f"losses have shape {losses.shape}; a bound takes one number for each example, shape [n], n > 0.")
     if losses.dtype.kind not in "biuf":
         raise InvalidRequest(f"losses have dtype {losses.dtype}; a bound takes real numbers.")
     losses = losses.astype(np.float64)

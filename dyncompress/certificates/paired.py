@@ -1,24 +1,25 @@
 """Exact upper bound on a paired difference of two error rates, with no order, no normal approximation and no variance bound.
 
-Z = l(file) - l(original) is in {-1, 0, 1}; B counts the 1s (worse), G the -1s (better), n the examples. Wanted: an upper bound
-on D = P(Z = 1) - P(Z = -1).
+Z = l(file) - l(original) is in {-1, 0, 1}; B counts the 1s (worse), G counts the -1s (better), and n counts the examples. The
+result is an upper bound on D = P(Z = 1) - P(Z = -1).
 
-Order. Sample points are ordered by Tango's upper limit U(b, g), the D at which his score statistic
+Sample points are ordered by Tango's upper limit U(b, g), the D at which his score statistic
     T(b, g; D) = (b - g - n D) / sqrt(n (2 p + D (1 - D))),  p the likelihood's estimate of P(Z = -1) given D,
-falls to the normal quantile of delta. What was seen spans the region R of all points with a limit not above its own,
-R = {(b, g): T(b, g; U_seen) <= z}, closed under making an example less harmful (1 -> 0 -> -1).
+falls to the normal quantile z of delta. The observed point defines the region R of all points whose limit isn't above its own,
+R = {(b, g): T(b, g; U_observed) <= z}, closed under improving an example (Z from 1 to 0, or from 0 to -1).
 
-p-value. p(D) = sup over psi in C of P_{D, psi}(R), plus gamma (1 where D < -max C), where psi = P(Z != 0) is the nuisance and C
-its two-sided Clopper-Pearson interval at 1 - gamma (Berger and Boos 1994), gamma = delta / 50.
+The p-value is p(D) = sup over psi in C of P_{D, psi}(R), plus gamma (1 where D < -max C). psi = P(Z != 0) is the nuisance and C
+is its two-sided Clopper-Pearson interval at 1 - gamma (Berger and Boos 1994), gamma = delta / 50.
 
-Bound. sup {D: p(D) > delta}. It covers: P(p(D) <= delta) <= delta at the true (D, psi). Larger D are no easier: at
-fixed psi, raising D turns some -1 into 1, which can only leave R, so that p falls in D; bisection finds the supremum and testing
-the boundary is enough. Proofs: docs/theory/certificates.md.
+The bound is sup {D: p(D) > delta}. It is valid because P(p(D) <= delta) <= delta at the true (D, psi). p decreases in D: at
+fixed psi, raising D turns some -1 into 1, and that can only move a point out of R. Therefore bisection computes the supremum,
+and testing the boundary is enough. Proofs: docs/theory/certificates.md.
 
-Between grid points of the nuisance the supremum is bounded, never guessed (see `_guard` and `_coupled`).
+Between grid points of the nuisance, the supremum is bounded from above (see `_guard` and `_coupled`).
 
 Source: Tango (1998), Statistics in Medicine 17; Buehler (1957), JASA 52 (ordering by a limit); Berger and Boos (1994), JASA 89.
-Departs from the test whose order changes with D: the p-value of a fixed region is monotone in D, theirs need not be.
+Departure: in the usual test the order changes with D, and its p-value need not be monotone in D. The p-value of a fixed region
+is monotone.
 Every constant is computed.
 """
 
@@ -33,31 +34,36 @@ from dyncompress.certificates.betting import betting_upper
 from dyncompress.certificates.clopper_pearson import lower_limit, upper_limit
 from dyncompress.certificates.losses import check_counts, check_delta, check_losses
 from dyncompress.types import Interval
+from dyncompress.types.arrays import Float64, Real
 
-EXACT_UP_TO = 100_000  # examples (some seconds); above, the betting bound. By n alone, never by the losses
-_GAMMA_SHARE = 1 / 50  # of delta, spent on the interval of the nuisance: .001 at .05
-_ROUNDING = 1e-9  # floating-point error of one probability, added to it
-_MOST_INTERVALS = 4096  # of the nuisance at once: bounds memory; giving up errs to the safe side
+EXACT_UP_TO = 100_000  # examples (some seconds); above it, the betting bound. The choice depends on n only, never on the losses
+_GAMMA_SHARE = 1 / 50  # share of delta for the interval of the nuisance: 0.001 at delta = 0.05
+_ROUNDING = 1e-9  # added to every probability: its floating-point error
+_MOST_INTERVALS = 4096  # intervals of the nuisance at once, which bounds memory; beyond them the bound is looser but valid
 _ORDER_LEVEL = 0.25  # largest level at which points are ordered: the order needs a quantile below the median
-_TOLERANCE = 1e-3  # of the bound's distance from the estimate; the bound errs to the safe side by it
+_TOLERANCE = 1e-3  # share of the bound's distance from the estimate; the bound is too large by at most this
 
 
 def paired_upper(worse: int, better: int, n: int, delta: float) -> float:
     """Upper bound on P(Z = 1) - P(Z = -1) from counts, at confidence 1 - delta.
 
     Args:
-        worse: examples that the file gets wrong and the original right.
-        better: the reverse.
-        n: independent examples.
+        worse: number of examples that the file gets wrong and the original gets right.
+        better: number of examples that the original gets wrong and the file gets right.
+        n: number of independent examples.
         delta: probability of failure.
 
     Returns:
         The bound, in [-1, 1].
 
     Raises:
-        InvalidRequest: the counts are impossible, or delta is no probability.
+        InvalidRequest: the counts are impossible, or delta isn't a probability.
 
-    Cost: about 30 grids of the nuisance, each of (100 points) x (13 standard deviations of `better`) incomplete betas.
+    Cost: about 30 grids of the nuisance, each of (100 points) x (13 standard deviations of `better`) incomplete beta functions.
+
+    Example:
+        >>> round(paired_upper(0, 0, 1000, 0.05), 3)
+        0.003
     """
     check_counts(n, worse, better)
     check_delta(delta)
@@ -78,9 +84,9 @@ def paired_upper(worse: int, better: int, n: int, delta: float) -> float:
 
 
 def _bracket(
-    region: np.ndarray, n: int, psi: tuple[float, float], level: float, start: tuple[float, float]
+    region: Float64[np.ndarray, " better"], n: int, psi: tuple[float, float], level: float, start: tuple[float, float]
 ) -> tuple[float, float]:
-    """Two differences around the bound: p is not below the level at the first and is at the second."""
+    """Two differences D around the bound: p is above the level at the first, and not above it at the second."""
     point, limit = start
     step = (limit - point) / 16 + 1e-12
     low, high = limit, limit
@@ -93,7 +99,9 @@ def _bracket(
     return low, high
 
 
-def _score(worse: np.ndarray, better: np.ndarray, n: int, difference: float) -> np.ndarray:
+def _score(
+    worse: Real[np.ndarray, " points"], better: Real[np.ndarray, " points"], n: int, difference: float
+) -> Float64[np.ndarray, " points"]:
     """Tango's score statistic, one value for each sample point."""
     b = -worse - better + (2 * n - worse + better) * difference
     c = -better * difference * (1 - difference)
@@ -103,31 +111,33 @@ def _score(worse: np.ndarray, better: np.ndarray, n: int, difference: float) -> 
 
 
 def _score_limit(worse: int, better: int, n: int, quantile: float) -> float:
-    """Tango's upper limit: where the score falls to the quantile."""
+    """Tango's upper limit: the difference at which the score falls to the quantile."""
     low, high = (worse - better) / n, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        above = _score(np.asarray(worse), np.asarray(better), n, middle) > quantile
+        above = _score(np.array([worse]), np.array([better]), n, middle)[0] > quantile
         low, high = (middle, high) if above else (low, middle)
     return high
 
 
-def _region(limit: float, worse: int, better: int, n: int, quantile: float) -> np.ndarray:
-    """`[n + 1]`: for each count of better examples the largest count of worse ones in the region; -1 where there is none."""
+def _region(limit: float, worse: int, better: int, n: int, quantile: float) -> Float64[np.ndarray, " {n}+1"]:
+    """The region `[n + 1]`: for each count of better examples, the largest count of worse ones in it; -1 where there is none."""
     g = np.arange(n + 1, dtype=float)
     low, high = np.full(n + 1, -1.0), n - g
     while np.any(low < high):
         middle = np.ceil((low + high) / 2)
-        inside = _score(middle, g, n, limit) <= quantile + 1e-9  # what was seen lies on the edge
+        inside = _score(middle, g, n, limit) <= quantile + 1e-9  # the observed point lies on the edge
         low, high = np.where(inside, middle, low), np.where(inside, high, middle - 1)
     low[better] = max(low[better], worse)
-    return np.minimum(np.maximum.accumulate(low), n - g)  # closed: one more better example never leaves
+    return np.minimum(np.maximum.accumulate(low), n - g)  # closed: one more better example stays in the region
 
 
-def _probability(region: np.ndarray, n: int, p_worse: np.ndarray, p_better: np.ndarray) -> np.ndarray:
+def _probability(
+    region: Float64[np.ndarray, " better"], n: int, p_worse: Float64[np.ndarray, " m"], p_better: Float64[np.ndarray, " m"]
+) -> Float64[np.ndarray, " m"]:
     """Upper bound on P(region), tight to 1e-8, for each pair of probabilities `[m]`.
 
-    Sums over a window of the count of better examples and adds the whole mass outside.
+    It sums over a window of the count of better examples and adds the whole probability outside of the window.
     """
     spread = 6.5 * np.sqrt(n * p_better * (1 - p_better)) + 12
     first = np.clip(np.floor(n * p_better - spread), 0, n)
@@ -145,14 +155,18 @@ def _probability(region: np.ndarray, n: int, p_worse: np.ndarray, p_better: np.n
     return (mass * conditional).sum(axis=1) + outside + _ROUNDING
 
 
-def _pair(difference: float, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(P(Z = 1), P(Z = -1)) for the square root of the smaller of the two."""
+def _pair(difference: float, root: Float64[np.ndarray, "*m"]) -> tuple[Float64[np.ndarray, "*m"], Float64[np.ndarray, "*m"]]:
+    """`(P(Z = 1), P(Z = -1))`, from their difference and the square root of the smaller of the two."""
     smaller = root * root
     return (smaller + difference, smaller) if difference >= 0 else (smaller, smaller - difference)
 
 
-def _guard(n: int, difference: float, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """How far P(region) may rise above its ends between them, by its second derivative in u = root of the smaller probability.
+def _guard(
+    n: int, difference: float, left: Float64[np.ndarray, " m"], right: Float64[np.ndarray, " m"]
+) -> Float64[np.ndarray, " m"]:
+    """How far P(region) can rise inside an interval above its values at both ends.
+
+    The bound uses the second derivative in u, the square root of the smaller probability.
 
     d2P/du2 = E[1_R X] with X = S^2 + S', S the score in u and E[X] = 0, so that it is at most E|X| / 2; with s the smaller and
     r = P(Z = 0), E[S^2] <= n (8 + 16 s / r) and E|S'| <= n (8 + 16 s / r). An arc of width h lies at most h^2 / 8 times that
@@ -163,18 +177,23 @@ def _guard(n: int, difference: float, left: np.ndarray, right: np.ndarray) -> np
     return (right - left) ** 2 * n * (1 + 2 * smaller / rest)
 
 
-def _coupled(region: np.ndarray, n: int, difference: float, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """P(region) at an interval's smallest chance of worse and largest of better: at no point of it is it larger."""
+def _coupled(
+    region: Float64[np.ndarray, " better"],
+    n: int,
+    difference: float,
+    ends: tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]],
+) -> Float64[np.ndarray, " m"]:
+    """P(region) at an interval's smallest P(Z = 1) and largest P(Z = -1): no point of the interval has a larger P(region)."""
     worse, _ = _pair(difference, ends[0])
     _, better = _pair(difference, ends[1])
     return _probability(region, n, worse, better)
 
 
-def _below(region: np.ndarray, n: int, difference: float, psi: tuple[float, float], level: float) -> bool:
-    """Whether sup over psi of P(region) is shown to be at most `level` (False also when refinement can't tell)."""
+def _below(region: Float64[np.ndarray, " better"], n: int, difference: float, psi: tuple[float, float], level: float) -> bool:
+    """Whether sup over psi of P(region) is proved to be at most `level`; False also where refinement doesn't decide it."""
     lowest, highest = max(psi[0], abs(difference)), psi[1]
     if highest < lowest:
-        return difference > 0  # p = 1 below -max C, which keeps p falling in D
+        return difference > 0  # p is 1 below -max C, so that p decreases in D
     ends = np.sqrt((np.array([lowest, highest]) - abs(difference)) / 2)
     nodes = np.linspace(ends[0], ends[1], 33)
     values = _probability(region, n, *_pair(difference, nodes))
@@ -199,13 +218,13 @@ def _below(region: np.ndarray, n: int, difference: float, psi: tuple[float, floa
 
 @dataclass(frozen=True)
 class PairedIncrease:
-    """Upper bound on the increase of an error rate, from paired differences in {-1, 0, 1}; no order enters."""
+    """Upper bound on the increase of an error rate, from paired differences in {-1, 0, 1}; it doesn't depend on their order."""
 
     def __call__(self, losses: np.ndarray, delta: float) -> Interval:
         """Bound the mean of differences `[n]` in {-1, 0, 1} from above; the lower end is -1.
 
         Raises:
-            InvalidRequest: a difference is something else.
+            InvalidRequest: a difference isn't -1, 0 or 1.
         """
         differences = check_losses(losses, values=(-1, 0, 1))
         n = len(differences)

@@ -1,18 +1,18 @@
-"""From losses to a certificate: which lines it has, what each costs of delta, and whether the promise is kept.
+"""From losses to a certificate: which lines it has, the share of delta of each, and whether the promise is kept.
 
-With labels there are two lines: the increase of the risk, which is what may be promised, at 0.8 delta, and the risk of the file,
-at 0.2 delta. With the risk `agreement` (no labels) there is one, the disagreement with the original, at delta; where predictions
-agree so do 0-1 losses, so that it bounds the change of the error rate under any labels.
+With labels there are two lines: the increase of the risk, which is the line that can be promised, at 0.8 delta, and the risk of
+the file, at 0.2 delta. With the risk `agreement` (no labels) there is one line, the disagreement with the original, at delta.
+Where predictions agree, 0-1 losses agree, so this line bounds the change of the error rate under any labels.
 
-The bound of a line is chosen by the risk's definition, by whether there are groups, and by n; never by the losses:
+The bound of a line depends on the risk's definition, on whether there are groups, and on n, never on the losses:
     0-1 risks, no groups   increase: exact paired bound; risk and disagreement: Clopper-Pearson
-    others, or groups      betting on group means, of (Z + 1) / 2 for the increase
+    other risks, or groups betting on group means, of (Z + 1) / 2 for the increase
 
-After fixed-sequence testing along several plans the numbers of the chosen one are no longer those of a plan fixed beforehand.
-What the walk proves is the limit: the increase line then states the limit and not the smaller number behind it, and the risk of
-the file is bounded at 0.2 delta divided by the number of plans, which holds for all of them at once.
+A plan chosen by fixed-sequence testing isn't a plan fixed beforehand, so its own bounds don't hold. The test proves the limit:
+the increase line then states the limit instead of the smaller bound of the plan. The risk of the file is bounded at 0.2 delta
+divided by the number of plans, which holds for all plans at once.
 
-A certificate with groups is about a group drawn at random and an example drawn from it.
+A certificate with groups concerns a group drawn at random and an example drawn at random from that group.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from dyncompress.certificates.risks import RISKS
 from dyncompress.certificates.wording import assumptions, statement
 from dyncompress.errors import Altered, InvalidRequest
 from dyncompress.types import Bound, Certificate, Interval, Line
+from dyncompress.types.arrays import Float64, Int64
 
 INCREASE, FILE_RISK, DISAGREEMENT = "risk increase", "risk of the file", "disagreement with the original"
-_SHARES = {INCREASE: 0.8, FILE_RISK: 0.2}  # of delta; fixed here, so that no data can choose them
+_SHARES = {INCREASE: 0.8, FILE_RISK: 0.2}  # shares of delta; fixed here, so that they can't depend on data
 _SCALED: dict[str, Bound] = {"betting": Betting(), "hoeffding_bentkus": HoeffdingBentkus()}  # take any loss in [0, 1]
 
 
 @dataclass(frozen=True)
 class Promise:
-    """What is asked of a certificate, before any loss is seen.
+    """What a certificate is to promise, fixed before any loss is computed.
 
     Attributes:
-        risk: `zero_one`, `agreement`, or the name of a user's own risk (then its losses count as real numbers).
+        risk: `zero_one`, `agreement`, or the name of a user's own risk (its losses count as real numbers in [0, 1]).
         delta: probability that any line is wrong.
-        risk_increase: largest increase to promise, or None: the bounds are stated and nothing is promised.
-        method: bound of the promised line: `paired_increase`, `clopper_pearson` (for `agreement`), `betting`,
-            `hoeffding_bentkus`; empty: the tightest that fits.
+        risk_increase: largest increase to promise, e.g. 0.01; None: the certificate states bounds and promises nothing.
+        method: bound of the promised line: `paired_increase`, `clopper_pearson` (for `agreement`), `betting` or
+            `hoeffding_bentkus`; empty: the tightest one that applies.
     """
 
     risk: str = "zero_one"
@@ -60,9 +61,9 @@ class Promise:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a certificate tells of its making; the fields are those of `Certificate`.
+    """How a certificate was made: fields that are copied into the `Certificate`, described there.
 
-    `selection` is empty, or the record of a walk with `plans`, the number of plans on the path.
+    `selection` is empty, or the record of fixed-sequence testing with `plans`, the number of plans on the path.
     """
 
     assumptions: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ class Circumstances:
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
-NOTHING_TOLD = Circumstances()
+NO_CIRCUMSTANCES = Circumstances()
 
 
 def certificate_from_losses(
@@ -82,19 +83,19 @@ def certificate_from_losses(
     promise: Promise,
     *,
     groups: np.ndarray | None = None,
-    circumstances: Circumstances = NOTHING_TOLD,
+    circumstances: Circumstances = NO_CIRCUMSTANCES,
 ) -> Certificate:
-    """The certificate of a file.
+    """The certificate of a file, from the losses of the original and of the file on held-out examples.
 
     Args:
         original: losses `[n]` of the original, in [0, 1]; for `agreement` zeros.
-        file: losses `[n]` of the file on the same examples; for `agreement` 1 where the predictions differ.
-        promise: what is asked.
-        groups: `[n]` labels of the units of independence, or None: every example is one.
-        circumstances: what the certificate tells of its making.
+        file: losses `[n]` of the file on the same examples, in [0, 1]; for `agreement` 1 where the predictions differ.
+        promise: what the certificate is to promise.
+        groups: labels `[n]` of the units of independence; None: every example is a unit.
+        circumstances: how the certificate was made.
 
     Returns:
-        the certificate; `kept` is whether the promise is kept (True where nothing is promised).
+        The certificate; `kept` says whether the promise is kept (True where nothing is promised).
 
     Raises:
         InvalidRequest: losses out of range, of different lengths, or not 0 and 1 under a 0-1 risk; a selection without its
@@ -104,8 +105,7 @@ def certificate_from_losses(
     limit = promise.risk_increase
     if limit is not None and not math.isfinite(limit):
         raise InvalidRequest(f"the promised risk increase is {limit}; give a fraction such as 0.01.")
-    binary = promise.risk in RISKS
-    values = (0, 1) if binary else None
+    values = (0, 1) if (binary := promise.risk in RISKS) else None
     original, file = check_losses(original, values), check_losses(file, values)
     if len(original) != len(file) or (groups is not None and np.shape(groups) != np.shape(file)):
         shape = "none" if groups is None else np.shape(groups)
@@ -113,11 +113,10 @@ def certificate_from_losses(
             f"the original has {len(original)} losses, the file {len(file)}, groups have shape {shape}; give one each."
         )
     if promise.risk == "agreement" and original.any():
-        raise InvalidRequest("the original always agrees with itself; under the risk 'agreement' its losses are zeros.")
+        raise InvalidRequest("the original always agrees with itself; under the risk 'agreement' its losses must be zeros.")
     evidence = pack(original, file, groups, binary=binary)
     original, file, groups = unpack(evidence)
-    told = circumstances
-    lines, n = _chosen_lines(original, file, groups, promise, told.selection)
+    lines, n = _chosen_lines(original, file, groups, promise, circumstances.selection)
     unit = "example" if groups is None else "group"
     return Certificate(
         statement=statement(promise.risk, promise.delta, lines[0], n, unit),
@@ -126,12 +125,12 @@ def certificate_from_losses(
         delta=promise.delta,
         n=n,
         counts=_counts(original, file, promise),
-        assumptions=assumptions(unit) + told.assumptions,
-        valid_as=told.valid_as,
-        selection=told.selection,
-        environment=told.environment,
-        digests=told.digests,
-        context=told.context,
+        assumptions=assumptions(unit) + circumstances.assumptions,
+        valid_as=circumstances.valid_as,
+        selection=circumstances.selection,
+        environment=circumstances.environment,
+        digests=circumstances.digests,
+        context=circumstances.context,
         evidence=evidence | {"method": promise.method},
         kept=limit is None or lines[0].upper <= limit,
         risk=promise.risk,
@@ -140,7 +139,7 @@ def certificate_from_losses(
 
 
 def upper_increase(original: np.ndarray, file: np.ndarray, promise: Promise, *, groups: np.ndarray | None = None) -> float:
-    """The promised line's upper bound of a plan by itself: what fixed-sequence testing compares with the limit.
+    """The upper bound of the promised line of a single plan, which fixed-sequence testing compares with the limit.
 
     Raises:
         InvalidRequest: as in `certificate_from_losses`.
@@ -149,7 +148,7 @@ def upper_increase(original: np.ndarray, file: np.ndarray, promise: Promise, *, 
 
 
 def recompute(certificate: Certificate) -> tuple[Line, ...]:
-    """The lines, computed again from the certificate's evidence alone.
+    """Compute the lines again from the certificate's evidence alone.
 
     Raises:
         Altered: the evidence was changed, or lines, counts or verdict don't follow from it.
@@ -167,8 +166,10 @@ def recompute(certificate: Certificate) -> tuple[Line, ...]:
     return lines
 
 
-def packed_losses(certificate: Certificate) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """`(original, file, groups)` of a certificate: losses `[n]`, groups `[n]` or None.
+def packed_losses(
+    certificate: Certificate,
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Int64[np.ndarray, " n"] | None]:
+    """`(original, file, groups)` of a certificate's evidence: losses `[n]`, groups `[n]` or None.
 
     Raises:
         Altered: the evidence was changed.
@@ -177,12 +178,16 @@ def packed_losses(certificate: Certificate) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def minimum_examples(promise: Promise) -> int:
-    """How many independent examples could keep the promise at best: the fewest whose bound, without one difference, is below it.
+    """The least number of independent examples that can keep the promise, reached where no example differs.
 
     For `agreement` this is the least n with 1 - delta^(1/n) at most the promise.
 
     Raises:
-        InvalidRequest: nothing is promised, or an increase of 0 or less.
+        InvalidRequest: nothing is promised, or the promised increase is 0 or less.
+
+    Example:
+        >>> minimum_examples(Promise("agreement", delta=0.05, risk_increase=0.01))
+        299
     """
     limit = promise.risk_increase
     if limit is None or not limit > 0:
@@ -190,23 +195,27 @@ def minimum_examples(promise: Promise) -> int:
     if limit >= 1:
         return 1
 
-    def kept(n: int) -> bool:
+    def is_kept(n: int) -> bool:
         return _lines(np.zeros(n), np.zeros(n), None, promise)[0][0].upper <= limit
 
     high = max(1, math.ceil(math.log(1 / promise.delta) / -math.log1p(-limit)))
     if promise.risk == "agreement":
         return high
-    while not kept(high):
+    while not is_kept(high):
         high *= 2
     low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if kept(middle) else (middle, high)
+        low, high = (low, middle) if is_kept(middle) else (middle, high)
     return high
 
 
 def _chosen_lines(
-    original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise, selection: Mapping[str, Any]
+    original: Float64[np.ndarray, " n"],
+    file: Float64[np.ndarray, " n"],
+    groups: Int64[np.ndarray, " n"] | None,
+    promise: Promise,
+    selection: Mapping[str, Any],
 ) -> tuple[tuple[Line, ...], int]:
     """The lines that hold for a plan chosen by fixed-sequence testing, and the number of independent units."""
     plans = selection.get("plans") if selection else 1
@@ -221,9 +230,16 @@ def _chosen_lines(
 
 
 def _lines(
-    original: np.ndarray, file: np.ndarray, groups: np.ndarray | None, promise: Promise, plans: int = 1
+    original: Float64[np.ndarray, " n"],
+    file: Float64[np.ndarray, " n"],
+    groups: Int64[np.ndarray, " n"] | None,
+    promise: Promise,
+    plans: int = 1,
 ) -> tuple[tuple[Line, ...], int]:
-    """The lines, the promised one first, and the number of independent units; the others hold for all plans at once."""
+    """The lines and the number of independent units.
+
+    The promised line is first and holds for one plan fixed beforehand; the others hold for all `plans` at once.
+    """
     exact = promise.risk in RISKS and groups is None
     file_mean, difference = _means(file, groups), _means(file - original, groups)
     single: Bound = ClopperPearson() if exact else Betting()
@@ -255,16 +271,16 @@ def _increase_bound(method: str, *, exact: bool) -> Callable[[np.ndarray, float]
         why = "takes single 0-1 losses only, without groups" if name == "paired_increase" else "doesn't bound an increase"
         raise InvalidRequest(f"certificate.method '{name}' {why}; leave it empty, or give {' or '.join(sorted(_SCALED))}.")
 
-    def scaled(difference: np.ndarray, delta: float) -> Interval:
-        found = _SCALED[name](np.clip((difference + 1) / 2, 0, 1), delta)
+    def scaled(difference: Float64[np.ndarray, " n"], delta: float) -> Interval:
+        interval = _SCALED[name](np.clip((difference + 1) / 2, 0, 1), delta)
         point = float(difference.mean())
-        return Interval(point, -1.0, 2 * found.upper - 1, delta, found.n, f"{found.method}, of (Z + 1) / 2")
+        return Interval(point, -1.0, 2 * interval.upper - 1, delta, interval.n, f"{interval.method}, of (Z + 1) / 2")
 
     return scaled
 
 
-def _means(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """The mean of each group, in order of first appearance; the values themselves where there are no groups."""
+def _means(values: Float64[np.ndarray, " n"], groups: Int64[np.ndarray, " n"] | None) -> Float64[np.ndarray, " units"]:
+    """The mean of the values of each group, in order of first appearance; the values themselves where there are no groups."""
     if groups is None:
         return values
     numbers = group_numbers(groups)
@@ -272,17 +288,18 @@ def _means(values: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
 
 
 def _line(quantity: str, bound: Interval) -> Line:
+    """The line that states the bound of a quantity."""
     return Line(quantity, bound.point, bound.lower, bound.upper, bound.delta, bound.method)
 
 
 def _same(one: Line, other: Line) -> bool:
-    """Whether two lines state the same, up to the last digits of another machine's special functions."""
+    """Whether two lines are equal up to the last digits, in which the special functions of machines differ."""
     numbers = [(getattr(one, name), getattr(other, name)) for name in ("point", "lower", "upper", "delta")]
     return one.quantity == other.quantity and all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in numbers)
 
 
-def _counts(original: np.ndarray, file: np.ndarray, promise: Promise) -> dict[str, int]:
-    """What a reader counts himself: examples and, for 0-1 risks, errors of both and where only one of them errs."""
+def _counts(original: Float64[np.ndarray, " n"], file: Float64[np.ndarray, " n"], promise: Promise) -> dict[str, int]:
+    """The counts of a certificate: examples and, for 0-1 risks, errors of each model and errors of only one of them."""
     if promise.risk not in RISKS:
         return {"examples": len(file)}
     return {

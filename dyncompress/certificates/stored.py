@@ -1,4 +1,4 @@
-"""A certificate as JSON text and back."""
+"""Writes a certificate as JSON text and reads it back."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TABLES = ("counts", "selection", "environment", "digests", "context", "evidence
 
 
 def to_json(certificate: Certificate) -> str:
-    """The text; `from_json` gives the same certificate back.
+    """The certificate as JSON text; `from_json` reads the same certificate back.
 
     Raises:
-        InvalidRequest: context or selection hold something that isn't plain data.
+        InvalidRequest: `context` or `selection` hold values that aren't plain data.
     """
     try:
         return json.dumps({"schema": SCHEMA} | dataclasses.asdict(certificate), indent=1, allow_nan=False) + "\n"
@@ -29,16 +29,16 @@ def to_json(certificate: Certificate) -> str:
 
 
 def from_json(text: str) -> Certificate:
-    """The certificate behind `text`.
+    """The certificate that `text` holds.
 
     Raises:
-        InvalidRequest: the text is cut, isn't JSON, holds a key twice or a number that isn't finite, or is no certificate of this
-            version.
+        InvalidRequest: the text is incomplete, isn't JSON, holds a key twice, holds a number that isn't finite, or isn't a
+            certificate of this version.
     """
     table = read_json(text, "the certificate")
     if not isinstance(table, dict) or table.get("schema") != SCHEMA:
-        found = table.get("schema") if isinstance(table, dict) else type(table).__name__
-        raise InvalidRequest(f"this is no certificate: its schema is {found!r}, not '{SCHEMA}'; give certificate.json.")
+        schema = table.get("schema") if isinstance(table, dict) else type(table).__name__
+        raise InvalidRequest(f"this is no certificate: its schema is {schema!r}, not '{SCHEMA}'; give certificate.json.")
     names = {entry.name for entry in dataclasses.fields(Certificate)}
     missing, unknown = sorted(names - set(table)), sorted(set(table) - names - {"schema"})
     if missing or unknown:
@@ -50,24 +50,24 @@ def from_json(text: str) -> Certificate:
 
 
 def read_json(text: str, what: str) -> Any:
-    """The value behind JSON text in which every key stands once in its object and every number is finite.
+    """The value of JSON text in which no object holds a key twice and every number is finite.
 
-    Python's reader takes the last of two equal keys and others the first, so that one text would say two things.
+    Of two equal keys, Python's reader takes the last one and others take the first, so such a text has two meanings.
 
     Args:
-        text: JSON.
-        what: for messages, e.g. `the certificate`.
+        text: the JSON text.
+        what: what error messages call it, e.g. `the certificate`.
 
     Raises:
         InvalidRequest: it isn't such text.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        """An object, if no key stands twice in it."""
+    def without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """The object, if no key occurs twice in it."""
         keys = [key for key, _ in pairs]
-        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-        if twice is not None:
-            raise InvalidRequest(f"{what} holds the key '{twice}' twice in one object; get it again from its source.")
+        repeated = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if repeated is not None:
+            raise InvalidRequest(f"{what} holds the key '{repeated}' twice in one object; get it again from its source.")
         return dict(pairs)
 
     def refuse(number: str) -> NoReturn:
@@ -81,8 +81,10 @@ def read_json(text: str, what: str) -> Any:
         return int(digits) if len(digits) <= DIGITS else refuse(f"{digits[:DIGITS]}...")
 
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite, parse_int=short)
-        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+        value = json.loads(
+            text, object_pairs_hook=without_repeated_keys, parse_constant=refuse, parse_float=finite, parse_int=short
+        )
+        if "\\ud" in text.lower():  # an unpaired surrogate can't be encoded as UTF-8
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except (ValueError, TypeError, RecursionError) as error:
@@ -90,10 +92,10 @@ def read_json(text: str, what: str) -> Any:
 
 
 def _check_types(table: dict[str, Any]) -> None:
-    """Refuse values of a wrong kind, naming the key.
+    """Check the type of every value.
 
     Raises:
-        InvalidRequest: there is one.
+        InvalidRequest: a value has a wrong type; the message names its key.
     """
     wanted = (
         dict.fromkeys(_TEXTS, str) | dict.fromkeys(_TABLES, dict) | {"lines": list, "assumptions": list, "kept": bool, "n": int}
@@ -112,10 +114,10 @@ def _check_types(table: dict[str, Any]) -> None:
 
 
 def _line(entry: Any) -> Line:
-    """One line.
+    """The line of a certificate that a JSON object holds.
 
     Raises:
-        InvalidRequest: it isn't one.
+        InvalidRequest: keys are missing or unknown, or a value has a wrong type.
     """
     kinds = {field.name: field.type for field in dataclasses.fields(Line)}
     if not isinstance(entry, dict) or set(entry) != set(kinds):
@@ -126,5 +128,5 @@ def _line(entry: Any) -> Line:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a number that a float can hold: JSON's integers have any length."""
+    """Whether the value is a number that a float can hold; JSON's integers have any length."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST

@@ -129,8 +129,8 @@ def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
     from dyncompress.cli.early_checks import check_words
 
     check_words(args)
+    from dyncompress.allocation.plan import share_left_alone
     from dyncompress.cli.requests import measured
-    from dyncompress.pipeline.profiling.profile import share_left_alone
 
     profile, text = measured(args, progress)
     paths = deliver(args.out, {PROFILE: text}) if args.out is not None else {}

@@ -23,7 +23,7 @@ from dyncompress.models.torch.sgd_probe import probe
 from dyncompress.pipeline import task
 from dyncompress.pipeline.certification import refuse_too_few, without_seen
 from dyncompress.pipeline.selection import Ranking, rank
-from dyncompress.pipeline.task import Opened, first_rows
+from dyncompress.pipeline.task import InputData, Task, first_rows, open_task
 from dyncompress.pipeline.verbs import compress, measure
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
@@ -47,7 +47,7 @@ class Request:
         trajectory: path, or None.
     """
 
-    model: Opened
+    model: Task
     recipe: Recipe
     target: Target
     batches: Sequence[Batch] | None
@@ -58,7 +58,13 @@ class Request:
         """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
         zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
         free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
-        parts = [__version__, self.model.door.state_digest, whole_text(free), whole_text(self.target), repr(self.model.door.free)]
+        parts = [
+            __version__,
+            self.model.model.state_digest,
+            whole_text(free),
+            whole_text(self.target),
+            repr(self.model.model.free),
+        ]
         parts += digests(self.batches or [])
         if self.trajectory is not None:
             parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
@@ -147,7 +153,8 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
     example = None if examples is None else first_rows(examples)
-    start = task.opened(model, recipe, batches, example, free_axes(args.free_axes))
+    data = InputData(batches, example, free_axes(args.free_axes))
+    start = open_task(model, recipe, target, data)
     return Request(start, recipe, target, batches, examples, args.trajectory)
 
 

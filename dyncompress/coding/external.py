@@ -1,4 +1,4 @@
-"""Which tensors of an ONNX file lie in other files: read without the onnx package, and no data of a tensor is looked at."""
+"""Detects tensors of an ONNX file that are stored in other files, without the onnx package and without reading tensor data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dyncompress.coding.skeleton import fields
 from dyncompress.errors import InvalidRequest
 
 MODEL, GRAPH, FUNCTION, NODE, ATTRIBUTE, SPARSE, TENSOR, ENTRY = range(8)
-# kind of message -> field that holds messages -> their kind, as onnx.proto numbers them
+# kind of message -> number of a field that holds messages -> their kind, as in onnx.proto
 INSIDE = {
     MODEL: {7: GRAPH, 25: FUNCTION},
     GRAPH: {1: NODE, 5: TENSOR, 15: SPARSE},
@@ -20,35 +20,38 @@ INSIDE = {
 
 
 def external_files(content: bytes) -> list[str]:
-    """Names of the files in which the ONNX file `content` keeps tensors; none where it holds all of them itself.
+    """Names of the other files in which an ONNX file stores tensors; empty where it holds all of them itself.
+
+    Args:
+        content: the bytes of the ONNX file.
 
     Raises:
-        ValueError: it isn't a protobuf message.
+        ValueError: the bytes aren't a protobuf message.
     """
-    found, left = {}, [(MODEL, content)]
-    while left:
-        kind, message = left.pop()
+    names, pending = {}, [(MODEL, content)]
+    while pending:
+        kind, message = pending.pop()
         entry = {}
         for key, value in fields(message):
             inner = INSIDE[kind].get(key >> 3)
             if inner is not None and isinstance(value, bytes):
-                left.append((inner, value))
+                pending.append((inner, value))
             elif kind == ENTRY and isinstance(value, bytes):
                 entry[key >> 3] = value
         if entry.get(1) == b"location":
-            found[entry.get(2, b"").decode("utf-8", "replace")] = None
-    return list(found)
+            names[entry.get(2, b"").decode("utf-8", "replace")] = None
+    return list(names)
 
 
 def refuse_external(content: bytes, what: str) -> None:
-    """Refuse an ONNX file that isn't whole without other files.
+    """Check that an ONNX file stores no tensors in other files.
 
     Args:
-        content: the file; one that isn't a protobuf message is left to other checks.
-        what: how the message calls it, e.g. `model.onnx`.
+        content: the bytes of the file; if they aren't a protobuf message, other checks report it.
+        what: what the error message calls the file, e.g. `model.onnx`.
 
     Raises:
-        InvalidRequest: names the first of the other files.
+        InvalidRequest: it does; the message names the first of the other files.
     """
     try:
         files = external_files(content)

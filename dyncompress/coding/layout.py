@@ -1,4 +1,4 @@
-"""In which order the codes of a weight are written: position by position of the kernel, in blocks of rows."""
+"""The order in which the codes of a weight are written: by position in the kernel, then in blocks of rows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from math import prod
 
 import numpy as np
 
-_BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
+from dyncompress.types.arrays import Integer
+
+_BLOCK, _BLOCKS = 64, 288  # smallest number of codes in a block, largest number of blocks in a tensor
 _NEIGHBOURS, LARGEST_KERNEL = 8, 256
 
 
 @dataclass(frozen=True)
 class Layout:
-    """In which order the codes of a tensor are written.
+    """The order in which the codes of a tensor are written: phase after phase, and within each phase, block after block of rows.
 
     Attributes:
-        shape: `(position, row, column)`.
-        phases: position, range of columns, and the coded neighbours of the position.
-        rows: of a block, phase by phase.
+        shape: numbers of positions in the kernel, of rows and of columns.
+        phases: for each, the position, the range of columns, and the neighbours of the position that are coded before it.
+        rows: for each phase, the number of rows of a block.
     """
 
     shape: tuple[int, int, int]
@@ -28,11 +30,11 @@ class Layout:
 
     @classmethod
     def of(cls, shape: Sequence[int], alike: bool = False) -> Layout:
-        """Of a tensor `(out, in, *kernel)`; one axis counts as one column.
+        """The layout of a tensor.
 
         Args:
-            shape: of the tensor.
-            alike: whether all blocks have as many rows as those of the first phase.
+            shape: `(out, in, *kernel)`; a tensor with one axis counts as one column.
+            alike: whether the blocks of all phases have the same number of rows.
         """
         out, *rest = (*shape, 1) if len(shape) == 1 else shape
         columns, kernel = rest[0], rest[1:] or (1,)
@@ -50,23 +52,29 @@ class Layout:
         return cls((prod(kernel), out, columns), phases, rows)
 
     def blocks(self) -> Iterator[tuple[int, bool, slice]]:
-        """Phase, whether it begins, and rows, block after block."""
-        for turn, rows in enumerate(self.rows):
+        """For each block, the index of its phase, whether it is the first of the phase, and its rows."""
+        for phase, rows in enumerate(self.rows):
             for first in range(0, self.shape[1], rows):
-                yield turn, not first, slice(first, min(first + rows, self.shape[1]))
+                yield phase, not first, slice(first, min(first + rows, self.shape[1]))
 
-    def anew(self, turn: int) -> bool:
-        """Whether paths begin with a phase: with the first position, and with every range of columns."""
-        return not turn or self.shape[0] == 1
+    def starts_paths(self, phase: int) -> bool:
+        """Whether paths begin in this phase: in that of the first position, and in every phase of a kernel with one position."""
+        return not phase or self.shape[0] == 1
 
-    def seen(self, tensor: np.ndarray) -> np.ndarray:
-        """The tensor as `[position, row, column]`."""
+    def by_position(self, tensor: Integer[np.ndarray, "*axes"]) -> Integer[np.ndarray, "position row column"]:
+        """The tensor as an array `[position, row, column]`."""
         size, out, columns = self.shape
         return np.ascontiguousarray(tensor.reshape(out, columns, size).transpose(2, 0, 1))
 
 
 def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Positions of a kernel in the order of coding, the centre first, with up to 8 coded neighbours, the nearest first.
+    """Positions of a kernel in the order of coding, from the centre on.
+
+    Args:
+        kernel: its sizes.
+
+    Returns:
+        For each position, its flat index and those of up to 8 neighbours that are coded before it, the nearest first.
 
     Example:
         >>> positions((3,))
@@ -75,9 +83,9 @@ def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
     points = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), 1)
     far = (np.abs(2 * points - (np.array(kernel) - 1)) ** 2).sum(1)
     order = [int(i) for i in np.argsort(far, kind="stable")]
-    found = []
+    neighbours = []
     for at, here in enumerate(order):
         before = np.array(order[:at], np.int64)
         near = np.argsort(((points[before] - points[here]) ** 2).sum(1), kind="stable")[:_NEIGHBOURS] if at else before
-        found.append((here, [int(i) for i in before[near]]))
-    return found
+        neighbours.append((here, [int(i) for i in before[near]]))
+    return neighbours

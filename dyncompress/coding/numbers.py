@@ -1,14 +1,14 @@
 # pyright: reportArgumentType=false
-# (one model writes and reads: a reader is given nothing)
-"""Numbers of any type: how many bits each has from an adaptive table, the bits themselves as they are.
+# (the same code writes and reads: a reader gets None in place of values)
+"""Coding of numbers of any type: the bit length of each by an adaptive table, and its lower bits without compression.
 
-Biases, scales, zero points and indices are few and wide, so that nothing can be learned about their low bits. An array is
-read as integers: floats by the order of their bit patterns (sign and magnitude), without trailing bits that are zero in nearly
-all of them (a scale rounded to bfloat16 has 16; those few that have other bits there are written out), and relative to their
-median, that to the one of the array before.
+Arrays of biases, scales, zero points and indices are short and their numbers wide, so that their low bits can't be predicted. An
+array is treated as integers. Floats are ordered by their bit patterns (sign and magnitude). Trailing bits that are zero in nearly
+all of them are left out (16 for a scale rounded to bfloat16); the few numbers with other bits there are written in full. Numbers
+are relative to their median, and the median is relative to that of the array before.
 
-The low bits of all arrays form one string of bits, which a reader gets after everything else (it is what the lanes of the
-coder begin with): a reader knows the lengths at once, and the values from `Bits` when that string is there.
+The low bits of all arrays form one string, which a reader gets last, because the lanes of the coder begin with it. A reader
+therefore knows the lengths first, and the values once it has the `Bits`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ import numpy as np
 from dyncompress.coding.tables import Tables
 from dyncompress.coding.weights import Coder
 from dyncompress.errors import Altered
+from dyncompress.types.arrays import Int64, Integer
 
-_LENGTHS = 35  # of a magnitude: 0 to 34 bits
-_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that goes as it is
+_LENGTHS = 35  # possible bit lengths of a magnitude, 0 to 34
+_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that is written in full
 _MARK = 1 << 40  # added to such a number
-_SMALL = 4  # arrays below this size have no median of their own, and are read relative to the number before
+_SMALL = 4  # smaller arrays have no median; their numbers are relative to the last number before
 _MEDIAN, _VALUE = 0, 1
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of numbers: what an integer view of it needs to know."""
+    """A type of numbers: its size in bytes, and whether it is a float or a signed integer."""
 
     size: int
     floating: bool = False
@@ -38,97 +39,104 @@ class Kind:
 
     @property
     def dtype(self) -> str:
-        """Of numpy's view: floats as unsigned integers."""
+        """The numpy dtype of the numbers as integers; floats are viewed as unsigned integers."""
         return f"<{'i' if self.signed else 'u'}{self.size}"
 
 
 class Bits:
-    """A string of bits: numbers of given widths, most significant bit first."""
+    """A string of bits that holds numbers of different widths, most significant bit first."""
 
     def __init__(self, content: bytes = b"") -> None:
-        """Read from `content`, or write to `bytes`."""
+        """Read from `content`, or start empty and write."""
         self._content = content
         self._at = 0
         self._written: list[np.ndarray] = []
 
-    def write(self, values: np.ndarray, widths: np.ndarray) -> None:
+    def write(self, values: Integer[np.ndarray, " n"], widths: Integer[np.ndarray, " n"]) -> None:
         """Append numbers `[n]` of `widths` `[n]` bits."""
-        which, place = _places(widths)
-        self._written.append((values[which] >> place & 1).astype(np.uint8))
+        owner, shift = _bit_positions(widths)
+        self._written.append((values[owner] >> shift & 1).astype(np.uint8))
 
-    def read(self, widths: np.ndarray) -> np.ndarray:
-        """The next numbers.
+    def read(self, widths: Integer[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Read the next numbers, of `widths` `[n]` bits.
 
         Raises:
-            Altered: there are fewer bits.
+            Altered: fewer bits are left.
         """
-        which, place = _places(widths)
-        end = self._at + len(which)
+        owner, shift = _bit_positions(widths)
+        end = self._at + len(owner)
         if end > 8 * len(self._content):
             raise Altered("the file ends before its last number; it was cut or changed.")
         window = np.frombuffer(self._content, np.uint8)[self._at >> 3 : (end + 7) >> 3]
-        bits = np.unpackbits(window)[self._at & 7 :][: len(which)]
+        bits = np.unpackbits(window)[self._at & 7 :][: len(owner)]
         self._at = end
         values = np.zeros(len(widths), np.int64)
-        np.add.at(values, which, bits.astype(np.int64) << place)
+        np.add.at(values, owner, bits.astype(np.int64) << shift)
         return values
 
     def bytes(self) -> bytes:
-        """All that was written, filled up with zeros to whole bytes."""
+        """All bits that were written, padded with zeros to whole bytes."""
         return np.packbits(np.concatenate([np.zeros(0, np.uint8), *self._written])).tobytes()
 
 
-def _places(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every bit, which number it belongs to and what place it has there."""
-    which = np.repeat(np.arange(len(widths)), widths)
-    return which, (np.cumsum(widths)[which] - 1) - np.arange(len(which))
+def _bit_positions(widths: Integer[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " bits"], Int64[np.ndarray, " bits"]]:
+    """For every bit, the index of the number that it belongs to and its position in that number."""
+    owner = np.repeat(np.arange(len(widths)), widths)
+    return owner, (np.cumsum(widths)[owner] - 1) - np.arange(len(owner))
 
 
 class NumberMemory:
-    """What one array leaves to the next: tables of lengths and shifts, and the last number of each kind."""
+    """The state between arrays: tables of lengths and shifts, and the last number of each group of arrays."""
 
     def __init__(self) -> None:
-        """Before the first array."""
+        """Start before the first array."""
         self.lengths = Tables(np.full((8, 2 * _LENGTHS + 1), 2))
         self.shifts = Tables(np.full((2, 24), 4))
         self.last: dict[int, int] = {}
 
 
-def code_numbers(coder: Coder, memory: NumberMemory, kind: Kind, count: int, given: np.ndarray | None = None) -> np.ndarray:
-    """Write or read the lengths of an array's numbers, its shift first.
+def code_numbers(
+    coder: Coder, memory: NumberMemory, kind: Kind, count: int, values: Int64[np.ndarray, " m"] | None = None
+) -> Int64[np.ndarray, " m"]:
+    """Write or read the shift of an array and the bit lengths of its numbers.
 
     Args:
-        coder: where they go, or come from.
-        memory: of the arrays before; changed.
-        kind: of the numbers.
-        count: how many.
-        given: what `relative` made of them; None for reading.
+        coder: writes or reads.
+        memory: the state after the arrays before; it is updated.
+        kind: type of the numbers.
+        count: number of numbers.
+        values: what `relative_numbers` returned for the array; None for reading.
 
     Returns:
-        shift and lengths: `[shift, length (+ 35 where negative), ...]`, what `resolved` and `low_bits` need.
+        `[shift, length (+ 35 where negative), ...]`, from which `number_bytes` restores the numbers.
     """
     group = _group(kind, count)
     shift = np.zeros(1, np.int64)
     if kind.floating:
         here = np.array([group & 1])
-        shift = coder.symbols(memory.shifts, here, None if given is None else given[:1])
+        shift = coder.symbols(memory.shifts, here, None if values is None else values[:1])
         memory.shifts.add(here, shift)
     contexts = np.full(count + _leads(kind, count), 2 * group + _VALUE)
     contexts[: _leads(kind, count)] = 2 * group + _MEDIAN
-    tokens = None if given is None else _tokens(given[1:])
-    found = []
+    tokens = None if values is None else _tokens(values[1:])
+    coded = [shift]
     for first in range(0, len(contexts), 64):
         part = contexts[first : first + 64]
-        found.append(coder.symbols(memory.lengths, part, None if tokens is None else tokens[first : first + 64]))
-        memory.lengths.add(part, found[-1])
-    return np.concatenate([shift, *found])
+        coded.append(coder.symbols(memory.lengths, part, None if tokens is None else tokens[first : first + 64]))
+        memory.lengths.add(part, coded[-1])
+    return np.concatenate(coded)
 
 
-def relative(memory: NumberMemory, kind: Kind, raw: bytes) -> np.ndarray:
+def relative_numbers(memory: NumberMemory, kind: Kind, raw: bytes) -> Int64[np.ndarray, " m"]:
     """The shift, the median where there is one, and the numbers relative to it, `[1 + (0 or 1) + count]` int64.
 
+    Args:
+        memory: the state after the arrays before; it is updated.
+        kind: type of the numbers.
+        raw: bytes of the array, little-endian.
+
     Example:
-        >>> relative(NumberMemory(), Kind(4, floating=True), np.float32([0.5, 1, 2, 1, 1]).tobytes()).tolist()
+        >>> relative_numbers(NumberMemory(), Kind(4, floating=True), np.float32([0.5, 1, 2, 1, 1]).tobytes()).tolist()
         [23, 127, -1, 0, 1, 0, 0]
     """
     whole = np.frombuffer(raw, kind.dtype).astype(np.int64)
@@ -153,19 +161,25 @@ def relative(memory: NumberMemory, kind: Kind, raw: bytes) -> np.ndarray:
     return np.concatenate([[shift], whole - (before >> shift)])
 
 
-def low_bits(bits: Bits, kind: Kind, given: np.ndarray) -> None:
-    """Append what the lengths of `relative`'s answer leave open."""
-    magnitude, widths = np.abs(given[1:]), _widths(kind, _tokens(given[1:]))
+def low_bits(bits: Bits, kind: Kind, values: Int64[np.ndarray, " m"]) -> None:
+    """Append the lower bits of the numbers that `relative_numbers` returned, which follow their bit lengths."""
+    magnitude, widths = np.abs(values[1:]), _widths(kind, _tokens(values[1:]))
     bits.write(magnitude & (np.left_shift(1, widths) - 1), widths)
 
 
-def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) -> bytes:
-    """The bytes of an array whose shift and lengths were read; arrays in the order of reading.
+def number_bytes(bits: Bits, memory: NumberMemory, kind: Kind, coded: Int64[np.ndarray, " m"]) -> bytes:
+    """The bytes of an array, from its shift and lengths and from its low bits; call it in the order of reading.
+
+    Args:
+        bits: the low bits of all arrays.
+        memory: the state after the arrays before; it is updated.
+        kind: type of the numbers.
+        coded: what `code_numbers` returned.
 
     Raises:
-        Altered: the bits end, or a number is beyond its type.
+        Altered: the bits end too early, or a number is beyond its type.
     """
-    shift, tokens = int(found[0]), found[1:]
+    shift, tokens = int(coded[0]), coded[1:]
     widths = _widths(kind, tokens)
     low, out = bits.read(widths), tokens == _WRITTEN_OUT
     whole = np.where(tokens % _LENGTHS > 0, np.left_shift(1, widths) + low, 0)
@@ -195,38 +209,44 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
 
 
 def bits_of(kind: Kind, raw: bytes) -> float:
-    """What an array takes, estimated: the entropy of its lengths, and its low bits."""
-    given = relative(NumberMemory(), kind, raw)
-    tokens = _tokens(given[1:])
-    seen = np.bincount(tokens)
-    seen = seen[seen > 0]
-    learned = 5 * len(seen) - float((seen * np.log2(seen / len(tokens))).sum())
+    """Estimate the bits that an array takes: the entropy of its lengths, and its low bits."""
+    tokens = _tokens(relative_numbers(NumberMemory(), kind, raw)[1:])
+    counts = np.bincount(tokens)
+    counts = counts[counts > 0]
+    learned = 5 * len(counts) - float((counts * np.log2(counts / len(tokens))).sum())
     return learned + float(_widths(kind, tokens).sum())
 
 
 def _group(kind: Kind, count: int) -> int:
+    """The index of the group of arrays that share tables and the last number: by type, and by size."""
     return (0 if kind.floating else 2) + (count < _SMALL)
 
 
 def _leads(kind: Kind, count: int) -> int:
+    """1 where the median precedes the numbers, else 0."""
     return int(kind.floating and count >= _SMALL)
 
 
-def _tokens(signed: np.ndarray) -> np.ndarray:
+def _tokens(signed: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The bit lengths of numbers with their signs, or the token of numbers that are written in full."""
     return np.where(signed >= _MARK, _WRITTEN_OUT, _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0))
 
 
-def _widths(kind: Kind, tokens: np.ndarray) -> np.ndarray:
-    """How many low bits a token leaves open."""
+def _widths(kind: Kind, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The number of low bits that follow each token."""
     return np.where(tokens == _WRITTEN_OUT, 8 * kind.size, np.maximum(tokens % _LENGTHS - 1, 0))
 
 
-def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:
+def _bit_lengths(magnitude: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The bit lengths of non-negative integers; that of 0 is 0."""
     return np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)  # exact: below 2^53
 
 
-def _common_shift(magnitude: np.ndarray) -> int:
-    """The number of trailing bits that is cheapest to leave out: one bit a number each, a whole number where they aren't 0."""
+def _common_shift(magnitude: Int64[np.ndarray, " n"]) -> int:
+    """The number of trailing bits to leave out at the least cost.
+
+    Each saves one bit for every number; a number in which they aren't zero is written in full.
+    """
     lowest = magnitude & -magnitude
     zeros = np.where(magnitude > 0, np.minimum(_bit_lengths(lowest) - 1, 23), 23)
     if len(zeros) < _SMALL:

@@ -1,63 +1,69 @@
-"""Adaptive integer frequency tables: counts that both sides keep, started from a prior, frequencies that sum to 2^16."""
+"""Adaptive integer frequency tables: the writer and the reader update the same counts, from which frequencies follow."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from dyncompress.types.arrays import Integer
+
 BITS = 16
 WHOLE = 1 << BITS
-_STEP = 32  # what one symbol adds to its count
-_MANY, _NARROW = 1024, 64  # where halving finds symbols faster than comparing with all
-_FRESH = 96  # symbols that may wait before the frequencies follow the counts
+_STEP = 32  # added to the count of a symbol each time it occurs
+_MANY, _NARROW = 1024, 64  # from so many symbols, or at a larger width, bisection is faster than comparing with all
+_FRESH = 96  # symbols that may be pending before the frequencies are updated
 
 
 class Tables:
-    """Rows of frequencies `[contexts, width]` that follow what was coded.
+    """Frequencies of symbols `[contexts, width]` that adapt to the coded symbols; each row sums to 2^16.
 
-    A frequency is 1 + counts * (2^16 - width) // total; the row's rest goes to its largest count. Counts are taken in when at
-    least 96 symbols wait, or 1/64 of all so far: a deterministic rule, the same for writer and reader.
+    A frequency is 1 + counts * (2^16 - width) // total, and the remainder of the row is added to its largest count. Frequencies
+    are updated when the pending symbols number at least 96 and 1/64 of all earlier ones. This rule is deterministic and the same
+    for the writer and the reader.
     """
 
-    def __init__(self, prior: np.ndarray) -> None:
-        """Start from integer counts `[contexts, width]`, in 32nds of a symbol, each row with a positive sum."""
+    def __init__(self, prior: Integer[np.ndarray, "contexts width"]) -> None:
+        """Start from prior counts `[contexts, width]` in 32nds of a symbol; each row has a positive sum."""
         self.counts = np.array(prior, np.int64)
         self.width = self.counts.shape[1]
         self.frequency = np.empty(self.counts.shape, np.int32)
         self.span = 1 << (self.width - 1).bit_length()
-        self.start = np.full((len(self.counts), self.span), 2 * WHOLE, np.int32)  # of each symbol; beyond them above all slots
+        self.start = np.full(
+            (len(self.counts), self.span), 2 * WHOLE, np.int32
+        )  # first slot of each symbol; columns beyond the width lie above all slots
         self.start[:, 0] = 0
-        self._waiting: list[np.ndarray] = []
-        self._pending = self._seen = 0
-        self._follow(np.arange(len(self.counts)))
+        self._queue: list[np.ndarray] = []
+        self._pending = self._counted = 0
+        self._update(np.arange(len(self.counts)))
 
-    def add(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
-        """Count symbols `[n]` seen in `contexts` `[n]`."""
-        self._waiting.append(contexts * self.width + symbols)
+    def add(self, contexts: Integer[np.ndarray, " n"], symbols: Integer[np.ndarray, " n"]) -> None:
+        """Count symbols `[n]` that were coded in `contexts` `[n]`."""
+        self._queue.append(contexts * self.width + symbols)
         self._pending += len(symbols)
-        if self._pending >= max(_FRESH, self._seen >> 6):
-            seen = np.bincount(np.concatenate(self._waiting), minlength=self.counts.size).reshape(self.counts.shape)
-            self.counts += _STEP * seen
-            self._seen += self._pending
-            self._waiting, self._pending = [], 0
-            self._follow(np.flatnonzero(seen.any(1)))
+        if self._pending >= max(_FRESH, self._counted >> 6):
+            counts = np.bincount(np.concatenate(self._queue), minlength=self.counts.size).reshape(self.counts.shape)
+            self.counts += _STEP * counts
+            self._counted += self._pending
+            self._queue, self._pending = [], 0
+            self._update(np.flatnonzero(counts.any(1)))
 
-    def find(self, contexts: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """The symbols `[n]` in whose part of the rows `contexts` `[n]` the slots `[n]` lie.
+    def find(self, contexts: Integer[np.ndarray, " n"], slots: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
+        """The symbols `[n]` to which slots `[n]` (numbers below 2^16) belong in the rows `contexts` `[n]`.
 
-        Few are compared with all starts at once; for many, halving is faster, twice so from a thousand on.
+        A few slots are compared with all starts at once; for many, bisection is faster.
         """
-        wanted = slots.astype(np.int32)
-        if len(wanted) < _MANY and self.span <= _NARROW:
-            below = self.start.take(contexts, 0) <= wanted[:, None]
+        slot = slots.astype(np.int32)
+        if len(slot) < _MANY and self.span <= _NARROW:
+            below = self.start.take(contexts, 0) <= slot[:, None]
             return (below.view(np.uint8) @ np.ones(self.span, np.uint8)).astype(np.int64) - 1
         start, first = self.start.ravel(), contexts * self.span
         at, step = first, self.span >> 1
         while step:
-            at = at + step * (start[at + step] <= wanted)
+            at = at + step * (start[at + step] <= slot)
             step >>= 1
         return at - first
 
-    def _follow(self, rows: np.ndarray) -> None:
+    def _update(self, rows: Integer[np.ndarray, " rows"]) -> None:
+        """Compute the frequencies of these rows from their counts."""
         counts = self.counts[rows]
         frequency = 1 + counts * (WHOLE - self.width) // counts.sum(1, keepdims=True)
         frequency[np.arange(len(rows)), counts.argmax(1)] += WHOLE - frequency.sum(1)

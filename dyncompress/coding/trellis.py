@@ -1,9 +1,9 @@
-"""Codes that depend on each other: each is one of half the integers, and the codes before it say which half.
+"""Trellis-coded quantization: each code is from one half of the integers, and the codes before it determine which half.
 
-A path of states runs through every output channel's codes. In a state of class 0 a code is an even number 2 k, in one of class
-1 it is 0 or odd, 2 k - sign(k); the parity of the index k chooses the next state. Steps can be nearly twice as wide for the
-same choice of values over two codes, and a rounder that looks for the best path reaches a smaller error at the same entropy:
-points of a lattice of many dimensions instead of a cube's corners.
+A path of states runs through the codes of every output channel. In a state of class 0 a code is an even number 2 k, in one of
+class 1 it is 0 or odd, 2 k - sign(k); the parity of the index k chooses the next state. Over two codes, the same values are
+available with steps that are nearly twice as wide. A quantizer that searches for the best path reaches a smaller error at the
+same entropy, because the values form a lattice in many dimensions that is denser than a cubic one.
 
 **Source**: trellis-coded quantization, Marcellin and Fischer 1990; its entropy-coded form with indices by class, Joshi, Crump
 and Fischer 1995, as in the dependent quantization of VVC and of ISO/IEC 15938-17 for neural networks. The code is Ungerboeck's
@@ -15,13 +15,14 @@ from __future__ import annotations
 import numpy as np
 
 from dyncompress.coding.layout import Layout
+from dyncompress.types.arrays import Bool, Int64, Integer
 
 STATES = 8
 _CHECKS = (0o13, 0o04)  # Ungerboeck's parity checks of 8 states
 
 
-def _steps() -> tuple[np.ndarray, np.ndarray]:
-    """Next state `[states, parity]` and class `[states]`, from the systematic feedback form of the code."""
+def _steps() -> tuple[Int64[np.ndarray, "states 2"], Int64[np.ndarray, " states"]]:
+    """The next state `[states, parity]` and class `[states]` of every state, from the systematic feedback form of the code."""
     memory = STATES.bit_length() - 1
     after, kind = np.zeros((STATES, 2), np.int64), np.arange(STATES) & 1
     for state in range(STATES):
@@ -34,25 +35,32 @@ def _steps() -> tuple[np.ndarray, np.ndarray]:
 NEXT, CLASS = _steps()
 
 
-def index_of(code: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Index k of codes that are allowed in their class."""
+def index_of(code: Integer[np.ndarray, "*shape"], kind: Integer[np.ndarray, "*shape"]) -> Integer[np.ndarray, "*shape"]:
+    """The indices k of codes in states of class `kind` (0 or 1); the codes must be allowed there.
+
+    Example:
+        >>> index_of(np.array([4, -3]), np.array([0, 1])).tolist()
+        [2, -2]
+    """
     return np.sign(code) * (np.abs(code) + kind >> 1)
 
 
-def code_of(index: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """The inverse of `index_of`."""
+def code_of(index: Integer[np.ndarray, "*shape"], kind: Integer[np.ndarray, "*shape"]) -> Integer[np.ndarray, "*shape"]:
+    """The codes of indices in states of class `kind`: the inverse of `index_of`."""
     return 2 * index - kind * np.sign(index)
 
 
-def allowed(code: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Whether codes are among those of their class."""
+def allowed(code: Integer[np.ndarray, "*shape"], kind: Integer[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+    """Whether each code is allowed in a state of class `kind`."""
     return (code == 0) | (code & 1 == kind)
 
 
 def paths(out: int, fan_in: int, *kernel: int) -> list[list[int]]:
-    """Where the paths of a channel's codes run: lanes, one after another, of places in its `[in, *kernel]` codes, flat.
+    """The paths through the codes of one output channel of a tensor `(out, in, *kernel)`.
 
-    None for a tensor `(out, in, *kernel)` with a larger kernel than the coder looks into.
+    Returns:
+        For each path, the flat indices into the channel's codes `[in, *kernel]`, in order. The list is empty for a kernel of more
+        than 256 positions, for which the coder doesn't use paths.
 
     Example:
         >>> paths(32, 3, 3)
@@ -63,19 +71,19 @@ def paths(out: int, fan_in: int, *kernel: int) -> list[list[int]]:
     if (rows, columns) != (fan_in, out):
         return []
     lanes = min(layout.rows[0], fan_in)
-    turns = [at for at, _, _ in layout.phases] if size > 1 else [0]
-    return [[c * size + at for at in turns for c in range(lane, fan_in, lanes)] for lane in range(lanes)]
+    order = [at for at, _, _ in layout.phases] if size > 1 else [0]
+    return [[c * size + at for at in order for c in range(lane, fan_in, lanes)] for lane in range(lanes)]
 
 
-def on_paths(codes: np.ndarray) -> bool:
+def on_paths(codes: Integer[np.ndarray, "*axes"]) -> bool:
     """Whether codes `[in, out, *kernel]` follow paths of the trellis along their first axis."""
     layout = Layout.of(codes.shape, alike=True)
-    seen, states = layout.seen(codes.astype(np.int64)), np.zeros((0, 0), np.int64)
-    for turn, begins, rows in layout.blocks():
-        at, part, _ = layout.phases[turn]
-        if begins and layout.anew(turn):
-            states = np.zeros((layout.rows[turn], part.stop - part.start), np.int64)
-        state, block = states[: rows.stop - rows.start], seen[at, rows, part]
+    cube, states = layout.by_position(codes.astype(np.int64)), np.zeros((0, 0), np.int64)
+    for phase, begins, rows in layout.blocks():
+        at, part, _ = layout.phases[phase]
+        if begins and layout.starts_paths(phase):
+            states = np.zeros((layout.rows[phase], part.stop - part.start), np.int64)
+        state, block = states[: rows.stop - rows.start], cube[at, rows, part]
         kind = CLASS[state]
         if not allowed(block, kind).all():
             return False

@@ -1,27 +1,27 @@
 # pyright: reportArgumentType=false
-# (one model writes and reads: a reader is given nothing)
-"""Small integers of a weight: each coded by a table that its row, its column and its neighbours in the kernel choose.
+# (the same code writes and reads: a reader gets None in place of values)
+"""Coding of a weight's integer codes: the table of each depends on its row, its column and its neighbours in the kernel.
 
-Codes of one layer share a step, so that their spread follows the output row, the input column and the position in the
-kernel, and neighbours in a smooth kernel have like signs. A tensor `(out, in, *kernel)` is coded position by position, the
-centre of the kernel first, and each position in blocks of rows. Everything a block's tables depend on is known from blocks
-before it, so that nothing but the codes is in the stream:
+The codes of one layer share a step. Therefore their spread depends on the output row, the input column and the position in the
+kernel, and neighbours in a smooth kernel often have the same sign. A tensor `(out, in, *kernel)` is coded position by position,
+from the centre of the kernel on, and each position in blocks of rows. The tables of a block depend on earlier blocks only, so
+that the stream contains nothing but the codes:
 
-- **scale**: a log-linear mean of the magnitudes so far in the row, the column, the position and the kernel,
-- **mean**: least squares on up to 8 neighbours in the kernel that are coded already; normal equations are sums of integers,
-  solved in exact integer arithmetic, and carried from layer to layer,
-- **table**: one of 38 scales x 7 ratios mean / scale, mirrored so that the mean isn't negative; adaptive, started from a
-  discretised logistic density.
+- **scale**: a log-linear mean of the earlier magnitudes in the row, the column, the position and the kernel,
+- **mean**: least squares on up to 8 neighbours in the kernel that are already coded; the normal equations are sums of integers,
+  solved in exact integer arithmetic, and the next layer starts from them,
+- **table**: one for each of 38 scales x 7 ratios mean / scale, with the sign changed where the mean is negative; the tables are
+  adaptive and start from a discretised logistic density.
 
-Codes that follow paths of `coding.trellis` are written as indices, by tables for the class of their state. A tensor's paths run
-along its rows' axis, in as many lanes as a block has rows, so that a block's states are known before it.
+Codes that follow paths of `coding.trellis` are written as indices, with tables for the class of their state. The paths run along
+the axis of rows, and there are as many as a block has rows, so that the states of a block are known before it.
 
-Magnitudes of 12 and more are escapes: a bit length from a table, and its bits.
+Magnitudes of 12 and more are escapes: a bit length with a table, and then the bits.
 
-Everything is integer arithmetic; float64 holds integers below 2^53 in two matrix products, where it is exact in any order.
+All arithmetic is with integers. Two matrix products use float64 for integers below 2^53, which is exact in any order.
 
-**Source**: the contexts are ours, in the manner of lossless image coders (MRP, TMW, CALIC). Cost: 0.1 us a code and 0.2 ms a
-block, at most 290 blocks a tensor.
+**Source**: the contexts are ours, similar to those of lossless image coders (MRP, TMW, CALIC). Cost: 0.1 us for each code and
+0.2 ms for each block, at most 290 blocks a tensor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from math import isqrt
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -38,37 +38,43 @@ from dyncompress.coding.layout import Layout
 from dyncompress.coding.tables import Tables
 from dyncompress.coding.trellis import CLASS, NEXT, code_of, index_of
 from dyncompress.errors import Altered
+from dyncompress.types.arrays import Float64, Int8, Int64
 
-_ONE = 256  # fixed point of magnitudes and of logarithms
-_LARGEST = (1 << 16) - 1  # whose logarithm is tabulated
-_LIMIT = 12  # magnitudes from here on are escapes
+_ONE = 256  # 1 in the fixed-point format of magnitudes and logarithms
+_LARGEST = (1 << 16) - 1  # largest number with a tabulated logarithm
+_LIMIT = 12  # smallest magnitude of an escape
 _WIDTH = 2 * _LIMIT + 1
 _SCALES, _UNIT_SCALE, _PER_OCTAVE = 38, 16, 3
 _RATIOS = (15, 51, 102, 166, 256, 384)  # classes of |mean| / (scale + 0.15), in 256ths
 _SET, _ESCAPES = _SCALES * (len(_RATIOS) + 1), 10
-_UPPER = (lambda k: 2 * k + 1, lambda k: 4 * k + 2, lambda k: max(4 * k, 1))  # halves, of k >= 0: plain codes, indices by class
+_UPPER = (
+    lambda k: 2 * k + 1,
+    lambda k: 4 * k + 2,
+    lambda k: max(4 * k, 1),
+)  # upper ends of k >= 0 in halves: codes, then indices by class
 _PRIOR = 80 * 32
-_RIDGE, _CARRIED = 30, 400  # in samples of unit spread
-_ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # samples that the mean of all counts for in each
-_FIRST = 179  # mean magnitude before anything is known
-_W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # 16ths; the row's weight is 16
+_RIDGE, _CARRIED = 30, 400  # ridge and weight of the layer before, in samples of unit spread
+_ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # weight of the overall mean in each mean, in samples
+_FIRST = 179  # mean magnitude before the first code, in 256ths
+_W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # weights of logarithms, in 16ths; that of the row is 16
 
 
+@runtime_checkable
 class Coder(Protocol):
-    """`rans.Writer` or `rans.Reader`."""
+    """`rans.Writer`, which gets values, or `rans.Reader`, which gets None in their place."""
 
-    def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """Symbols as written or read."""
+    def symbols(self, tables: Tables, contexts: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Write or read symbols, and return them."""
         ...
 
-    def uniform(self, bits: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """Numbers as written or read."""
+    def uniform(self, bits: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Write or read numbers of so many bits, and return them."""
         ...
 
 
 @cache
-def _logarithms() -> np.ndarray:
-    """Base 2, 256ths, linear between powers of two, of 0 (as 1) to 2^16 - 1."""
+def _logarithms() -> Int64[np.ndarray, " 65536"]:
+    """Logarithms of 0 (as 1) to 2^16 - 1, base 2, in 256ths, linear between powers of two."""
     table = np.zeros(1 << 16, np.int64)
     for k in range(16):
         table[1 << k : 2 << k] = (k << 8) + ((np.arange(1 << k) << 8) >> k)
@@ -76,7 +82,7 @@ def _logarithms() -> np.ndarray:
 
 
 def _power(y: int) -> int:
-    """2^(-y / 64) in units of 2^-30, by square roots."""
+    """2^(-y / 64) in units of 2^-30, computed by integer square roots."""
     value = 1 << 30
     root = 1 << 30 >> 1
     for bit in (32, 16, 8, 4, 2, 1):
@@ -87,8 +93,11 @@ def _power(y: int) -> int:
 
 
 @cache
-def _prior() -> np.ndarray:
-    """Counts of every class: a logistic density of the class's mean and scale, integrated over the codes; then the escapes'."""
+def _prior() -> Int64[np.ndarray, "contexts width"]:
+    """Prior counts of all contexts.
+
+    They are logistic densities with the mean and scale of the context, integrated over the codes; those of escapes come last.
+    """
     centres = [0, *((a + b) // 2 for a, b in pairwise(_RATIOS)), _RATIOS[-1] * 13 // 10]
     rows = []
     for upper in _UPPER:
@@ -109,8 +118,8 @@ def _prior() -> np.ndarray:
 
 
 @cache
-def _ratio_classes() -> np.ndarray:
-    """Class of |mean| / scale `[scales, 129]`, by scale and the logarithm of the mean (256ths) in eighths."""
+def _ratio_classes() -> Int64[np.ndarray, "scales 129"]:
+    """The class of |mean| / scale, by scale and by the logarithm of the mean (in 256ths) in steps of an eighth."""
     scale = np.array([_power(-64 * (i - _UNIT_SCALE) // _PER_OCTAVE) >> 22 for i in range(_SCALES)]) + 38
     mean = np.array([_power(-8 * k) >> 22 for k in range(129)])
     return (mean[None, :, None] > scale[:, None, None] * np.array(_RATIOS)).sum(-1)
@@ -137,53 +146,57 @@ def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
 
 
 class WeightMemory:
-    """What one tensor leaves to the next: tables, the mean magnitude, and normal equations by kernel and position."""
+    """The state between tensors: tables, the mean magnitude, and normal equations by kernel and position."""
 
     def __init__(self) -> None:
-        """Before the first tensor."""
+        """Start before the first tensor."""
         self.tables = Tables(_prior())
         self.level = _FIRST
         self.equations: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
 
 def code_weights(
-    coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None, on_paths: bool = False
-) -> np.ndarray:
+    coder: Coder,
+    memory: WeightMemory,
+    shape: Sequence[int],
+    values: Int8[np.ndarray, "*axes"] | None = None,
+    on_paths: bool = False,
+) -> Int8[np.ndarray, "*axes"]:
     """Write or read the codes of one tensor.
 
     Args:
-        coder: where they go, or come from.
-        memory: of the tensors before; changed.
-        shape: `(out, in, *kernel)`; one axis counts as one column.
-        given: int8, that shape; None for reading.
-        on_paths: whether they are indices on paths that run along the first axis, `(in, out, *kernel)`.
+        coder: writes or reads.
+        memory: the state after the tensors before; it is updated.
+        shape: `(out, in, *kernel)`; a tensor with one axis counts as one column.
+        values: the int8 codes to write, of this shape; None for reading.
+        on_paths: whether the codes follow paths along the first axis; then the shape is `(in, out, *kernel)`.
 
     Returns:
-        The codes, int8, that shape.
+        The codes, int8, of this shape.
 
     Raises:
-        Altered: what was read aren't int8 codes.
+        Altered: the stream holds codes beyond int8.
     """
     layout = Layout.of(shape, alike=on_paths)
-    known = None if given is None else layout.seen(given)
+    known = None if values is None else layout.by_position(values)
     tensor = _Tensor(memory, np.zeros(layout.shape, np.int8))
-    for turn, begins, rows in layout.blocks():
-        at, part, near = layout.phases[turn]
-        if begins:
-            tensor.phase(turn, near, part)
-            if on_paths and layout.anew(turn):
-                tensor.states = np.zeros((layout.rows[turn], part.stop - part.start), np.int64)
+    for phase, first, rows in layout.blocks():
+        at, part, near = layout.phases[phase]
+        if first:
+            tensor.begin(phase, near, part)
+            if on_paths and layout.starts_paths(phase):
+                tensor.states = np.zeros((layout.rows[phase], part.stop - part.start), np.int64)
         tensor.block(coder, None if known is None else known[at, rows, part], at, rows)
         if rows.stop == layout.shape[1]:
-            tensor.leave()
+            tensor.end()
     memory.level = tensor.level()
     return np.ascontiguousarray(tensor.codes.transpose(1, 2, 0)).reshape(shape)
 
 
 class _Tensor:
-    """One tensor on its way: what is known of its spread, and its codes so far, `[position, out, in]`."""
+    """One tensor while it is coded: sums and counts of its magnitudes, and its codes so far, `[position, out, in]`."""
 
-    def __init__(self, memory: WeightMemory, codes: np.ndarray) -> None:
+    def __init__(self, memory: WeightMemory, codes: Int8[np.ndarray, "position out column"]) -> None:
         self.memory, self.codes = memory, codes
         out, columns = codes.shape[1:]
         self.row, self.row_n = np.zeros(out, np.int64), np.zeros(out, np.int64)
@@ -193,29 +206,29 @@ class _Tensor:
         self.states: np.ndarray | None = None  # [row of a block, column], where codes follow paths
 
     def level(self) -> int:
-        """Mean magnitude so far, 256ths, at least 1."""
+        """The mean magnitude so far, in 256ths, at least 1."""
         return max(self.whole // self.whole_n, 1)
 
-    def phase(self, turn: int, near: list[int], part: slice) -> None:
-        """Begin a position (or a range of columns)."""
-        self.turn, self.near, self.part = turn, near, part
+    def begin(self, phase: int, near: list[int], part: slice) -> None:
+        """Begin a phase: a position, or a range of columns."""
+        self.phase, self.near, self.part = phase, near, part
         width = part.stop - part.start
         self.position, self.position_n = 0, 0
         self.both, self.both_n = np.zeros(width, np.int64), 0
         self.sums, self.n, self.solved = np.zeros((len(near), len(near) + 1)), 0, 0
         self.mean = np.zeros(len(near))
         if near:
-            kept, n = self.memory.equations.get((len(self.codes), turn), (self.sums, 0))
+            sums, n = self.memory.equations.get((len(self.codes), phase), (self.sums, 0))
             keep = min(n, _CARRIED)
-            self.sums, self.n = _scaled(kept, keep, n), keep
+            self.sums, self.n = _rescale(sums, keep, n), keep
 
-    def leave(self) -> None:
-        """End a position: its normal equations stay for the next tensor of this kernel."""
+    def end(self) -> None:
+        """End a phase: the next tensor with this kernel starts from its normal equations."""
         if self.near:
-            self.memory.equations[len(self.codes), self.turn] = (self.sums, self.n)
+            self.memory.equations[len(self.codes), self.phase] = (self.sums, self.n)
 
-    def block(self, coder: Coder, given: np.ndarray | None, at: int, rows: slice) -> None:
-        """Write or read a block of rows of the position `at`, and learn from it."""
+    def block(self, coder: Coder, values: np.ndarray | None, at: int, rows: slice) -> None:
+        """Write or read a block of rows of the position `at`, and update all sums by it."""
         lg, level = _logarithms(), self.level()
         row = (_ONE * self.row[rows] + _ROW * level) // (self.row_n[rows] + _ROW)
         column = (_ONE * self.column[self.part] + _COLUMN * level) // (self.column_n[self.part] + _COLUMN)
@@ -224,28 +237,34 @@ class _Tensor:
         both = np.minimum(both, _LARGEST)
         unit = lg[level]
         by_row, by_column, by_position = lg[row], lg[column] - unit, lg[position] - unit
-        along = _W_COLUMN * by_column + _W_POSITION * by_position
-        along += _W_BOTH * (lg[both] - unit - by_column - by_position)
-        scale = 16 * by_row[:, None] + along
+        columnwise = _W_COLUMN * by_column + _W_POSITION * by_position
+        columnwise += _W_BOTH * (lg[both] - unit - by_column - by_position)
+        scale = 16 * by_row[:, None] + columnwise
         spread = by_row[:, None] + by_column
         mean, inputs = None, None
         if self.near:
             base = row[:, None] * ((column << 8) // level) >> 8
-            kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.turn + _KERNEL)
+            kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.phase + _KERNEL)
             scale += _W_KERNEL * (lg[np.minimum(kernel, _LARGEST)] - spread)
             inputs = self.codes[self.near, rows].reshape(len(self.near), -1).astype(np.float64)
             mean = (self._weights() @ inputs).astype(np.int64)
         index = np.clip((_PER_OCTAVE * (scale.ravel() >> 4) + 128 >> 8) - 8 * _PER_OCTAVE + _UNIT_SCALE, 0, _SCALES - 1)
         state = None if self.states is None else self.states[: len(row)]
-        found = self._coded(coder, index, mean, state, None if given is None else given.ravel().astype(np.int64))
-        self.codes[at, rows, self.part] = found.reshape(scale.shape)
+        codes = self._code(coder, index, mean, state, None if values is None else values.ravel().astype(np.int64))
+        self.codes[at, rows, self.part] = codes.reshape(scale.shape)
         if inputs is not None:
-            self._learn(inputs, found, spread.ravel())
-        self._count(np.abs(found).reshape(scale.shape), rows)
+            self._learn(inputs, codes, spread.ravel())
+        self._count(np.abs(codes).reshape(scale.shape), rows)
 
-    def _coded(
-        self, coder: Coder, index: np.ndarray, mean: np.ndarray | None, state: np.ndarray | None, given: np.ndarray | None
-    ) -> np.ndarray:
+    def _code(
+        self,
+        coder: Coder,
+        index: Int64[np.ndarray, " n"],
+        mean: Int64[np.ndarray, " n"] | None,
+        state: Int64[np.ndarray, "rows columns"] | None,
+        values: Int64[np.ndarray, " n"] | None,
+    ) -> Int64[np.ndarray, " n"]:
+        """Write or read the codes of a block, from the classes of their scales, their means and their states."""
         tables, context, sign, kind = self.memory.tables, index * (len(_RATIOS) + 1), 1, None
         if state is not None:
             kind = CLASS[state].ravel()
@@ -253,21 +272,21 @@ class _Tensor:
         if mean is not None:
             sign = np.where(mean < 0, -1, 1)
             context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), _LARGEST)] >> 5]
-        known = None if given is None else (given if kind is None else index_of(given, kind)) * sign
+        known = None if values is None else (values if kind is None else index_of(values, kind)) * sign
         token = coder.symbols(tables, context, None if known is None else np.clip(known, -_LIMIT, _LIMIT) + _LIMIT)
         tables.add(context, token)
         value = token - _LIMIT
         far = np.flatnonzero(np.abs(value) == _LIMIT)
         if len(far):
-            value[far] = _escaped(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
+            value[far] = _escapes(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
         value = value * sign
         if state is None or kind is None:
-            return _bytes_only(value)
+            return _check_bytes(value)
         state[:] = NEXT[state, value.reshape(state.shape) & 1]
-        return _bytes_only(code_of(value, kind))
+        return _check_bytes(code_of(value, kind))
 
-    def _weights(self) -> np.ndarray:
-        """Least-squares weights of the neighbours, 256ths; solved again when there is a seventh more to learn from."""
+    def _weights(self) -> Float64[np.ndarray, " neighbours"]:
+        """Least-squares weights of the neighbours in 256ths, solved again whenever there is an eighth more data."""
         if 8 * self.n > 9 * self.solved or not self.solved:
             sums = self.sums.astype(np.int64).tolist()
             for i, line in enumerate(sums):
@@ -276,12 +295,16 @@ class _Tensor:
             self.solved = max(self.n, 1)
         return self.mean
 
-    def _learn(self, inputs: np.ndarray, found: np.ndarray, spread: np.ndarray) -> None:
+    def _learn(
+        self, inputs: Float64[np.ndarray, "neighbours n"], codes: Int64[np.ndarray, " n"], spread: Int64[np.ndarray, " n"]
+    ) -> None:
+        """Add a block to the normal equations."""
         weight = np.left_shift(1, 2 * np.clip(12 - (spread >> 8), 0, 6))
-        self.sums += (inputs * weight) @ np.vstack([inputs, found]).T
-        self.n += len(found)
+        self.sums += (inputs * weight) @ np.vstack([inputs, codes]).T
+        self.n += len(codes)
 
-    def _count(self, magnitude: np.ndarray, rows: slice) -> None:
+    def _count(self, magnitude: Int64[np.ndarray, "rows columns"], rows: slice) -> None:
+        """Add a block to the sums of magnitudes."""
         by_row, by_column = magnitude.sum(1), magnitude.sum(0)
         high, wide = magnitude.shape
         self.row[rows] += by_row
@@ -298,14 +321,21 @@ class _Tensor:
         self.whole_n += high * wide
 
 
-def _scaled(sums: np.ndarray, keep: int, n: int) -> np.ndarray:
+def _rescale(sums: Float64[np.ndarray, "neighbours columns"], keep: int, n: int) -> Float64[np.ndarray, "neighbours columns"]:
+    """Normal equations of `n` samples with the weight of `keep` samples."""
     return (sums.astype(np.int64) // max(n, 1) * keep).astype(np.float64)
 
 
-def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-    """Values whose magnitude is 12 or more: the bit length of what is above, then its lower bits."""
+def _escapes(
+    coder: Coder,
+    tables: Tables,
+    index: Int64[np.ndarray, " n"],
+    sign: Int64[np.ndarray, " n"],
+    values: Int64[np.ndarray, " n"] | None,
+) -> Int64[np.ndarray, " n"]:
+    """Write or read values of magnitude 12 or more: the bit length of the magnitude minus 12, then its lower bits."""
     context = len(_UPPER) * _SET + np.minimum(index >> 2, _ESCAPES - 1)
-    above = None if given is None else np.abs(given) - _LIMIT
+    above = None if values is None else np.abs(values) - _LIMIT
     length = coder.symbols(tables, context, None if above is None else _lengths()[above])
     tables.add(context, length)
     if (length > 7).any():
@@ -316,12 +346,18 @@ def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, 
     return (top + low + _LIMIT) * sign
 
 
-def _bytes_only(value: np.ndarray) -> np.ndarray:
+def _check_bytes(value: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return the values if they fit int8.
+
+    Raises:
+        Altered: one doesn't.
+    """
     if (value < -128).any() or (value > 127).any():
         raise Altered("a weight code lies outside of a byte; the file was changed.")
     return value
 
 
 @cache
-def _lengths() -> np.ndarray:
+def _lengths() -> Int64[np.ndarray, " 256"]:
+    """The bit lengths of 0 to 255."""
     return np.array([value.bit_length() for value in range(256)])

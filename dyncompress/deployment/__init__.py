@@ -1,7 +1,7 @@
-"""The door out: integer ONNX files, how they run, and the seal on them.
+"""Integer ONNX files: writing them, running and timing them, and the seal that detects changes.
 
-`seal` and `unseal` need nothing but the standard library and are here at once; the rest is loaded name by name, so that
-verifying a file needs no onnx and checking a seal no onnxruntime.
+`seal` and `unseal` need only the standard library and are imported at once. The other names are imported on first use, so that
+verifying a file needs no onnx, and checking a seal no onnxruntime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many bytes a file has, and how many a layer will cost before the file is written."""
+"""The sizes of a written file, and a prediction of a layer's bytes before the file is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 
 from dyncompress.coding import pack
 from dyncompress.deployment.activation_ranges import candidates
-from dyncompress.deployment.fusion import optimized
+from dyncompress.deployment.fusion import optimized_model
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
 from dyncompress.deployment.stripping import parse
 from dyncompress.deployment.weights import GATES
@@ -20,40 +20,42 @@ from dyncompress.deployment.writer import Encodings, write
 from dyncompress.types import FLOAT_BITS, Encoding, Placement, Sizes, Target
 
 _PLAIN = Target(name="plain", summary="", verified="schema")
-LAYER = 190  # bytes of a layer's two DequantizeLinear, its Mul, and the headers of codes, scales and bias
-CAST = 30  # of int4 -> int8
-UNPACK = 40  # of a call of the unpacking function
-FLOAT_LAYER = 40  # headers of a float weight and its bias
+# Bytes in the graph of:
+LAYER = 190  # a layer's two DequantizeLinear nodes, its Mul, and the headers of codes, scales and bias
+CAST = 30  # the Cast of int4 to int8
+UNPACK = 40  # a call of the unpacking function
+FLOAT_LAYER = 40  # the headers of a float weight and its bias
 
 
 def sizes(body: bytes, encodings: Encodings) -> Sizes:
-    """Four sizes of a file.
+    """The sizes of a file in bytes: whole, compressed by zlib, resident in memory, and payload.
 
-    `resident` counts the constants of the graph as onnxruntime keeps it after folding: packed weights are int8 there.
+    `resident` counts the constants of the graph that onnxruntime keeps after constant folding; packed weights are int8 there.
 
     Args:
-        body: the file.
-        encodings: as given to `write`.
+        body: the file, unsealed.
+        encodings: as passed to `write`.
 
     Returns:
-        The sizes.
+        The sizes, with a phrase about the types that the file computes in.
     """
     model = parse(body)
-    kept = optimized(body, _PLAIN)
+    optimized = optimized_model(body, _PLAIN)
     payload = sum(_tensor_bytes(tensor) for tensor in model.graph.initializer if _is_payload(tensor))
     widths = sorted({encoding.bits for encoding, _ in encodings.values()})
-    integer = sum(node.op_type.startswith(("QLinear", "QGemm", "MatMulInteger")) for node in kept.graph.node)
+    integer = sum(node.op_type.startswith(("QLinear", "QGemm", "MatMulInteger")) for node in optimized.graph.node)
     stored = f"weights stored at {', '.join(map(str, widths))} bits" if widths else "float32 weights"
     return Sizes(
         file=len(body),
         compressed=len(zlib.compress(body, 9)),
-        resident=sum(_tensor_bytes(tensor) for tensor in kept.graph.initializer),
+        resident=sum(_tensor_bytes(tensor) for tensor in optimized.graph.initializer),
         payload=payload,
         compute=f"int8 in {integer} operators; {stored}" if integer else f"float32; {stored}",
     )
 
 
 def _is_payload(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer holds weights, scales or biases, and not a shape or a scalar."""
     return tensor.data_type != onnx.TensorProto.INT64 and math.prod(tensor.dims) > 1
 
 
@@ -64,17 +66,23 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
 
 
 def storage_bytes(shape: Sequence[int], bits: int, granularity: str = "channel", sparsity: float = 0.0, bias: bool = True) -> int:
-    """What a layer costs in the file: codes, scales, bias, and the nodes that turn them into a weight.
+    """Predict the bytes of a layer in the file: codes, scales, bias, and the nodes that turn them into a weight.
 
     Args:
         shape: of the weight, `(out, in / groups, *kernel)`.
-        bits: 2 to 8, or 32 for float.
-        granularity: of the scales.
-        sparsity: share of zeros; storage turns to a mask and the non-zero codes where that is smaller.
-        bias: whether it has one.
+        bits: 2 to 8, or 32 for float32.
+        granularity: of the scales: "tensor", "channel" or "group:N".
+        sparsity: share of zeros in [0, 1]; a mask and the non-zero codes are stored where that takes fewer bytes.
+        bias: whether the layer has a bias.
 
     Returns:
-        Bytes; the file is these, summed over its layers, and `overhead`.
+        Bytes. The size of a file is their sum over its layers plus `overhead`.
+
+    Example:
+        Halving the width of 36 864 weights saves half their bytes, less the Cast that 4-bit codes need.
+
+        >>> storage_bytes((64, 64, 3, 3), 8) - storage_bytes((64, 64, 3, 3), 4)
+        18402
     """
     count, out = math.prod(shape), shape[0]
     biases = 4 * out if bias else 0
@@ -97,45 +105,48 @@ def _scales(shape: Sequence[int], granularity: str) -> int:
 
 
 def overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target) -> int:
-    """Bytes of the file that no choice of widths changes: graph, activation grids, names, the unpacking functions.
+    """Bytes of the file that don't depend on the widths of its weights: graph, activation grids, names, unpacking functions.
 
-    Two functions of 0.5 kB that unpack widths other than 4 and 8, and sparse layers, count whether a plan will need them or
-    not: a budget that is met on paper is then met in the file.
+    The two functions of 0.5 kB each that unpack sparse layers and widths other than 4 and 8 are always counted, whether a plan
+    needs them or not, so that a plan within its budget gives a file within it.
 
-    Found by writing the file once with 8-bit dummy codes and subtracting `storage_bytes` of all placed weights (with its
-    default `bias=True`: a layer without one then counts alike in both).
+    They are computed by writing the file once with 8-bit dummy codes and subtracting `storage_bytes` of all placed weights
+    (with its default `bias=True`: the error for a layer without a bias cancels in the sum).
 
     Args:
-        float_file: the exported graph.
-        placements: layer -> where its weight lies.
-        target: of the file.
+        float_file: the exported float32 graph.
+        placements: layer name -> the initializers that hold its weight.
+        target: that the file is written for.
 
     Returns:
-        Bytes, seal excluded.
+        Bytes, without the seal.
     """
-    written, shapes = _written(float_file, placements, target, _dummy)
-    unpacking = {"x"} | ({"u"} if set(target.weight_bits) - {4, 8} else set())
-    travelling = sum(_function_bytes(name, target.opset) for name in unpacking)
-    return len(written) + travelling - sum(storage_bytes(shape, 8) for shape in shapes)
+    body, shapes = _file_with_dummies(float_file, placements, target, _dummy)
+    names = {"x"} | ({"u"} if set(target.weight_bits) - {4, 8} else set())
+    unpacking = sum(_function_bytes(name, target.opset) for name in names)
+    return len(body) + unpacking - sum(storage_bytes(shape, 8) for shape in shapes)
 
 
 def packed_overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target) -> int:
-    """Bytes of the container that no choice of steps changes, found by packing a file of zeros once.
+    """Bytes of the container that don't depend on the step sizes, computed by packing a file whose codes are all zero.
 
     Args:
-        float_file: the exported graph.
-        placements: layer -> where its weight lies.
-        target: of the file.
+        float_file: the exported float32 graph.
+        placements: layer name -> the initializers that hold its weight.
+        target: that the file is written for.
+
+    Returns:
+        Bytes.
     """
-    return len(pack(_written(float_file, placements, dense(target), _zeros)[0]))
+    return len(pack(_file_with_dummies(float_file, placements, dense(target), _zeros)[0]))
 
 
 def dense(target: Target) -> Target:
-    """The target of a file that will be packed: codes lie in it as whole bytes, since the coder knows what is rare."""
+    """The target for a file that will be packed: every code is a whole byte, which the container's entropy coder shortens."""
     return replace(target, weight_bits=(8,))
 
 
-def _written(
+def _file_with_dummies(
     float_file: bytes,
     placements: Mapping[str, Sequence[Placement]],
     target: Target,
@@ -149,8 +160,8 @@ def _written(
     shapes = {name: _canonical(tuple(tensor.dims), layouts[name], groups[name]) for name, tensor in tensors.items()}
     encodings = {name: (dummy(shape, index), layouts[name]) for index, (name, shape) in enumerate(shapes.items())}
     ranges = {name: (0.0, 1.0 + index / 1024) for index, name in enumerate(candidates(model))}
-    allowed = target if 8 in target.weight_bits else replace(target, weight_bits=(*target.weight_bits, 8))
-    return write(float_file, encodings, ranges, allowed), list(shapes.values())
+    with_bytes = target if 8 in target.weight_bits else replace(target, weight_bits=(*target.weight_bits, 8))
+    return write(float_file, encodings, ranges, with_bytes), list(shapes.values())
 
 
 def _function_bytes(name: str, opset: int) -> int:
@@ -160,6 +171,7 @@ def _function_bytes(name: str, opset: int) -> int:
 
 
 def _groups(model: onnx.ModelProto, name: str) -> int:
+    """The `group` attribute of the node that reads an initializer."""
     for node in model.graph.node:
         if name in node.input:
             return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
@@ -167,6 +179,7 @@ def _groups(model: onnx.ModelProto, name: str) -> int:
 
 
 def _canonical(shape: tuple[int, ...], layout: str, groups: int) -> tuple[int, ...]:
+    """The shape `(out, in / groups, *kernel)` of a weight that is stored in a layout."""
     if layout == "transposed":
         return shape[::-1]
     if layout.startswith(GATES):
@@ -177,11 +190,11 @@ def _canonical(shape: tuple[int, ...], layout: str, groups: int) -> tuple[int, .
 
 
 def _zeros(shape: tuple[int, ...], index: int) -> Encoding:
-    """Codes that cost a coder nothing, and scales that no other layer shares."""
+    """Codes that take no bits in a container, and scales that differ from those of every other layer."""
     return Encoding(np.zeros(shape, np.int8), np.full(shape[0], 2.0 + index / 1024, np.float32), 8)
 
 
 def _dummy(shape: tuple[int, ...], index: int) -> Encoding:
-    """Codes without zeros, and both codes and scales that no other layer shares."""
+    """Codes without zeros; codes and scales differ from those of every other layer, so that none is stored once for two."""
     codes = ((np.arange(math.prod(shape)) + index) % 63 + 1).astype(np.int8).reshape(shape)
     return Encoding(codes, np.full(shape[0], 2.0 + index / 1024, np.float32), 8)

@@ -1,4 +1,4 @@
-"""Activations: QuantizeLinear where a value is made, one DequantizeLinear for each reader."""
+"""Quantize activations: QuantizeLinear after the node that computes a value, one DequantizeLinear for each reader."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from dyncompress.deployment.grid import Grid
 
 
 def quantize_activations(constants: Constants, domain: Domain, grids: Mapping[ir.Value, Grid]) -> dict[tuple[ir.Node, int], Grid]:
-    """Insert the Q and DQ nodes of a domain.
+    """Insert the QuantizeLinear (Q) and DequantizeLinear (DQ) nodes of an integer domain, in place.
 
-    Readers get a DQ each: onnxruntime fuses a node only with DQs that nobody else reads. Moving nodes read the codes. The
-    Relus that rounding replaces are removed.
+    Each reader gets a DQ of its own: onnxruntime fuses a node only with DQ nodes that no other node reads. Nodes that only move
+    data, such as Reshape, read the codes. The Relu and Clip nodes that rounding to the grid replaces are removed.
 
     Args:
         constants: of the graph.
-        domain: of the graph, in its float form.
-        grids: of `domain.quantized`.
+        domain: the integer part of the graph, decided on its float form.
+        grids: a grid for each value of `domain.quantized`.
 
     Returns:
-        (node, input index) -> the grid of what it reads.
+        (node, input index) -> the grid of the dequantized value that the node reads there.
     """
     graph = constants.graph
-    coded: dict[ir.Value, tuple[ir.Value, Grid]] = {}
+    codes_of: dict[ir.Value, tuple[ir.Value, Grid]] = {}
     read: dict[tuple[ir.Node, int], Grid] = {}
     nodes = list(graph)
     for value in graph.inputs:
         if value in grids:
-            coded[value] = (_quantize(constants, value, grids[value], nodes[0]), grids[value])
+            codes_of[value] = (_quantize(constants, value, grids[value], nodes[0]), grids[value])
     for position, node in enumerate(nodes):
         following = nodes[position + 1] if position + 1 < len(nodes) else None
-        if node in domain.moved:
-            _move(constants, node, coded)
-        elif node in domain.dropped:
+        if node in domain.moving:
+            _move_codes(constants, node, codes_of)
+        elif node in domain.replaced:
             end = node.outputs[0]
             source = node.inputs[0]
             assert source is not None
-            coded[end] = (_quantize(constants, source, grids[end], node), grids[end])
+            codes_of[end] = (_quantize(constants, source, grids[end], node), grids[end])
         else:
-            _read(constants, node, domain, coded, read)
+            _dequantize_inputs(constants, node, domain, codes_of, read)
             for value in node.outputs:
                 if value in grids:
-                    coded[value] = (_quantize(constants, value, grids[value], following), grids[value])
-    _outputs(constants, domain, coded)
-    for node in domain.dropped:
+                    codes_of[value] = (_quantize(constants, value, grids[value], following), grids[value])
+    _dequantize_outputs(constants, domain, codes_of)
+    for node in domain.replaced:
         graph.remove(node, safe=True)
     return read
 
 
 def _parameters(constants: Constants, grid: Grid) -> list[ir.Value | None]:
+    """Scale and zero point of a grid, as inputs of a Q or DQ node."""
     return [constants.tensor(np.float32(grid.scale)), constants.tensor(np.array(grid.zero_point, grid.dtype))]
 
 
@@ -61,10 +62,11 @@ def _quantize(constants: Constants, value: ir.Value, grid: Grid, before: ir.Node
     return constants.node("QuantizeLinear", [value, *_parameters(constants, grid)], before)
 
 
-def _move(constants: Constants, node: ir.Node, coded: dict[ir.Value, tuple[ir.Value, Grid]]) -> None:
+def _move_codes(constants: Constants, node: ir.Node, codes_of: dict[ir.Value, tuple[ir.Value, Grid]]) -> None:
+    """Let a moving node read codes; a constant Pad fills with the zero point."""
     source = node.inputs[0]
     assert source is not None
-    codes, grid = coded[source]
+    codes, grid = codes_of[source]
     node.replace_input_with(0, codes)
     if node.op_type == "Pad":
         mode = node.attributes["mode"].value if "mode" in node.attributes else "constant"
@@ -73,29 +75,30 @@ def _move(constants: Constants, node: ir.Node, coded: dict[ir.Value, tuple[ir.Va
             node.replace_input_with(2, constants.tensor(np.array(grid.zero_point, grid.dtype)))
     for out in node.outputs:
         out.type = None
-        coded[out] = (out, grid)
+        codes_of[out] = (out, grid)
 
 
-def _read(
+def _dequantize_inputs(
     constants: Constants,
     node: ir.Node,
     domain: Domain,
-    coded: dict[ir.Value, tuple[ir.Value, Grid]],
+    codes_of: dict[ir.Value, tuple[ir.Value, Grid]],
     read: dict[tuple[ir.Node, int], Grid],
 ) -> None:
+    """Insert a DQ in front of every input of a node that is to read codes, and note its grid in `read`."""
     for index, value in enumerate(node.inputs):
-        if value is not None and value in coded and (domain.coded(value) or node in domain.compute):
-            codes, grid = coded[value]
+        if value is not None and value in codes_of and (domain.is_quantized(value) or node in domain.compute):
+            codes, grid = codes_of[value]
             node.replace_input_with(index, constants.node("DequantizeLinear", [codes, *_parameters(constants, grid)], node))
             read[node, index] = grid
 
 
-def _outputs(constants: Constants, domain: Domain, coded: dict[ir.Value, tuple[ir.Value, Grid]]) -> None:
-    """Outputs of the graph stay float and keep their names."""
+def _dequantize_outputs(constants: Constants, domain: Domain, codes_of: dict[ir.Value, tuple[ir.Value, Grid]]) -> None:
+    """Dequantize the graph's outputs: they stay float and keep their names."""
     graph = constants.graph
     for index, value in enumerate(graph.outputs):
-        if value in coded and domain.coded(value):
-            codes, grid = coded[value]
+        if value in codes_of and domain.is_quantized(value):
+            codes, grid = codes_of[value]
             out = constants.node("DequantizeLinear", [codes, *_parameters(constants, grid)], None)
             out.name, value.name = value.name, f"{out.name}_"
             out.type, out.shape = ir.TensorType(ir.DataType.FLOAT), value.shape

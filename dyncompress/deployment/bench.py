@@ -1,4 +1,4 @@
-"""How long files take: interleaved rounds in one process, so that other load falls on all of them alike."""
+"""Time files against each other in interleaved rounds of one process, so that other load affects all of them equally."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from dyncompress.deployment.session import Session, processor
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Speed, Target
 
-SECONDS = 1.0  # that `in_turn` takes, but for the first run of each file, which warms up
-ROUNDS = 40
+SECONDS = 1.0  # how long `in_turn` measures, after a first run of each file
+ROUNDS = 40  # at most, in `in_turn`
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one run of all examples.
+    """The time of one run of a file over all examples.
 
     Attributes:
-        minimum, p10, median, p90, p99: over the rounds.
-        rounds: how many.
-        relative: median of the ratio to the first file, round by round.
+        minimum, p10, median, p90, p99: seconds, over the rounds.
+        rounds: number of rounds.
+        relative: median over the rounds of the ratio to the time of the first file.
     """
 
     minimum: float
@@ -40,21 +40,22 @@ def compare(
 ) -> dict[str, Timing]:
     """Time files against each other.
 
-    Every round runs each file once, starting with another one each time. Ratios are taken within a round, where load is
-    most alike.
+    Every round runs each file once and starts with another file than the round before. Ratios are computed within a round,
+    where the load of the machine changes least.
 
     Args:
-        files: name -> bytes; the first is what the others are compared with.
+        files: name -> bytes of an ONNX file; the others are compared with the first one.
         inputs: by name, each `[n, ...]`.
-        target: session options.
-        threads: of one run.
+        target: whose session options are used.
+        threads: number of threads of a run.
         rounds: at least 3.
 
     Returns:
-        name -> Timing.
+        Name -> Timing.
 
     Raises:
-        InvalidRequest: no file, or too few rounds.
+        InvalidRequest: there is no file, or fewer than 3 rounds.
+        Unsupported: onnxruntime can't load a file.
     """
     if not files or rounds < 3:
         raise InvalidRequest(f"{len(files)} files in {rounds} rounds can't be compared; give at least one file and 3 rounds.")
@@ -74,15 +75,15 @@ def compare(
 
 
 def in_turn(before: bytes, after: bytes, inputs: Mapping[str, np.ndarray], target: Target) -> Speed:
-    """Time two files against each other for about a second, one thread each.
+    """Time two files against each other for about a second, on one thread.
 
     Args:
-        before, after: the original's float32 file and the shipped one.
+        before, after: the original's float32 file and the compressed one.
         inputs: of one run, by name, each `[n, ...]`.
-        target: session options.
+        target: whose session options are used.
 
     Returns:
-        medians of as many rounds as a second holds, one at least and 40 at most.
+        The medians over as many rounds as fit into a second, at least 1 and at most 40.
 
     Raises:
         Unsupported: onnxruntime can't load a file.

@@ -1,4 +1,4 @@
-"""Biases of integer layers: int32, on the grid that the accumulator has."""
+"""Biases of integer layers: int32 codes in units of the accumulator's scale."""
 
 from __future__ import annotations
 
@@ -8,53 +8,57 @@ import onnx_ir as ir
 from dyncompress.deployment.constants import Constants
 from dyncompress.deployment.grid import Grid
 
-LARGEST = 2**30  # half of int32: the products still have room
-DEAD_STEPS = 2**20  # a channel without weights has no scale of its own: its bias gets this many steps
+LARGEST = 2**30  # largest code of a bias: half of int32, so that the products have room as well
+ZERO_CHANNEL_STEPS = 2**20  # code of the bias of a channel whose weights are all zero
 
 
-def revived(codes: np.ndarray, axis: int | None, scale: np.ndarray, bias: np.ndarray | None, x_scale: float) -> np.ndarray:
-    """Scales in which the bias of an all-zero channel is precise (codes times scale stay zero).
+def scales_for_bias(
+    codes: np.ndarray, axis: int | None, scale: np.ndarray, bias: np.ndarray | None, x_scale: float
+) -> np.ndarray:
+    """The weight's scales, changed for channels whose weights are all zero so that their biases are precise.
+
+    The scale of such a channel is free, since its codes times any scale are zero.
 
     Args:
-        codes: int8.
-        axis: of the channels; None: one scale for all, which stays.
+        codes: of the weight, int8.
+        axis: of the channels in `codes`; None: there is one scale for all, which isn't changed.
         scale: `[channels]` or `[]`.
-        bias: `[channels]` or None.
-        x_scale: of the input.
+        bias: `[channels]`, or None for a layer without one.
+        x_scale: scale of the layer's input.
 
     Returns:
-        Scales, the same shape.
+        The scales, in the shape of `scale`.
     """
     if axis is None or bias is None:
         return scale
-    dead = ~codes.any(axis=tuple(i for i in range(codes.ndim) if i != axis))
-    wanted = np.abs(bias) / (x_scale * DEAD_STEPS)
-    return np.where(dead & (wanted > 0), wanted, scale).astype(np.float32)
+    all_zero = ~codes.any(axis=tuple(i for i in range(codes.ndim) if i != axis))
+    fitting = np.abs(bias) / (x_scale * ZERO_CHANNEL_STEPS)
+    return np.where(all_zero & (fitting > 0), fitting, scale).astype(np.float32)
 
 
-def fits(bias: np.ndarray | None, scale: np.ndarray, x_scale: float) -> bool:
-    """Whether the bias, in units of `x_scale * scale`, is within an int32 accumulator."""
+def fits_accumulator(bias: np.ndarray | None, scale: np.ndarray, x_scale: float) -> bool:
+    """Whether the codes of a bias, in units of `x_scale * scale`, leave room in an int32 accumulator."""
     return bias is None or bool((np.abs(bias) / (np.float64(x_scale) * scale.astype(np.float64)) < LARGEST).all())
 
 
 def integer_bias(
     constants: Constants, bias: np.ndarray, scale: np.ndarray, grid: Grid, stored_scale: ir.Value, before: ir.Node
 ) -> ir.Value:
-    """bias -> int32 initializer -> DequantizeLinear with `x_scale * w_scale`.
+    """Store a bias as int32 codes, followed by a DequantizeLinear whose scale is the input's times the weight's.
 
-    The product of scales is computed by a Mul that onnxruntime folds at load: it then equals, bit for bit, what the fused
-    kernel compares it with, and the file holds the scales once.
+    The product of the scales is computed by a Mul that onnxruntime folds at load. The result then equals bit for bit the scale
+    that the fused kernel expects, and the file holds the weight's scales once.
 
     Args:
         constants: of the graph.
         bias: `[channels]` float32.
-        scale: `[channels]` or `[]`, of the weight.
-        grid: of the input.
-        stored_scale: the weight's scales as they lie in the graph.
-        before: the node that needs the bias.
+        scale: of the weight, `[channels]` or `[]`.
+        grid: of the layer's input.
+        stored_scale: the value of the graph that holds `scale`.
+        before: the node that reads the bias.
 
     Returns:
-        The float value that the node reads.
+        The float value that takes the bias's place among the node's inputs.
     """
     product = np.float32(grid.scale) * scale.astype(np.float32)
     codes = np.rint(bias.astype(np.float64) / product.astype(np.float64)).astype(np.int32)

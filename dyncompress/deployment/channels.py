@@ -1,7 +1,8 @@
-"""How far each channel of an output is from what it should be: a pooled error hides the channel that is lost.
+"""The error of each channel of an output, relative to the channel's own standard deviation.
 
-One tensor may hold boxes in pixels beside logits. Pooled over the tensor, an error that makes all logits constant is a fraction
-of a per cent; measured against the logits' own spread it is all there was.
+One output may hold boxes in pixels beside logits. An error that makes all logits constant is a fraction of a per cent of the
+output's root mean square, and 100 % of the logits' standard deviation. "Spread" below means the standard deviation of a
+channel's expected values over examples and positions.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_NEARLY_CONSTANT = 1e-4  # of a channel's root mean square: a spread below is what float arithmetic may leave of a constant
-FEWEST = 8  # values of a channel; of fewer, a spread says nothing
-LOST_ERROR = 0.9  # of a channel's spread: from here on a constant does as well
-LOST_SIGNAL = 0.1  # squared correlation: below, nothing of the channel is left
+_NEARLY_CONSTANT = 1e-4  # a spread below this share of the root mean square may be the rounding error of a constant channel
+FEWEST = 8  # a channel is judged if it has at least this many values
+LOST_ERROR = 0.9  # share of the spread from which on an error is about as large as that of a constant
+LOST_SIGNAL = 0.1  # squared correlation below which the output doesn't follow the expected values
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class ChannelErrors:
     """Errors of the channels along one axis of an output.
 
     Attributes:
-        axis: that counts the channels; the output itself is one channel where it has none.
-        errors: `[channels]`, root mean square error relative to the channel's spread (its standard deviation over examples and
-            positions; where it is constant, its root mean square).
-        signal: `[channels]`, squared correlation with what the channel should be.
-        judged: `[channels]` bool: whether the channel has values enough, and a spread that could be lost.
+        axis: of the channels; 0 for an output `[n]`, which is a single channel.
+        errors: `[channels]`, root mean square error relative to the channel's spread; relative to the channel's root mean
+            square where it is constant.
+        signal: `[channels]`, squared correlation with the expected values.
+        judged: `[channels]` bool, whether the channel has enough values and isn't constant.
     """
 
     axis: int
@@ -36,42 +37,42 @@ class ChannelErrors:
 
     @property
     def lost(self) -> np.ndarray:
-        """The channels of which nothing is left: a constant does as well, and what varies isn't the signal; their numbers."""
+        """Indices of the lost channels: the error is that of a constant and the output is uncorrelated with the expected one."""
         broken = ~np.isfinite(self.errors)
         return np.flatnonzero(broken | (self.judged & (self.errors >= LOST_ERROR) & (self.signal < LOST_SIGNAL)))
 
     @property
     def worst(self) -> int:
-        """The channel of the largest error, among those that are judged; where none is, among all."""
-        found = np.where(self.judged, self.errors, -1.0) if self.judged.any() else self.errors
-        return int(found.argmax())
+        """Index of the channel with the largest error, among the judged ones; among all where none is judged."""
+        errors = np.where(self.judged, self.errors, -1.0) if self.judged.any() else self.errors
+        return int(errors.argmax())
 
 
-def channel_errors(found: np.ndarray, wanted: np.ndarray) -> list[ChannelErrors]:
-    """The errors along every axis that may count channels: the second one, and the last.
+def channel_errors(output: np.ndarray, expected: np.ndarray) -> list[ChannelErrors]:
+    """The errors of an output's channels, along every axis that may be the channels': the second and the last.
 
     Args:
-        found, wanted: `[n, ...]` of the same shape, float.
+        output, expected: `[n, ...]` of the same shape, float.
 
     Returns:
-        One entry for `[n]` and `[n, c]`, two for more axes. NaN and infinity count as an infinite error, unless both have them at
-        the same place.
+        One entry for `[n]` and `[n, c]`, two for more axes. A NaN or an infinity is an infinite error, unless both arrays have
+        the same at that place.
 
     Example:
         >>> [e.errors.round(3).tolist() for e in channel_errors(np.array([[0.0, 1], [0, 3]]), np.array([[-1.0, 1], [1, 3]]))]
         [[1.0, 0.0]]
     """
-    found, wanted = (np.asarray(array, np.float64) for array in (found, wanted))
-    agree = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
-    broken = ~agree & ~(np.isfinite(found) & np.isfinite(wanted))
-    gap = np.where(agree | broken, 0.0, found - np.where(np.isfinite(wanted), wanted, 0.0))
-    level = np.where(np.isfinite(wanted), wanted, 0.0)
+    output, expected = (np.asarray(array, np.float64) for array in (output, expected))
+    agree = (output == expected) | (np.isnan(output) & np.isnan(expected))
+    broken = ~agree & ~(np.isfinite(output) & np.isfinite(expected))
+    gap = np.where(agree | broken, 0.0, output - np.where(np.isfinite(expected), expected, 0.0))
+    level = np.where(np.isfinite(expected), expected, 0.0)
     whole = float(np.sqrt(np.mean(np.square(level)))) or 1.0 if level.size else 1.0
-    return [_along(axis, gap, level, broken, whole) for axis in channel_axes(wanted.shape) or (0,)]
+    return [_errors_along(axis, gap, level, broken, whole) for axis in channel_axes(expected.shape) or (0,)]
 
 
 def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Axes that may count channels: the second and the last.
+    """The axes of a shape that may be the channels': the second and the last.
 
     Example:
         >>> channel_axes((8, 3, 32, 32)), channel_axes((8,))
@@ -80,7 +81,16 @@ def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys((1, len(shape) - 1))) if len(shape) > 1 else ()
 
 
-def _along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, whole: float) -> ChannelErrors:
+def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, whole: float) -> ChannelErrors:
+    """The errors along one axis.
+
+    Args:
+        axis: of the channels.
+        gap: output - expected, 0 where `broken`.
+        level: expected values, 0 where they aren't finite.
+        broken: where the output is NaN or infinite and the expected value isn't the same.
+        whole: root mean square of all expected values, for channels that are zero.
+    """
     others = tuple(i for i in range(level.ndim) if i != axis or axis == 0)
     count = level.size // max(level.shape[axis] if axis else 1, 1)
     error = np.atleast_1d(np.sqrt(np.square(gap).mean(others)))
@@ -88,15 +98,14 @@ def _along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, wh
     varies = spread > _NEARLY_CONSTANT * size
     scale = np.where(varies, spread, np.where(size > 0, size, whole))
     errors = np.where(np.atleast_1d(broken.any(others)), np.inf, error / scale)
-    found = level + gap
-    centred = [array - array.mean(others, keepdims=True) for array in (level, found)]
+    centred = [array - array.mean(others, keepdims=True) for array in (level, level + gap)]
     cross = np.atleast_1d((centred[0] * centred[1]).mean(others))
     power = np.atleast_1d(np.square(centred[0]).mean(others) * np.square(centred[1]).mean(others))
     signal = np.square(cross) / np.where(power > 0, power, 1.0)
     return ChannelErrors(axis, errors, signal, varies & (count >= FEWEST))
 
 
-def any_lost(outputs: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> bool:
-    """Whether a channel of a float output is lost."""
-    pairs = zip(outputs, wanted, strict=False)
-    return any(len(along.lost) for found, right in pairs if right.dtype.kind == "f" for along in channel_errors(found, right))
+def any_lost(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> bool:
+    """Whether any channel of any float output is lost (see `ChannelErrors.lost`)."""
+    pairs = [(output, right) for output, right in zip(outputs, expected, strict=False) if right.dtype.kind == "f"]
+    return any(len(errors.lost) for output, right in pairs for errors in channel_errors(output, right))

@@ -1,4 +1,4 @@
-"""Is the file well formed, and does it compute what the model computes?"""
+"""Check that a file is well formed, and compare its outputs with those of the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dyncompress.types import OutputParity, Parity, Target
 
 
 def check(body: bytes) -> None:
-    """onnx's own full check with strict shape inference.
+    """Run onnx's full check with strict shape inference on a file.
 
     Raises:
-        Unsupported: the checker refuses the file; its first line says why.
+        Unsupported: the checker refuses the file; the message has the first line of its reason.
     """
     model = onnx.load_from_string(body)
     try:
@@ -30,20 +30,20 @@ def check(body: bytes) -> None:
 def parity(
     float_file: bytes, body: bytes, reference_outputs: Sequence[np.ndarray], inputs: Mapping[str, np.ndarray], target: Target
 ) -> Parity:
-    """How far the float graph and the shipped file are from the reference.
+    """The differences of the float graph's and the file's outputs from those of the model.
 
     Args:
-        float_file: the exported graph before quantization.
-        body: the shipped file.
-        reference_outputs: of the model that both were made of, each `[n, ...]`.
+        float_file: the exported float32 graph before quantization.
+        body: the file.
+        reference_outputs: of the model that both files come from, each `[n, ...]`.
         inputs: by name, each `[n, ...]`.
-        target: session options.
+        target: whose session options are used.
 
     Returns:
-        The differences; agreement is nan unless the first output is a table of scores `[n, classes]`.
+        The differences. `agreement` is nan unless the first output is a table of scores `[n, classes]`.
 
     Raises:
-        Differs: the outputs have other shapes than the reference.
+        Differs: the outputs have other shapes than the reference's.
     """
     return compared(reference_outputs, Session(float_file, target).run(inputs), Session(body, target).run(inputs))
 
@@ -55,24 +55,27 @@ def compared(
     original: Sequence[np.ndarray] | None = None,
     names: Sequence[str] = (),
 ) -> Parity:
-    """`parity` of outputs that are at hand.
+    """`parity` from outputs instead of files.
 
     Args:
-        reference_outputs: of the compressed torch model.
+        reference_outputs: of the compressed torch model, each `[n, ...]`.
         exported: of the float graph.
         shipped: of the file.
-        original: of the model that came in; None: the reference is that model.
-        names: of the outputs; numbers where there are none.
+        original: of the original model; None: the reference is the original.
+        names: of the outputs; without them they are numbered.
 
     Raises:
-        Differs: the outputs have other shapes than the reference.
+        Differs: the outputs have other shapes than the reference's.
     """
     reference = [np.asarray(out, np.float64) for out in reference_outputs]
     first = reference if original is None else [np.asarray(out, np.float64) for out in original][: len(reference)]
     for name, outputs in (("float graph", exported), ("shipped file", shipped), ("model that came in", first)):
         shapes = [out.shape for out in outputs]
         if shapes != [out.shape for out in reference]:
-            raise Differs(f"the {name} has outputs {shapes}, the model has {[out.shape for out in reference]}; check the export.")
+            raise Differs(
+                f"the outputs of the {name} have shapes {shapes}, those of the model {[out.shape for out in reference]}; "
+                "check the export."
+            )
     titles = names or [str(index) for index in range(len(reference))]
     kinds = [np.asarray(out).dtype.kind for out in reference_outputs]
     return Parity(
@@ -87,39 +90,39 @@ def compared(
 
 
 def _output(name: str, kind: str, shipped: np.ndarray, original: np.ndarray, reference: np.ndarray) -> OutputParity:
-    """One output, with its worst channel; indices and masks have none."""
+    """The differences of one output, with its worst channel; integer and boolean outputs have no channels."""
     pooled = _relative(shipped, original)
     if kind != "f":
         return OutputParity(name, pooled)
-    found = channel_errors(shipped, original)
-    lost = tuple((along.axis, int(channel)) for along in found for channel in along.lost)
-    judged = [along for along in found if along.judged.any()]
+    by_axis = channel_errors(shipped, original)
+    lost = tuple((along.axis, int(channel)) for along in by_axis for channel in along.lost)
+    judged = [along for along in by_axis if along.judged.any()]
     if not judged:
         return OutputParity(name, pooled, lost=lost)
     worst = max(judged, key=lambda along: along.errors[along.worst])
-    made = max(float(along.errors[along.worst]) for along in channel_errors(shipped, reference))
-    return OutputParity(name, pooled, worst.axis, worst.worst, float(worst.errors[worst.worst]), made, lost)
+    file_error = max(float(along.errors[along.worst]) for along in channel_errors(shipped, reference))
+    return OutputParity(name, pooled, worst.axis, worst.worst, float(worst.errors[worst.worst]), file_error, lost)
 
 
-def _agreement(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of examples with the same largest score; nan where outputs aren't `[n, classes]`."""
-    scores = wanted.ndim == 2 and wanted.shape[1] > 1
-    return float((found.argmax(1) == wanted.argmax(1)).mean()) if scores else float("nan")
+def _agreement(output: np.ndarray, expected: np.ndarray) -> float:
+    """Share of examples with the same largest score; nan where the outputs aren't `[n, classes]`."""
+    scores = expected.ndim == 2 and expected.shape[1] > 1
+    return float((output.argmax(1) == expected.argmax(1)).mean()) if scores else float("nan")
 
 
-def _float_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Largest difference relative to the output's range; infinities of masks must be at the same places."""
-    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
+def _float_error(output: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference relative to the output's range; infinities, as of masks, must be at the same places."""
+    same = (output == expected) | (np.isnan(output) & np.isnan(expected))
     if same.all():
         return 0.0
-    gap = np.where(same, 0.0, np.abs(found - np.where(same, 0.0, wanted)))
-    finite = wanted[np.isfinite(wanted)]
+    gap = np.where(same, 0.0, np.abs(output - np.where(same, 0.0, expected)))
+    finite = expected[np.isfinite(expected)]
     return float(gap.max() / max(np.ptp(finite) if finite.size else 0.0, 1e-12))
 
 
-def _relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Root mean square difference, relative to the root mean square."""
-    same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
-    gap = np.where(same, 0.0, found - np.where(same, 0.0, wanted))
-    power = np.square(np.where(np.isfinite(wanted), wanted, 0.0)).mean() if wanted.size else 0.0
-    return float(np.sqrt(np.mean(np.square(gap)) / max(power, 1e-24))) if wanted.size else 0.0
+def _relative(output: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square difference, relative to the root mean square of the expected values."""
+    same = (output == expected) | (np.isnan(output) & np.isnan(expected))
+    gap = np.where(same, 0.0, output - np.where(same, 0.0, expected))
+    power = np.square(np.where(np.isfinite(expected), expected, 0.0)).mean() if expected.size else 0.0
+    return float(np.sqrt(np.mean(np.square(gap)) / max(power, 1e-24))) if expected.size else 0.0

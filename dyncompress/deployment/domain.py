@@ -1,14 +1,14 @@
-"""Which part of a graph computes on integers.
+"""Decide which part of a graph computes on integers.
 
-A value lies in the integer domain when an operator with an integer kernel makes it and calibration knows its range. Four
-kinds of nodes matter:
+A value belongs to the integer domain when an operator with an integer kernel computes it and its range is known from
+calibration. There are four kinds of nodes:
 
-    weighted    Conv, Gemm, MatMul with an encoded weight: start the domain
+    weighted    Conv, Gemm, MatMul with an encoded weight: the domain starts at them
     following   Add, Mul, Concat, AveragePool, GlobalAveragePool: integer if all their inputs are
-    moving      Reshape, Slice, Pad, MaxPool, ...: work on the codes, the grid stays
-    the rest    float: they read dequantized values
+    moving      Reshape, Slice, Pad, MaxPool, ...: they work on the codes, whose grid stays the same
+    others      float: they read dequantized values
 
-A Relu or Clip right after an integer node disappears where the grid already ends there: rounding to the grid clips.
+A Relu or Clip right after an integer node is removed where the grid ends at its limits, since rounding to the grid clips there.
 """
 
 from __future__ import annotations
@@ -32,116 +32,120 @@ MOVING = (
 
 @dataclass
 class Domain:
-    """The integer part of a graph; filled by `integer_domain`.
+    """The integer part of a graph, as `integer_domain` decides it.
 
     Attributes:
         compute: nodes that compute on integers.
-        moved: nodes that carry codes.
-        dropped: Relu and Clip nodes that rounding replaces.
-        source: values quantized where they are made; everything reads their codes.
-        copies: float values of which integer nodes read a quantized copy.
-        carried: value that a moving node makes -> value whose grid it has.
+        moving: nodes that only move codes.
+        replaced: Relu and Clip nodes that rounding to the grid replaces.
+        source: values that are quantized where they are computed; all their readers see the codes.
+        copies: float values of which only the integer nodes read a quantized copy.
+        grid_of: output of a moving node -> the value in `source` whose grid it has.
     """
 
     compute: set[ir.Node] = field(default_factory=set)
-    moved: set[ir.Node] = field(default_factory=set)
-    dropped: set[ir.Node] = field(default_factory=set)
+    moving: set[ir.Node] = field(default_factory=set)
+    replaced: set[ir.Node] = field(default_factory=set)
     source: set[ir.Value] = field(default_factory=set)
     copies: set[ir.Value] = field(default_factory=set)
-    carried: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    grid_of: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
-    def coded(self, value: ir.Value | None) -> bool:
+    def is_quantized(self, value: ir.Value | None) -> bool:
         """Whether every reader of `value` sees its codes."""
-        return value in self.source or value in self.carried
+        return value in self.source or value in self.grid_of
 
     @property
     def quantized(self) -> list[ir.Value]:
-        """Values that need a range, in no order."""
+        """The values that need a grid of their own, in no order."""
         return [*self.source, *self.copies]
 
 
 def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids) -> Domain:
-    """Decide, front to back, what computes on integers.
+    """Decide, from the inputs to the outputs, which nodes compute on integers.
 
     Args:
-        graph: float graph, sorted.
-        weights: names of initializers with an encoding that an integer kernel can take.
-        grid: of a value; None where its range isn't known.
+        graph: the float graph, its nodes sorted topologically.
+        weights: names of the initializers with an encoding that an integer kernel can use.
+        grid: returns the grid of a value, None where its range isn't known.
 
     Returns:
         The domain.
     """
     domain = Domain()
-    makers: dict[ir.Value, ir.Node | None] = {}  # outputs of Gemm and MatMul -> the Relu to drop if they are quantized
+    pending: dict[ir.Value, ir.Node | None] = {}  # output of a Gemm or MatMul -> the Relu that its quantization would replace
     for node in graph:
-        if weighted(node, weights):
-            _weighted(node, domain, grid, makers)
-        elif node.op_type in FOLLOWING and _follows(node, domain):
-            end, drop = _tail(node.outputs[0], grid)
-            if grid(end) is not None and _local(end, graph):
+        if has_integer_kernel(node, weights):
+            _add_weighted(node, domain, grid, pending)
+        elif node.op_type in FOLLOWING and _reads_integers(node, domain):
+            end, activation = _quantization_point(node.outputs[0], grid)
+            if grid(end) is not None and _is_local(end, graph):
                 domain.compute.add(node)
-                _quantize(end, drop, domain)
-        elif node.op_type in MOVING and domain.coded(node.inputs[0]) and _moves(node, graph):
-            domain.moved.add(node)
+                _quantize(end, activation, domain)
+        elif node.op_type in MOVING and domain.is_quantized(node.inputs[0]) and _moves_codes(node, graph):
+            domain.moving.add(node)
             first = node.inputs[0]
             assert first is not None
-            domain.carried.update({out: domain.carried.get(first, first) for out in node.outputs})
+            domain.grid_of.update({out: domain.grid_of.get(first, first) for out in node.outputs})
     return domain
 
 
-def weighted(node: ir.Node, weights: Set[str]) -> bool:
-    """Whether an integer kernel exists for this node and its weight is encoded."""
+def has_integer_kernel(node: ir.Node, weights: Set[str]) -> bool:
+    """Whether a node is a Conv, Gemm or MatMul with an encoded weight, in a form that has an integer kernel."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.inputs) < 2 or node.domain:
         return False
     data, weight = node.inputs[0], node.inputs[1]
     if data is None or weight is None or data.is_initializer() or weight.name not in weights or not weight.is_initializer():
         return False
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    known = constant(bias)
-    if bias is not None and (known is None or known.ndim != 1):
+    values = constant(bias)
+    if bias is not None and (values is None or values.ndim != 1):
         return False
     if node.op_type == "Gemm":
-        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
-        return all(name not in node.attributes or node.attributes[name].value == wanted for name, wanted in plain.items())
+        defaults = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+        return all(name not in node.attributes or node.attributes[name].value == value for name, value in defaults.items())
     return True
 
 
-def _weighted(node: ir.Node, domain: Domain, grid: Grids, makers: dict[ir.Value, ir.Node | None]) -> None:
+def _add_weighted(node: ir.Node, domain: Domain, grid: Grids, pending: dict[ir.Value, ir.Node | None]) -> None:
+    """Add a node with an encoded weight to the domain, if its input (and for a Conv its output) can be quantized."""
     data, graph = node.inputs[0], node.graph
     assert data is not None and isinstance(graph, ir.Graph)
-    if not domain.coded(data) and (grid(data) is None or not _local(data, graph)):
+    if not domain.is_quantized(data) and (grid(data) is None or not _is_local(data, graph)):
         return
-    end, drop = _tail(node.outputs[0], grid)
+    end, activation = _quantization_point(node.outputs[0], grid)
     must_quantize = node.op_type == "Conv"  # its integer kernel has no float output; those of Gemm and MatMul do
-    if must_quantize and (grid(end) is None or not _local(end, graph)):
+    if must_quantize and (grid(end) is None or not _is_local(end, graph)):
         return
     domain.compute.add(node)
-    if data in makers:
-        _quantize(data, makers[data], domain)
-    elif not domain.coded(data):
+    if data in pending:
+        _quantize(data, pending[data], domain)
+    elif not domain.is_quantized(data):
         domain.copies.add(data)
     if must_quantize:
-        _quantize(end, drop, domain)
-    elif node.op_type == "Gemm" and grid(end) is not None and _local(end, graph):
-        makers[end] = drop
+        _quantize(end, activation, domain)
+    elif node.op_type == "Gemm" and grid(end) is not None and _is_local(end, graph):
+        pending[end] = activation
 
 
-def _quantize(end: ir.Value, drop: ir.Node | None, domain: Domain) -> None:
-    domain.source.add(end)
-    domain.copies.discard(end)
-    if drop is not None:
-        domain.dropped.add(drop)
+def _quantize(value: ir.Value, activation: ir.Node | None, domain: Domain) -> None:
+    """Let all readers of a value see its codes, and replace the Relu or Clip that computes it, if given."""
+    domain.source.add(value)
+    domain.copies.discard(value)
+    if activation is not None:
+        domain.replaced.add(activation)
 
 
-def _follows(node: ir.Node, domain: Domain) -> bool:
+def _reads_integers(node: ir.Node, domain: Domain) -> bool:
+    """Whether all inputs of a following node are quantized, and its integer kernel computes the same."""
     ceil = node.attributes.get("ceil_mode")
     if node.op_type == "AveragePool" and ceil is not None and ceil.value:
-        return False  # its integer kernel averages the overhang differently
-    return all(domain.coded(value) or value in domain.copies for value in node.inputs)
+        return False  # its integer kernel averages windows that extend beyond the input differently
+    return all(domain.is_quantized(value) or value in domain.copies for value in node.inputs)
 
 
-def _moves(node: ir.Node, graph: ir.Graph) -> bool:
-    if not all(_local(out, graph) for out in node.outputs) or (node.op_type == "MaxPool" and len(node.outputs) > 1):
+def _moves_codes(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether a moving node does the same to codes as to values: a constant Pad must fill with zeros."""
+    if not all(_is_local(out, graph) for out in node.outputs) or (node.op_type == "MaxPool" and len(node.outputs) > 1):
         return False
     if node.op_type == "Pad":
         mode = node.attributes["mode"].value if "mode" in node.attributes else "constant"
@@ -150,13 +154,17 @@ def _moves(node: ir.Node, graph: ir.Graph) -> bool:
     return True
 
 
-def _local(value: ir.Value, graph: ir.Graph) -> bool:
-    """Whether only this graph, no branch or loop body, reads the value."""
+def _is_local(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether all readers of a value are nodes of the graph itself, not of a branch or loop body."""
     return all(use.node.graph is graph for use in value.uses())
 
 
-def _tail(value: ir.Value, grid: Grids) -> tuple[ir.Value, ir.Node | None]:
-    """The value to quantize after a node, and the Relu or Clip that the grid replaces (if it can)."""
+def _quantization_point(value: ir.Value, grid: Grids) -> tuple[ir.Value, ir.Node | None]:
+    """The value to quantize for a node's output: itself, or that of the Relu or Clip which follows.
+
+    Returns:
+        The value, and the Relu or Clip if rounding to the grid replaces it, else None.
+    """
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type not in ("Relu", "Clip") or uses[0].idx != 0:
         return value, None
@@ -166,13 +174,13 @@ def _tail(value: ir.Value, grid: Grids) -> tuple[ir.Value, ir.Node | None]:
     if cells is None:
         return value, None
     low, high = _limits(follower)
-    half = 0.51 * float(cells.scale)  # zero has its own code, which moves the ends by up to half a step
+    half = 0.51 * float(cells.scale)  # since zero has a code of its own, the ends may be off by half a step
     inside = low is not None and high is not None and cells.lowest >= low - half and cells.highest <= high + half
     return end, (follower if inside else None)
 
 
 def _limits(node: ir.Node) -> tuple[float | None, float | None]:
-    """What a Relu or Clip clips to; None where it is computed."""
+    """The lower and upper limit of a Relu or Clip; None where the graph computes it."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     ends = []

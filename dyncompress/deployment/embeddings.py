@@ -1,4 +1,4 @@
-"""Embedding tables: gather integer rows first, then dequantize only those."""
+"""Embedding tables: gather rows of codes first, then dequantize only those rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from dyncompress.deployment.weights import StoredWeight
 
 
 def gather_first(constants: Constants, weight: StoredWeight, codes: ir.Value, node: ir.Node) -> None:
-    """Gather(table) -> Cast(Gather(codes)) * Gather(scales), in place.
+    """Replace Gather(table) by Cast(Gather(codes)) * Gather(scales), in place.
 
-    Dequantizing the table before the Gather would rebuild all of it at every inference. The scales of the rows follow no
-    axis of the gathered tensor (its rows are in the order of the indices), so that the product is written out; it is the
-    same float32 number.
+    A dequantized table in front of the Gather would be computed anew at every inference. A DequantizeLinear behind the Gather
+    can't hold the scales, because its rows are in the order of the indices; hence the Mul, which gives the same float32 values.
 
     Args:
         constants: of the graph.
-        weight: the table, rows on axis 0.
-        codes: int8 table in the graph.
-        node: the Gather, axis 0.
+        weight: the table, with its rows on axis 0.
+        codes: the value of the graph that holds the table's int8 codes.
+        node: the Gather, along axis 0.
     """
     graph = constants.graph
     node.replace_input_with(0, codes)
@@ -34,8 +33,8 @@ def gather_first(constants: Constants, weight: StoredWeight, codes: ir.Value, no
     else:
         factor, extra = constants.tensor(np.float32(weight.scale)), []
     product = ir.node("Mul", [as_float.outputs[0], factor])
-    for index, made in enumerate((as_float, *extra, product)):
-        made.outputs[0].name = f"{rows.name}__{index}"
+    for index, inserted in enumerate((as_float, *extra, product)):
+        inserted.outputs[0].name = f"{rows.name}__{index}"
     graph.insert_after(node, [as_float, *extra, product])
     for use in readers:
         use.node.replace_input_with(use.idx, product.outputs[0])

@@ -1,9 +1,10 @@
-"""Activations that stay float: those of which one 8-bit grid would cost a channel its signal.
+"""Find activations that must stay float, because one 8-bit grid for the whole tensor is too coarse for one of its channels.
 
-A tensor has one grid. Where its channels have scales of their own, boxes in pixels beside logits, the grid's step follows the
-largest and may be wider than all that a small channel says. In front of a graph's outputs nothing makes up for that, so there a
-value whose grid rounds off more than `OUTPUT_NOISE` of a channel's spread stays float. Between layers small channels often don't
-matter; there values are given up only where the outputs show that they do (`LOST`, by the caller).
+Where the channels of a tensor have different scales, such as boxes in pixels beside logits, the step of the grid follows the
+largest channel and may exceed the whole range of a small one. In front of a graph's outputs no later layer compensates that, so
+there a value stays float if its grid's rounding error exceeds `OUTPUT_NOISE` times the spread (standard deviation) of a channel.
+Between layers small channels often don't matter; there a value stays float only if the outputs show that they do, which the
+caller checks, and the rounding error exceeds `LOST` times the spread.
 """
 
 from __future__ import annotations
@@ -17,64 +18,67 @@ import onnxruntime
 from dyncompress.deployment.channels import channel_axes
 from dyncompress.deployment.domain import FOLLOWING
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import options, pieces, ran
+from dyncompress.deployment.session import options, pieces, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import Target
 
 Ranges = Mapping[str, tuple[float, float]]
 
-OUTPUT_NOISE = 0.05  # root mean square of rounding, as a share of a channel's spread, in front of an output
-LOST = 0.5  # the same, from which on a channel counts as lost
-_EXAMPLES = 128
-_AT_ONCE = 16  # examples: bounds the memory of the values that are looked at
-_ENDS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_GRIDDED = ("Conv", "Relu", "Clip", *FOLLOWING)  # what has an integer kernel, and no other, in front of an output
+OUTPUT_NOISE = 0.05  # root mean square rounding error, as a share of a channel's spread, allowed in front of an output
+LOST = 0.5  # the same share from which on a channel between layers counts as lost
+_EXAMPLES = 128  # calibration examples that spreads are computed on
+_AT_ONCE = 16  # examples of a run: bounds the memory of the values
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_QUANTIZED = ("Conv", "Relu", "Clip", *FOLLOWING)  # operators whose output has a grid even in front of an output
 
 
-def kept_float(
+def coarse_output_values(
     float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target
 ) -> dict[str, float]:
-    """Values in front of the outputs whose grid costs a channel its signal -> the worst channel's rounding error.
+    """The values in front of the outputs whose grid is too coarse for one of their channels (above `OUTPUT_NOISE`).
 
     Args:
         float_file: float32 ONNX.
-        batches: calibration inputs by name; the first 128 examples are looked at.
-        ranges: of the activations.
-        target: gives the grids.
+        batches: calibration inputs by name; the first 128 examples are read.
+        ranges: activation name -> (low, high).
+        target: that decides the grids.
 
     Returns:
-        value -> root mean square of the rounding relative to the channel's spread, above `OUTPUT_NOISE`.
+        Activation name -> root mean square rounding error of its worst channel, as a share of that channel's spread.
     """
     model = parse(strip(float_file))
-    return _noisy(model, batches, {name: ranges[name] for name in _tail(model.graph) if name in ranges}, target, OUTPUT_NOISE)
+    tail = {name: ranges[name] for name in _output_values(model.graph) if name in ranges}
+    return _coarse_values(model, batches, tail, target, OUTPUT_NOISE)
 
 
-def losing(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target) -> dict[str, float]:
-    """Values anywhere whose grid loses a channel altogether (`LOST`) -> the worst channel's rounding error."""
-    return _noisy(parse(strip(float_file)), batches, ranges, target, LOST)
+def channel_losing_values(
+    float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target
+) -> dict[str, float]:
+    """All values whose grid loses a channel (above `LOST`); arguments and result as those of `coarse_output_values`."""
+    return _coarse_values(parse(strip(float_file)), batches, ranges, target, LOST)
 
 
-def _tail(graph: onnx.GraphProto) -> list[str]:
-    """Values with grids from which the outputs are reached without another product with weights."""
-    makers = {name: node for node in graph.node for name in node.output}
-    waiting, seen, found = [value.name for value in graph.output], set(), []
+def _output_values(graph: onnx.GraphProto) -> list[str]:
+    """Names of values with grids between which and the outputs there is no layer with weights."""
+    producers = {name: node for node in graph.node for name in node.output}
+    waiting, visited, names = [value.name for value in graph.output], set(), []
     while waiting:
         name = waiting.pop()
-        if name in seen or name not in makers:
+        if name in visited or name not in producers:
             continue
-        seen.add(name)
-        node = makers[name]
-        if node.op_type in _GRIDDED:
-            found.append(name)
-        if node.op_type not in _ENDS:
+        visited.add(name)
+        node = producers[name]
+        if node.op_type in _QUANTIZED:
+            names.append(name)
+        if node.op_type not in _WEIGHTED:
             waiting += [value for value in node.input if value]
-    return found
+    return names
 
 
-def _noisy(
+def _coarse_values(
     model: onnx.ModelProto, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target, limit: float
 ) -> dict[str, float]:
-    """Value -> the worst channel's rounding error, where it is above a limit."""
+    """Activation name -> rounding error of the worst channel as a share of its spread, where it is above the limit."""
     if not ranges:
         return {}
     worst = {}
@@ -88,7 +92,7 @@ def _noisy(
 def _spreads(
     model: onnx.ModelProto, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]
 ) -> dict[str, list[np.ndarray]]:
-    """Value -> the spreads of its channels that vary, along each axis that may count channels."""
+    """Value name -> the spreads of its channels that aren't constant, along each axis that may be the channels'."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     plain = Target(name="plain", summary="", verified="schema")
@@ -100,15 +104,15 @@ def _spreads(
         left -= len(next(iter(batch.values())))
         for part, count in pieces(session, few, _AT_ONCE):
             size = len(next(iter(part.values())))
-            for name, value in zip(names, ran(session, None, part), strict=True):
+            for name, value in zip(names, run_session(session, None, part), strict=True):
                 value = value[:count] if value.ndim and len(value) == size else value
                 for axis in channel_axes(value.shape):
                     sums.setdefault((name, axis), []).append(_moments(value, axis))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    spreads: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for (name, _), parts in sums.items():
-        if len({part.shape for part in parts}) == 1:  # an axis of another length in every example counts no channels
-            found[name].append(_varying(np.sum(parts, axis=0)))
-    return found
+        if len({part.shape for part in parts}) == 1:  # an axis whose length differs between batches isn't that of channels
+            spreads[name].append(_nonzero_spreads(np.sum(parts, axis=0)))
+    return spreads
 
 
 def _moments(value: np.ndarray, axis: int) -> np.ndarray:
@@ -119,8 +123,8 @@ def _moments(value: np.ndarray, axis: int) -> np.ndarray:
     return np.stack([np.full_like(total, value.size / max(value.shape[axis], 1)), total, np.square(value).sum(others)])
 
 
-def _varying(sums: np.ndarray) -> np.ndarray:
-    """Standard deviations of the channels that aren't constant."""
+def _nonzero_spreads(sums: np.ndarray) -> np.ndarray:
+    """Standard deviations of the channels that aren't constant, from the sums `[3, channels]` of `_moments`."""
     count, total, squares = sums
     mean, power = total / count, squares / count
     spread = np.sqrt(np.maximum(power - mean**2, 0.0))

@@ -1,4 +1,4 @@
-"""The fusion audit: what onnxruntime itself puts on integer kernels, read from the graph it saves after optimizing."""
+"""Count the operators that onnxruntime runs on integer kernels, in the graph that it saves after its own optimization."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ _KERNELS = {  # operator -> (names of its integer kernels, names of its float on
 }
 
 
-def optimized(body: bytes, target: Target) -> onnx.ModelProto:
-    """The graph as onnxruntime runs it on this machine with the target's options."""
+def optimized_model(body: bytes, target: Target) -> onnx.ModelProto:
+    """The model that onnxruntime runs on this machine after its graph optimizations, with the target's session options."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        made = options(target)
-        made.optimized_model_filepath = str(path)
-        load(body, made)
+        session_options = options(target)
+        session_options.optimized_model_filepath = str(path)
+        load(body, session_options)
         return onnx.load(path)
 
 
 def audit(body: bytes, target: Target) -> dict[str, tuple[int, int]]:
-    """Operators on integer kernels, against all of their kind.
+    """Count the operators that run on integer kernels, and those that could.
 
-    Only what could be on an integer kernel counts: products with a constant weight, and sums of which a term was
-    dequantized (sums inside a float part of the graph aren't failures). MatMulNBits, which unpacks weights but takes float
+    Only operators that could run on an integer kernel are counted: products with a constant weight, and sums with a dequantized
+    term (a sum inside a float part of the graph isn't one). MatMulNBits, which unpacks integer weights but reads float
     activations, counts as float.
 
     Args:
         body: the file.
-        target: session options.
+        target: whose session options are used.
 
     Returns:
-        operator -> (integer, all), for operators that occur.
+        Operator -> (number on integer kernels, number of all), for the operators that occur.
     """
-    graph = optimized(body, target).graph
-    makers = {out: node.op_type for node in graph.node for out in node.output}
+    graph = optimized_model(body, target).graph
+    producers = {out: node.op_type for node in graph.node for out in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     counts = {}
     for op, (integer, floating) in _KERNELS.items():
         on_integers = sum(node.op_type in integer for node in graph.node)
-        on_floats = sum(node.op_type in floating and _expected(node, op, makers, constants) for node in graph.node)
+        on_floats = sum(node.op_type in floating and _could_be_integer(node, op, producers, constants) for node in graph.node)
         if on_integers + on_floats:
             counts[op] = (on_integers, on_integers + on_floats)
     return counts
 
 
 def float_operators(counts: Mapping[str, tuple[int, int]], target: Target) -> str:
-    """A sentence about the operators that run in float where the target expects integer kernels; empty where there are none.
+    """A sentence about the operators that run in float where the target expects integer kernels; empty if there are none.
 
     Args:
-        counts: of `audit`.
-        target: its `integer_ops` are expected on integers, unless activations stay float.
+        counts: as `audit` returns them.
+        target: its `integer_ops` are expected on integer kernels, unless its activations are float32.
 
     Example:
         >>> float_operators({"Conv": (3, 5)}, Target("t", "", "schema"))
@@ -71,18 +71,18 @@ def float_operators(counts: Mapping[str, tuple[int, int]], target: Target) -> st
     """
     if target.activation_dtype == "float32":
         return ""
-    left = [(op, of - on, of) for op in target.integer_ops for on, of in [counts.get(op, (0, 0))] if on < of]
-    if not left:
+    in_float = [(op, of - on, of) for op in target.integer_ops for on, of in [counts.get(op, (0, 0))] if on < of]
+    if not in_float:
         return ""
-    found = ", ".join(f"{floats} of {of} {op}" for op, floats, of in left)
+    listed = ", ".join(f"{floats} of {of} {op}" for op, floats, of in in_float)
     return (
-        f"{found} run in float, where target '{target.name}' expects integer kernels, and take more time than those would; a "
+        f"{listed} run in float, where target '{target.name}' expects integer kernels, and take more time than those would; a "
         "layer whose weights stay float, or whose scales are of groups, is one reason."
     )
 
 
-def _expected(node: onnx.NodeProto, op: str, makers: dict[str, str], constants: set[str]) -> bool:
-    """Whether a float node could have been on an integer kernel."""
+def _could_be_integer(node: onnx.NodeProto, op: str, producers: dict[str, str], constants: set[str]) -> bool:
+    """Whether a node that runs in float could have run on an integer kernel."""
     if op == "Add":
-        return any(makers.get(name) == "DequantizeLinear" for name in node.input)
-    return any(name in constants or makers.get(name) == "DequantizeLinear" for name in node.input[1:2])
+        return any(producers.get(name) == "DequantizeLinear" for name in node.input)
+    return any(name in constants or producers.get(name) == "DequantizeLinear" for name in node.input[1:2])

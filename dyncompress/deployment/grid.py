@@ -1,4 +1,4 @@
-"""The integer grid of an activation: scale and zero point of a range."""
+"""The integer grid of an activation: scale and zero point for a range."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dyncompress.types import Target
 
 @dataclass(frozen=True)
 class Grid:
-    """value = (code - zero_point) * scale, code within the limits of `dtype`.
+    """The values (code - zero_point) * scale, for all codes of `dtype`.
 
     Attributes:
         scale: float32, positive.
-        zero_point: integer of `dtype`.
+        zero_point: the code of zero.
         dtype: `uint8` or `int8`.
     """
 
@@ -35,7 +35,7 @@ class Grid:
         return (int(np.iinfo(self.dtype).max) - self.zero_point) * float(self.scale)
 
     def codes(self, values: np.ndarray) -> np.ndarray:
-        """Nearest codes, half to even, as QuantizeLinear computes them."""
+        """The nearest codes of float values, half to even, as QuantizeLinear computes them; the shape of `values`."""
         info = np.iinfo(self.dtype)
         rounded = np.rint(np.asarray(values, np.float32) / self.scale) + self.zero_point
         return np.clip(rounded, info.min, info.max).astype(self.dtype)
@@ -44,22 +44,27 @@ class Grid:
 def activation_grid(low: float, high: float, target: Target, value: str = "") -> Grid:
     """The grid that covers `[low, high]` and zero.
 
-    Zero always has a code of its own: padding and Relu would otherwise be inexact.
+    Zero always has a code of its own; otherwise padding and Relu would be inexact.
 
     Args:
-        low: smallest value seen.
-        high: largest value seen.
-        target: gives dtype, symmetry and whether scales are powers of two.
-        value: name, for the error.
+        low: smallest value of the activation.
+        high: largest value of the activation.
+        target: its activation dtype, whether grids are symmetric, and whether scales are powers of two.
+        value: name of the activation, for the error message.
 
     Returns:
         The grid.
 
     Raises:
-        InvalidRequest: the range isn't finite or is empty.
+        InvalidRequest: the range isn't finite, or low > high.
+
+    Example:
+        >>> grid = activation_grid(0.0, 2.55, Target("t", "", "schema"))
+        >>> grid.zero_point, grid.codes(np.array([0.0, 0.011, 9.0])).tolist()
+        (0, [0, 1, 255])
     """
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-        raise InvalidRequest(f"activation '{value}' has range [{low}, {high}]; calibrate with finite examples.")
+        raise InvalidRequest(f"activation '{value}' has the range [{low}, {high}]; calibrate with finite examples.")
     low, high = min(low, 0.0), max(high, 0.0)
     info = np.iinfo(target.activation_dtype)
     middle = (int(info.min) + int(info.max) + 1) // 2

@@ -1,10 +1,12 @@
-"""The integer file of a float graph, its activation ranges chosen by what the file answers.
+"""The integer file of a float graph, with activation ranges that are chosen by comparing the outputs of files.
 
-Two questions are settled by running files, since no rule about ranges settles them. May the largest activations of a few
-examples be cut, so that the grid is finer for all others? Only where that is better on average, and where even the examples that
-are cut most are answered well: one in a hundred may be the event that a detector is for. And which activations must stay float?
-First those in front of an output whose grid costs a channel its signal; where a channel of an output is lost all the same, every
-activation that loses a channel; at last all.
+Two choices are made by running candidate files.
+
+1. Whether the largest activations of a few examples are clipped, which makes the grid finer for all others. They are clipped
+   only if the error of the outputs is no larger on average and small also for the examples that are clipped most: one in a
+   hundred may be the event that a detector is for.
+2. Which activations stay float. First those in front of an output whose grid is too coarse for one of their channels. If a
+   channel of an output is lost nevertheless, also every activation whose grid loses a channel. If that isn't enough, all.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dyncompress.deployment.activation_ranges import cut_shares, extremes, within
+from dyncompress.deployment.activation_ranges import clipped_shares, extremes, ranges_within
 from dyncompress.deployment.channels import any_lost
-from dyncompress.deployment.float_values import kept_float, losing
+from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
 from dyncompress.deployment.session import Session
 from dyncompress.deployment.writer import Encodings, write
 from dyncompress.types import Target
@@ -25,20 +27,21 @@ Batches = Sequence[Mapping[str, np.ndarray]]
 Ranges = dict[str, tuple[float, float]]
 Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
-_COMPARED = 128  # examples that are cut most, and as many others
-_SPARED = 0.25  # error of an example's outputs, in their channels' spreads, that a cut may cause
+_COMPARED = 128  # number of the examples that are clipped most, and of others, on which files are compared
+_LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels' spreads, that clipping may cause
 
 
 @dataclass(frozen=True)
 class IntegerFile:
-    """A file and how it came about.
+    """A file, and the choices that were made for it.
 
     Attributes:
-        body: the bytes.
-        outputs: of the file on the examples that were shown.
-        cut: activation -> share of the calibration examples whose largest values are cut.
-        floats: activations that stay float though their operators have integer kernels -> the worst channel's rounding error.
-        all_float: whether no grid was good enough, so that only weights are integers.
+        body: the bytes of the file, unsealed.
+        outputs: of the file on the inputs of `shown`.
+        cut: activation name -> share of the calibration examples of which it clips a value.
+        floats: activation that stays float though its operator has an integer kernel -> rounding error of its worst channel, as a
+            share of the channel's spread, that the grid would have had.
+        all_float: whether all activations stay float because no choice of grids kept all channels; weights are integers still.
     """
 
     body: bytes
@@ -58,92 +61,95 @@ def integer_file(
     original: Sequence[np.ndarray] = (),
     share: float = 1.0,
 ) -> IntegerFile:
-    """Write the file, run it, and give up grids until no channel of an output is lost.
+    """Write the integer file, run it, and leave activations in float until no channel of an output is lost.
 
     Args:
-        float_file: float32 ONNX, its weights equal to the encodings'.
-        encodings: initializer -> (encoding, layout).
-        batches: calibration inputs.
-        target: of the file.
-        shown: batches of inputs, and the float graph's outputs on all of them as `session.joined` puts them together: what the
-            file's outputs are compared with.
-        original: outputs of the model that came in, of which no channel that the float graph has may be lost either.
-        share: of the examples that ranges may end at.
+        float_file: float32 ONNX, with the weights that the encodings stand for.
+        encodings: initializer name -> (encoding, layout of `types.Placement`).
+        batches: calibration inputs by name.
+        target: that the file is written for.
+        shown: batches of inputs, and the float graph's outputs on all of them, concatenated by `session.joined`. The file's
+            outputs are compared with these.
+        original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
+        share: of the calibration examples, for the ends of clipped ranges; see `ranges`.
+
+    Returns:
+        The file, its outputs, and which activations are clipped or stay float.
     """
-    inputs, wanted = shown
-    found = extremes(float_file, batches) if batches else {}
-    whole = within(found, 1.0)
-    floats = kept_float(float_file, batches, whole, target)
-    whole, narrow = ({n: ends for n, ends in r.items() if n not in floats} for r in (whole, within(found, share)))
+    inputs, expected = shown
+    ends = extremes(float_file, batches) if batches else {}
+    whole = ranges_within(ends, 1.0)
+    floats = coarse_output_values(float_file, batches, whole, target)
+    whole, narrow = ({n: r for n, r in by_name.items() if n not in floats} for by_name in (whole, ranges_within(ends, share)))
 
     def attempt(ranges: Ranges) -> tuple[bytes, tuple[np.ndarray, ...]]:
         body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"))
         return body, Session(body, target).over(inputs)
 
-    told = [right for right in (wanted, original) if right and not any_lost(wanted, right)]
+    references = [right for right in (expected, original) if right and not any_lost(expected, right)]
 
-    def loses(outputs: Sequence[np.ndarray]) -> bool:
-        return any(any_lost(outputs, right) for right in told)
+    def loses_channel(outputs: Sequence[np.ndarray]) -> bool:
+        return any(any_lost(outputs, right) for right in references)
 
     chosen, (body, outputs) = whole, attempt(whole)
     if narrow != whole:
-        cut_body, cut_outputs = attempt(narrow)
-        if _spared(float_file, (body, cut_body), (found, narrow), batches, target, wanted):
-            chosen, body, outputs = narrow, cut_body, cut_outputs
-    if loses(outputs):
-        floats = {**floats, **losing(float_file, batches, chosen, target)}
-        chosen = {name: ends for name, ends in chosen.items() if name not in floats}
+        clipped_body, clipped_outputs = attempt(narrow)
+        if _clipping_helps(float_file, (body, clipped_body), (ends, narrow), batches, target, expected):
+            chosen, body, outputs = narrow, clipped_body, clipped_outputs
+    if loses_channel(outputs):
+        floats = {**floats, **channel_losing_values(float_file, batches, chosen, target)}
+        chosen = {name: limits for name, limits in chosen.items() if name not in floats}
         body, outputs = attempt(chosen)
-    all_float = bool(chosen) and loses(outputs)
+    all_float = bool(chosen) and loses_channel(outputs)
     if all_float:
         chosen = {}
         body, outputs = attempt(chosen)
-    return IntegerFile(body, outputs, cut_shares(found, chosen), floats, all_float)
+    return IntegerFile(body, outputs, clipped_shares(ends, chosen), floats, all_float)
 
 
-def _spared(
+def _clipping_helps(
     float_file: bytes,
     files: tuple[bytes, bytes],
     ranges: tuple[Extremes, Ranges],
     batches: Batches,
     target: Target,
-    wanted: Sequence[np.ndarray],
+    expected: Sequence[np.ndarray],
 ) -> bool:
-    """Whether the second file, whose ranges are cut, is the better one, and spares the examples that are cut most."""
-    chosen = _cut_most(*ranges, batches)
-    weights = [_per_channel(right) for right in wanted]
+    """Whether the second file, whose ranges are clipped, has no larger error on average and none that is too large."""
+    examples = _examples_to_compare(*ranges, batches)
+    weights = [_channel_weights(right) for right in expected]
 
-    def answers(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
+    def run_on_examples(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
         session = Session(content, target)
-        return [session.run(part) for part in chosen]
+        return [session.run(part) for part in examples]
 
-    right = answers(float_file)
-    whole, cut = (
-        np.concatenate([_example_errors(*pair, weights) for pair in zip(answers(content), right, strict=True)])
+    right = run_on_examples(float_file)
+    whole, clipped = (
+        np.concatenate([_example_errors(*pair, weights) for pair in zip(run_on_examples(content), right, strict=True)])
         for content in files
     )
-    return bool(cut.mean() <= whole.mean() and cut.max() <= max(_SPARED**2, float(whole.max())))
+    return bool(clipped.mean() <= whole.mean() and clipped.max() <= max(_LARGEST_ERROR**2, float(whole.max())))
 
 
-def _cut_most(found: Extremes, narrow: Ranges, batches: Batches) -> list[dict[str, np.ndarray]]:
-    """The examples that reach furthest beyond the ranges, and as many of the others, batch by batch."""
+def _examples_to_compare(ends: Extremes, narrow: Ranges, batches: Batches) -> list[dict[str, np.ndarray]]:
+    """The examples that reach furthest beyond the clipped ranges, and as many that reach least far, batch by batch."""
     sizes = [len(next(iter(batch.values()))) for batch in batches]
     reach = np.zeros(sum(sizes))
     for name, (low, high) in narrow.items():
-        least, most = found[name]
+        least, most = ends[name]
         if len(most) == len(reach):
             width = max(high - low, 1e-30)
             reach = np.maximum(reach, np.maximum(most - high, low - least) / width)
     order = np.argsort(-reach, kind="stable")
-    picked = np.zeros(len(reach), dtype=bool)
-    picked[order[:_COMPARED]] = picked[order[len(order) - min(_COMPARED, len(order)) :]] = True
+    selected = np.zeros(len(reach), dtype=bool)
+    selected[order[:_COMPARED]] = selected[order[len(order) - min(_COMPARED, len(order)) :]] = True
     starts = np.cumsum([0, *sizes])
-    rows = [np.flatnonzero(picked[start : start + size]) for start, size in zip(starts, sizes, strict=False)]
+    rows = [np.flatnonzero(selected[start : start + size]) for start, size in zip(starts, sizes, strict=False)]
     return [{name: value[r] for name, value in batch.items()} for batch, r in zip(batches, rows, strict=True) if len(r)]
 
 
-def _per_channel(output: np.ndarray) -> np.ndarray | None:
-    """What an error of each channel counts: one over its spread, along the second axis; None for indices and masks."""
+def _channel_weights(output: np.ndarray) -> np.ndarray | None:
+    """The weight of an error in each channel (on the second axis), one over its spread; None for integers and booleans."""
     if output.dtype.kind != "f":
         return None
     values = np.where(np.isfinite(output), output, 0.0).astype(np.float64)
@@ -156,14 +162,14 @@ def _per_channel(output: np.ndarray) -> np.ndarray | None:
 
 
 def _example_errors(
-    outputs: Sequence[np.ndarray], wanted: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]
 ) -> np.ndarray:
-    """Squared error of each example, channels in units of their spread, `[n]`."""
-    total = np.zeros(len(wanted[0]))
-    for found, right, weight in zip(outputs, wanted, weights, strict=True):
+    """Mean squared error of each example, channels in units of their spread, `[n]`."""
+    total = np.zeros(len(expected[0]))
+    for output, right, weight in zip(outputs, expected, weights, strict=True):
         if weight is not None:
-            if weight.ndim not in (0, right.ndim):  # axes of several lengths: channels lie elsewhere in what was joined
+            if weight.ndim not in (0, right.ndim):  # `joined` flattened axes of several lengths, so channels lie on another axis
                 weight = weight.mean()
-            gap = np.where(found == right, 0.0, found - np.where(np.isfinite(right), right, 0.0)) * weight
+            gap = np.where(output == right, 0.0, output - np.where(np.isfinite(right), right, 0.0)) * weight
             total += np.square(gap).reshape(len(right), -1).mean(1)
     return total

@@ -1,4 +1,4 @@
-"""Bring a float graph to the target's opset, and fix its batch where the target wants that."""
+"""Convert a float graph to the target's opset, and fix its batch size where the target needs static shapes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from onnx import version_converter
 from dyncompress.errors import Unsupported
 from dyncompress.types import Target
 
-OLDEST = 18  # from here to 22 only GroupNormalization changed its meaning; everything else gained types
+OLDEST = 18  # from opset 18 to 22 only GroupNormalization changed its meaning; other operators gained types
 
 
-def at_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
-    """The same graph under the target's opset and IR version.
+def convert_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """Convert a model to the target's opset and IR version.
 
     Args:
-        model: float32.
-        target: gives opset, ir_version and whether shapes are static.
+        model: float32; it may be changed.
+        target: its opset, its ir_version, and whether its shapes are static (the batch size is then 1).
 
     Returns:
-        A model (the same object where only numbers changed).
+        The model: the same object unless operators had to be converted.
 
     Raises:
         Unsupported: the graph's opset is newer than the target's.
@@ -29,7 +29,7 @@ def at_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
     if version > target.opset:
         raise Unsupported(
             f"the graph has opset {version}, target '{target.name}' takes {target.opset}; "
-            f"export with opset_version={target.opset} or below."
+            f"export with opset_version={target.opset} or lower."
         )
     changed = version < OLDEST or any(node.op_type == "GroupNormalization" for node in model.graph.node)
     if changed and version < target.opset:

@@ -1,11 +1,11 @@
-"""The seal: one metadata entry at the end of the file that names the length and the digest of everything before it.
+"""The seal: a metadata entry at the end of an ONNX file, with the length and the SHA-256 digest of everything before it.
 
-An ONNX file is a protobuf message; appending a serialized `metadata_props` entry (field 14 of ModelProto) leaves it a valid
-message, so that onnxruntime loads the sealed file as it is. Checking needs no onnx package: hash the first `length` bytes and
-require the rest to be exactly the entry, which names its own digest too.
+An ONNX file is a protobuf message. With a serialized `metadata_props` entry (field 14 of ModelProto) appended it is still a
+valid message, so onnxruntime loads the sealed file as it is. Checking a seal needs no onnx package: the first `length` bytes are
+hashed, and the rest must be exactly the entry, which holds its own digest too.
 
-A seal finds accidents and careless edits. It is no signature: whoever alters the file can seal it again; sign the file
-beside it where that matters.
+A seal detects accidents and careless edits. It isn't a signature: whoever changes the file can seal it again. Sign the file
+separately where that matters.
 """
 
 from __future__ import annotations
@@ -19,76 +19,84 @@ from typing import Any, NoReturn
 from dyncompress.errors import Altered, InvalidRequest
 
 KEY = b"dyncompress.seal"
-LIMIT = 2048
+LIMIT = 2048  # bytes
 _OWN = ("length", "sha256", "entry_sha256")
 _FIELD = 14 << 3 | 2  # ModelProto.metadata_props, length-delimited
 _MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # StringStringEntryProto.key, then the tag of .value
 
 
 def seal(body: bytes, entry: Mapping[str, Any]) -> bytes:
-    """The body with a seal at its end.
+    """Append a seal to a file.
 
     Args:
         body: an unsealed ONNX file.
-        entry: JSON values to show beside the digest (a short statement of the certificate).
+        entry: JSON values that are stored beside the digest, such as a short statement of the certificate.
 
     Returns:
-        `body` and at most 2048 bytes more.
+        `body` followed by the seal, at most 2048 bytes.
 
     Raises:
-        InvalidRequest: the body is sealed already, the entry uses the seal's own keys, is too long, or isn't JSON.
+        InvalidRequest: the body is sealed already, or the entry uses the seal's own keys, is too long, or isn't JSON.
+
+    Example:
+        >>> unseal(seal(b"an ONNX file", {"delta": 0.05}))
+        (b'an ONNX file', {'delta': 0.05})
     """
     if _MARK in body:
         raise InvalidRequest("the file already carries a seal; unseal it first.")
     reserved = set(_OWN) & entry.keys()
     if reserved:
-        raise InvalidRequest(f"the seal sets {sorted(reserved)} itself; give the entry other keys.")
+        raise InvalidRequest(f"the seal sets {sorted(reserved)} itself; use other keys in the entry.")
     full = {**entry, "length": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     try:
-        tail = _serialized({**full, "entry_sha256": _digest(full)})
+        tail = _serialize({**full, "entry_sha256": _digest(full)})
     except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"the seal's entry isn't JSON ({error}); put plain text and finite numbers into it.") from error
+        raise InvalidRequest(f"the seal's entry isn't JSON ({error}); use only text and finite numbers.") from error
     if len(tail) > LIMIT:
         raise InvalidRequest(f"the seal would take {len(tail)} bytes, the limit is {LIMIT}; shorten the statement.")
     return body + tail
 
 
 def unseal(content: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The body and the entry of a sealed file, both checked.
+    """Check the seal of a file, and split the file into its body and the seal's entry.
 
     Args:
-        content: the file.
+        content: the sealed file.
 
     Returns:
-        (body, entry without the seal's own keys).
+        The body, and the entry without the seal's own keys.
 
     Raises:
-        InvalidRequest: the file carries no seal at all.
-        Altered: body, entry or what follows isn't what was sealed.
+        InvalidRequest: the file carries no seal.
+        Altered: the body or the entry was changed, or bytes were added or removed.
     """
     mark = content.find(_MARK)
     if mark < 0:
         raise InvalidRequest(f"the file ({len(content)} bytes) carries no seal; it was never certified, or the seal was cut off.")
-    found = _entry(content, mark)
-    length = found.get("length")
-    if not isinstance(length, int) or not 0 <= length < mark or content[length:] != _serialized(found):
-        raise Altered(f"the seal names {length!r} bytes before it, but the file's {len(content)} bytes don't end with that seal.")
+    entry = _entry(content, mark)
+    length = entry.get("length")
+    if not isinstance(length, int) or not 0 <= length < mark or content[length:] != _serialize(entry):
+        raise Altered(
+            f"the seal gives {length!r} bytes as the length of the file before it, but the file's {len(content)} bytes don't end "
+            "with that seal; the file was changed."
+        )
     body = content[:length]
     digest = hashlib.sha256(body).hexdigest()
-    if digest != found.get("sha256"):
-        wanted = str(found.get("sha256"))[:16]
-        raise Altered(f"the file's digest is {digest[:16]}..., the seal names {wanted}...; the file was changed.")
-    if _digest({key: value for key, value in found.items() if key != "entry_sha256"}) != found.get("entry_sha256"):
+    if digest != entry.get("sha256"):
+        expected = str(entry.get("sha256"))[:16]
+        raise Altered(f"the file's digest is {digest[:16]}..., the seal gives {expected}...; the file was changed.")
+    if _digest({key: value for key, value in entry.items() if key != "entry_sha256"}) != entry.get("entry_sha256"):
         raise Altered("the statement in the seal isn't the one that was sealed; the file was changed.")
-    return body, {key: value for key, value in found.items() if key not in _OWN}
+    return body, {key: value for key, value in entry.items() if key not in _OWN}
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether the file carries a seal, broken or not."""
+    """Whether the file carries a seal, valid or not."""
     return _MARK in content
 
 
 def _varint(value: int) -> bytes:
+    """A number as a protobuf varint."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -97,7 +105,7 @@ def _varint(value: int) -> bytes:
 
 
 def _text(entry: Mapping[str, Any]) -> bytes:
-    """Canonical JSON: one entry has one text."""
+    """An entry as canonical JSON: equal entries give equal bytes."""
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -105,14 +113,15 @@ def _digest(entry: Mapping[str, Any]) -> str:
     return hashlib.sha256(_text(entry)).hexdigest()
 
 
-def _serialized(entry: Mapping[str, Any]) -> bytes:
+def _serialize(entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a seal."""
     text = _text(entry)
     pair = _MARK + _varint(len(text)) + text
     return bytes([_FIELD]) + _varint(len(pair)) + pair
 
 
 def _entry(content: bytes, mark: int) -> dict[str, Any]:
-    """The JSON of the seal whose key starts at `mark`."""
+    """The entry of the seal whose key starts at the byte `mark`."""
     position = mark + len(_MARK)
     length = shift = 0
     while position < len(content) and shift < 28:
@@ -122,22 +131,25 @@ def _entry(content: bytes, mark: int) -> dict[str, Any]:
         if byte < 128:
             break
     try:
-        found = json.loads(
-            content[position : position + length], object_pairs_hook=_once, parse_constant=_refuse_number, parse_float=_finite
+        entry = json.loads(
+            content[position : position + length],
+            object_pairs_hook=_dict_of_unique_keys,
+            parse_constant=_refuse_number,
+            parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise Altered("the seal can't be read; the file was changed or cut off.") from error
-    if not isinstance(found, dict):
+    if not isinstance(entry, dict):
         raise Altered("the seal holds no entry; the file was changed.")
-    return found
+    return entry
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; one with a key twice would say different things to different readers."""
+def _dict_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The dict of a JSON object without duplicate keys, which different readers would read differently."""
     keys = [key for key, _ in pairs]
-    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-    if twice is not None:
-        raise Altered(f"the seal holds the key '{twice}' twice; the file was changed.")
+    duplicate = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if duplicate is not None:
+        raise Altered(f"the seal holds the key '{duplicate}' twice; the file was changed.")
     return dict(pairs)
 
 
@@ -146,4 +158,5 @@ def _refuse_number(number: str) -> NoReturn:
 
 
 def _finite(number: str) -> float:
+    """The value of a number's text, refused where it overflows."""
     return float(number) if math.isfinite(float(number)) else _refuse_number(number)

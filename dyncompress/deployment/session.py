@@ -1,4 +1,4 @@
-"""Running a file as the target does: onnxruntime on the CPU with the target's options, in chunks."""
+"""Run a file as the target does: onnxruntime on the CPU with the target's session options, in chunks of examples."""
 
 from __future__ import annotations
 
@@ -14,111 +14,125 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ign
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Target
 
-CHUNK = 64  # examples a run: bounds the memory of activations
+CHUNK = 64  # examples of one run: bounds the memory of activations
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
 def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
-    """Session options of a target: its own keys, no spinning threads, errors only in the log."""
-    made = onnxruntime.SessionOptions()
-    made.intra_op_num_threads = threads
-    made.inter_op_num_threads = 1
-    made.log_severity_level = 3
+    """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log."""
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
     if threads > 1:
-        made.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in target.session.items():
-        made.add_session_config_entry(key, value)
-    return made
+        session_options.add_session_config_entry(key, value)
+    return session_options
 
 
 class Session:
-    """A loaded file.
+    """An ONNX file loaded by onnxruntime.
 
     Example:
-        `Session(file.body, target).run({"x": images})[0]` gives the scores, `[n, classes]`.
+        `Session(file.body, target).run({"x": images})[0]` returns the scores, `[n, classes]`.
     """
 
     def __init__(self, body: bytes, target: Target, threads: int = 1) -> None:
-        """Load `body` (sealed or not).
+        """Load a file.
+
+        Args:
+            body: the bytes of the file, sealed or not.
+            target: whose session options are used.
+            threads: number of threads of a run.
 
         Raises:
-            Unsupported: onnxruntime can't load it.
+            Unsupported: onnxruntime can't load the file.
         """
         self._session = load(body, options(target, threads))
         self._inputs = {value.name: value for value in self._session.get_inputs()}
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """In the file's order."""
+        """The names of the inputs, in the file's order."""
         return tuple(self._inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """In the file's order."""
+        """The names of the outputs, in the file's order."""
         return tuple(value.name for value in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """All outputs over all examples, chunk by chunk.
+        """Run the file on all examples, chunk by chunk.
 
         Args:
-            inputs: by name, each `[n, ...]`; names that the file doesn't have are refused.
+            inputs: by name, each `[n, ...]`, exactly those of the file.
 
         Returns:
-            The outputs, each `[n, ...]`.
+            All outputs, each `[n, ...]`.
 
         Raises:
-            InvalidRequest: wrong names, lengths or forms.
-            Unsupported: an output has no batch axis, so that chunks can't be joined.
+            InvalidRequest: names, numbers of examples, shapes or types don't fit the file.
+            Unsupported: an output has no batch axis, so that chunks can't be concatenated.
         """
         self._check(inputs)
-        found = [self._chunk(part, count) for part, count in pieces(self._session, inputs, CHUNK)]
-        if len(found) == 1:
-            return tuple(found[0])
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        chunks = [self._run_chunk(part, count) for part, count in pieces(self._session, inputs, CHUNK)]
+        if len(chunks) == 1:
+            return tuple(chunks[0])
+        return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
 
     @property
     def input_shapes(self) -> dict[str, tuple[int | str, ...]]:
-        """Name -> shape, a number where an axis is fixed and a word where it takes any length."""
+        """Input name -> shape: a number for an axis of fixed length, a word for an axis of any length."""
         return {name: tuple("?" if size is None else size for size in value.shape) for name, value in self._inputs.items()}
 
     @property
     def batch_size(self) -> int:
-        """The one batch size that the file takes; 0: any."""
+        """The batch size that the file takes; 0 if it takes any."""
         return fixed_batch(self._session)
 
     def over(self, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-        """All outputs over batches, whose axes may have several lengths, as `joined` puts them together."""
+        """Run the file on several batches, whose inner axes may differ in length, and concatenate each output by `joined`."""
         return tuple(joined(parts) for parts in zip(*(self.run(batch) for batch in batches), strict=True))
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Check the names of the inputs and their numbers of examples."""
         if set(inputs) != set(self._inputs):
-            raise InvalidRequest(f"the file has inputs {sorted(self._inputs)}, got {sorted(inputs)}; name them alike.")
+            raise InvalidRequest(f"the file has inputs {sorted(self._inputs)}, got {sorted(inputs)}; use the file's names.")
         counts = {name: len(array) for name, array in inputs.items()}
         if len(set(counts.values())) != 1 or not next(iter(counts.values())):
             raise InvalidRequest(f"inputs have {counts} examples; give each the same number, at least one.")
 
-    def _chunk(self, part: dict[str, np.ndarray], count: int) -> list[np.ndarray]:
-        """Run one chunk; what is beyond its own examples is cut off."""
+    def _run_chunk(self, part: dict[str, np.ndarray], count: int) -> list[np.ndarray]:
+        """The outputs of one chunk on its first `count` examples; the others fill up a fixed batch."""
         size = len(next(iter(part.values())))
         try:
-            outputs = ran(self._session, None, part)
+            outputs = run_session(self._session, None, part)
         except state.InvalidArgument as error:
             forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
             raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
         for value, out in zip(self._session.get_outputs(), outputs, strict=True):
             if out.ndim == 0 or len(out) != size:
-                raise Unsupported(f"output '{value.name}' {list(out.shape)} has no batch axis in front ({size} examples).")
+                raise Unsupported(
+                    f"output '{value.name}' has shape {list(out.shape)} for {size} examples; it needs the batch axis in front."
+                )
         return [out[:count] for out in outputs]
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """One output of several batches, examples first.
+    """Concatenate one output of several batches along the examples.
 
-    Where an axis has another length in another batch (time, height), each position along it counts as an example, so that
-    channels stay channels: `[2, 5, 4]` and `[2, 7, 4]` become `[24, 4]`.
+    An axis whose length differs between batches (time, height) is flattened into the examples, so that channels stay channels:
+    `[2, 5, 4]` and `[2, 7, 4]` become `[24, 4]`.
+
+    Args:
+        parts: the output for each batch, examples on the first axis.
+
+    Returns:
+        `[examples, ...]`.
 
     Raises:
-        Unsupported: the parts have other numbers of axes.
+        Unsupported: the number of axes differs between batches.
 
     Example:
         >>> joined([np.zeros((2, 5, 4)), np.zeros((2, 7, 4))]).shape
@@ -137,37 +151,42 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def fixed_batch(session: onnxruntime.InferenceSession) -> int:
-    """The one batch size that a session takes; 0: any."""
+    """The batch size that a session takes; 0 if it takes any."""
     return next((v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int)), 0)
 
 
 def pieces(
     session: onnxruntime.InferenceSession, batch: Mapping[str, np.ndarray], size: int = 0
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-    """A batch in pieces that a session takes, and how many examples of each piece are of the batch.
+    """Split a batch into pieces that a session takes.
 
-    A file of fixed batch gets pieces of that size, the last one filled up by repetition.
+    For a file of a fixed batch size every piece has that size; the last one is filled up with copies of its last example.
 
     Args:
-        session: its inputs tell whether the batch is fixed.
+        session: whose inputs say whether the batch size is fixed.
         batch: inputs by name, each `[n, ...]`.
-        size: of a piece, where the batch is free; 0: the whole.
+        size: examples of a piece, if the batch size isn't fixed; 0: all of them.
+
+    Yields:
+        A piece, inputs by name, and the number of its examples that belong to the batch.
     """
     fixed = fixed_batch(session)
     count = len(next(iter(batch.values())))
     step = fixed or size or max(count, 1)
     for start in range(0, count, step):
         part = {name: np.asarray(array)[start : start + step] for name, array in batch.items()}
-        there = len(next(iter(part.values())))
-        fill = fixed - there if fixed else 0
-        yield {n: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for n, x in part.items()}, there
+        examples = len(next(iter(part.values())))
+        fill = fixed - examples if fixed else 0
+        yield {n: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for n, x in part.items()}, examples
 
 
-def ran(session: onnxruntime.InferenceSession, names: Sequence[str] | None, part: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The named outputs (None: all) on one batch.
+def run_session(
+    session: onnxruntime.InferenceSession, names: Sequence[str] | None, part: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The named outputs (None: all outputs) of a session on one batch.
 
     Raises:
-        Unsupported: an operator of the graph fails in onnxruntime; its first line says which.
+        Unsupported: an operator of the graph fails in onnxruntime; the message has the first line of its reason.
     """
     try:
         return [np.asarray(value) for value in session.run(names, dict(part))]
@@ -179,20 +198,20 @@ def ran(session: onnxruntime.InferenceSession, names: Sequence[str] | None, part
 
 
 def _sentence(error: Exception) -> str:
-    """The first line of an error of onnxruntime, without its code."""
+    """The first line of an onnxruntime error, without its error code."""
     return str(error).splitlines()[0].rpartition(" : ")[2]
 
 
-def load(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
+def load(body: bytes, session_options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Load a file into a session on the CPU.
 
     Raises:
-        Unsupported: onnxruntime refuses the file; its first line says why.
+        Unsupported: onnxruntime refuses the file; the message has the first line of its reason.
     """
-    refused = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
+    refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
     try:
-        return onnxruntime.InferenceSession(body, made, providers=["CPUExecutionProvider"])
-    except (*refused, state.RuntimeException) as error:
+        return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
+    except (*refusals, state.RuntimeException) as error:
         reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].rstrip(".")
         raise Unsupported(
             f"onnxruntime {onnxruntime.__version__} can't load the file: {reason}; write the model without that operator, and in "
@@ -201,7 +220,7 @@ def load(body: bytes, made: onnxruntime.SessionOptions) -> onnxruntime.Inference
 
 
 def environment() -> dict[str, str]:
-    """Runtime, its version, processor and the processor flags that choose kernels."""
+    """The runtime, its version, the operating system, the processor, and the processor flags that select kernels."""
     return {
         "runtime": "onnxruntime",
         "version": onnxruntime.__version__,
@@ -213,12 +232,12 @@ def environment() -> dict[str, str]:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_flags() -> frozenset[str]:
-    """Flags of the first processor; empty where the system doesn't list them."""
+    """Flags of the first processor; empty if the system doesn't list them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -231,7 +250,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def processor() -> str:
-    """The processor's name as the system tells it, else its architecture.
+    """The processor's name if the system knows it, else its architecture.
 
     Example:
         >>> bool(processor())
@@ -246,7 +265,7 @@ def processor() -> str:
 
 
 def cannot_run_here(target: Target) -> str:
-    """Why times on this machine would say nothing about a target, as a sentence; empty where they do.
+    """Why times measured on this machine wouldn't hold for a target, without a full stop; empty if they would.
 
     Example:
         >>> cannot_run_here(Target("board", "", "schema"))
@@ -260,7 +279,7 @@ def cannot_run_here(target: Target) -> str:
 
 
 def matches_target(target: Target) -> str:
-    """Empty if this machine is what the target describes, else a sentence for the report."""
+    """A sentence for the report if this machine isn't the one that the target describes; empty if it is."""
     if target.verified != "runtime":
         return f"target '{target.name}' was never run on its own hardware; only the form of its files is checked."
     if target.processor_flags and not set(target.processor_flags) & processor_flags():

@@ -1,4 +1,7 @@
-"""Every byte of graph text counts in a small file: short names, no attributes that repeat a default, no unused constants."""
+"""Shorten the text of a graph: short names, no attributes that equal their default, no unused nodes and initializers.
+
+In a file of a few kilobytes names and attributes are a large share of the bytes.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,14 @@ import onnx
 
 
 def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Rename inner values, drop default attributes, names of nodes and unused initializers, in place.
+    """Rename inner values, and remove default attributes, node names, unused nodes and unused initializers, in place.
 
-    Initializers are put in the order in which nodes read them: blocks that repeat then read alike to a compressor.
-
-    Names of the graph's inputs and outputs stay: they are how users feed the model. Values read by branches and loop bodies
-    are renamed there too.
+    Initializers are sorted by the order in which nodes read them, so that repeated blocks look alike to a compressor.
+    The names of the graph's inputs and outputs are kept, since users pass data by them. Values that branches and loop bodies
+    read are renamed there too.
 
     Args:
-        model: a model without inner value infos.
+        model: a model without value infos of inner values.
 
     Returns:
         The same object.
@@ -26,7 +28,7 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     kept = {value.name for value in (*graph.input, *graph.output)}
     _drop_unused(graph, kept)
-    _sort(graph)
+    _sort_initializers(graph)
     names = _names(kept)
     short: dict[str, str] = {name: name for name in kept}
     for tensor in graph.initializer:
@@ -39,23 +41,25 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _sort(graph: onnx.GraphProto) -> None:
-    """Initializers by their first reader; those that only branches and loop bodies read come last."""
+def _sort_initializers(graph: onnx.GraphProto) -> None:
+    """Sort the initializers by their first reader; those that only branches and loop bodies read come last."""
     place: dict[str, int] = {}
     for name in (name for node in graph.node for name in node.input):
         place.setdefault(name, len(place))
     graph.initializer.sort(key=lambda tensor: place.get(tensor.name, len(place)))
 
 
-def _names(taken: set[str]) -> Iterator[str]:
+def _names(reserved: set[str]) -> Iterator[str]:
+    """The names a, b, ..., Z, aa, ab, ... without the reserved ones."""
     letters = string.ascii_letters
     for length in itertools.count(1):
         for name in map("".join, itertools.product(letters, repeat=length)):
-            if name not in taken:
+            if name not in reserved:
                 yield name
 
 
 def _rename(nodes: Iterable[onnx.NodeProto], short: dict[str, str], names: Iterator[str]) -> None:
+    """Rename inputs and outputs of nodes and of their inner graphs by `short`, which gains the names of the outputs."""
     for node in nodes:
         node.name = ""
         for index, name in enumerate(node.input):
@@ -77,6 +81,7 @@ def _rename(nodes: Iterable[onnx.NodeProto], short: dict[str, str], names: Itera
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of its branches and loop bodies."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -85,7 +90,7 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def _drop_unused(graph: onnx.GraphProto, kept: set[str]) -> None:
-    """Remove nodes and initializers that nothing reads, from the back."""
+    """Remove the nodes whose outputs nothing reads, from the last to the first, and unread initializers."""
     needed = {value.name for value in graph.output}
     nodes = []
     for node in reversed(graph.node):
@@ -105,6 +110,7 @@ def _drop_unused(graph: onnx.GraphProto, kept: set[str]) -> None:
 
 
 def _drop_defaults(node: onnx.NodeProto, version: int) -> None:
+    """Remove the attributes of a node that equal their default in an opset."""
     if node.domain not in ("", "ai.onnx"):
         return
     defaults = onnx.defs.get_schema(node.op_type, version).attributes
@@ -118,7 +124,7 @@ def _drop_defaults(node: onnx.NodeProto, version: int) -> None:
 
 
 def _implied(name: str, value: object) -> bool:
-    """Attributes of a Conv without a default in the schema that are implied when absent."""
+    """Whether an attribute of a Conv has the value that is implied where it is absent, without a default in the schema."""
     if name == "kernel_shape":
-        return True  # read off the weight
+        return True  # that of the weight
     return isinstance(value, list) and set(value) <= {{"strides": 1, "dilations": 1, "pads": 0}.get(name)}

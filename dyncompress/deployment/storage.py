@@ -1,14 +1,15 @@
-"""How integer weights lie in the file: bytes, nibbles, bit-planes, or a mask and the non-zero codes.
+"""How the codes of weights are stored in the file: as bytes, 4-bit integers, bit-planes, or a mask and the non-zero codes.
 
-Whatever the width, the graph turns the stored form into an int8 tensor by operators that onnxruntime folds when it loads
-the file, before it fuses integer kernels: the file has `bits` bits a weight, the kernels see int8.
+For every width the graph converts the stored form into an int8 tensor, by operators that onnxruntime folds when it loads the
+file, before it fuses integer kernels. The file therefore has `bits` bits for a weight, and the kernels read int8.
 
-    8       int8 initializer
-    4       int4 initializer -> Cast
-    2,3,5,6,7   uint8 planes [bits, ceil(n/8), 1] -> `unpack`: the codes in two's complement, plane i holding bit i
-    sparse  a mask plane and the non-zero codes, stored at their width -> `expand`: running count of the mask = index
+    8               int8 initializer
+    4               int4 initializer -> Cast
+    2, 3, 5, 6, 7   uint8 planes [bits, ceil(n / 8), 1] -> function `u` (unpack); plane i holds bit i of the two's complement
+    sparse          a mask plane, and the non-zero codes stored at their width -> function `x` (expand), which computes the
+                    index of a code as the running count of the mask
 
-The two functions live in the file itself as ONNX local functions (each layer then costs one node, not ten).
+The two functions are part of the file as ONNX local functions, so a layer takes one node instead of ten.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dyncompress.deployment.constants import Constants
 
 DOMAIN = "d"
 
-# bits of a byte, least significant first: `(p >> [0..7]) & 1`
+# Both functions take the bits of a byte, least significant first, as `(p >> [0..7]) & 1`.
 _UNPACK = """
 <opset_import: ["" : %d], domain: "d">
 u <s> (p, k) => (w) {
@@ -70,13 +71,18 @@ _FUNCTIONS = {"u": _UNPACK, "x": _EXPAND}
 
 
 def planes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Bit-planes of codes in two's complement, `[bits, ceil(n / 8), 1]` uint8, least significant bit first in a byte."""
+    """The bit-planes of codes in two's complement, `[bits, ceil(n / 8), 1]` uint8, least significant bit first in a byte.
+
+    Example:
+        >>> planes(np.array([1, -1, 0], np.int8), 2).ravel().tolist()  # binary 01, 11, 00
+        [3, 2]
+    """
     flat = codes.reshape(-1).astype(np.uint8)
     return np.stack([np.packbits((flat >> i) & 1, bitorder="little") for i in range(bits)])[:, :, None]
 
 
 def plane_weights(bits: int) -> np.ndarray:
-    """What each plane counts for, `[bits, 1, 1]` int32: 1, 2, 4, ... and minus 2^(bits-1) for the sign."""
+    """The weight of each plane, `[bits, 1, 1]` int32: 1, 2, 4, ..., and -2^(bits-1) for the sign."""
     weights = 2 ** np.arange(bits, dtype=np.int32)
     weights[-1] *= -1
     return weights[:, None, None]
@@ -88,39 +94,40 @@ def dense_bytes(count: int, bits: int) -> int:
 
 
 def sparse_bytes(count: int, nonzero: int, bits: int) -> int:
-    """Bytes of a mask plane and the non-zero codes (one more code: the zero that the mask points at)."""
+    """Bytes of a mask plane and the non-zero codes, with one code more: the zero that the mask refers to."""
     return math.ceil(count / 8) + dense_bytes(nonzero + 1, bits)
 
 
 def is_sparse(count: int, nonzero: int, bits: int) -> bool:
-    """Whether the mask and the non-zero codes take less than all codes."""
+    """Whether a mask and the non-zero codes take fewer bytes than all codes."""
     return sparse_bytes(count, nonzero, bits) + SPARSE_NODE < dense_bytes(count, bits)
 
 
 SPARSE_NODE = 55  # bytes of an `expand` node and its mask's header
 
 
-def stored(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
-    """Put codes into the graph in their smallest form; the value is an int8 tensor of `codes`' shape.
+def store_codes(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
+    """Add codes to the graph in the form that takes the fewest bytes.
 
     Args:
         constants: of the graph.
-        codes: int8, within `bits` bits.
+        codes: int8, within `bits` bits, any shape.
         bits: 2 to 8.
-        before: the node that needs them.
+        before: the node that reads the codes.
 
     Returns:
-        The int8 value.
+        An int8 value in the shape of `codes`.
     """
     if constants.dense or not is_sparse(codes.size, int(np.count_nonzero(codes)), bits):
-        return _dense(constants, codes, bits, before)
+        return _store_dense(constants, codes, bits, before)
     flat = codes.reshape(-1)
     mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
-    table = _dense(constants, np.concatenate([np.zeros(1, np.int8), flat[flat != 0]]), bits, before)
+    table = _store_dense(constants, np.concatenate([np.zeros(1, np.int8), flat[flat != 0]]), bits, before)
     return constants.node("x", [mask, table], before, {"s": list(codes.shape)}, DOMAIN)
 
 
-def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
+def _store_dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:
+    """Add all codes to the graph, as bytes, 4-bit integers or bit-planes."""
     if bits == 8 or constants.dense:
         return constants.tensor(codes.astype(np.int8))
     if bits == 4:
@@ -131,9 +138,6 @@ def _dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) 
 
 
 def functions(names: set[str], opset: int) -> list[ir.Function]:
-    """The local functions among `names` (`u` unpack, `x` expand), in the file's opset."""
-    made = []
-    for name in sorted(names & _FUNCTIONS.keys()):
-        function = ir.serde.deserialize_function(onnx.parser.parse_function(_FUNCTIONS[name] % opset))
-        made.append(function)
-    return made
+    """The local functions among `names` (`u`: unpack, `x`: expand), written for an opset."""
+    texts = [_FUNCTIONS[name] % opset for name in sorted(names & _FUNCTIONS.keys())]
+    return [ir.serde.deserialize_function(onnx.parser.parse_function(text)) for text in texts]

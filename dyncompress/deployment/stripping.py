@@ -1,4 +1,4 @@
-"""Remove what an exporter leaves behind: node metadata (stack traces with local paths), doc strings, shapes of inner values."""
+"""Remove the metadata that exporters add: stack traces with local paths, doc strings, node names, shapes of inner values."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dyncompress.errors import InvalidRequest
 
 
 def strip(float_file: bytes) -> bytes:
-    """The same graph without exporter metadata; this is the float32 file that fractions of bytes refer to.
+    """Remove exporter metadata from a file; fractions of bytes in a budget refer to the result.
 
     Args:
         float_file: an ONNX file.
 
     Returns:
-        The stripped file: every node, name and initializer kept.
+        The file with the same operators, value names and initializers.
 
     Raises:
         InvalidRequest: the bytes aren't an ONNX model.
@@ -34,7 +34,7 @@ def strip(float_file: bytes) -> bytes:
 
 
 def parse(file: bytes) -> onnx.ModelProto:
-    """The protobuf of an ONNX file.
+    """Parse an ONNX file.
 
     Raises:
         InvalidRequest: the bytes aren't an ONNX model with a graph.
@@ -46,7 +46,7 @@ def parse(file: bytes) -> onnx.ModelProto:
         raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({reason}); export the model again.") from error
     model = onnx.ModelProto.FromString(file)
     if not model.graph.node:
-        raise InvalidRequest(f"the {len(file)} bytes given hold no ONNX graph; export the model again.")
+        raise InvalidRequest(f"the {len(file)} bytes given hold an ONNX model without nodes; export the model again.")
     return model
 
 
@@ -66,7 +66,7 @@ def _strip_graph(graph: onnx.GraphProto) -> None:
 
 def _strip_node(node: onnx.NodeProto) -> None:
     node.doc_string = ""
-    node.name = ""  # names of nodes mean nothing to a runtime; values keep theirs
+    node.name = ""  # runtimes don't read the names of nodes; values keep theirs
     del node.metadata_props[:]
     for attribute in node.attribute:
         attribute.doc_string = ""

@@ -1,4 +1,4 @@
-"""The integer ONNX file: one float graph in, weights as integers and activations on their grids out."""
+"""Write the integer ONNX file of a float graph: weights as integer codes, activations on integer grids."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from dyncompress.deployment.activations import quantize_activations
-from dyncompress.deployment.bias import fits, integer_bias, revived
+from dyncompress.deployment.bias import fits_accumulator, integer_bias, scales_for_bias
 from dyncompress.deployment.constants import Constants, constant
 from dyncompress.deployment.domain import Domain, integer_domain
 from dyncompress.deployment.embeddings import gather_first
 from dyncompress.deployment.grid import Grid, activation_grid
-from dyncompress.deployment.opset import at_opset
+from dyncompress.deployment.opset import convert_opset
 from dyncompress.deployment.shorten import shorten
-from dyncompress.deployment.storage import DOMAIN, functions, stored
+from dyncompress.deployment.storage import DOMAIN, functions, store_codes
 from dyncompress.deployment.stripping import parse, strip
-from dyncompress.deployment.weights import StoredWeight, dequantized, folded, scaled, stored_weight
+from dyncompress.deployment.weights import StoredWeight, dequantize, dequantize_by, float_at_load, stored_weight
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Encoding, Target
 
@@ -27,26 +27,26 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Target) -> bytes:
-    """The integer file of a float32 one.
+    """Write the integer file of a float32 file.
 
-    Weights with an encoding become integer initializers, packed at their width; activations with a range get grids where an
-    integer kernel exists; what has neither stays float. Surgeries in order: opset, weights' layout, integer domain,
-    Q and DQ, weights and biases, names.
+    Weights with an encoding become integer initializers, stored at their width. Activations with a range are quantized where an
+    integer kernel exists. All other values stay float. The graph is changed in this order: opset, layout of the weights, choice
+    of the integer domain, QuantizeLinear and DequantizeLinear nodes, weights and biases, names.
 
     Args:
-        float_file: float32 ONNX, BatchNorm folded, its weights equal to `codes * scale`.
-        encodings: initializer -> (encoding in the canonical layout, layout of types.Placement).
-        ranges: value -> (smallest, largest), of `ranges`; may be empty for weight-only files.
-        target: opset, activation grids, allowed widths.
+        float_file: float32 ONNX with folded BatchNorm, whose weights equal `codes * scale` of their encodings.
+        encodings: initializer name -> (encoding in the canonical layout, layout of `types.Placement`).
+        ranges: activation name -> (smallest, largest), as the function `ranges` returns them; empty: only weights are integers.
+        target: opset, activation grids and widths of weights.
 
     Returns:
-        The file's bytes, unsealed.
+        The bytes of the file, unsealed.
 
     Raises:
         InvalidRequest: an encoding doesn't fit its initializer, or a range isn't finite.
-        Unsupported: a width that the target doesn't take, or a graph that its opset can't hold.
+        Unsupported: the target doesn't take a width, or the graph needs a newer opset than the target's.
     """
-    model = ir.serde.deserialize_model(at_opset(parse(strip(float_file)), target))
+    model = ir.serde.deserialize_model(convert_opset(parse(strip(float_file)), target))
     graph = model.graph
     weights = _stored_weights(graph, encodings, target)
     constants = Constants(graph, plain=not target.folds_constants, dense=set(target.weight_bits) == {8})
@@ -54,29 +54,33 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     domain = _integer_domain(graph, weights, grids)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
     _replace_weights(constants, weights, domain, read)
-    return _finished(model, target)
+    return _serialize(model, target)
 
 
 @dataclass(frozen=True)
 class _Grids:
-    """Grids by value, from ranges by name; values that a graph computes from constants alone have none."""
+    """The grid of a value, from the ranges by name; None for a value without a range."""
 
     ranges: Ranges
     target: Target
 
     def __call__(self, value: ir.Value) -> Grid | None:
-        found = self.ranges.get(value.name or "")
-        return None if found is None else activation_grid(*found, self.target, value.name or "")
+        ends = self.ranges.get(value.name or "")
+        return None if ends is None else activation_grid(*ends, self.target, value.name or "")
 
 
 def _stored_weights(graph: ir.Graph, encodings: Encodings, target: Target) -> dict[str, StoredWeight]:
+    """Initializer name -> the encoding in the initializer's layout, checked against graph and target."""
     weights = {}
     for name, (encoding, layout) in encodings.items():
         if name not in graph.initializers:
-            raise InvalidRequest(f"encoding '{name}' names no initializer of the ONNX file; it has {len(graph.initializers)}.")
+            raise InvalidRequest(
+                f"encoding '{name}' names no initializer of the ONNX file, which has {len(graph.initializers)}; use its names."
+            )
         if encoding.bits not in target.weight_bits:
             raise Unsupported(
-                f"initializer '{name}' has {encoding.bits} bits, target '{target.name}' takes {list(target.weight_bits)}."
+                f"initializer '{name}' has {encoding.bits} bits, target '{target.name}' takes {list(target.weight_bits)}; "
+                "quantize it to one of these."
             )
         codes = np.asarray(encoding.codes)
         if target.reduce_range and codes.size and (codes.min() < -64 or codes.max() > 63):
@@ -105,31 +109,31 @@ def _bias(node: ir.Node) -> np.ndarray | None:
 
 
 def _integer_domain(graph: ir.Graph, weights: Mapping[str, StoredWeight], grids: _Grids) -> Domain:
-    """The domain, without the layers whose bias no int32 accumulator holds.
+    """The integer domain of a graph, without the layers whose bias doesn't fit into an int32 accumulator.
 
-    That happens where a channel's weights are nearly, but not exactly, zero (a BatchNorm gain near zero, folded): the bias
-    then has more steps than an int32. Such a layer computes in float; its weight is still stored as integers.
+    A bias doesn't fit where the weights of a channel are nearly, but not exactly, zero, as behind a folded BatchNorm gain near
+    zero: its code exceeds int32. Such a layer computes in float; its weight is still stored as integers.
     """
     names = {name for name, weight in weights.items() if weight.per_channel is not None}
     while True:
         domain = integer_domain(graph, names, grids)
-        overflowing = {name for node in domain.compute if (name := _overflows(node, domain, weights, grids))}
+        overflowing = {name for node in domain.compute if (name := _overflowing_weight(node, domain, weights, grids))}
         if not overflowing:
             return domain
         names -= overflowing
 
 
-def _overflows(node: ir.Node, domain: Domain, weights: Mapping[str, StoredWeight], grids: _Grids) -> str:
-    """The name of the node's weight if its bias doesn't fit, else empty."""
+def _overflowing_weight(node: ir.Node, domain: Domain, weights: Mapping[str, StoredWeight], grids: _Grids) -> str:
+    """The name of a node's weight if its bias doesn't fit into the accumulator, else an empty string."""
     source, second = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
     weight = weights.get(second.name or "") if second is not None else None
     if weight is None or source is None:
         return ""
-    grid = grids(domain.carried.get(source, source))
+    grid = grids(domain.grid_of.get(source, source))
     assert grid is not None
     bias = _bias(node)
-    scale = revived(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
-    return "" if fits(bias, scale, float(grid.scale)) else weight.name
+    scale = scales_for_bias(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
+    return "" if fits_accumulator(bias, scale, float(grid.scale)) else weight.name
 
 
 def _replace_weights(
@@ -138,8 +142,8 @@ def _replace_weights(
     domain: Domain,
     read: Mapping[tuple[ir.Node, int], Grid],
 ) -> None:
-    """Every use of every encoded initializer, by what reads it."""
-    tied = _tied(constants, weights)
+    """Replace every use of every encoded initializer, in the form that suits the node which reads it."""
+    tied = _store_tied(constants, weights)
     for weight in weights.values():
         initializer = constants.graph.initializers[weight.name]
         uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(use.node))
@@ -147,42 +151,48 @@ def _replace_weights(
         for use in uses:
             node = use.node
             if node in domain.compute:
-                codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
-                _integer_layer(constants, weight, codes, node, read[node, 0])
+                codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
+                _replace_weight_and_bias(constants, weight, codes, node, read[node, 0])
             elif node.op_type == "Gather" and use.idx == 0 and weight.layout == "as_is" and not weight.encoding.group:
-                codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
+                codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
                 gather_first(constants, weight, codes, node)
-            elif node.op_type == "MatMul":  # kept packed by MatMulNBits; a Gemm would dequantize at every run
-                codes = codes if codes is not None else stored(constants, weight.codes, weight.bits, node)
-                node.replace_input_with(use.idx, dequantized(constants, weight, codes, node))
+            elif node.op_type == "MatMul":  # MatMulNBits keeps its weight packed; a Gemm would dequantize it at every run
+                codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
+                node.replace_input_with(use.idx, dequantize(constants, weight, codes, node))
             else:
-                node.replace_input_with(use.idx, folded(constants, weight, codes, node))
+                node.replace_input_with(use.idx, float_at_load(constants, weight, codes, node))
 
 
-def _tied(constants: Constants, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Value]:
-    """Codes of weights that the graph holds as they are and transposed, a tied table's: stored once, and turned at load."""
-    first, found = constants.graph[0], {}
-    plain = {id(weight.encoding): weight for weight in weights.values() if weight.layout == "as_is"}
+def _store_tied(constants: Constants, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Value]:
+    """Store the codes of weights that the graph holds twice, as they are and transposed, once; the file transposes them at load.
+
+    Returns:
+        Initializer name -> the value that holds its codes, for both uses.
+    """
+    first, values = constants.graph[0], {}
+    untransposed = {id(weight.encoding): weight for weight in weights.values() if weight.layout == "as_is"}
     for weight in weights.values():
-        other = plain.get(id(weight.encoding))
+        other = untransposed.get(id(weight.encoding))
         if constants.plain or weight.layout != "transposed" or other is None:
             continue
-        if other.name not in found:
-            found[other.name] = stored(constants, other.codes, other.bits, first)
-        found[weight.name] = constants.node("Transpose", [found[other.name]], first, {"perm": [1, 0]})
-    return found
+        if other.name not in values:
+            values[other.name] = store_codes(constants, other.codes, other.bits, first)
+        values[weight.name] = constants.node("Transpose", [values[other.name]], first, {"perm": [1, 0]})
+    return values
 
 
-def _integer_layer(constants: Constants, weight: StoredWeight, codes: ir.Value, node: ir.Node, grid: Grid) -> None:
+def _replace_weight_and_bias(constants: Constants, weight: StoredWeight, codes: ir.Value, node: ir.Node, grid: Grid) -> None:
+    """Give a node of the integer domain its dequantized codes and its int32 bias; `grid` is that of its input."""
     bias = _bias(node)
-    scale = revived(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
+    scale = scales_for_bias(weight.codes, weight.axis, weight.scale, bias, float(grid.scale))
     scales = constants.tensor(scale)
-    node.replace_input_with(1, scaled(constants, weight, codes, scales, node))
+    node.replace_input_with(1, dequantize_by(constants, weight, codes, scales, node))
     if bias is not None:
         node.replace_input_with(2, integer_bias(constants, bias, scale, grid, scales, node))
 
 
-def _finished(model: ir.Model, target: Target) -> bytes:
+def _serialize(model: ir.Model, target: Target) -> bytes:
+    """Add the local functions that the graph calls, shorten its text and serialize it."""
     graph = model.graph
     used = {node.op_type for node in graph.all_nodes() if node.domain == DOMAIN}
     if used:

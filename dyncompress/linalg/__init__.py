@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Barrier
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.linalg.deferred import torch, without_gradients
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
+from dyncompress.types.arrays import Float, Float64, Int32
 
 # A float32 product sums this many rows at most before it is added to the float64 total.
 _ROWS_A_PRODUCT = 16_384
@@ -77,7 +75,7 @@ class SecondMoment:
         self._total: Tensor | None = None
 
     @without_gradients
-    def add(self, rows: Tensor) -> None:
+    def add(self, rows: Float[Tensor, ...]) -> None:
         """Add rows `[n, K]`, or `[groups, n, K]` for a layer whose groups see different inputs.
 
         Raises:
@@ -106,7 +104,7 @@ class SecondMoment:
         self.rows += n
 
     @property
-    def value(self) -> Tensor:
+    def value(self) -> Float64[Tensor, "groups K K"]:
         """H, `[groups, K, K]`, float64, exactly symmetric.
 
         Raises:
@@ -117,7 +115,7 @@ class SecondMoment:
         return (self._total + self._total.mT).div_(2 * self.rows)
 
 
-def damped_diagonal(moment: Tensor, damping: float) -> Tensor:
+def damped_diagonal(moment: Float[Tensor, "*batch K K"], damping: float) -> Float64[Tensor, "*batch K"]:
     """The diagonal of `damped(moment, damping)` alone, float64 `[..., K]`."""
     diagonal = moment.diagonal(dim1=-2, dim2=-1).to(torch.float64)
     mean = diagonal.mean(-1, keepdim=True)
@@ -126,7 +124,7 @@ def damped_diagonal(moment: Tensor, damping: float) -> Tensor:
     return torch.where(raised > 0, raised, level)
 
 
-def damped(moment: Tensor, damping: float) -> Tensor:
+def damped(moment: Float[Tensor, "*batch K K"], damping: float) -> Float64[Tensor, "*batch K K"]:
     """H + (damping * mean(diag H)) I, float64, with nothing but positive numbers on the diagonal.
 
     A moment of zeros counts as having mean 1. With damping 0 an input that is always zero gets the mean: its row and column
@@ -148,7 +146,7 @@ def damped(moment: Tensor, damping: float) -> Tensor:
     return result
 
 
-def damped_cholesky(moment: Tensor, damping: float = 0.01) -> Tensor:
+def damped_cholesky(moment: Float[Tensor, "*batch K K"], damping: float = 0.01) -> Float64[Tensor, "*batch K K"]:
     """Lower Cholesky factor L of the damped moment, L L^T = H + damping * mean(diag H) I (see `damped`).
 
     Where rounding makes a matrix indefinite its damping is raised tenfold, from 1e-10 up, until it factors; at 100 % of
@@ -178,7 +176,7 @@ def damped_cholesky(moment: Tensor, damping: float = 0.01) -> Tensor:
     return factor
 
 
-def _factored(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _factored(matrix: Float64[Tensor, "*batch K K"]) -> tuple[Float64[Tensor, "*batch K K"], Int32[Tensor, "*batch"]]:
     """Cholesky factor and failures of a symmetric matrix, in its own memory."""
     columns = matrix.mT  # by columns, as LAPACK works
     failed = torch.empty(matrix.shape[:-2], dtype=torch.int32, device=matrix.device)
@@ -186,7 +184,7 @@ def _factored(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return columns, failed
 
 
-def spectra(weight: Tensor, view: str = "slices") -> list[Tensor]:
+def spectra(weight: Float[Tensor, ...], view: str = "slices") -> list[Float64[Tensor, " _"]]:
     """Eigenvalues of W W^T on the smaller side, float64, ascending, clamped at zero, not divided by anything.
 
     view `slices`: one array for each kernel position's `(out, in / groups)` matrix. `flat`: one array, of the
@@ -212,7 +210,7 @@ def spectra(weight: Tensor, view: str = "slices") -> list[Tensor]:
     return next(streamed_spectra([(weight, view)]))
 
 
-def streamed_spectra(jobs: Iterable[tuple[Tensor, str]]) -> Iterator[list[Tensor]]:
+def streamed_spectra(jobs: Iterable[tuple[Float[Tensor, ...], str]]) -> Iterator[list[Float64[Tensor, " _"]]]:
     """`spectra` of every (weight, view), in order.
 
     On a processor the matrices of all jobs are spread over as many threads as torch may use, one matrix a thread: an eigenvalue
@@ -230,7 +228,7 @@ def streamed_spectra(jobs: Iterable[tuple[Tensor, str]]) -> Iterator[list[Tensor
             yield [values for _ in of_job for values in next(found).unbind(0)]
 
 
-def _matrices(weight: Tensor, view: str) -> list[Tensor]:
+def _matrices(weight: Float[Tensor, ...], view: str) -> list[Float[Tensor, "_ _ _"]]:
     """The matrices of a view in stacks `[b, m, n]` that share the weight's memory; checked."""
     if weight.ndim < 2 or weight.numel() == 0:
         raise InvalidRequest(f"spectra: a weight of shape {tuple(weight.shape)} is no matrix; give (out, in, *kernel).")
@@ -247,14 +245,14 @@ def _matrices(weight: Tensor, view: str) -> list[Tensor]:
     raise InvalidRequest(f"spectra: unknown view '{view}'; use slices, flat or windows.")
 
 
-def _matrices_a_block(stack: Tensor) -> int:
+def _matrices_a_block(stack: Float[Tensor, "b m n"]) -> int:
     """How many matrices one task takes: large ones alone, small ones together."""
     if stack.device.type != "cpu":
         return 256
     return max(1, min(256, _NUMBERS_A_TASK // stack[0].numel()))
 
 
-def _threads_for(tasks: list[Tensor]) -> int:
+def _threads_for(tasks: list[Float[Tensor, "_ _ _"]]) -> int:
     """How many threads take the tasks; 0: the one that asks, with all the threads of its libraries."""
     if any(task.device.type != "cpu" for task in tasks) or (len(tasks) == 1 and min(tasks[0].shape[1:]) >= _WORTH_SHARING):
         return 0
@@ -292,7 +290,7 @@ def _spread_over(count: int) -> Iterator[Callable[[Callable[[Tensor], Tensor], l
             pool.shutdown(cancel_futures=True)
 
 
-def _gram_eigenvalues(matrices: Tensor) -> Tensor:
+def _gram_eigenvalues(matrices: Float[Tensor, "b m n"]) -> Float64[Tensor, "b smaller"]:
     """`[b, m, n]` -> `[b, min(m, n)]`, float64, ascending.
 
     On a processor by numpy: its product of a matrix with its own transpose takes half the work, and its LAPACK is the faster one
@@ -307,7 +305,7 @@ def _gram_eigenvalues(matrices: Tensor) -> Tensor:
     return torch.from_numpy(np.linalg.eigvalsh(array @ array.swapaxes(-1, -2)).clip(min=0))
 
 
-def _windows(matrices: Tensor) -> list[Tensor]:
+def _windows(matrices: Float[Tensor, "b m n"]) -> list[Float[Tensor, "b side side"]]:
     """Square windows of `[b, m, n]`, each `[b, side, side]`."""
     side = min(matrices.shape[1], matrices.shape[2], _LARGEST_WINDOW)
     rows, columns = (_starts(length, side) for length in matrices.shape[1:])
@@ -321,7 +319,7 @@ def _starts(length: int, side: int) -> list[int]:
 
 
 @without_gradients
-def pairwise_distances(points: Tensor) -> Tensor:
+def pairwise_distances(points: Float[Tensor, ...]) -> Float64[Tensor, "*batch n n"]:
     """Euclidean distances between points, centred first, `[..., n, n]`, float64, symmetric, exact zeros on the diagonal.
 
     Iterates late in training lie close together and far from the origin: without centring a float32 product loses the

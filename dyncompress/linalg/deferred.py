@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -24,8 +25,19 @@ class Deferred:
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor as Tensor
 else:
     torch = Deferred("torch")
+
+    def __getattr__(name: str) -> Any:
+        """`Tensor`, for annotations: the class of torch where jaxtyping is loaded to check them, else a stand-in.
+
+        Raises:
+            AttributeError: another name.
+        """
+        if name != "Tensor":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return torch.Tensor if "jaxtyping" in sys.modules else type("Tensor", (), {})
 
 
 def without_gradients(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,4 +1,17 @@
-"""What theory reads off a layer: indicators with their uncertainty, never certificates. `MEASURES` is the index."""
+"""Measures: numbers computed from a layer's weights, data or training, each with its uncertainty. None is a bound.
+
+`MEASURES` maps the name that a recipe gives a measure to its class. An instance names what it needs (`measure.needs`); called on
+an `Observation` that holds these values, it returns an `Estimate`.
+
+Example:
+    >>> import numpy as np
+    >>> from dyncompress.types import Layer, Observation, Weight
+    >>> layer = Layer("fc", "linear", (2, 2), macs=4)
+    >>> MEASURES["stable_rank"]().needs
+    (Spectrum(view='flat'),)
+    >>> MEASURES["compressibility"](keep=0.25)(Observation(layer, {Weight(): np.array([[4.0, 0.0], [-3.0, 0.0]])})).value
+    0.6
+"""
 
 from dyncompress.measures.block_sum import BlockSum
 from dyncompress.measures.compressibility import Compressibility

@@ -9,6 +9,7 @@ import numpy as np
 
 from dyncompress.measures.border import flat_weights, require, unusable
 from dyncompress.types import Estimate, Need, Observation, Weight
+from dyncompress.types.arrays import Float, Float64
 
 LENGTHS = (2, 5, 10, 20, 50, 100, 500, 1000)
 FEWEST, ADVISED = 20, 1000
@@ -29,14 +30,15 @@ class BlockSum:
 
     Source: Mohammadi, Mohammadpour, Ogata, Metrika 78 (2015); block lengths as in Barsbey et al., NeurIPS 2021. Departures:
     instead of searching block lengths that divide N, the last N mod m values are dropped; the result isn't capped at 2.
-    Assumes: independent, strictly stable weights. It isn't a test for heavy tails: any law peaked at its centre reads below 2
-    (Laplace about 1.7).
+    Assumes: independent, strictly stable weights. It isn't a test for heavy tails: any law with a sharp peak at its centre
+    gives less than 2 (Laplace about 1.7).
     Cost: O(N) for each block length; memory a few times the layer in float64.
-    Fails when: many weights are exactly zero or equal (pruned, quantized): zeros are left out with a note, ties make it invalid.
+    Fails when: many weights are exactly zero or equal (pruned, quantized): zeros are left out with a note; ties make the estimate
+    invalid.
 
     Attributes:
-        seed: of the shuffle.
-        permutations: shuffles over which the median is taken.
+        seed: seed of the shuffles.
+        permutations: number of shuffles, over whose slopes the median is taken.
     """
 
     seed: int = 0
@@ -56,8 +58,8 @@ class BlockSum:
         return block_sum_index(flat_weights(observation), self.seed, self.permutations)
 
 
-def block_sum_index(values: np.ndarray, seed: int = 0, permutations: int = 1) -> Estimate:
-    """Estimate alpha of `values` `[n]`, or of vectors `[n, d]` by their Euclidean norms; zeros are left out.
+def block_sum_index(values: Float[np.ndarray, "n ..."], seed: int = 0, permutations: int = 1) -> Estimate:
+    """Estimate alpha of numbers `[n]`, or of vectors `[n, d]` by their Euclidean norms; zeros are left out.
 
     Example:
         >>> import numpy as np
@@ -74,7 +76,7 @@ def block_sum_index(values: np.ndarray, seed: int = 0, permutations: int = 1) ->
     ties, centred = len(nonzero) - int(np.count_nonzero(whole)), centred[whole]
     if len(centred) < FEWEST:
         return unusable(len(nonzero), f"nearly all {what} equal the median")
-    centred = centred / np.abs(centred).max()  # no overflow in the sums; the index is free of scale
+    centred = centred / np.abs(centred).max()  # no overflow in the sums; the index doesn't depend on the scale
     draws = [_slopes(centred, np.random.default_rng([seed, draw])) for draw in range(permutations)]
     slopes, errors = np.concatenate(draws, axis=1)
     if slopes.size == 0:
@@ -90,30 +92,30 @@ def block_sum_index(values: np.ndarray, seed: int = 0, permutations: int = 1) ->
     return Estimate(alpha, stderr, len(centred), valid=valid, notes=tuple(notes))
 
 
-def _slopes(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _slopes(values: Float[np.ndarray, "n ..."], generator: np.random.Generator) -> Float64[np.ndarray, "2 lengths"]:
     """1 / alpha and its standard error for every block length, `[2, lengths]`."""
     shuffled = generator.permutation(values)
     logs, n = np.log(_sizes(shuffled)), len(values)
-    found = []
+    slopes = []
     for length in sorted({m for m in LENGTHS if m <= n // 2} | {math.isqrt(n)}):
-        kept = n - n % length
-        sums = _sizes(shuffled[:kept].reshape(-1, length, *values.shape[1:]).sum(axis=1))
+        used = n - n % length
+        sums = _sizes(shuffled[:used].reshape(-1, length, *values.shape[1:]).sum(axis=1))
         whole = sums > 0
         if np.count_nonzero(whole) < 2:
             continue
-        # one rise a block: blocks are independent, a sum and its own terms aren't
-        rises = np.log(sums[whole]) - logs[:kept].reshape(-1, length).mean(axis=1)[whole]
-        found.append(np.array([rises.mean(), rises.std(ddof=1) / math.sqrt(rises.size)]) / math.log(length))
-    return np.array(found).reshape(-1, 2).T
+        # one difference a block: blocks are independent of each other, a sum isn't independent of its terms
+        differences = np.log(sums[whole]) - logs[:used].reshape(-1, length).mean(axis=1)[whole]
+        slopes.append(np.array([differences.mean(), differences.std(ddof=1) / math.sqrt(differences.size)]) / math.log(length))
+    return np.array(slopes).reshape(-1, 2).T
 
 
-def _sizes(values: np.ndarray) -> np.ndarray:
-    """Absolute values `[n]`, or Euclidean norms of rows."""
+def _sizes(values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, " n"]:
+    """Absolute values of numbers `[n]`, or Euclidean norms of the rows of `[n, d]`."""
     return np.abs(values) if values.ndim == 1 else np.linalg.norm(values, axis=1)
 
 
 def _notes(what: str, zeros: int, ties: int, n: int) -> list[str]:
-    """What a reader must know about these values."""
+    """Notes on left-out values and on small samples."""
     notes = []
     if zeros:
         notes.append(f"{zeros} exact zeros left out")

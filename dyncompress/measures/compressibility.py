@@ -9,13 +9,14 @@ import numpy as np
 
 from dyncompress.measures.border import flat_weights, require, unusable
 from dyncompress.types import Estimate, Need, Observation, Weight
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
 class Compressibility:
-    """e_p(kappa) = ||w - w_k||_p / ||w||_p where w_k keeps the k = ceil(kappa N) largest |w|: 0 if nothing is lost.
+    """e_p(kappa) = ||w - w_k||_p / ||w||_p where w_k keeps the k = ceil(kappa N) largest |w|: 0 if the other weights are zero.
 
-    A deterministic fact about this layer, not an estimate: its standard error is zero. For independent weights with finite p-th
+    It is computed exactly, so its standard error is zero. For independent weights with finite p-th
     moment it tends to a constant (p = 2, kappa = 0.1: 0.749 for Gaussian, 0.636 for Laplace weights); with an infinite one it
     tends to 0 as the layer grows.
 
@@ -46,8 +47,8 @@ class Compressibility:
         return relative_pruning_error(flat_weights(observation), self.keep, self.power)
 
 
-def relative_pruning_error(weights: np.ndarray, keep: float, power: float = 2.0) -> Estimate:
-    """e_p(kappa) of `weights` `[n]`.
+def relative_pruning_error(weights: Float[np.ndarray, " n"], keep: float, power: float = 2.0) -> Estimate:
+    """e_p(kappa) of `weights` `[n]`, with kappa = `keep` in (0, 1] and p = `power`.
 
     Example:
         >>> import numpy as np
@@ -58,9 +59,8 @@ def relative_pruning_error(weights: np.ndarray, keep: float, power: float = 2.0)
     largest = sizes.max(initial=0.0)
     if largest == 0:
         return unusable(sizes.size, "all weights are zero")
-    # ceil, but not up by one where keep * N is whole and only its float isn't
-    kept = math.ceil(keep * sizes.size - 1e-9)
-    lost = sizes.size - kept
+    # 1e-9: keep * N may be an integer whose float lies just above it
+    removed = sizes.size - math.ceil(keep * sizes.size - 1e-9)
     energy = (sizes / largest) ** power
-    small = np.partition(energy, lost - 1)[:lost] if lost else energy[:0]
+    small = np.partition(energy, removed - 1)[:removed] if removed else energy[:0]
     return Estimate(float((small.sum() / energy.sum()) ** (1 / power)), 0.0, sizes.size)

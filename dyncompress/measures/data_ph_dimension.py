@@ -1,11 +1,11 @@
-"""The persistent-homology dimension of a trajectory, seen through the losses of examples."""
+"""The persistent-homology dimension of a trajectory, in a distance between the losses of examples."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from dyncompress.measures.border import require, unusable
-from dyncompress.measures.distances import finite, loss_distances
+from dyncompress.measures.distances import all_finite, loss_distances
 from dyncompress.measures.ph_dimension import dimension_of
 from dyncompress.types import Estimate, ExampleLosses, Need, Observation
 
@@ -14,19 +14,19 @@ from dyncompress.types import Estimate, ExampleLosses, Need, Observation
 class DataPhDimension:
     """`ph_dimension` in the pseudo-metric rho(w, w') = mean over examples of |loss(w, z) - loss(w', z)|.
 
-    Source: Dupuis, Deligiannidis, Simsekli, ICML 2023; their code leaves out the division by the number of examples, which moves
-    no slope. Departures as in `ph_dimension`. Subsamples are those of `ph_dimension` with the same seed and as many iterates, so
-    that the two are compared on the same points.
-    Assumes: no Lipschitz constant; losses of the same examples under every iterate (one evaluation an iterate; a few thousand
-    examples do).
+    Source: Dupuis, Deligiannidis, Simsekli, ICML 2023; their code leaves out the division by the number of examples, which
+    doesn't change the slope. Departures as in `ph_dimension`. For the same seed and number of iterates, the subsamples are those
+    of `ph_dimension`, so that both are computed on the same points.
+    Assumes: losses of the same examples under every iterate (one evaluation for each iterate; a few thousand examples suffice).
+    No Lipschitz constant is assumed.
     Cost: T^2 n / 2 for n examples, then as `ph_dimension`.
     Fails when: as `ph_dimension`; losses that are nearly all equal (0-1 losses at convergence) leave few distinct iterates. The
-    bound it comes from holds a mutual information that can't be computed.
+    bound of the paper contains a mutual information that can't be computed.
 
     Attributes:
         alpha: exponent of the lifetimes.
-        repeats: schedules of subsamples.
-        seed: of the subsamples.
+        repeats: number of schedules of subsamples.
+        seed: seed of the subsamples.
     """
 
     alpha: float = 1.0
@@ -46,6 +46,6 @@ class DataPhDimension:
     def __call__(self, observation: Observation) -> Estimate:
         """The dimension of the trajectory in the pseudo-metric of its losses."""
         losses = observation[ExampleLosses()]
-        if not finite(losses):
+        if not all_finite(losses):
             return unusable(len(losses), "the losses hold NaN or infinity")
         return dimension_of(loss_distances(losses), self.alpha, self.repeats, self.seed)

@@ -1,4 +1,4 @@
-"""How many of the largest eigenvalues multiply to one: a data-free choice of rank."""
+"""The number of largest eigenvalues whose product is one: a choice of rank without data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dyncompress.types import Estimate, Need, Observation, Spectrum
 class DetRank:
     """The fewest of the largest eigenvalues whose product is below 1, after scaling them to mean 1.
 
-    Walking down from the largest, the product first grows and then shrinks; by the inequality of the means the whole product is
-    at most 1. The part with product 1 is read as the effective space of the layer. Computed, not estimated: no standard error
-    but zero.
+    From the largest eigenvalue on, the product first grows and then shrinks; by the inequality of the means, the product of all
+    is at most 1. The eigenvalues with product 1 are taken as the layer's effective space. It is computed exactly, so its standard
+    error is zero.
 
     Source: the det X = 1 condition of weightwatcher (Martin and Mahoney).
     Cost: one symmetric eigenvalue problem.
@@ -36,6 +36,6 @@ class DetRank:
             return unusable(0, "all weights are zero")
         relative = values[::-1] / values[-1]
         logs = np.cumsum(np.log(relative / relative.mean()))
-        below = logs < -1e-9 * values.size  # rounding of a flat spectrum is no decline
+        below = logs < -1e-9 * values.size  # in a flat spectrum, smaller differences are rounding errors
         count = int(np.argmax(below)) + 1 if below.any() else values.size
         return Estimate(float(count), 0.0, values.size)

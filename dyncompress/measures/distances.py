@@ -1,4 +1,4 @@
-"""One float64 distance matrix of a trajectory, from which every measure of its shape is read."""
+"""Float64 distances between the iterates of a trajectory, from which its geometric measures are computed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from scipy.spatial.distance import pdist, squareform
 
 from dyncompress.measures.border import as_float64
 from dyncompress.types import Array
+from dyncompress.types.arrays import Float, Float64, Int64
 
 BLOCK_NUMBERS = 1 << 23  # float64 numbers of one block of columns: 64 MB
-CLOSE = 1e-9  # squared distance over squared distances from the centre, below which the Gram matrix has lost half its digits
+CLOSE = 1e-9  # squared distance / squared distances from the mean, below which the Gram matrix has lost half of its digits
 
 
-def centred_gram(points: Array) -> np.ndarray:
+def centred_gram(points: Float[Array, "T d"]) -> Float64[np.ndarray, "T T"]:
     """Inner products of the points around their mean, a block of columns at a time.
 
-    Late in training points lie a thousand times closer to each other than to the origin: without the centring, float32 distances
-    are wrong by their whole size, and with it all of float64 serves the differences.
+    Late in training, points lie a thousand times closer to each other than to the origin. Without the centring, float32 distances
+    would have no correct digit.
 
     Args:
         points: `[T, d]`, any float dtype.
@@ -34,11 +35,11 @@ def centred_gram(points: Array) -> np.ndarray:
     return gram
 
 
-def euclidean_distances(points: Array) -> np.ndarray:
+def euclidean_distances(points: Float[Array, "T d"]) -> Float64[np.ndarray, "T T"]:
     """Euclidean distances between all pairs of points.
 
-    From one Gram matrix of the centred points; pairs so close that it has too few digits for them are taken from their
-    coordinates, so that points are at distance zero exactly where they are equal.
+    They come from one Gram matrix of the centred points. Pairs that are too close for its precision are computed from their
+    coordinates, so that the distance is zero exactly where points are equal.
 
     Cost: T^2 d / 2 multiply-adds; memory two `[T, T]` matrices and a block of columns.
 
@@ -62,17 +63,17 @@ def euclidean_distances(points: Array) -> np.ndarray:
         row[i] = 0
         if near.size:
             row[near] = [np.sum((as_float64(points[j]) - as_float64(points[i])) ** 2) for j in near]
-    upper = np.triu(squares, 1)  # pairs put right stand above the diagonal only
+    upper = np.triu(squares, 1)  # the corrected pairs are above the diagonal only
     return np.sqrt(upper + upper.T, out=squares)
 
 
-def loss_distances(losses: Array) -> np.ndarray:
-    """The pseudo-metric rho(w, w') = mean over examples of |loss(w, z) - loss(w', z)|.
+def loss_distances(losses: Float[Array, "T n"]) -> Float64[np.ndarray, "T T"]:
+    """Distances rho(w, w') = mean over examples z of |loss(w, z) - loss(w', z)| between all pairs of iterates, a pseudo-metric.
 
     Cost: T^2 n / 2; memory `[T, T]` twice.
 
     Args:
-        losses: `[T, n]` of the same n examples under every iterate.
+        losses: `[T, n]`, the losses of the same n examples under each of T iterates.
 
     Returns:
         `[T, T]` float64.
@@ -86,16 +87,24 @@ def loss_distances(losses: Array) -> np.ndarray:
     return squareform(pdist(wide, "cityblock")) / wide.shape[1]
 
 
-def distinct(distances: np.ndarray) -> np.ndarray:
-    """Indices of the first of every set of points at distance zero, ascending.
+def distinct_points(distances: Float[np.ndarray, "T T"]) -> Int64[np.ndarray, " distinct"]:
+    """Indices, ascending, of the points that no earlier point equals, i.e. that have no earlier point at distance zero.
 
-    A pseudo-metric can't tell them apart, and their similarity matrix would be singular.
+    A pseudo-metric can't distinguish equal points, and their similarity matrix would be singular.
+
+    Args:
+        distances: `[T, T]`, symmetric.
+
+    Example:
+        >>> import numpy as np
+        >>> distinct_points(euclidean_distances(np.array([[1.0], [2.0], [1.0]]))).tolist()
+        [0, 1]
     """
     zero = distances == 0
     return np.flatnonzero(zero.argmax(axis=1) == np.arange(len(distances)))
 
 
-def finite(points: Array) -> bool:
-    """Whether every number is finite: a sum over each row shows NaN and infinity."""
+def all_finite(points: Float[Array, "T d"]) -> bool:
+    """Whether every number of the points `[T, d]` is finite."""
     rows = as_float64(points).sum(axis=1) if len(points) else np.zeros(0)
     return bool(np.isfinite(rows).all())

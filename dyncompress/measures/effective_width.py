@@ -1,4 +1,4 @@
-"""The effective width of a layer's inputs: how many directions its data really use."""
+"""The effective width of a layer's inputs: the number of directions in which its data vary."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from dyncompress.measures.border import as_float64, require, unusable
 from dyncompress.types import Estimate, InputMoment, Need, Observation
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,15 @@ class EffectiveWidth:
     """N(lambda) = tr[S (S + lambda)^-1], the degrees of freedom of the layer's inputs, S their second moment.
 
     Between 0 and the fan-in K: an eigenvalue far above lambda counts 1, one far below counts 0. lambda is `ridge` times the
-    mean eigenvalue, so the width is free of the inputs' scale. Groups of a convolution add up.
+    mean eigenvalue, so the width doesn't depend on the inputs' scale. The widths of a convolution's groups are added.
 
-    Source: Suzuki, Abe, Nishimura, ICLR 2020 (arXiv 1909.11274), and Suzuki et al., IJCAI 2020, who set widths by it. Departure:
-    their lambda is absolute and chosen with the sample size.
-    Assumes: the observed inputs are typical. No constant of their bounds is computed: an indicator of how narrow or low-rank the
-    layer may become, no bound.
-    Cost: a symmetric eigenvalue problem of size K a group, 4/3 K^3 flops.
-    Fails when: fewer examples than inputs were seen (the moment lacks rank: the width is too small); inputs are all zero.
+    Source: Suzuki, Abe, Nishimura, ICLR 2020 (arXiv 1909.11274), and Suzuki et al., IJCAI 2020, who choose widths by
+    it. Departure: their lambda is absolute and depends on the sample size.
+    Assumes: the observed inputs are typical. The constants of their bounds aren't computed, so this is an indicator of how narrow
+    or low-rank the layer may become, not a bound.
+    Cost: a symmetric eigenvalue problem of size K for each group, 4/3 K^3 flops.
+    Fails when: there are fewer examples than inputs (then the moment doesn't have full rank and the width is too small); all
+    inputs are zero.
 
     Attributes:
         ridge: lambda as a share of the mean eigenvalue, above 0.
@@ -41,18 +43,18 @@ class EffectiveWidth:
         return (InputMoment(),)
 
     def __call__(self, observation: Observation) -> Estimate:
-        """The effective width; n is the width itself."""
+        """The effective width; n is the number of inputs."""
         values = np.linalg.eigvalsh(as_float64(observation[InputMoment()])).clip(min=0)
         mean = values.mean() if values.size else 0.0
         if mean <= 0:
             return unusable(values.size, "all inputs are zero")
         width = degrees_of_freedom(values / mean, self.ridge)
-        notes = (f"{width / values.size:.3f} of {values.size} inputs", "no standard error: the spread of the data isn't known")
+        notes = (f"{width / values.size:.3f} of {values.size} inputs", "no standard error: the variance of the data isn't known")
         return Estimate(width, math.nan, values.size, notes=notes)
 
 
-def degrees_of_freedom(eigenvalues: np.ndarray, ridge: float) -> float:
-    """sum of s / (s + ridge) over `eigenvalues` s >= 0, ridge > 0 in their units.
+def degrees_of_freedom(eigenvalues: Float[np.ndarray, "*n"], ridge: float) -> float:
+    """The sum of s / (s + ridge) over `eigenvalues` s >= 0, of any shape; `ridge` > 0 is in their units.
 
     Example: k eigenvalues 1 and the rest 0 give k / (1 + ridge).
         >>> import numpy as np

@@ -10,8 +10,9 @@ import numpy as np
 from dyncompress.measures.border import NO_TAIL, as_float64, require, unusable
 from dyncompress.measures.power_law import ADVISED, FEWEST, as_estimate, fit_power_law
 from dyncompress.types import Estimate, Need, Observation, Spectrum
+from dyncompress.types.arrays import Float, Float64
 
-RANK_FLOOR = 1e-12  # of the largest eigenvalue: below it a float64 Gram matrix holds rounding only
+RANK_FLOOR = 1e-12  # share of the largest eigenvalue, below which eigenvalues of a float64 Gram matrix are rounding errors
 BINS = 100
 PEAK_REACH = 1.5
 
@@ -25,11 +26,11 @@ class EsdMid:
         alpha = 1 + (n - i) / sum_{j >= i} log(lambda_j / lambda_i),    standard error (alpha - 1) / sqrt(n - i).
 
     Source: PL_Alpha_Hill of AlphaPruning (Lu et al., NeurIPS 2024), `xmin_mid`; eigenvalues of all kernel positions pooled.
-    Departure: eigenvalues below 1e-12 of the largest are set to that floor and counted, not log(0).
-    Assumes: a regularly varying upper half; the standard error takes eigenvalues as independent, which they aren't.
-    Cost: one symmetric eigenvalue problem a kernel position.
-    Fails when: layers of different shapes are compared: on pure noise it moves from 2.1 to 4.5 with the aspect ratio alone (use
-    `farms`); fewer than 50 eigenvalues; more than half of them lost.
+    Departure: eigenvalues below 1e-12 of the largest are set to that floor and counted, because log(0) is infinite.
+    Assumes: a regularly varying upper half; the standard error treats eigenvalues as independent, which they aren't.
+    Cost: one symmetric eigenvalue problem for each kernel position.
+    Fails when: layers of different shapes are compared (for pure noise it varies from 2.1 to 4.5 with the aspect ratio; use
+    `farms`); there are fewer than 50 eigenvalues; more than half of them are zero.
 
     Attributes:
         view: `slices` (kernel positions) or `flat`, of the Spectrum.
@@ -55,13 +56,14 @@ class EsdMid:
 class EsdPowerLaw:
     """The density exponent of the eigenvalues above the threshold with the smallest Kolmogorov-Smirnov distance.
 
-    `power_law` applied to the eigenvalues; alpha of Martin and Mahoney, who read about 2 to 6 as trained layers.
+    This is `power_law` applied to the eigenvalues, the alpha of Martin and Mahoney, who report about 2 to 6 for trained layers.
 
-    Source: Martin, Mahoney, JMLR 22 (2021), and their package weightwatcher. Departure: eigenvalues are dropped below 1e-12 of
-    the largest instead of below 1e-5, so the result is free of scale.
+    Source: Martin, Mahoney, JMLR 22 (2021), and their package weightwatcher. Departure: eigenvalues below 1e-12 of
+    the largest are dropped instead of those below 1e-5, so the result is scale-invariant.
     Assumes: eigenvalues above the threshold behave as independent draws of a power law.
-    Cost: one symmetric eigenvalue problem a kernel position, and the scan.
-    Fails when: there is no tail (noise reads 5 to 40 depending on the shape: above 6 is invalid); fewer than 50 eigenvalues.
+    Cost: one symmetric eigenvalue problem for each kernel position, and the scan of `power_law`.
+    Fails when: there is no tail (noise gives 5 to 40, depending on the shape; above 6 is invalid); there are fewer than 50
+    eigenvalues.
 
     Attributes:
         view: `slices` (kernel positions) or `flat`, of the Spectrum.
@@ -88,11 +90,11 @@ class EsdPowerLaw:
 class EsdPeak:
     """Like `esd_power_law` with the threshold near the peak of the spectrum: in [lowest * peak, 1.5 * peak].
 
-    The peak is the left edge of the fullest of 100 bins of log10(lambda).
+    The peak is the left edge of the bin with the most eigenvalues, of 100 bins of log10(lambda).
 
     Source: `xmin_peak` of weightwatcher, AlphaPruning and FARMS. There the lower end is log10(0.95 * peak) compared with the
-    eigenvalues themselves, so for peaks below about 10 the effective rule has no lower end; here it is 0.95 * peak as their
-    text means it, and `lowest = 0` gives their effective rule.
+    eigenvalues themselves, so for peaks below about 10 their rule has no lower end in effect. Here the lower end is 0.95 * peak,
+    as in their text; `lowest = 0` gives the rule that their code has in effect.
     Assumes, cost, fails when: as `esd_power_law`.
 
     Attributes:
@@ -124,10 +126,16 @@ class EsdPeak:
         return as_estimate(fit, values.size, "eigenvalues", _rank_note(lost))
 
 
-def pooled_eigenvalues(observation: Observation, view: str) -> tuple[np.ndarray, int]:
-    """All eigenvalues of the view that aren't rounding, ascending, and how many were lost to missing rank.
+def pooled_eigenvalues(observation: Observation, view: str) -> tuple[Float64[np.ndarray, " n"], int]:
+    """The eigenvalues of a Spectrum that aren't zero up to rounding, and the number of those that are.
 
-    The zeros that W W^T has because it is taller than wide are neither values nor losses.
+    Args:
+        observation: one that holds `Spectrum(view)`.
+        view: `slices` (one matrix for each kernel position, pooled) or `flat` (the matrix `(out, in / groups * kernel)`).
+
+    Returns:
+        The eigenvalues of W W^T above the rounding floor, ascending, and how many lie below it. The zeros that W W^T has because
+        W is taller than wide count in neither.
     """
     shape = observation.layer.shape
     columns = observation.layer.fan_in if view == "flat" else (shape[1] if len(shape) > 1 else 1)
@@ -138,8 +146,8 @@ def pooled_eigenvalues(observation: Observation, view: str) -> tuple[np.ndarray,
     return values, pooled.size - values.size
 
 
-def upper_half_exponent(values: np.ndarray, lost: int = 0) -> Estimate:
-    """Hill's estimator at the median of `values` `[n]` ascending and positive, and `lost` ones at the floor below them.
+def upper_half_exponent(values: Float[np.ndarray, " n"], lost: int = 0) -> Estimate:
+    """Hill's estimator at the median of positive `values` `[n]`, ascending, preceded by `lost` values at the rounding floor.
 
     Example: exact quantiles of a Pareto law with density exponent 3.
         >>> import numpy as np
@@ -169,10 +177,10 @@ def upper_half_exponent(values: np.ndarray, lost: int = 0) -> Estimate:
 
 
 def _rank_note(lost: int) -> list[str]:
-    """A note on missing rank."""
-    return [f"{lost} eigenvalues are zero: the weight lacks rank"] if lost else []
+    """A note about zero eigenvalues, where there are any."""
+    return [f"{lost} eigenvalues are zero: the weight doesn't have full rank"] if lost else []
 
 
 def _check_view(measure: str, view: str) -> None:
-    """Refuse a view that these measures can't read."""
+    """Check that the view is one that these measures support."""
     require(view in ("slices", "flat"), measure, "view", view, "'slices' or 'flat'")

@@ -10,6 +10,7 @@ import numpy as np
 from dyncompress.measures.border import kernel_slices, require, unusable
 from dyncompress.measures.esd_alpha import RANK_FLOOR, upper_half_exponent
 from dyncompress.types import Estimate, Need, Observation, Weight
+from dyncompress.types.arrays import Float, Float64, Int64
 
 
 @dataclass(frozen=True)
@@ -17,19 +18,19 @@ class Farms:
     """`esd_mid` over the pooled eigenvalues of sub-matrices that all have one aspect ratio.
 
     The width of a noise spectrum depends on the aspect ratio of the matrix (Marchenko-Pastur), so exponents of layers of
-    different shapes can't be compared; those of windows of one shape can: about 2.1 for Gaussian weights of any shape.
+    different shapes can't be compared. Those of windows of one shape can: they are about 2.1 for Gaussian weights of any shape.
 
-    Source: Hu, Goel, Killiakov, Yang, ICML 2025 (arXiv 2506.06280). Departures: matrices are turned to lie flat, windows are
-    spread evenly so that they reach the last row and column, and the windows of all kernel positions are pooled (their code
-    averages exponents for convolutions).
-    Assumes: as `esd_mid`; overlapping windows repeat weights, so `stderr` counts every weight once.
+    Source: Hu, Goel, Killiakov, Yang, ICML 2025 (arXiv 2506.06280). Departures: matrices taller than wide are
+    transposed, windows are spaced evenly from the first to the last row and column, and the windows of all kernel positions are
+    pooled (for convolutions, their code averages exponents).
+    Assumes: as `esd_mid`. Overlapping windows repeat weights; `stderr` is corrected for it.
     Cost: positions * per_dimension^2 symmetric eigenvalue problems of size `window`.
-    Fails when: the smaller side has few rows (less than 50 eigenvalues in all: invalid).
+    Fails when: the smaller side has few rows (invalid with fewer than 50 eigenvalues in all).
 
     Attributes:
-        window: rows of a window, at most; smaller layers use their smaller side.
+        window: largest number of rows of a window; smaller layers use their smaller side.
         aspect: columns / rows of a window, at least 1.
-        per_dimension: windows along each side.
+        per_dimension: number of windows along each side.
     """
 
     window: int = 256
@@ -66,7 +67,7 @@ class Farms:
         repeats = max(1.0, windows * rows * columns / slices.size)
         return replace(estimate, stderr=estimate.stderr * math.sqrt(repeats))
 
-    def _eigenvalues(self, matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    def _eigenvalues(self, matrix: Float[np.ndarray, "m n"], rows: int, columns: int) -> Float64[np.ndarray, " pooled"]:
         """Eigenvalues of V V^T for every window V of one matrix, `[windows * rows]`."""
         down = _starts(matrix.shape[0], rows, self.per_dimension)
         across = _starts(matrix.shape[1], columns, self.per_dimension)
@@ -74,6 +75,6 @@ class Farms:
         return np.linalg.eigvalsh(windows @ windows.swapaxes(-1, -2)).reshape(-1)
 
 
-def _starts(length: int, size: int, count: int) -> np.ndarray:
-    """First indices of at most `count` windows of `size` spread over `length`."""
+def _starts(length: int, size: int, count: int) -> Int64[np.ndarray, " windows"]:
+    """First indices of at most `count` windows of `size`, spaced evenly over `length`."""
     return np.unique(np.linspace(0, length - size, count).round().astype(np.int64))

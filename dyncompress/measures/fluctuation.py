@@ -1,4 +1,4 @@
-"""How far a layer's weights still move late in training, and the width at which rounding moves them as far."""
+"""How far a layer's weights still move late in training, and the bit width whose rounding errors are as large."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.border import as_float64, unusable
 from dyncompress.types import Estimate, Motion, Need, Observation, WeightMotion
+from dyncompress.types.arrays import Float64
 
 FEWEST, ADVISED = 3, 30
 CORRELATED = 0.5
@@ -19,17 +20,18 @@ CORRELATED = 0.5
 class FluctuationScale:
     """s, the root mean square over weights of the standard deviation of the late iterates around their drift.
 
-    From the differences between consecutive records (the mean-square successive difference of von Neumann), so that a steady
-    drift doesn't count: s_i^2 = Var(differences) (T - 1) / (2 T), unbiased for independent noise around a straight line.
-    In the units of the weights. Feed it to `free_bits`.
+    It is computed from the differences between consecutive records (the mean-square successive difference of von Neumann), so
+    that a steady drift doesn't count: s_i^2 = Var(differences) (T - 1) / (2 T), unbiased for independent noise around a straight
+    line. It is in the units of the weights and is an argument of `free_bits`.
 
     Source: von Neumann, Annals of Mathematical Statistics 12 (1941); the description-length reading: Hinton, van Camp (1993).
-    Assumes: the run is at rest, noise of consecutive records independent. Correlated noise makes s too small (a note says so).
-    Then s is sqrt(rate / (2 batch)) for every weight (Mandt, Hoffman, Blei, JMLR 2017): a scale for the network, no order of its
-    layers. Before rest, s is larger where weights are more sensitive (`recording.increment_fisher`), the opposite of free room.
+    Assumes: training is stationary and the noise of consecutive records is independent. Correlated noise makes s too small (a
+    note says so). In a stationary run s is sqrt(rate / (2 batch)) for every weight (Mandt, Hoffman, Blei, JMLR 2017): a scale for
+    the network, which doesn't order its layers. Before that, s is larger where weights are more sensitive
+    (`recording.increment_fisher`), so a large s doesn't mean that a layer can be rounded coarsely.
     Cost: O(N).
-    Fails when: fewer than 3 records; the learning rate had already decayed to nothing. `stderr` holds for Gaussian noise
-    whatever the correlation between weights (an upper bound, sqrt(3 T - 4) / (2 (T - 1)) of s).
+    Fails when: there are fewer than 3 records; the learning rate has decayed to almost zero. `stderr` is an upper bound for
+    Gaussian noise with any correlation between weights, sqrt(3 T - 4) / (2 (T - 1)) of s.
     """
 
     @property
@@ -55,21 +57,30 @@ class FluctuationScale:
         return Estimate(scale, stderr, motion.count, valid=scale > 0 and motion.count >= ADVISED, notes=tuple(notes))
 
 
-def fluctuation_variance(motion: WeightMotion) -> np.ndarray:
-    """s_i^2 of every weight, in the weight's layout, float64."""
+def fluctuation_variance(motion: WeightMotion) -> Float64[np.ndarray, "*weight"]:
+    """s_i^2 of every weight, float64, in the shape of the weight.
+
+    Args:
+        motion: moments of the recorded iterates and of their increments, of one layer.
+
+    Example: two records whose difference has variance 4.
+        >>> from dyncompress.types import WeightMotion
+        >>> fluctuation_variance(WeightMotion(np.zeros(1), np.zeros(1), np.full(1, 4.0), count=2)).tolist()
+        [1.0]
+    """
     return as_float64(motion.increment_variance) * ((motion.count - 1) / (2 * motion.count))
 
 
 def free_bits(value_range: float, fluctuation: float, tolerance: float = 1.0) -> int:
-    """The width at which rounding moves weights no more than training noise does: ceil(log2(range / sqrt(12 c s^2))).
+    """The bit width at which rounding errors are no larger than training noise: ceil(log2(range / sqrt(12 c s^2))).
 
-    A uniform grid of 2^b steps over the range errs by range^2 / (12 * 4^b) in the mean square; it may be c s^2. Use it for the
-    scale of a whole network: see `FluctuationScale` for why layers can't be compared.
+    A uniform grid of 2^b steps over the range has a mean square error of range^2 / (12 * 4^b), which is allowed to be c s^2. Use
+    it for a whole network; `FluctuationScale` explains why layers can't be compared.
 
     Args:
         value_range: largest minus smallest weight, positive.
         fluctuation: s of `FluctuationScale`, same units, positive.
-        tolerance: c.
+        tolerance: c, positive.
 
     Returns:
         Bits, at least 1.
@@ -82,6 +93,6 @@ def free_bits(value_range: float, fluctuation: float, tolerance: float = 1.0) ->
         6
     """
     if not (value_range > 0 and fluctuation > 0 and tolerance > 0):
-        given = f"range {value_range}, fluctuation {fluctuation}, tolerance {tolerance}"
-        raise InvalidRequest(f"free_bits: {given}; all must be positive.")
+        arguments = f"range {value_range}, fluctuation {fluctuation}, tolerance {tolerance}"
+        raise InvalidRequest(f"free_bits: {arguments}; all must be positive.")
     return max(1, math.ceil(math.log2(value_range / math.sqrt(12 * tolerance * fluctuation**2))))

@@ -16,15 +16,15 @@ class GradientNoiseTail:
     """The alpha-stable index of recorded minibatch gradients around their median, as vectors; the estimator of `increment_tail`.
 
     Source: Simsekli, Sagun, Gurbuzbalaban, ICML 2019. Departure: they subtract the full gradient at every iterate; here the
-    gradients' medians over the record stand for it, which late in training is small beside the noise.
+    medians of the gradients over the record replace it; late in training it is small compared with the noise.
     Assumes: as `increment_tail`; minibatches drawn at random.
     Cost: O(T d) for each block length and shuffle.
-    Fails when: the mean gradient moves along the record, or its size does; batches come in a fixed order. Gaussian noise of
-    changing variance reads below 2; that gradient noise is stable at usual batch sizes is disputed.
+    Fails when: the mean gradient or its size changes along the record; batches come in a fixed order. Gaussian noise of changing
+    variance gives less than 2. Whether gradient noise is alpha-stable at usual batch sizes is disputed.
 
     Attributes:
-        seed: of the shuffles.
-        permutations: shuffles over which the median is taken.
+        seed: seed of the shuffles.
+        permutations: number of shuffles, of whose indices the median is returned.
     """
 
     seed: int = 0
@@ -40,7 +40,7 @@ class GradientNoiseTail:
         return (Gradients(),)
 
     def __call__(self, observation: Observation) -> Estimate:
-        """The index of the layer's gradients; rows of nan, where none was recorded, are left out."""
+        """The index of the layer's gradients; rows of NaN, where no gradient was recorded, are left out."""
         gradients = as_float64(observation[Gradients()])
         known = gradients[np.isfinite(gradients).all(axis=1)]
         if not len(known):

@@ -13,18 +13,18 @@ from dyncompress.types import Estimate, HessianSpectrum, Need, Observation
 class HessianTrace:
     """tr H / N, the mean eigenvalue of the layer's own block of the loss's Hessian, over batches.
 
-    What rounding costs to second order: errors of variance v add v / 2 * tr H to the loss.
+    To second order, it predicts the effect of rounding: errors of variance v add v / 2 * tr H to the loss.
 
     Source: Dong et al., HAWQ-V2, NeurIPS 2020, who rank layers by it; by stochastic Lanczos quadrature, of which the trace is
     Hutchinson's estimate.
-    Assumes: the model's own answers stand for labels. `stderr` is over batches, probes included; near its minimum the loss is as
-    curved as its outputs are unsure.
+    Assumes: the model's own predictions serve as labels. Then the loss is curved only where the outputs are uncertain. `stderr`
+    is over batches and includes the variance of the random vectors.
     Cost: nodes * batches Hessian-vector products (shared with `sharpness_dimension` of the same fields).
-    Fails when: one batch only (no standard error).
+    Fails when: there is only one batch (no standard error).
 
     Attributes:
-        nodes: of the Hessian's spectrum.
-        batches: over which it is taken.
+        nodes: number of Lanczos steps, i.e. of nodes of the Hessian's spectrum, for each batch.
+        batches: number of batches.
     """
 
     nodes: int = 20

@@ -9,6 +9,7 @@ import numpy as np
 
 from dyncompress.measures.border import NO_TAIL, flat_weights, require, unusable
 from dyncompress.types import Estimate, Need, Observation, Weight
+from dyncompress.types.arrays import Float
 
 FEWEST = 10
 
@@ -26,8 +27,8 @@ class Hill:
     Source: Hill, Annals of Statistics 3 (1975).
     Assumes: independent weights with a regularly varying tail that has begun at X_(k+1).
     Cost: O(N).
-    Fails when: the tail isn't a power law. Gaussian weights read about 6, alpha-stable ones with index 1.8 about 2.7: this and
-    `block_sum` answer different questions and aren't comparable.
+    Fails when: the tail isn't a power law. Gaussian weights give about 6, alpha-stable ones with index 1.8 give about 2.7: this
+    measure and `block_sum` estimate different exponents and aren't comparable.
 
     Attributes:
         fraction: k / N, in (0, 1), of the non-zero weights.
@@ -49,8 +50,8 @@ class Hill:
         return hill_exponent(np.abs(flat_weights(observation)), self.fraction)
 
 
-def hill_exponent(values: np.ndarray, fraction: float) -> Estimate:
-    """Hill's estimate from the largest share `fraction` of the positive entries of `values` `[n]`.
+def hill_exponent(values: Float[np.ndarray, " n"], fraction: float) -> Estimate:
+    """Hill's estimate from the largest `fraction` (in (0, 1)) of the positive entries of `values` `[n]`.
 
     Example: exact quantiles of a Pareto law with exponent 2.
         >>> import numpy as np

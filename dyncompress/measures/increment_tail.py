@@ -1,4 +1,4 @@
-"""The tail index of the steps that a layer's weights take late in training."""
+"""The tail index of the changes of a layer's weights late in training."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import numpy as np
 
 from dyncompress.measures.block_sum import block_sum_index
 from dyncompress.measures.border import as_float64, require, unusable
-from dyncompress.measures.distances import finite
+from dyncompress.measures.distances import all_finite
 from dyncompress.types import Estimate, Iterates, Need, Observation
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
 class IncrementTail:
-    """The alpha-stable index of the increments w_(t+1) - w_t between late records, as vectors: 2 for Gaussian steps, less for
-    heavier tails.
+    """The alpha-stable index of the increments w_(t+1) - w_t between late records: 2 for Gaussian steps, less for heavier tails.
 
-    The estimator of `block_sum` with Euclidean norms: 1 / alpha = (mean log|Y| - mean log|X|) / log m for sums Y over blocks of m
-    increments X, centred by the medians of their columns and shuffled. Sketches are linear and keep alpha.
+    The increments are vectors. The estimator is that of `block_sum` with Euclidean norms: 1 / alpha = (mean log|Y| - mean log|X|)
+    / log m for sums Y over blocks of m increments X, centred by the medians of their columns and shuffled. Sketches are linear
+    and therefore have the same alpha.
 
     Source: Simsekli, Sener, Deligiannidis, Erdogdu, NeurIPS 2020: where training follows a decomposable Feller process, its
     Blumenthal-Getoor index bounds the Hausdorff dimension of the trajectory; the estimator is that of Mohammadi,
     Mohammadpour, Ogata, Metrika 78 (2015).
-    Assumes: increments with one symmetric stable law: a constant learning rate, no drift.
+    Assumes: all increments have the same symmetric stable law, which needs a constant learning rate and no drift.
     Cost: O(T d) for each block length and shuffle.
-    Fails when: steps grow or shrink along the record (a mixture of sizes reads below 2 though every step is Gaussian); iterates
-    lie still; T is small (the standard error says so). That gradient noise is stable at usual batch sizes is disputed. The bound
-    it comes from holds constants that can't be computed.
+    Fails when: steps grow or shrink along the record (a mixture of sizes gives less than 2 even if every step is Gaussian);
+    iterates don't move; T is small (the standard error shows it). Whether gradient noise is alpha-stable at usual batch sizes is
+    disputed. The bound of the paper contains constants that can't be computed.
 
     Attributes:
-        seed: of the shuffles.
-        permutations: shuffles over which the median is taken.
+        seed: seed of the shuffles.
+        permutations: number of shuffles, of whose indices the median is returned.
     """
 
     seed: int = 0
@@ -49,13 +50,13 @@ class IncrementTail:
     def __call__(self, observation: Observation) -> Estimate:
         """The index of the layer's increments."""
         points = observation[Iterates()]
-        if not finite(points):
+        if not all_finite(points):
             return unusable(len(points), "the iterates hold NaN or infinity")
         return row_index(np.diff(as_float64(points), axis=0), self.seed, self.permutations)
 
 
-def row_index(rows: np.ndarray, seed: int = 0, permutations: int = 5) -> Estimate:
-    """The index of `rows` `[n, d]`, whatever their units.
+def row_index(rows: Float[np.ndarray, "n d"], seed: int = 0, permutations: int = 5) -> Estimate:
+    """The alpha-stable index of `rows` `[n, d]`, in any units.
 
     Example:
         >>> steps = np.random.default_rng(0).standard_normal((2000, 30))

@@ -17,13 +17,13 @@ FEWEST, ADVISED = 4, 100
 class Kurtosis:
     """E[z^4] - 3 for standardised weights z: 0 for Gaussian, 3 for Laplace, -1.2 for uniform weights.
 
-    The standard error is that of the influence function, mean of ((z^4 - b) - 2 b (z^2 - 1) - 4 g z)^2 over n with kurtosis b
+    The standard error comes from the influence function, the mean of ((z^4 - b) - 2 b (z^2 - 1) - 4 g z)^2 over n with kurtosis b
     and skewness g; 24 / n for Gaussian weights.
 
     Source: the moment estimator; Serfling, Approximation Theorems of Mathematical Statistics (1980), for the influence function.
     Assumes: independent weights with eight moments (for the standard error).
     Cost: O(N).
-    Fails when: the fourth moment is infinite: the value then grows with N and only says "heavy".
+    Fails when: the fourth moment is infinite. The value then grows with N and shows only that tails are heavy.
     """
 
     @property

@@ -11,17 +11,18 @@ from dyncompress.measures.border import require
 from dyncompress.measures.esd_alpha import pooled_eigenvalues
 from dyncompress.measures.power_law import as_estimate, fit_power_law
 from dyncompress.types import Estimate, Need, Observation, Spectrum
+from dyncompress.types.arrays import Float64
 
 
 @dataclass(frozen=True)
 class AlphaWeighted:
     """alpha * log10(lambda_max): the tail exponent of the eigenvalues of W W^T, weighted by the largest one ("alpha hat").
 
-    alpha is that of `esd_power_law`. Not free of scale: weights times c add 2 alpha log10|c|.
+    alpha is that of `esd_power_law`. It depends on the scale: multiplying the weights by c adds 2 alpha log10|c|.
 
     Source: Martin, Peng, Mahoney, Nature Communications 12 (2021). Departure: kernel positions aren't rescaled before pooling.
-    Assumes: as `esd_power_law`; `stderr` is alpha's times |log10 lambda_max|, as if the largest eigenvalue were known.
-    Cost: one symmetric eigenvalue problem a kernel position, and the scan.
+    Assumes: as `esd_power_law`; `stderr` is alpha's times |log10 lambda_max|; it treats the largest eigenvalue as known.
+    Cost: one symmetric eigenvalue problem for each kernel position, and the scan of `power_law`.
     Fails when: as `esd_power_law`; layers of networks with different normalisation are compared (the scale is then arbitrary).
 
     Attributes:
@@ -52,7 +53,7 @@ class AlphaWeighted:
 class LogAlphaNorm:
     """log10 sum_i lambda_i^alpha: the logarithm of a Schatten norm, to the power at which the spectrum's own tail decays.
 
-    Not free of scale, as `alpha_weighted`, which it approaches where one eigenvalue dominates.
+    Like `alpha_weighted`, which it approaches where one eigenvalue dominates, it depends on the scale of the weights.
 
     Source: Martin, Peng, Mahoney, Nature Communications 12 (2021).
     Assumes: as `esd_power_law`; `stderr` is alpha's times the derivative, |sum lambda^alpha log10 lambda| / sum lambda^alpha.
@@ -85,8 +86,8 @@ class LogAlphaNorm:
         return replace(alpha, value=float(value), stderr=alpha.stderr * abs(slope))
 
 
-def _exponent(observation: Observation, view: str) -> tuple[Estimate, np.ndarray]:
-    """alpha of the pooled eigenvalues as `esd_power_law` reads it, and the eigenvalues, ascending."""
+def _exponent(observation: Observation, view: str) -> tuple[Estimate, Float64[np.ndarray, " n"]]:
+    """alpha of the pooled eigenvalues as `esd_power_law` estimates it, and the eigenvalues, ascending."""
     values, lost = pooled_eigenvalues(observation, view)
-    notes = [f"{lost} eigenvalues are zero: the weight lacks rank"] if lost else []
+    notes = [f"{lost} eigenvalues are zero: the weight doesn't have full rank"] if lost else []
     return as_estimate(fit_power_law(values), values.size, "eigenvalues", notes), values

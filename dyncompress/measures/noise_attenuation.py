@@ -1,4 +1,4 @@
-"""How a trained network damps noise: the layer's cushion on its data, and what becomes of noise behind it."""
+"""How a trained network damps noise: the layer's cushion on its data, and the gain of noise from the layer to the outputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dyncompress.measures.border import as_float64, require, unusable
-from dyncompress.types import Estimate, Need, NoiseGain, Observation
+from dyncompress.types import Array, Estimate, Need, NoiseGain, Observation
+from dyncompress.types.arrays import Float64, Shaped
 
 FEWEST, ADVISED = 2, 30
 
@@ -17,18 +18,18 @@ FEWEST, ADVISED = 2, 30
 class LayerCushion:
     """mu, the largest number with ||W X||_F >= mu ||W||_F ||X||_F for the inputs X of at least all but `share` of the examples.
 
-    X holds an example's inputs of all positions as columns. Between 0 and 1, about 1 / sqrt(fan_in) if inputs and weights have
-    nothing to do with each other; Gaussian noise relative to ||X|| shows at the layer's output as 1 / mu of its size there.
-    Large: the layer's strong directions are those of its data, and it can be compressed with little effect.
+    X holds an example's inputs of all positions as columns. mu lies between 0 and 1 and is about 1 / sqrt(fan_in) if inputs and
+    weights are independent. Gaussian noise at the inputs, relative to ||X||, is 1 / mu times as large at the output, relative to
+    ||W X||. A large mu means that the layer's strong directions are those of its data, so that compression changes little.
 
     Source: Arora, Ge, Neyshabur, Zhang, ICML 2018, Definition of the layer cushion (all examples: `share` 0).
-    Assumes: the observed examples stand for the data.
+    Assumes: the observed examples represent the data.
     Cost: one forward pass.
-    Fails when: fewer than 30 examples (the smallest of few says little). Their bound has factors that are not computed: an
-    indicator.
+    Fails when: there are fewer than 30 examples, because the smallest of a few varies much. The bound of the paper has factors
+    that aren't computed; this is an indicator.
 
     Attributes:
-        share: of the examples that may fall below, in [0, 1).
+        share: share of the examples that may have a smaller cushion, in [0, 1).
     """
 
     share: float = 0.0
@@ -53,17 +54,18 @@ class LayerCushion:
 
 @dataclass(frozen=True)
 class NoiseAttenuation:
-    """The root mean square over examples of the factor by which white noise at the layer's output, relative to that output,
-    shows at the network's output, relative to it; below 1 the rest of the network damps noise.
+    """The gain of white noise from the layer's output to the network's output, each relative to the output itself.
 
-    To first order: ||J||_F ||y|| / (sqrt(h) ||f||) with J the derivative of the outputs f by the layer's output y of h numbers.
+    It is the root mean square over examples; below 1, the rest of the network damps noise. To first order an example's gain is
+    ||J||_F ||y|| / (sqrt(h) ||f||) with J the derivative of the outputs f with respect to the layer's output y of h numbers.
     Arora's interlayer cushion to the network's end is 1 / (sqrt(h) * gain) for a network that is homogeneous of degree one.
     `stderr` is that of a mean over examples.
 
     Source: Arora, Ge, Neyshabur, Zhang, ICML 2018, noise sensitivity and interlayer cushion; ||J||_F by Hutchinson (1989).
     Assumes: noise small enough for the first order; independent examples.
     Cost: one forward and a few backward passes, for all layers together.
-    Fails when: outputs are all zero; fewer than 30 examples. Scores that are all alike on an example read as a large gain.
+    Fails when: outputs are all zero; there are fewer than 30 examples. An example whose scores are all nearly equal has a large
+    gain.
     """
 
     @property
@@ -81,14 +83,14 @@ class NoiseAttenuation:
         return _estimate(value, stderr, squares.size, [])
 
 
-def _finite(values: object) -> np.ndarray:
-    """The finite ones: an example whose inputs or outputs are zero has no ratio."""
+def _finite(values: Shaped[Array, "*shape"]) -> Float64[np.ndarray, " finite"]:
+    """The finite values, flat: an example whose inputs or outputs are zero has no ratio."""
     array = as_float64(values).reshape(-1)
     return array[np.isfinite(array)]
 
 
 def _estimate(value: float, stderr: float, n: int, notes: list[str]) -> Estimate:
-    """With a note and invalid where examples are few."""
+    """The Estimate; where there are too few examples, it is invalid and has a note."""
     if n < ADVISED:
         notes.append(f"only {n} examples; {ADVISED} are advised")
     return Estimate(value, stderr, n, valid=n >= ADVISED, notes=tuple(notes))

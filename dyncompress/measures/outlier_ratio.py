@@ -1,4 +1,4 @@
-"""The share of weights that stand out, each counted with the size of its input."""
+"""The share of weights that are outliers once they are multiplied by the size of their inputs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dyncompress.types import Estimate, InputMoment, Need, Observation, Weight
 
 @dataclass(frozen=True)
 class OutlierRatio:
-    """D = share of the weights with |w_ij| * sqrt(E[x_j^2]) > times * the mean of that over the layer.
+    """D = share of the weights with |w_ij| * sqrt(E[x_j^2]) > times * (the mean of this product over the layer).
 
     Source: the layerwise outlier distribution of OWL, Yin et al., ICML 2024 (arXiv 2310.05175), times 5 (they try 3 to 10).
-    Assumes: the observed inputs stand for all. The standard error is that of a share among as many independent weights.
+    Assumes: the observed inputs represent all inputs. The standard error is that of a share of independent weights.
     Cost: O(N), beside the inputs' moments.
-    Fails when: all weights, or all inputs they meet, are zero. A layer without such outliers has 0, like all others without.
+    Fails when: all products are zero. All layers without outliers have the value 0, so the measure doesn't order them.
 
     Attributes:
-        times: of the mean, above which a weight is an outlier.
+        times: a weight is an outlier above so many times the mean.
     """
 
     times: float = 5.0

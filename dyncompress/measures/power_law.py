@@ -1,4 +1,4 @@
-"""A power law fitted above the threshold that suits it best."""
+"""A power law fitted above the threshold with the best fit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 
 from dyncompress.measures.border import NO_TAIL, flat_weights, require, unusable
 from dyncompress.types import Estimate, Need, Observation, Weight
+from dyncompress.types.arrays import Float, Float64, Int64
 
 FEWEST, ADVISED = 10, 50
 PROBES = 48
-ROWS = 1 << 14  # candidates bounded at once: memory stays near ROWS * PROBES doubles
+ROWS = 1 << 14  # candidates at once: memory stays near ROWS * PROBES float64 numbers
 ROUNDING = 1e-12
 
 
@@ -24,7 +25,7 @@ class PowerLawFit:
         alpha: exponent of the density (that of the survival function is one less).
         threshold: smallest value that belongs to the tail.
         distance: Kolmogorov-Smirnov distance, with the empirical distribution i / n, i = 0..n-1.
-        n: values in the tail.
+        n: number of values in the tail.
     """
 
     alpha: float
@@ -48,15 +49,15 @@ class PowerLaw:
 
     x_min is the one whose fit is closest in Kolmogorov-Smirnov distance (`fit`).
 
-    Source: Clauset, Shalizi, Newman, SIAM Review 51 (2009). Equal to the package `powerlaw`, by a scan that computes the full
-    distance only where a lower bound of it can still win.
+    Source: Clauset, Shalizi, Newman, SIAM Review 51 (2009). The result is that of the package `powerlaw`; the scan
+    computes the full distance only where a lower bound of it is below the best so far.
     Assumes: independent weights.
     Cost: O(n log n) and a few full distances for n = max_tail.
-    Fails when: there is no tail (alpha above 6 is marked invalid); the chosen tail may be tens of weights: read n and stderr,
-    which doesn't hold the uncertainty of the threshold.
+    Fails when: there is no tail (alpha above 6 is invalid). The tail may consist of tens of weights: look at n, and at stderr,
+    which doesn't include the uncertainty of the threshold.
 
     Attributes:
-        max_tail: the threshold is sought among so many of the largest |w|.
+        max_tail: the threshold is one of so many of the largest |w|.
     """
 
     max_tail: int = 10_000
@@ -83,7 +84,7 @@ class PowerLaw:
 
 
 def as_estimate(fit: PowerLawFit | None, n: int, what: str, notes: list[str]) -> Estimate:
-    """The fit as an Estimate with its validity; `n` values of `what` were offered."""
+    """The fit as an Estimate with its validity and notes; it was made on `n` values, which notes call `what`."""
     if n < FEWEST:
         return unusable(n, f"{n} {what}; a power law needs {FEWEST}")
     if fit is None:
@@ -99,17 +100,22 @@ def as_estimate(fit: PowerLawFit | None, n: int, what: str, notes: list[str]) ->
     return Estimate(fit.alpha, fit.stderr, fit.n, fit=fit.distance, valid=valid, notes=tuple(notes))
 
 
-def fit_power_law(values: np.ndarray, lowest: float = 0.0, highest: float = math.inf) -> PowerLawFit | None:
-    """The best power law of positive `values` `[n]` over all thresholds in `[lowest, highest]` that are values themselves.
+def fit_power_law(values: Float[np.ndarray, " n"], lowest: float = 0.0, highest: float = math.inf) -> PowerLawFit | None:
+    """The best power law of positive `values` `[n]`, over all thresholds in `[lowest, highest]` that are values themselves.
 
     Returns:
-        The fit, or None where fewer than two different values leave nothing to fit.
+        The fit, or None where there are fewer than two different values.
+
+    Example: exact quantiles of a law with density exponent 3.
+        >>> import numpy as np
+        >>> round(fit_power_law((np.arange(1, 10_001) / 10_001) ** -0.5).alpha, 1)
+        3.0
     """
     ordered = np.sort(values)
     if ordered.size < 2 or ordered[0] == ordered[-1]:
         return None
-    logs = np.log(ordered / ordered[-1])  # relative to the largest: free of scale
-    starts = np.flatnonzero(np.diff(ordered, prepend=0.0) > 0)[:-1]  # the largest value alone is no tail
+    logs = np.log(ordered / ordered[-1])  # relative to the largest, so that the scale doesn't matter
+    starts = np.flatnonzero(np.diff(ordered, prepend=0.0) > 0)[:-1]  # the largest value alone isn't a tail
     starts = starts[(ordered[starts] >= lowest) & (ordered[starts] <= highest)]
     if starts.size == 0:
         return None
@@ -122,20 +128,22 @@ def fit_power_law(values: np.ndarray, lowest: float = 0.0, highest: float = math
     for candidate in np.argsort(bounds, kind="stable"):
         if bounds[candidate] > distance + ROUNDING:
             break
-        found = _distance(logs[starts[candidate] :] - logs[starts[candidate]], alphas[candidate])
-        if found < distance or (found == distance and candidate < best):
-            best, distance = int(candidate), found
+        exact = _distance(logs[starts[candidate] :] - logs[starts[candidate]], float(alphas[candidate]))
+        if exact < distance or (exact == distance and candidate < best):
+            best, distance = int(candidate), exact
     return PowerLawFit(float(alphas[best]), float(ordered[starts[best]]), distance, int(tail[best]))
 
 
-def _lower_bounds(logs: np.ndarray, starts: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """The distance seen at a few places of every candidate's tail: never more than the full one."""
+def _lower_bounds(
+    logs: Float64[np.ndarray, " n"], starts: Int64[np.ndarray, " candidates"], alphas: Float64[np.ndarray, " candidates"]
+) -> Float64[np.ndarray, " candidates"]:
+    """The distance at a few places of every candidate's tail, which is at most the full distance."""
     tail = (logs.size - starts)[:, None]
     ranks = np.minimum((np.linspace(0, 1, PROBES) * tail).astype(np.int64), tail - 1)
     excess = logs[starts[:, None] + ranks] - logs[starts][:, None]
     return np.abs(-np.expm1((1 - alphas[:, None]) * excess) - ranks / tail).max(axis=1)
 
 
-def _distance(excess: np.ndarray, alpha: float) -> float:
-    """Kolmogorov-Smirnov distance of ascending log(x / threshold) to the fitted law."""
+def _distance(excess: Float64[np.ndarray, " tail"], alpha: float) -> float:
+    """Kolmogorov-Smirnov distance between ascending log(x / threshold) and the fitted law."""
     return float(np.abs(-np.expm1((1 - alpha) * excess) - np.arange(excess.size) / excess.size).max())

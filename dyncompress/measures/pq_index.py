@@ -13,14 +13,14 @@ from dyncompress.types import Estimate, Need, Observation, Weight
 
 @dataclass(frozen=True)
 class PqIndex:
-    """1 - N^(1/q - 1/p) ||w||_p / ||w||_q with p < q: 0 if all |w| are equal, 1 - N^(1/q - 1/p) if one weight holds all.
+    """1 - N^(1/q - 1/p) ||w||_p / ||w||_q with p < q: 0 if all |w| are equal, 1 - N^(1/q - 1/p) if only one weight isn't zero.
 
-    Free of scale, and unchanged when the vector is repeated. Independent weights tend to 1 - E[|X|^p]^(1/p) / E[|X|^q]^(1/q):
-    with p = 1, q = 2 it is 1 - sqrt(2 / pi) = 0.202 for Gaussian and 1 - 1 / sqrt 2 = 0.293 for Laplace weights.
+    It doesn't depend on the scale of w, and doesn't change when w is repeated. Independent weights tend to 1 - E[|X|^p]^(1/p) /
+    E[|X|^q]^(1/q): with p = 1, q = 2 it is 1 - sqrt(2 / pi) = 0.202 for Gaussian and 1 - 1 / sqrt 2 = 0.293 for Laplace weights.
 
     Source: Diao, Wang, Zhan, Yang, Ding, Tarokh, ICLR 2023.
     Cost: O(N).
-    Fails when: all weights are zero. A deterministic fact about this layer: its standard error is zero.
+    Fails when: all weights are zero. It is computed exactly, so its standard error is zero.
 
     Attributes:
         low: p.

@@ -19,14 +19,14 @@ class RowBlockSum:
     their medians by column are subtracted.
 
     Source: Mohammadi, Mohammadpour, Ogata, Metrika 78 (2015), any dimension; vectors as in Barsbey et al., NeurIPS 2021 (who
-    transpose the last layer; this measure doesn't know which is last).
-    Assumes: independent vectors of a strictly stable law. As `block_sum`, no test for heavy tails.
+    transpose the last layer, which this measure doesn't).
+    Assumes: independent vectors of a strictly stable law. Like `block_sum`, it isn't a test for heavy tails.
     Cost: O(N) for each block length.
-    Fails when: fewer than 1000 vectors (invalid; many linear layers); many vectors are zero or equal.
+    Fails when: there are fewer than 1000 vectors, as in many linear layers (invalid); many vectors are zero or equal.
 
     Attributes:
-        seed: of the shuffle.
-        permutations: shuffles over which the median is taken.
+        seed: seed of the shuffles.
+        permutations: number of shuffles, of whose indices the median is returned.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The sharpness dimension: how many directions one step of gradient descent doesn't contract, from batch Hessians."""
+"""The sharpness dimension: the number of directions that a step of gradient descent doesn't contract, from batch Hessians."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from dyncompress.measures.border import as_float64, require, unusable
 from dyncompress.types import Estimate, HessianSpectrum, Need, Observation
+from dyncompress.types.arrays import Float
 
 SMALLEST = 1e-300
 ADVISED = 2
@@ -21,23 +22,24 @@ class SharpnessDimension:
     A batch's step has the derivative I - rate * H, whose singular values are |1 - rate * h|. With lambda_1 >= lambda_2 >= ...
     the mean over batches of the logarithms of the k-th largest, and j the largest number with lambda_1 + ... + lambda_j >= 0,
 
-        dim = j + (lambda_1 + ... + lambda_j) / |lambda_(j+1)|,
+        dim = j + (lambda_1 + ... + lambda_j) / |lambda_(j+1)|.
 
-    0 if lambda_1 < 0 and the number of weights if j is that.
+    It is 0 if lambda_1 < 0, and the number of weights if j is that number.
 
     Source: Tuci, Korkmaz, Simsekli, Birdal, arXiv 2604.19740. Departures: only the layer's own block of the Hessian; only the
-    final weights (their lambda takes the supremum over the attractor). Their bound holds constants that can't be computed and
-    holds as the sample grows: an indicator, never a bound.
-    Assumes: weights near the end of training; `rate` is the learning rate of that time.
+    final weights (their lambda is the supremum over the attractor). Their bound is asymptotic and contains constants that can't
+    be computed; this is an indicator, not a bound.
+    Assumes: weights near the end of training, whose learning rate is `rate`.
     Cost: nodes * batches Hessian-vector products.
-    Fails when: directions are flat (h = 0): log 1 = 0 counts each of them whole, so logarithms within `flat` of 0 are set to 0
-    and the dimension of a wide layer is close to its number of flat directions. `stderr` is the jackknife's over batches.
+    Fails when: many directions are flat (h = 0). Each has log 1 = 0 and counts as one dimension, so the dimension of a wide layer
+    is close to its number of flat directions. Logarithms within `flat` of 0 are set to 0. `stderr` is the jackknife's over
+    batches.
 
     Attributes:
         rate: learning rate, above 0.
-        flat: logarithms of this size or smaller are zero.
-        nodes: of the Hessian's spectrum.
-        batches: over which it is taken.
+        flat: logarithms whose absolute value is at most this count as zero.
+        nodes: number of Lanczos steps, i.e. of nodes of the Hessian's spectrum, for each batch.
+        batches: number of batches.
     """
 
     rate: float = 0.1
@@ -64,27 +66,27 @@ class SharpnessDimension:
             return unusable(0, "no batch gave a Hessian")
         logs = np.log(np.abs(1 - self.rate * values).clip(min=SMALLEST))
         logs[np.abs(logs) <= self.flat] = 0.0
-        whole = kaplan_yorke(logs, counts)
+        dimension = kaplan_yorke(logs, counts)
         size, batches = round(float(counts[0].sum())), len(values)
-        notes = [f"{whole / size:.3f} of {size} weights"] if size else []
+        notes = [f"{dimension / size:.3f} of {size} weights"] if size else []
         if batches < ADVISED:
-            return Estimate(whole, math.nan, size, valid=False, notes=(*notes, "no standard error from one batch"))
-        left = np.array([kaplan_yorke(np.delete(logs, b, 0), np.delete(counts, b, 0)) for b in range(batches)])
-        stderr = math.sqrt((batches - 1) * float(left.var()))
-        return Estimate(whole, stderr, size, notes=tuple(notes))
+            return Estimate(dimension, math.nan, size, valid=False, notes=(*notes, "no standard error from one batch"))
+        without_one = np.array([kaplan_yorke(np.delete(logs, b, 0), np.delete(counts, b, 0)) for b in range(batches)])
+        stderr = math.sqrt((batches - 1) * float(without_one.var()))
+        return Estimate(dimension, stderr, size, notes=tuple(notes))
 
 
-def kaplan_yorke(exponents: np.ndarray, counts: np.ndarray) -> float:
+def kaplan_yorke(exponents: Float[np.ndarray, "batches n"], counts: Float[np.ndarray, "batches n"]) -> float:
     """The largest t at which the mean over batches of (sum of the t largest exponents) is at least 0.
 
-    The sums are linear between whole numbers, which gives the fraction of the Kaplan-Yorke formula, and makes sense of
-    exponents that stand for a fraction of a direction.
+    The sums are interpolated linearly between integers, which gives the fraction of the Kaplan-Yorke formula and allows exponents
+    that stand for a fraction of a direction.
 
     Args:
-        exponents: `[batches, n]`.
-        counts: `[batches, n]`, directions that each stands for; the same total in every batch.
+        exponents: `[batches, n]`, in any order.
+        counts: `[batches, n]`, how many directions each exponent stands for; the total is the same in every batch.
 
-    Example: 0.5 + 0.1 - 0.4 = 0.2 is what the fourth, -0.8, uses up within a quarter.
+    Example: 0.5 + 0.1 - 0.4 = 0.2, and a quarter of the fourth exponent, -0.8, brings the sum to 0.
         >>> import numpy as np
         >>> round(kaplan_yorke(np.array([[-0.8, 0.5, 0.1, -0.4]]), np.ones((1, 4))), 6)
         3.25
@@ -96,8 +98,8 @@ def kaplan_yorke(exponents: np.ndarray, counts: np.ndarray) -> float:
     sums = np.concatenate([np.zeros((len(rates), 1)), np.cumsum(rates * widths, axis=1)], axis=1)
     places = np.unique(ends)
     mean = np.mean([np.interp(places, end, total) for end, total in zip(ends, sums, strict=True)], axis=0)
-    held = np.flatnonzero(mean >= -1e-12 * max(1.0, float(np.abs(sums).max())))[-1]
-    if held == len(places) - 1:
+    last = np.flatnonzero(mean >= -1e-12 * max(1.0, float(np.abs(sums).max())))[-1]
+    if last == len(places) - 1:
         return float(places[-1])
-    drop = (mean[held] - mean[held + 1]) / (places[held + 1] - places[held])
-    return float(places[held] + max(mean[held], 0.0) / drop)
+    drop = (mean[last] - mean[last + 1]) / (places[last + 1] - places[last])
+    return float(places[last] + max(mean[last], 0.0) / drop)

@@ -1,4 +1,4 @@
-"""How many weights of a layer are drowned in their own training noise."""
+"""The share of weights of a layer that are smaller than their fluctuation in training."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from dyncompress.types import Estimate, Motion, Need, Observation
 class SignalToNoise:
     """The share of weights whose squared signal-to-noise ratio (mean_i / s_i)^2 is at most `threshold`.
 
-    s_i is the weight's fluctuation around its drift (see `fluctuation_scale`). For a learnt posterior a large share says that
-    much of the layer is noise and can be pruned. Iterates of plain training are no posterior: s_i is large where weights are
-    sensitive, or the same everywhere, and pruning by the ratio does far more harm than by magnitude. It is reported.
+    s_i is the weight's fluctuation around its drift (see `fluctuation_scale`). For a learnt posterior, a large share
+    means that much of the layer is noise and can be pruned. Iterates of plain training aren't a posterior: s_i is large where
+    weights are sensitive, or the same everywhere, and pruning by this ratio loses far more accuracy than pruning by magnitude.
+    The measure is for reports only.
 
     Source: Graves, NeurIPS 2011; Blundell et al., ICML 2015, both for learnt posteriors.
     Assumes: as `fluctuation_scale`.
     Cost: O(N).
-    Fails when: fewer than 3 records. `stderr` is the binomial one and takes the weights as independent.
+    Fails when: there are fewer than 3 records. `stderr` is binomial and treats the weights as independent.
 
     Attributes:
-        threshold: of the squared ratio.
+        threshold: largest squared ratio that counts, above 0.
     """
 
     threshold: float = 1.0
@@ -49,7 +50,7 @@ class SignalToNoise:
         if mean.size == 0:
             return unusable(0, "no weights")
         share = float(np.mean(mean * mean <= self.threshold * fluctuation_variance(motion)))
-        notes = ["standard error takes the weights as independent"]
+        notes = ["standard error treats the weights as independent"]
         if motion.count < ADVISED:
             notes.append(f"only {motion.count} recorded iterates; {ADVISED} are advised")
         stderr = math.sqrt(share * (1 - share) / mean.size)

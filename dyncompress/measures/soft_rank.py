@@ -1,4 +1,4 @@
-"""The Marchenko-Pastur soft rank: how far the largest eigenvalue stands out of the noise bulk."""
+"""The Marchenko-Pastur soft rank: the edge of the noise bulk relative to the largest eigenvalue."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from dyncompress.types import Estimate, Need, Observation, Spectrum
 
 @dataclass(frozen=True)
 class SoftRank:
-    """edge of the noise bulk / largest eigenvalue of W W^T: about 1 for noise, small where strong directions stand out.
+    """Edge of the noise bulk / largest eigenvalue of W W^T: about 1 for noise, small where there are strong directions.
 
-    The bulk is that of `spikes`, its variance read off the median eigenvalue.
+    The bulk is that of `spikes`; its variance is estimated from the median eigenvalue.
 
     Source: Martin, Mahoney, JMLR 22 (2021). Departure: weightwatcher fits the variance to a kernel density, so its values differ
     in the second decimal.
     Assumes: a bulk of independent entries of equal variance.
     Cost: one symmetric eigenvalue problem.
-    Fails when: half the rank is missing; fewer than 50 eigenvalues. `stderr` is that of the largest eigenvalue of pure noise
-    (its Tracy-Widom scale, relative), which is the least there is.
+    Fails when: half of the eigenvalues are zero; there are fewer than 50. `stderr` is that of the largest eigenvalue of pure
+    noise (its Tracy-Widom scale, relative), a lower limit of the true one.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""How evenly a layer's spectrum is spread: entropies of its eigenvalues and singular values."""
+"""How even a layer's spectrum is: entropies of its eigenvalues and singular values."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 from dyncompress.measures.border import unusable
 from dyncompress.measures.esd_alpha import pooled_eigenvalues
 from dyncompress.types import Estimate, Need, Observation, Spectrum
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
 class SpectralEntropy:
-    """-sum p log p / log(rank) with p = lambda / sum lambda: 1 for a flat spectrum, near 0 where one direction holds all.
+    """-sum p log p / log(rank) with p = lambda / sum lambda: 1 for a flat spectrum, near 0 where one direction dominates.
 
-    Of the matrix `(out, in / groups * kernel)`. Computed, not estimated: its standard error is zero.
+    Of the matrix `(out, in / groups * kernel)`. It is computed exactly, so its standard error is zero.
 
     Source: matrix entropy of weightwatcher (Martin, Mahoney, JMLR 22, 2021).
     Cost: one symmetric eigenvalue problem.
@@ -40,7 +41,7 @@ class SpectralEntropy:
 class EffectiveRank:
     """exp(-sum p log p) with p = sigma / sum sigma over singular values: between 1 and the rank.
 
-    Computed, not estimated: its standard error is zero. Less dominated by the largest direction than `stable_rank`.
+    It is computed exactly, so its standard error is zero. Less dominated by the largest direction than `stable_rank`.
 
     Source: Roy, Vetterli, EUSIPCO 2007. (Some public code reports the entropy itself under this name.)
     Cost: one symmetric eigenvalue problem.
@@ -60,7 +61,7 @@ class EffectiveRank:
         return Estimate(math.exp(_entropy(np.sqrt(values))), 0.0, values.size)
 
 
-def _entropy(values: np.ndarray) -> float:
+def _entropy(values: Float[np.ndarray, " n"]) -> float:
     """-sum p log p with p = values / sum values, all positive."""
     p = values / values[-1]  # ascending: no overflow in the sum
     p = p / p.sum()

@@ -10,6 +10,7 @@ import numpy as np
 from dyncompress.measures.border import require, unusable
 from dyncompress.measures.structured_compressibility import row_norms, singular_values
 from dyncompress.types import Estimate, Need, Observation, Spectrum, Weight
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,12 @@ class RowSpread:
     """beta = 1 - v_(k) / v_(1) of the rows' l1 norms in descending order: 0 if the k largest are equal, near 1 if one dominates.
 
     With eps of `row_compressibility` at q = 1: max_i v_i <= (1 - eps) / (1 - beta) * ||v||_1 / k, since the k largest are at
-    least (1 - beta) v_(1) each and add up to (1 - eps) ||v||_1. So compressible layers with a small spread have a bounded
-    largest row, and those with a large one may hold a few very sensitive directions.
+    least (1 - beta) v_(1) each and add up to (1 - eps) ||v||_1. So the largest row of a compressible layer with a small spread is
+    bounded, while a layer with a large spread may have a few very sensitive directions.
 
     Source: the spread of Barsbey, Ribeiro, Simsekli, Birdal, arXiv 2507.17725, in the form that the inequality above needs.
     Cost: O(N).
-    Fails when: all weights are zero. A deterministic fact about this layer: its standard error is zero.
+    Fails when: all weights are zero. It is computed exactly, so its standard error is zero.
 
     Attributes:
         keep: k / out, in (0, 1].
@@ -73,8 +74,8 @@ class SpectralSpread:
         return top_spread(singular_values(observation), self.keep)
 
 
-def top_spread(values: np.ndarray, keep: float) -> Estimate:
-    """1 - smallest / largest of the ceil(keep * n) largest of `values` `[n]`, none negative.
+def top_spread(values: Float[np.ndarray, " n"], keep: float) -> Estimate:
+    """1 - smallest / largest among the ceil(keep * n) largest of the non-negative `values` `[n]`.
 
     Example:
         >>> import numpy as np
@@ -84,6 +85,6 @@ def top_spread(values: np.ndarray, keep: float) -> Estimate:
     largest = values.max(initial=0.0)
     if largest == 0:
         return unusable(values.size, "all weights are zero")
-    kept = math.ceil(keep * values.size - 1e-9)
-    smallest = np.partition(values, values.size - kept)[values.size - kept]
-    return Estimate(float(1 - smallest / largest), 0.0, kept)
+    count = math.ceil(keep * values.size - 1e-9)
+    smallest = np.partition(values, values.size - count)[values.size - count]
+    return Estimate(float(1 - smallest / largest), 0.0, count)

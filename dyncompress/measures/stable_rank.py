@@ -11,9 +11,9 @@ from dyncompress.types import Estimate, Need, Observation, Spectrum
 
 @dataclass(frozen=True)
 class StableRank:
-    """||W||_F^2 / ||W||_2^2, between 1 and the rank: how many directions share the weight's energy.
+    """||W||_F^2 / ||W||_2^2, between 1 and the rank: the number of directions over which the squared norm is spread.
 
-    Of the matrix `(out, in / groups * kernel)`. Computed, not estimated: its standard error is zero.
+    Of the matrix `(out, in / groups * kernel)`. It is computed exactly, so its standard error is zero.
 
     Source: Rudelson, Vershynin, Journal of the ACM 54 (2007).
     Cost: one symmetric eigenvalue problem.

@@ -8,35 +8,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from dyncompress.measures.border import require, unusable
-from dyncompress.measures.distances import distinct, euclidean_distances, finite
+from dyncompress.measures.distances import all_finite, distinct_points, euclidean_distances
 from dyncompress.types import Estimate, Iterates, Need, Observation
+from dyncompress.types.arrays import Float, Float64, Int64
 
 FEWEST, ADVISED = 20, 200
 BLOCKS = 10
-NEXT_IN_TIME = 0.01  # neighbours this share of the record apart, beyond the window, are next to each other in time
-MOSTLY = 0.5
+NEXT_IN_TIME = 0.01  # neighbours are close in time if they lie within the window and this share of the record
+MOST_CLOSE = 0.5  # largest share of points whose neighbours are close in time
 
 
 @dataclass(frozen=True)
 class TwoNN:
     """The dimension d from the ratios mu = r2 / r1 of each iterate's distances to its two nearest: P(mu <= x) = 1 - x^-d.
 
-    The line through the origin of -log(1 - F(mu)) on log mu, without the largest ratios.
+    d is the slope of the line through the origin that fits -log(1 - F(mu)) on log mu, without the largest ratios.
 
-    Source: Facco, d'Errico, Rodriguez, Laio, Scientific Reports 7 (2017). Departure: neighbours less than `window` records away
-    in time are passed over (Theiler, Physical Review A 34, 1986). Equal iterates are merged.
-    Assumes: locally uniform density; iterates that are near in space because of the set's shape and not of time.
+    Source: Facco, d'Errico, Rodriguez, Laio, Scientific Reports 7 (2017). Departures: neighbours less than `window` records away
+    in time are ignored (Theiler, Physical Review A 34, 1986), and equal iterates are merged.
+    Assumes: locally uniform density; iterates are close in space because of the shape of the set, not because they are close in
+    time.
     Cost: one distance matrix, T^2 d / 2, and eleven searches of it for neighbours.
-    Fails when: neighbours are next to each other in time: a random walk in 2, 10, 100, 1 000 dimensions reads about 2, 5, 12, 38,
-    which tells of the walk and not of a set. Where that is so for most points the estimate is invalid, and a note says so: record
-    less often than the decorrelation time. `window` takes out a point's own past and future, but both neighbours may still lie
-    next to each other on another stretch of a smooth path (then it reads far too high, and is invalid too). It reads low in
-    high dimensions (1 000 points of a 20-dimensional cube: 15). `stderr` is a jackknife over tenths of the record, neighbours
-    found anew, about 1.6 times too large for independent points; `fit` is the Kolmogorov-Smirnov distance of the ratios used.
+    Fails when: neighbours are close in time: a random walk in 2, 10, 100, 1 000 dimensions gives about 2, 5, 12, 38, which
+    describes the walk and not a set. Where that holds for most points, the estimate is invalid and a note says so; record less
+    often than the decorrelation time. `window` excludes a point's own past and future, but both neighbours may still be close in
+    time to each other, on another part of a smooth path. Then the value is far too high, and invalid too. It is too low in high
+    dimensions (1 000 points of a 20-dimensional cube give 15). `stderr` is a jackknife over tenths of the record with a new
+    search for neighbours, about 1.6 times too large for independent points; `fit` is the Kolmogorov-Smirnov distance of the
+    ratios used.
 
     Attributes:
-        window: records within which neighbours don't count; 1: all but the point itself count.
-        discard: share of the largest ratios that is left out.
+        window: points less than so many records apart aren't neighbours; with 1, all other points may be.
+        discard: share of the ratios that is left out, the largest ones, in (0, 1).
     """
 
     window: int = 1
@@ -55,47 +58,52 @@ class TwoNN:
     def __call__(self, observation: Observation) -> Estimate:
         """The dimension of the layer's trajectory."""
         points = observation[Iterates()]
-        if not finite(points):
+        if not all_finite(points):
             return unusable(len(points), "the iterates hold NaN or infinity")
         return two_nn(euclidean_distances(points), self.window, self.discard)
 
 
-def two_nn(distances: np.ndarray, window: int = 1, discard: float = 0.1) -> Estimate:
-    """The dimension of points `[T]`, in the order of time, at these `[T, T]` distances.
+def two_nn(distances: Float[np.ndarray, "T T"], window: int = 1, discard: float = 0.1) -> Estimate:
+    """The dimension of T points in the order of time, with `distances` `[T, T]`.
 
     Example: a segment.
         >>> line = np.random.default_rng(0).random((1000, 1))
         >>> abs(two_nn(euclidean_distances(line)).value - 1) < 0.1
         True
     """
-    kept, notes = distinct(distances), []
-    if kept.size < FEWEST:
-        return unusable(kept.size, f"{kept.size} distinct iterates; the dimension needs {FEWEST}")
-    if kept.size < len(distances):
-        notes.append(f"{len(distances) - kept.size} iterates equal earlier ones and were merged")
-    among = distances[np.ix_(kept, kept)]
-    logs, first, second = _neighbours(among, kept, window)
+    times, notes = distinct_points(distances), []
+    if times.size < FEWEST:
+        return unusable(times.size, f"{times.size} distinct iterates; the dimension needs {FEWEST}")
+    if times.size < len(distances):
+        notes.append(f"{len(distances) - times.size} iterates equal earlier ones and were merged")
+    among = distances[np.ix_(times, times)]
+    logs, first, second = _neighbours(among, times, window)
     used = logs[: _count(logs, discard)]
     if used.size < FEWEST or used[-1] == 0:
-        return unusable(used.size, f"{used.size} ratios of distances are left that tell points apart; shorten the window")
+        return unusable(used.size, f"{used.size} ratios of distances are left that distinguish points; shorten the window")
     exponent = _slope(logs, discard)
     horizon = max(1, int(NEXT_IN_TIME * len(distances)))
     share = float(np.mean((first < window + horizon) | (second < window + horizon)))
     distance = float(np.abs(-np.expm1(-exponent * used) - _shares(logs)[: used.size]).max())
-    if share > MOSTLY:
-        notes.append(f"{100 * share:.0f} % of neighbours are next in time: record less often, or raise the window")
-    if kept.size < ADVISED:
-        notes.append(f"only {kept.size} distinct iterates; {ADVISED} are advised")
-    stderr = _jackknife(among, kept, window, discard)
+    if share > MOST_CLOSE:
+        notes.append(f"{100 * share:.0f} % of neighbours are close in time: record less often, or raise the window")
+    if times.size < ADVISED:
+        notes.append(f"only {times.size} distinct iterates; {ADVISED} are advised")
+    stderr = _jackknife(among, times, window, discard)
     if math.isnan(stderr):
         notes.append("no standard error: too few ratios are left without a tenth of the record")
-    valid = kept.size >= ADVISED and share <= MOSTLY
+    valid = times.size >= ADVISED and share <= MOST_CLOSE
     return Estimate(exponent, stderr, used.size, fit=distance, valid=valid, notes=tuple(notes))
 
 
-def _neighbours(distances: np.ndarray, times: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every point that has two neighbours: log(r2 / r1), ascending; how far in time the first is; and how far from the first
-    the second is."""
+def _neighbours(
+    distances: Float[np.ndarray, "k k"], times: Int64[np.ndarray, " k"], window: int
+) -> tuple[Float64[np.ndarray, " m"], Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """The two nearest neighbours of every point that has two.
+
+    Returns:
+        log(r2 / r1), ascending; the time between each point and its first neighbour; the time between its two neighbours.
+    """
     rows = np.arange(len(times))
     apart = np.where(np.abs(times[:, None] - times) < window, np.inf, distances)
     first = apart.argmin(axis=1)
@@ -108,28 +116,30 @@ def _neighbours(distances: np.ndarray, times: np.ndarray, window: int) -> tuple[
     return logs, np.abs(times[first] - times)[whole], np.abs(times[second] - times[first])[whole]
 
 
-def _count(logs: np.ndarray, discard: float) -> int:
-    """How many ratios are used."""
+def _count(logs: Float64[np.ndarray, " m"], discard: float) -> int:
+    """The number of ratios that are used."""
     return math.floor((1 - discard) * logs.size)
 
 
-def _shares(logs: np.ndarray) -> np.ndarray:
-    """The share of ratios up to each."""
+def _shares(logs: Float64[np.ndarray, " m"]) -> Float64[np.ndarray, " m"]:
+    """For each ratio, the share of ratios that aren't larger."""
     return np.arange(1, logs.size + 1) / logs.size
 
 
-def _slope(logs: np.ndarray, discard: float) -> float:
-    """Of the least-squares line through the origin; nan where all ratios used are 1."""
+def _slope(logs: Float64[np.ndarray, " m"], discard: float) -> float:
+    """The slope of the least-squares line through the origin; NaN where all ratios used are 1."""
     used = logs[: _count(logs, discard)]
     size = float(used @ used)
     return float(-np.log1p(-_shares(logs)[: used.size]) @ used) / size if size > 0 else math.nan
 
 
-def _jackknife(distances: np.ndarray, times: np.ndarray, window: int, discard: float) -> float:
-    """Standard error from leaving out one tenth of the record after another, neighbours found anew: points share neighbours, and
-    stretches of the record resemble each other."""
-    left = []
+def _jackknife(distances: Float[np.ndarray, "k k"], times: Int64[np.ndarray, " k"], window: int, discard: float) -> float:
+    """Standard error from leaving out one tenth of the record after another, with a new search for neighbours.
+
+    Single points can't be left out, because they share neighbours and successive records are similar.
+    """
+    slopes = []
     for block in np.array_split(np.arange(len(times)), BLOCKS):
         rest = np.delete(np.arange(len(times)), block)
-        left.append(_slope(_neighbours(distances[np.ix_(rest, rest)], times[rest], window)[0], discard))
-    return math.sqrt((BLOCKS - 1) * float(np.var(left)))
+        slopes.append(_slope(_neighbours(distances[np.ix_(rest, rest)], times[rest], window)[0], discard))
+    return math.sqrt((BLOCKS - 1) * float(np.var(slopes)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.data import LABEL_KEYS, load_npz
-from dyncompress.types import Batch, HeldOut
+from dyncompress.types import Batch, HeldOut, Model
 
 
 def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
@@ -20,7 +20,7 @@ def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
     Labels of the first batch aren't inputs unless the method requires them.
 
     Args:
-        model: a torch module.
+        model: a torch module, or a model adapter.
         data: anything that `data.as_batches` takes.
 
     Returns:
@@ -40,6 +40,8 @@ def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it, or name a function that returns it.")
     if isinstance(model, type):
         raise InvalidRequest(f"the model is the class {model.__name__}; give an instance of it, with its trained weights.")
+    if isinstance(model, Model):
+        return model.input_names, data
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")
     signature = inspect.signature(_inner(model).forward).parameters.values()

@@ -16,24 +16,18 @@ import torch
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import HARM
+from dyncompress.allocation.plan import floor_of, limits_of, whole_budget
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.completion import candidate, with_candidates
+from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.pipeline.onnx_export import as_numpy, originals
 from dyncompress.pipeline.profiling.latency import seconds_of_file
-from dyncompress.pipeline.replanning import (
-    NOISE,
-    TIMED,
-    floor_of,
-    limits_of,
-    out_of_reach,
-    replan_with_measured_costs,
-    whole_budget,
-)
-from dyncompress.pipeline.task import Opened
+from dyncompress.pipeline.replanning import NOISE, TIMED, out_of_reach, replan_with_measured_costs
+from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Target
+from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile
 
 Build = Callable[[Plan], OnnxFile]
 
@@ -53,19 +47,17 @@ class Search:
     """Makes files from plans until one keeps the budget.
 
     Attributes:
-        model: opened.
-        profile, budget, recipe, target: what is asked for.
+        task: its recipe names what may be chosen.
+        profile, budget: what is asked for.
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
         lost: what was said of the last file that lost a channel.
         made: the files that were built, without their bytes.
     """
 
-    model: Opened
+    task: Task
     profile: Profile
     budget: Budget
-    recipe: Recipe
-    target: Target
     build: Build
     sealed: bool = False
     lost: str = ""
@@ -96,7 +88,7 @@ class Search:
     def _plan(self, limits: Mapping[str, float]) -> Plan:
         """The plan of the budget with other limits for some rows of the table."""
         known = {**limits_of(self.profile, self.budget), **limits}
-        return replan_with_measured_costs(self.model, self.profile, self.budget, self.recipe, self.target, known)
+        return replan_with_measured_costs(self.task, self.profile, self.budget, known)
 
     def _checked(self, file: OnnxFile) -> OnnxFile:
         """The file itself, if it has the zeros that were asked for.
@@ -124,12 +116,12 @@ class Search:
         fastest = math.inf
         for _ in range(TIMED):
             file = self._built(self._plan({"seconds": limit}))
-            real = seconds_of_file(self.model, file, self.profile, self.recipe)
+            real = seconds_of_file(self.task, file, self.profile)
             fastest = min(fastest, real)
             if real <= asked * (1 + NOISE):
                 return self._checked(replace(file, plan=replace(file.plan, cost={**file.plan.cost, "file_seconds": real})))
             limit -= real - asked
-        raise out_of_reach(self.profile, {"seconds": asked}, {"seconds": fastest}, self.recipe)
+        raise out_of_reach(self.profile, {"seconds": asked}, {"seconds": fastest}, self.task.recipe)
 
     # -------------------------------------------------- bytes
     def _within_bytes(self) -> OnnxFile:
@@ -157,9 +149,9 @@ class Search:
         if best is None:
             need = f"{smallest + SEAL_BYTES * self.sealed:,.0f} bytes".replace(",", " ") + ", its seal included" * self.sealed
             limited = f"{math.floor(whole):,}".replace(",", " ")
-            other = "list larger quantize.steps" if self.recipe.steps else "allow fewer bits in the recipe and the target"
+            other = "list larger quantize.steps" if self.task.recipe.steps else "allow fewer bits in the recipe and the target"
             raise Infeasible(
-                f"the smallest file that recipe '{self.recipe.name}' made takes {need}, the budget is {limited}; "
+                f"the smallest file that recipe '{self.task.recipe.name}' made takes {need}, the budget is {limited}; "
                 f"raise budget.bytes, or {other}."
             )
         if self.budget.distortion is None:
@@ -206,15 +198,15 @@ class Search:
 
     def _unkept(self, asked: float, reached: float) -> Infeasible:
         """What was asked for and what was reached."""
-        unit = " nats" if self._nats() else ""
+        unit, recipe = " nats" if self._nats() else "", self.task.recipe
         start = f"budget.distortion is {asked:.3g}{unit}, and"
         if not math.isfinite(reached):
             return Infeasible(
-                f"{start} every plan of recipe '{self.recipe.name}' that was tried lost a channel of an output ({self.lost}); "
+                f"{start} every plan of recipe '{recipe.name}' that was tried lost a channel of an output ({self.lost}); "
                 f"{self._gentler()}."
             )
         return Infeasible(
-            f"{start} the smallest that recipe '{self.recipe.name}' reached is {reached:.3g}{unit} (two standard errors above "
+            f"{start} the smallest that recipe '{recipe.name}' reached is {reached:.3g}{unit} (two standard errors above "
             f"the mean, measured on the file with {self._aside()} calibration examples that nothing was fitted on); raise it, or "
             f"{self._gentler()}."
         )
@@ -226,7 +218,7 @@ class Search:
         except Differs as error:
             self.lost = str(error).partition(";")[0]
             return None, math.inf
-        mean, error, upper = divergence_of_file(self.model, file, self.recipe.mirrored)
+        mean, error, upper = divergence_of_file(self.task.source, file, self.task.recipe.mirrored)
         told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
         return replace(file, plan=replace(file.plan, cost=told)), upper
 
@@ -236,24 +228,24 @@ class Search:
         return math.fsum(bold) * (1 - 1e-9)
 
     def _aside(self) -> int:
-        return sum(len(next(iter(batch.values()))) for batch in self.model.aside)
+        return sum(len(next(iter(batch.values()))) for batch in self.task.aside)
 
     def _nats(self) -> bool:
-        outputs = originals(self.model.door, self.model.aside[:1])
+        outputs = originals(self.task.model, self.task.aside[:1])
         return len(outputs) == 1 and are_scores(outputs[0])
 
     def _gentler(self) -> str:
         """What else would help."""
-        finer = "list smaller quantize.steps" if self.recipe.steps else "allow more bits in quantize.weight_bits"
-        return f"{finer}, or set quantize.activation_bits = 32" if self.recipe.activation_bits == 8 else finer
+        finer = "list smaller quantize.steps" if self.task.recipe.steps else "allow more bits in quantize.weight_bits"
+        return f"{finer}, or set quantize.activation_bits = 32" if self.task.recipe.activation_bits == 8 else finer
 
 
-def file_within_budget(search: Search, measure: Callable[[Recipe], Profile]) -> OnnxFile:
+def file_within_budget(search: Search, measure: Callable[[Task], Profile]) -> OnnxFile:
     """The file of a search; where no step of the recipe is fine enough, of one with finer steps.
 
     Args:
         search: for a recipe's budget.
-        measure: the profile for a recipe with other steps.
+        measure: the profile of a task whose recipe has other steps.
 
     Raises:
         Infeasible: no plan keeps the budget.
@@ -261,10 +253,11 @@ def file_within_budget(search: Search, measure: Callable[[Recipe], Profile]) -> 
     try:
         return search.file()
     except Infeasible:
-        finer = with_finer_steps(search.recipe)
+        finer = with_finer_steps(search.task.recipe)
         if finer is None:
             raise
-        return replace(search, recipe=finer, profile=measure(finer)).file()
+        task = replace(search.task, recipe=finer)
+        return replace(search, task=task, profile=measure(task)).file()
 
 
 def with_finer_steps(recipe: Recipe) -> Recipe | None:
@@ -293,7 +286,7 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
     return aim
 
 
-def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
+def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
     """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
 
     All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. Few examples make up
@@ -303,7 +296,7 @@ def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[f
     all examples (`crossed`).
 
     Args:
-        model: opened, with examples set aside.
+        source: with examples set aside.
         file: finished.
         mirrored: whether images may be flipped.
 
@@ -311,24 +304,24 @@ def divergence_of_file(model: Opened, file: OnnxFile, mirrored: bool) -> tuple[f
         InvalidRequest: no examples were set aside.
         Unsupported: no output is a number that may be a little off.
     """
-    if not model.aside:
+    if not source.aside:
         raise InvalidRequest(
             "budget.distortion is measured on calibration examples, and none were given; give calibration=batches, or set "
             "budget.bytes."
         )
     session = deployment.Session(file.body, file.target)
-    wanted, found = originals(model.door, model.aside), _answers(session, model.aside)
+    wanted, found = originals(source.model, source.aside), _answers(session, source.aside)
     if not any(output.dtype.kind == "f" for output in wanted):
         raise Unsupported(
             "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
             "return its scores, or set budget.bytes."
         )
-    each, fitted = divergence_of_outputs(wanted, found), model.batches
+    each, fitted = divergence_of_outputs(wanted, found), source.batches
     mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
-    right = originals(model.door, fitted)
+    right = originals(source.model, fitted)
     if mirrored and are_scores(right[0]):
-        moved = _moved(model)
-        other = originals(model.door, moved)
+        moved = _moved(source)
+        other = originals(source.model, moved)
         if _unsure(other[0]) <= ALIKE * _unsure(right[0]):  # else they aren't of the calibration's law: mirrored digits aren't
             fitted, right = moved, other
     upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
@@ -345,10 +338,10 @@ def _unsure(scores: np.ndarray) -> float:
     return float(1 - np.square(np.exp(log_softmax(scores.astype(np.float64)))).sum(1).mean())
 
 
-def _moved(model: Opened) -> list[Batch]:
+def _moved(source: ObservedModel) -> list[Batch]:
     """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
-    generator = torch.Generator().manual_seed(model.seed)
-    return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in model.batches]
+    generator = torch.Generator().manual_seed(source.seed)
+    return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in source.batches]
 
 
 def crossed(errors: np.ndarray, scores: np.ndarray) -> float:

@@ -19,13 +19,14 @@ from dyncompress.certificates.risks import losses_of, risk_name
 from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
+from dyncompress.models import open_model
 from dyncompress.models.data import overlap, refuse_not_finite, repeats
-from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.pipeline.completion import candidate, with_candidates
-from dyncompress.pipeline.task import first_rows, outputs
+from dyncompress.pipeline.observed_model import outputs
+from dyncompress.pipeline.task import first_rows
 from dyncompress.pipeline.verification import certificate_digest, examples_digest, without_rows
 from dyncompress.recipe.plan_file import plan_to_toml
-from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Risk
+from dyncompress.types import Batch, HeldOut, Model, OnnxFile, Plan, Risk
 
 ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
 CHUNK = 256
@@ -68,15 +69,29 @@ class Trial:
         return upper_increase(*self.losses(file), self.promise, groups=self.held_out.groups)
 
 
-def trial(
-    door: TorchModel, held_out: HeldOut, seen: frozenset[str], *, risk: str | Risk, promise: Promise, look: int | None = None
-) -> Trial:
+@dataclass(frozen=True)
+class Asked:
+    """What a certificate is to say.
+
+    Attributes:
+        promise: delta, and the largest increase of the risk, if one is promised.
+        risk: a name, or a function (outputs, labels) -> losses in [0, 1].
+        look: which look at these held-out examples it is, from 1; None: valid only as the only one.
+    """
+
+    promise: Promise
+    risk: str | Risk
+    look: int | None = None
+
+
+def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: Asked) -> Trial:
     """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:
         InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, their labels aren't
             classes of the model, or they hold NaN or infinite values that the model makes no sense of.
     """
+    promise, risk, look = asked.promise, asked.risk, asked.look
     check_delta(promise.delta)
     if held_out.labels is None and risk == "zero_one":
         risk = "agreement"
@@ -87,7 +102,7 @@ def trial(
     refuse_too_few(held_out, promise)
     held_out, rows, relabelled = without_repeats(held_out)
     repeated = tuple(np.delete(rows_given, dropped)[list(rows)].tolist())
-    original = _outputs(door, held_out)
+    original = _outputs(model, held_out)
     if original.dtype.kind == "f" and not np.isfinite(original).all():
         for name, value in held_out.inputs.items():
             refuse_not_finite(value, f"held-out data: input '{name}'")
@@ -147,21 +162,21 @@ def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
         )
 
 
-def refuse_another_original(file: OnnxFile, door: TorchModel) -> None:
+def refuse_another_original(file: OnnxFile, model: Model) -> None:
     """Refuse a reference that isn't the model behind the file; a file without a digest (one made by hand) can't be judged.
 
     Raises:
         InvalidRequest: names both digests.
     """
-    if file.plan.digest and file.plan.digest != door.state_digest:
-        own, other = file.plan.digest[:12], door.state_digest[:12]
+    if file.plan.digest and file.plan.digest != model.state_digest:
+        own, other = file.plan.digest[:12], model.state_digest[:12]
         raise InvalidRequest(
             f"the reference's weights have the digest {other}, the file is of a model with {own}; give the model that was "
             "compressed as the reference."
         )
 
 
-def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> TorchModel:
+def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
     """The model behind a file, opened on held-out examples, in batches of the file's size where that is fixed.
 
     Raises:
@@ -169,12 +184,12 @@ def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> TorchModel
     """
     rows = deployment.Session(file.body, file.target).batch_size
     whole = {name: value[:rows] for name, value in held.inputs.items()} if rows else None
-    door = open_model(reference, first_rows(held), whole)
-    refuse_another_original(file, door)
-    return door
+    model = open_model(reference, first_rows(held), whole)
+    refuse_another_original(file, model)
+    return model
 
 
-def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
+def certified(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
     """The file with its certificate, sealed.
 
     Raises:
@@ -182,9 +197,9 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
         NotCertified: the promise isn't kept.
         Unsupported: with its seal the file is larger than the target can take.
     """
-    refuse_another_original(file, door)
+    refuse_another_original(file, model)
     before, after = held.losses(file)
-    told = _circumstances(file, door, held, selection, (before, after))
+    told = _circumstances(file, model, held, selection, (before, after))
     certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=told)
     if not certificate.kept:
         main = certificate.lines[0]
@@ -210,7 +225,7 @@ def certified(file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[
     return replace(file, certificate=certificate, sealed=sealed, packed=container, sizes=sizes)
 
 
-def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: TorchModel, held: Trial) -> OnnxFile:
+def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], model: Model, held: Trial) -> OnnxFile:
     """Fixed-sequence testing along a path from cautious to bold; the last file that keeps the promise, certified.
 
     Raises:
@@ -234,11 +249,11 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], door: Torc
             "promised; promise more, or give more held-out examples."
         )
     chosen = with_candidates(files[walk.chosen], [candidate(file) for file in files])
-    return certified(chosen, door, held, {**walk.record(), "path": digest, "plans": len(plans)})
+    return certified(chosen, model, held, {**walk.record(), "path": digest, "plans": len(plans)})
 
 
 def _circumstances(
-    file: OnnxFile, door: TorchModel, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
+    file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
 ) -> Circumstances:
     """What the certificate tells of its making."""
     dropped = f"{len(held.dropped)} held-out examples that compression had seen were dropped."
@@ -262,7 +277,7 @@ def _circumstances(
         },
         digests={
             "file": hashlib.sha256(file.body).hexdigest(),
-            "original": door.state_digest,
+            "original": model.state_digest,
             "plan": hashlib.sha256(plan_to_toml(file.plan).encode()).hexdigest(),
             "examples": examples_digest(held.held_out.inputs, held.held_out.labels),
         },
@@ -289,8 +304,8 @@ def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndar
     }
 
 
-def _outputs(door: TorchModel, held_out: HeldOut) -> np.ndarray:
+def _outputs(model: Model, held_out: HeldOut) -> np.ndarray:
     """The original's first output on all held-out examples."""
     n = len(held_out)
     batches: list[Batch] = [{name: value[i : i + CHUNK] for name, value in held_out.inputs.items()} for i in range(0, n, CHUNK)]
-    return outputs(door, batches)[0]
+    return outputs(model, batches)[0]

@@ -7,49 +7,47 @@ from dataclasses import replace
 
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch.model import TorchModel
+from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.onnx_export import as_numpy
-from dyncompress.pipeline.task import Opened, first_examples
-from dyncompress.types import Batch, Candidate, OnnxFile, Plan, Profile, Speed
-from dyncompress.types.progress import Progress
+from dyncompress.pipeline.task import Task
+from dyncompress.types import Batch, Candidate, Model, OnnxFile, Plan, Profile, Speed
 
 
-def complete(file: OnnxFile, model: Opened, made: Plan | Profile, *, keep_float: bool, progress: Progress) -> OnnxFile:
+def complete(file: OnnxFile, task: Task, made: Plan | Profile, *, keep_float: bool) -> OnnxFile:
     """The file with what is told of it, of which nothing decides anything.
 
     Args:
         file: finished.
-        model: that came in, opened.
+        task: with the model that came in.
         made: what the file was made from; a profile stays with the file.
         keep_float: whether the original's float32 file stays with it too: as many bytes as the model has.
-        progress: who is told.
     """
-    example = first_examples(model.batches, 2)[0]
-    float_body = _float_body(model.door, example) if keep_float else b""
-    with progress.phase("time a run before and after"):
-        speed = _speed(file, model.door, example, float_body)
+    example = first_examples(task.batches, 2)[0]
+    float_body = _float_body(task.model, example) if keep_float else b""
+    with task.progress.phase("time a run before and after"):
+        speed = _speed(file, task.model, example, float_body)
     profile = made if isinstance(made, Profile) else None
     return replace(file, profile=profile, speed=speed, float_body=float_body)
 
 
-def timed(file: OnnxFile, original: TorchModel) -> OnnxFile:
+def timed(file: OnnxFile, original: Model) -> OnnxFile:
     """The file with the time of a run before and after; one that has it stays as it is."""
     return file if file.speed is not None else replace(file, speed=_speed(file, original, original.example))
 
 
-def _float_body(door: TorchModel, example: Batch) -> bytes:
+def _float_body(model: Model, example: Batch) -> bytes:
     """The model's float32 file."""
-    return door.to_onnx(as_numpy(example))[0]
+    return model.to_onnx(as_numpy(example))[0]
 
 
-def _speed(file: OnnxFile, door: TorchModel, example: Batch, float_body: bytes = b"") -> Speed:
+def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b"") -> Speed:
     """Of one example; where either file doesn't run here, the reason."""
     reason = deployment.cannot_run_here(file.target)
     if reason:
         return Speed(reason=reason)
     one = {name: value[:1] for name, value in as_numpy(example).items()}
     try:
-        return deployment.in_turn(float_body or _float_body(door, example), file.body, one, file.target)
+        return deployment.in_turn(float_body or _float_body(model, example), file.body, one, file.target)
     except Unsupported as error:
         return Speed(reason=str(error).rstrip("."))
 

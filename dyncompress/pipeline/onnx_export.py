@@ -13,7 +13,7 @@ from dyncompress.deployment.fusion import float_operators
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.data import digests
-from dyncompress.pipeline.task import cropped, first_examples, of_every_form, outputs
+from dyncompress.pipeline.observed_model import cropped, first_examples, of_every_form, outputs
 from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
 from dyncompress.types.progress import Progress
 
@@ -28,9 +28,10 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     Raises:
         InvalidRequest: activations are to be integers and there are no calibration batches to range them on.
         Unsupported: the file is larger than the target can take.
-        Differs: the float graph doesn't compute what torch computes, or a channel of an output is lost.
+        Differs: the float graph doesn't compute what the model computes, or a channel of an output is lost.
     """
     plan, batches = compressed.plan, [as_numpy(batch) for batch in compressed.calibration]
+    aside = [as_numpy(batch) for batch in compressed.aside]
     integer = any(choice.activation_bits != FLOAT_BITS for choice in plan.realised.values())
     coded = any(choice.step for choice in plan.realised.values())
     if integer and not batches:
@@ -39,7 +40,6 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places, notes = compressed.model.to_onnx_with_notes(example)
-    aside = [as_numpy(batch) for batch in compressed.aside]
     shown = of_every_form([*aside, *batches] or [example], PARITY_EXAMPLES)
     shown += other_lengths(compressed.model, shown)
     with progress.phase("write the integer graph"):
@@ -56,23 +56,12 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             share=compressed.activation_share,
         )
         deployment.check(written.body)
-    if target.max_model_bytes and len(written.body) > target.max_model_bytes:
-        size, most = f"{len(written.body):,}", f"{target.max_model_bytes:,}"
-        raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
+    _refuse_too_large(written.body, target)
     with progress.phase("compare with the original model"):
-        reference = outputs(compressed.model, shown)
-        parity = deployment.compared(reference, exported, written.outputs, original, session.output_names)
-        unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
-        parity = replace(faithful(parity), divergence=divergence(original[0], written.outputs[0]), unit=unit)
-    after = {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written.outputs[0])}
+        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session.output_names)
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)
-    warnings = [
-        deployment.matches_target(target),
-        float_operators(fused, target),
-        *activation_notes(written),
-        *coarse(parity),
-    ]
+    warnings = [deployment.matches_target(target), float_operators(fused, target), *activation_notes(written), *coarse(parity)]
     return OnnxFile(
         body=written.body,
         plan=plan,
@@ -81,7 +70,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         parity=parity,
         fused=fused,
         macs=(int(plan.cost["float_macs"]), compressed.model.macs),
-        stages={**compressed.stages, **after},
+        stages={**compressed.stages, **stages},
         target=target,
         notes=(*compressed.model.notes, *notes, *(warning for warning in warnings if warning)),
         seen=frozenset(digests([*aside, *batches])),
@@ -89,6 +78,38 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         packed=container,
         inputs=session.input_shapes,
     )
+
+
+Outputs = tuple[np.ndarray, ...]
+
+
+def _compared(
+    model: Model, shown: Sequence[Batch], outputs_of: tuple[Outputs, Outputs, Outputs], names: Sequence[str]
+) -> tuple[Parity, dict[str, float]]:
+    """The parity of the file, and the divergence after the stages of export.
+
+    Args:
+        model: the compressed one.
+        shown: inputs.
+        outputs_of: on these inputs, of the float graph, the finished file, and the model that came in.
+        names: of the outputs.
+
+    Raises:
+        Differs: see `faithful`.
+    """
+    exported, written, original = outputs_of
+    reference = outputs(model, shown)
+    parity = deployment.compared(reference, exported, written, original, names)
+    unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
+    parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
+    return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
+
+
+def _refuse_too_large(body: bytes, target: Target) -> None:
+    """Refuse a file that the target can't take."""
+    if target.max_model_bytes and len(body) > target.max_model_bytes:
+        size, most = f"{len(body):,}", f"{target.max_model_bytes:,}"
+        raise Unsupported(f"the file takes {size} bytes, target '{target.name}' takes {most}; lower budget.bytes.")
 
 
 def faithful(parity: Parity) -> Parity:

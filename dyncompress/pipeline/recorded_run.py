@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.model import TorchModel
 from dyncompress.recording import load_trajectory
 from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
-from dyncompress.types import Gradients, Iterates, Motion, Need, Trajectory, WeightFisher, WeightMotion
+from dyncompress.types import Gradients, Iterates, Model, Motion, Need, Trajectory, WeightFisher, WeightMotion
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,16 @@ class RecordedRun:
         return values
 
 
-def recorded_run(trajectory: Trajectory | str | Path, door: TorchModel) -> RecordedRun:
+def recorded_run(trajectory: Trajectory | str | Path, model: Model) -> RecordedRun:
     """A trajectory, read if it is a path.
 
     Raises:
         InvalidRequest: it is another model's.
     """
     found = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
-    if found.digest != door.digest():
+    if found.digest != model.digest():
         raise InvalidRequest(
-            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {door.digest()[:12]}); "
+            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {model.digest()[:12]}); "
             "give the trajectory of this model's training, with its last step recorded."
         )
     return RecordedRun(found, increment_fisher(found))

@@ -12,79 +12,31 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dyncompress.allocation.cost import HARM, NONZEROS, least, nonzeros_left, solved
+from dyncompress.allocation.plan import allocated, floor_of, limits_of, whole_budget
 from dyncompress.errors import Infeasible
-from dyncompress.models.torch.model import TorchModel
 from dyncompress.pipeline.application.structured_pruning import structural
 from dyncompress.pipeline.profiling.latency import seconds_of
-from dyncompress.pipeline.profiling.profile import share_left_alone
-from dyncompress.pipeline.task import Opened
+from dyncompress.pipeline.task import Task
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import BLOCKS, CHANNELS, Budget, Choice, Drop, Keep, Plan, Profile, Target
+from dyncompress.types import BLOCKS, CHANNELS, Budget, Choice, Drop, Keep, Model, Plan, Profile
 
 STRUCTURES = 12  # structures that are tried for a budget of multiply-accumulates
 TIMED = 3  # structures that are timed for a budget of seconds: a measurement takes longer, and varies
 NOISE = 0.02  # of a time: what two measurements of one file may differ by
 
 
-def limits_of(profile: Profile, budget: Budget) -> dict[str, float]:
-    """Row -> what all units of the table together may cost, for `allocation.cost.solved`.
-
-    Raises:
-        Infeasible: no plan has so many zeros.
-    """
-    limits = {}
-    whole = whole_budget(profile, budget)
-    if "bytes" in whole:
-        limits["bytes"] = whole["bytes"] - profile.fixed_bytes
-    if "macs" in whole:
-        limits["macs"] = whole["macs"] - sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
-    if "seconds" in whole:
-        limits["seconds"] = whole["seconds"] - profile.whole_seconds
-    if budget.sparsity is not None:
-        limits[NONZEROS] = nonzeros_left(profile, budget.sparsity)
-    if budget.distortion is not None and budget.bytes is None:
-        limits[HARM] = budget.distortion
-    return limits
-
-
-def whole_budget(profile: Profile, budget: Budget) -> dict[str, float]:
-    """Bytes, multiply-accumulates and seconds that are asked for; shares as what they are of the original's."""
-    found = {}
-    for row, original in (("bytes", profile.float_bytes), ("macs", profile.macs), ("seconds", profile.seconds)):
-        value = getattr(budget, row)
-        if value is not None:
-            found[row] = value if value >= 1 else value * original
-    return found
-
-
-def allocated(profile: Profile, limits: Mapping[str, float], recipe: Recipe) -> Plan:
-    """The plan of these limits of the table.
-
-    Raises:
-        Infeasible: the smallest plan is above one.
-    """
-    return solved(profile, list(limits.items()), recipe.allocator, share_left_alone(profile.layers, profile.reasons))
-
-
-def floor_of(profile: Profile, row: str) -> float:
-    """A limit of the table that the smallest plan alone keeps; a little above it, for the sake of sums."""
-    smallest = least(profile, row)
-    return smallest + 1e-9 * max(1.0, abs(smallest))
-
-
 # ---------------------------------------------------------------- structure
-def plans_for_budgets(model: Opened, profile: Profile, recipe: Recipe, target: Target) -> list[Plan]:
+def plans_for_budgets(task: Task, profile: Profile) -> list[Plan]:
     """The plans of a recipe's budgets, from cautious to bold; budgets that can't be met are left out unless all are.
 
     Raises:
         Infeasible: none of the budgets can be met.
     """
     plans: list[Plan] = []
-    for budget in recipe.budgets():
+    for budget in task.recipe.budgets():
         try:
-            plan = replan_with_measured_costs(model, profile, budget, recipe, target)
+            plan = replan_with_measured_costs(task, profile, budget)
         except Infeasible:
             if not plans:
                 raise
@@ -94,22 +46,13 @@ def plans_for_budgets(model: Opened, profile: Profile, recipe: Recipe, target: T
     return plans
 
 
-def replan_with_measured_costs(
-    model: Opened,
-    profile: Profile,
-    budget: Budget,
-    recipe: Recipe,
-    target: Target,
-    limits: Mapping[str, float] | None = None,
-) -> Plan:
+def replan_with_measured_costs(task: Task, profile: Profile, budget: Budget, limits: Mapping[str, float] | None = None) -> Plan:
     """The plan of a budget whose structure, as measured, takes no more multiply-accumulates and seconds than asked for.
 
     Args:
-        model: opened.
-        profile: of the model.
+        task: the allocator of its recipe solves the table; times are measured for its target.
+        profile: of its model.
         budget: checked or not.
-        recipe: its allocator solves the table.
-        target: that times are measured for.
         limits: of the table to start from; None: the budget's.
 
     Returns:
@@ -126,13 +69,13 @@ def replan_with_measured_costs(
     for number in range(tries):
         if number == tries - 1:
             limits = {**limits, **dict.fromkeys(asked, -math.inf)}
-        plan, last = _solved_or_smallest(profile, limits, recipe, asked)
+        plan, last = _solved_or_smallest(profile, limits, task.recipe, asked)
         if not structural(plan.asked):
             if not last:
                 return plan
             real = {"macs": float(profile.macs), "seconds": profile.whole_seconds}
         else:
-            real = structure_costs(model, profile, plan, recipe, target)
+            real = structure_costs(task, profile, plan)
             plan = replace(plan, cost={**plan.cost, **{f"realised_{row}": value for row, value in real.items()}})
         over = {row: real[row] - most for row, most in asked.items() if real[row] > most * (1 + NOISE * (row == "seconds"))}
         if not over:
@@ -142,7 +85,7 @@ def replan_with_measured_costs(
             break
         for row, excess in over.items():  # the table's sums may be far below what is real, below zero even
             limits[row] -= max(excess, 0.01 * asked[row]) * (1 + number / 4)
-    raise out_of_reach(profile, asked, smallest, recipe)
+    raise out_of_reach(profile, asked, smallest, task.recipe)
 
 
 def _solved_or_smallest(
@@ -155,23 +98,23 @@ def _solved_or_smallest(
     """
     floors = {row: floor_of(profile, row) for row in asked}
     low = {row: floor for row, floor in floors.items() if limits[row] < floor}
-    return allocated(profile, {**limits, **low}, recipe), bool(low)
+    return allocated(profile, {**limits, **low}, recipe.allocator), bool(low)
 
 
-def structure_costs(model: Opened, profile: Profile, plan: Plan, recipe: Recipe, target: Target) -> dict[str, float]:
+def structure_costs(task: Task, profile: Profile, plan: Plan) -> dict[str, float]:
     """Multiply-accumulates of the plan's structure, and seconds where the profile has them."""
-    small = without(model.door, structural(plan.asked))
+    small = without(task.model, structural(plan.asked))
     real = {"macs": float(small.macs)}
     if profile.seconds:
-        real["seconds"] = profile.whole_seconds * seconds_of(model, small, recipe, target)
+        real["seconds"] = profile.whole_seconds * seconds_of(task, small)
     return real
 
 
-def without(door: TorchModel, choices: Mapping[str, Choice]) -> TorchModel:
+def without(model: Model, choices: Mapping[str, Choice]) -> Model:
     """The model without the dropped blocks, and with the first channels alone of the groups that lose some."""
     drops = [Drop(unit.removeprefix(BLOCKS)) for unit in choices if unit.startswith(BLOCKS)]
-    left = door.edited(drops) if drops else door
-    there = {layer.name for layer in left.trace.layers}
+    left = model.edited(drops) if drops else model
+    there = {layer.name for layer in left.layers()}
     cut = {unit.removeprefix(CHANNELS): choice for unit, choice in choices.items() if unit.startswith(CHANNELS)}
     keeps = [Keep(name, choice.indices or tuple(range(choice.keep or 1))) for name, choice in cut.items() if name in there]
     return left.edited(keeps) if keeps else left

@@ -7,30 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dyncompress.allocation.plan import allocated, limits_of
 from dyncompress.certificates.promise import Promise
-from dyncompress.errors import InvalidRequest
-from dyncompress.models.data import digests
 from dyncompress.models.torch.calling import with_gradients
 from dyncompress.pipeline import certification
 from dyncompress.pipeline.application.apply_plan import applied
-from dyncompress.pipeline.budget_search import Search, file_within_budget
-from dyncompress.pipeline.completion import complete, timed
-from dyncompress.pipeline.onnx_export import shipped_file, within
-from dyncompress.pipeline.profiling.profile import profiled, profiled_for_budget
-from dyncompress.pipeline.replanning import allocated, limits_of, plans_for_budgets
-from dyncompress.pipeline.task import held_out_of, opened, opened_with_held_out, refuse_other_weights, with_run
+from dyncompress.pipeline.completion import timed
+from dyncompress.pipeline.one_call import OneCall, compressed
+from dyncompress.pipeline.onnx_export import shipped_file
+from dyncompress.pipeline.profiling.profile import profiled
+from dyncompress.pipeline.task import InputData, held_out_of, open_task, with_run
 from dyncompress.pipeline.verification import verify
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.recipe.toml_files import (
-    allocated_by_another,
-    load_recipe,
-    load_target,
-    recipe_for,
-    refuse_others,
-    target_for,
-)
+from dyncompress.recipe.toml_files import allocated_by_another, load_recipe, load_target, recipe_for, target_for
 from dyncompress.types import Budget, Compressed, OnnxFile, Plan, Profile, Target
 from dyncompress.types.progress import SILENT, Progress
 
@@ -61,8 +52,9 @@ def measure(
             Axes of which the calibration data have several lengths are free without being named.
         progress: who is told of phases.
     """
-    recipe, target = load_recipe(recipe), load_target(target)
-    return profiled(opened(model, recipe, calibration, example, free_axes), recipe, target, trajectory, progress)
+    data = InputData(calibration, example, free_axes)
+    task = open_task(model, load_recipe(recipe), load_target(target), data, progress)
+    return profiled(with_run(task, trajectory))
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
@@ -74,7 +66,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     """
     recipe = recipe_for(recipe, profile)
     budget = parse_budget(budget or recipe.budget)
-    plan = allocated(profile, limits_of(profile, budget), recipe)
+    plan = allocated(profile, limits_of(profile, budget), recipe.allocator)
     return replace(plan, notes=(*plan.notes, *allocated_by_another(recipe, profile)))
 
 
@@ -99,8 +91,8 @@ def apply(
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    start = with_run(opened(model, recipe, calibration, example, free_axes), trajectory)
-    small = applied(start, plan, recipe, target, progress)
+    task = open_task(model, recipe, target, InputData(calibration, example, free_axes), progress)
+    small = applied(with_run(task, trajectory), plan)
     return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
@@ -138,9 +130,10 @@ def certify(
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
     """
     held = held_out_of(reference, held_out)
-    door, asked = certification.opened_original(file, reference, held), Promise(delta=delta, risk_increase=promise)
-    trial = certification.trial(door, held, file.seen, risk=risk, promise=asked, look=look)
-    return timed(certification.certified(file, door, trial), door)
+    original = certification.opened_original(file, reference, held)
+    asked = certification.Asked(Promise(delta=delta, risk_increase=promise), risk, look)
+    trial = certification.trial(original, held, file.seen, asked)
+    return timed(certification.certified(file, original, trial), original)
 
 
 @with_gradients
@@ -174,33 +167,7 @@ def compress(
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    refuse_others(recipe, target, plan)
-    spec, limit = recipe.certificate, recipe.budget.risk_increase
-    if limit is not None and held_out is None:
-        raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
-    start, batches, held = opened_with_held_out(model, recipe, calibration, held_out, free_axes, isinstance(plan, Plan))
-    start, trial = with_run(start, trajectory), None
-    if plan is not None:
-        refuse_other_weights(start, plan)
-    if held is not None:  # everything that can be refused is refused before the work begins
-        asked = Promise(delta=spec.delta, risk_increase=limit, method=spec.method)
-        trial = certification.trial(start.door, held, frozenset(digests(batches or [])), risk=spec.risk, promise=asked)
-    budgeted = None if recipe.path or isinstance(plan, Plan) else recipe.budget.bytes
-    found = plan or profiled_for_budget(start, recipe, target, None, progress)
-
-    def build(plan: Plan) -> OnnxFile:
-        return shipped_file(applied(start, plan, recipe, target, progress), target, progress)
-
-    if limit is not None and trial is not None:
-        plans = [found] if isinstance(found, Plan) else plans_for_budgets(start, found, recipe, target)
-        finished, trial = certification.boldest(plans, build, start.door, trial), None  # it is certified
-    elif isinstance(found, Plan):
-        finished = build(found)
-    else:
-        search = Search(start, found, recipe.budgets()[0], recipe, target, build, sealed=trial is not None)
-        finished = file_within_budget(search, lambda finer: profiled_for_budget(start, finer, target, None, progress))
-    finished = replace(finished, seen=finished.seen | frozenset(digests(batches or [])))
-    if trial is not None:
-        with progress.phase("certify"):
-            finished = within(budgeted, certification.certified(finished, start.door, trial))
-    return complete(finished, start, found, keep_float=keep_float, progress=progress)
+    call = OneCall(
+        model, recipe, target, InputData(calibration, None, free_axes), held_out, trajectory, plan, keep_float, progress
+    )
+    return compressed(call)

@@ -1,4 +1,8 @@
-"""Zeroes in weights and channels less, on the tensors' own device: one pruner a file."""
+"""Set weights to zero, remove channels, factor layers into two: one method a file, on the device of the tensors.
+
+`PRUNERS` maps the name that a recipe writes to its class. A pruner is called with a weight, an `Observation` of its layer and a
+`Choice`, and returns a new weight of the same shape; the weight that it gets is never changed.
+"""
 
 from dyncompress.pruning.channels import Reader, eliminate, eliminate_together, refit_columns
 from dyncompress.pruning.gradual import GradualRefit

@@ -1,56 +1,56 @@
-"""Which input channels a layer can do without, and its weights once they are gone."""
+"""Choose the input channels to remove from a layer, and refit its weights on the channels that are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
-from dyncompress.linalg.deferred import torch, without_gradients
+from dyncompress.linalg.deferred import Tensor, torch, without_gradients
+from dyncompress.types import Array
+from dyncompress.types.arrays import Float, Float64, Int64
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def _checked(moment: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Moment `[K, K]` and weight `[out, K]`, float64.
+def _matrices(moment: Float[Tensor, ...], weight: Float[Tensor, ...]) -> tuple[Float[Tensor, "K K"], Float64[Tensor, "out K"]]:
+    """The moment `[K, K]` on the weight's device, and the weight as a float64 matrix `[out, K]`.
 
     Raises:
-        InvalidRequest: they don't fit.
+        InvalidRequest: the moment isn't `[K, K]` (or `[1, K, K]`) for a weight of K columns.
     """
     matrix = weight.detach().flatten(1).double()
     square = moment[0] if moment.ndim == 3 and len(moment) == 1 else moment
     if square.shape != (matrix.shape[1], matrix.shape[1]):
         raise InvalidRequest(
-            f"channels: inputs' moment {tuple(moment.shape)} for a weight {tuple(weight.shape)}; it takes "
-            f"[{matrix.shape[1]}, {matrix.shape[1]}] (a grouped layer goes group by group)."
+            f"channels: the inputs' moment has shape {tuple(moment.shape)}, the weight {tuple(weight.shape)}; pass a moment "
+            f"[{matrix.shape[1]}, {matrix.shape[1]}] (call once for each group of a grouped layer)."
         )
     return square.to(weight.device), matrix
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One layer that reads a channel group.
+    """One layer whose inputs are the channels that are to be pruned.
 
     Attributes:
-        moment: `[K, K]` (or `[1, K, K]`), second moment of its inputs.
-        weight: `[out, K]` or `[out, in, *kernel]`, the best weight on all inputs.
-        columns: consecutive columns that one channel owns.
+        moment: `[K, K]` (or `[1, K, K]`), second moment E[x x^T] of its inputs.
+        weight: `[out, K]` or `[out, in, *kernel]`, the weight before pruning.
+        columns: consecutive columns of the weight matrix that belong to one channel: the kernel's size, K / channels.
     """
 
-    moment: Tensor
-    weight: Tensor
+    moment: Float[Tensor, ...]
+    weight: Float[Tensor, ...]
     columns: int
 
 
 def eliminate(
-    moment: Tensor, weight: Tensor, columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
-) -> tuple[Tensor, Tensor]:
-    """`eliminate_together` for a group with one reader.
+    moment: Float[Tensor, ...], weight: Float[Tensor, ...], columns_per_channel: int, keep: int = 1, *, damping: float = 1e-4
+) -> tuple[Int64[Tensor, " removed"], Float64[Tensor, " removed"]]:
+    """Order the input channels of one layer for removal: `eliminate_together` with a single reader.
 
     Example:
+        Of three uncorrelated inputs the one of weight 1 goes first: it carries 1 / 9 of the output's power.
+
         >>> order, error = eliminate(torch.eye(3), torch.tensor([[2.0, 1.0, 2.0]]), 1, damping=0.0)
         >>> order.tolist(), [round(e, 4) for e in error.tolist()]
         ([1, 0], [0.1111, 0.5556])
@@ -59,113 +59,122 @@ def eliminate(
 
 
 @without_gradients
-def eliminate_together(readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4) -> tuple[Tensor, Tensor]:
-    """Remove input channels one by one, always the one whose loss the others make up for best, in all readers together.
+def eliminate_together(
+    readers: Sequence[Reader], keep: int = 1, *, damping: float = 1e-4
+) -> tuple[Int64[Tensor, " removed"], Float64[Tensor, " removed"]]:
+    """Order input channels for removal: each step removes the one that adds least to the output error of all readers.
 
-    Removing columns P from the best weights W on what is left costs tr(W_P ((H^-1)_PP)^-1 W_P^T); then
-    W -= W_P ((H^-1)_PP)^-1 (H^-1)_P: and H^-1 -= (H^-1)_:P ((H^-1)_PP)^-1 (H^-1)_P:. The costs add up to the output error of
-    the least-squares refit on the channels left, so the curve is exact for this order. Every reader's cost counts relative to
-    its output's power.
+    After each removal the remaining weights are refitted by least squares. With W the current weights, H the inputs' moment on
+    the remaining columns and P the columns of a channel, the removal adds tr(W_P ((H^-1)_PP)^-1 W_P^T) to the output error;
+    then W -= W_P ((H^-1)_PP)^-1 (H^-1)_P: and H^-1 -= (H^-1)_:P ((H^-1)_PP)^-1 (H^-1)_P:. The costs add up to the output error
+    of a least-squares refit on the remaining channels, so the error curve is exact for this order. Each reader's error is
+    divided by the power of its output, and the mean over the readers is minimised.
 
     **Source**: optimal brain surgeon (Hassibi & Stork 1993) on groups of columns.
 
-    Cost: (K + out) K flops for each column removed and reader, float64; K up to a few thousand.
+    **Cost**: (K + out) K flops for each removed column and reader, float64; practical for K up to a few thousand.
 
     Args:
-        readers: one at least, of the same channels.
-        keep: channels at which to stop, 1 or more.
-        damping: share of the mean of diag(H) added to the diagonal.
+        readers: the layers that read these channels, at least one.
+        keep: number of channels to keep, 1 or more.
+        damping: share of the mean of diag(H) that is added to the diagonal.
 
     Returns:
-        Channels in the order of removal, `[channels - keep]`, and the relative output error
-        tr(E H E^T) / tr(W H W^T) after each, the readers refitted, their mean, float64.
+        The channels in the order of removal, `[channels - keep]`, int64, and the relative output error
+        tr(E H E^T) / tr(W H W^T) after each removal and refit, averaged over the readers, `[channels - keep]`, float64.
 
     Raises:
-        InvalidRequest: shapes that don't fit, or `keep` out of range.
+        InvalidRequest: shapes don't fit, the readers have different numbers of channels, or `keep` is out of range.
     """
     states = [_Elimination(reader, keep, damping) for reader in readers]
     channels = {state.channels for state in states}
     if len(channels) != 1:
-        raise InvalidRequest(f"channels: readers of {sorted(channels)} channels; those of one group read the same ones.")
+        raise InvalidRequest(
+            f"channels: the readers have {sorted(channels)} channels; pass only layers that read the same channels."
+        )
     order, costs = [], []
     for _ in range(channels.pop() - keep):
-        price = torch.stack([state.prices() for state in states]).mean(0)
-        channel = int(price.argmin())
+        cost = torch.stack([state.removal_costs() for state in states]).mean(0)
+        channel = int(cost.argmin())
         for state in states:
             state.remove(channel)
         order.append(channel)
-        costs.append(price[channel])
+        costs.append(cost[channel])
     device = states[0].weight.device
     error = torch.stack(costs).cumsum(0) if costs else torch.zeros(0, dtype=torch.float64, device=device)
     return torch.tensor(order, dtype=torch.long, device=device), error
 
 
 class _Elimination:
-    """One reader's weight and inverse moment on the channels left."""
+    """One reader's weight and inverse moment on the remaining channels."""
 
     def __init__(self, reader: Reader, keep: int, damping: float) -> None:
-        """Invert the moment."""
-        square, self.weight = _checked(reader.moment, reader.weight)
+        """Check the shapes and invert the moment."""
+        square, self.weight = _matrices(reader.moment, reader.weight)
         columns = self.weight.shape[1]
         self.size = reader.columns
         if self.size < 1 or columns % self.size or not 1 <= keep <= columns // self.size:
             limit = columns // max(self.size, 1)
             raise InvalidRequest(
-                f"channels: {columns} columns at {self.size} a channel, keep {keep}; keep 1 to {limit} channels."
+                f"channels: {columns} columns of {self.size} per channel, keep is {keep}; keep 1 to {limit} channels."
             )
         self.channels = columns // self.size
         hessian = damped(square, damping)
         self.power = float((self.weight @ hessian * self.weight).sum())
         self.inverse = torch.cholesky_inverse(damped_cholesky(hessian, 0.0))
-        self.gone = torch.zeros(self.channels, dtype=torch.bool, device=self.weight.device)
+        self.removed = torch.zeros(self.channels, dtype=torch.bool, device=self.weight.device)
         self.factors = self.inverse
 
-    def prices(self) -> Tensor:
-        """What each channel's removal adds to the relative output error, `[channels]`; infinite for those gone."""
+    def removal_costs(self) -> Float64[Tensor, " channels"]:
+        """What the removal of each channel adds to the relative output error, `[channels]`; infinite for removed ones."""
         channels, size, weight = self.channels, self.size, self.weight
         blocks = self.inverse.reshape(channels, size, channels, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
-        blocks = torch.where(self.gone[:, None, None], identity, (blocks + blocks.mT) / 2)
+        blocks = torch.where(self.removed[:, None, None], identity, (blocks + blocks.mT) / 2)
         self.factors = damped_cholesky(blocks, 0.0)
         own = weight.reshape(len(weight), channels, size).permute(1, 2, 0)
-        price = torch.linalg.solve_triangular(self.factors, own, upper=False).square().sum((1, 2))
-        return (price / self.power if self.power > 0 else torch.zeros_like(price)).masked_fill(self.gone, torch.inf)
+        cost = torch.linalg.solve_triangular(self.factors, own, upper=False).square().sum((1, 2))
+        return (cost / self.power if self.power > 0 else torch.zeros_like(cost)).masked_fill(self.removed, torch.inf)
 
     def remove(self, channel: int) -> None:
-        """Let the other channels make up for one, priced just before."""
+        """Remove a channel and refit the others; uses the factors of the last call of `removal_costs`."""
         part = slice(channel * self.size, (channel + 1) * self.size)
         share = torch.cholesky_solve(self.inverse[part].clone(), self.factors[channel])
         self.weight = self.weight - self.weight[:, part] @ share
         self.inverse -= self.inverse[:, part].clone() @ share
         self.weight[:, part], self.inverse[part], self.inverse[:, part] = 0, 0, 0
-        self.gone[channel] = True
+        self.removed[channel] = True
 
 
 @without_gradients
-def refit_columns(weight: Tensor, moment: Tensor, kept_columns: Tensor | Sequence[int], damping: float = 1e-4) -> Tensor:
-    """The weights on some of the inputs that reproduce the outputs best: W H_:S (H_SS)^-1.
+def refit_columns(
+    weight: Float[Tensor, ...], moment: Float[Tensor, ...], kept_columns: Array | Sequence[int], damping: float = 1e-4
+) -> Float[Tensor, "out kept"]:
+    """Least-squares weights on a subset S of the inputs that best reproduce the outputs W x: W H_:S (H_SS)^-1.
 
     Example:
+        The second input is correlated with the first, whose weight takes over a half of the second one's.
+
         >>> refit_columns(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 0.5], [0.5, 1.0]]), torch.tensor([0]), damping=0.0)
         tensor([[1.5000]])
 
     Args:
         weight: `[out, K]` or `[out, in, *kernel]`.
         moment: `[K, K]` (or `[1, K, K]`).
-        kept_columns: S, indices `[kept]` of columns, or bool `[K]`; a tensor, array or list.
-        damping: share of the mean of diag(H) added to the diagonal; it draws towards the weight that came in.
+        kept_columns: S, column indices `[kept]`, or a boolean mask `[K]`; a tensor, array or list.
+        damping: share of the mean of diag(H) that is added to the diagonal; it pulls the solution towards `weight`.
 
     Returns:
-        `[out, kept]`, the weight's dtype.
+        `[out, kept]`, in the weight's dtype.
 
     Raises:
-        InvalidRequest: shapes that don't fit.
+        InvalidRequest: the moment doesn't fit the weight.
     """
-    square, w = _checked(moment, weight)
+    square, w = _matrices(moment, weight)
     hessian = damped(square, damping)
     kept = torch.as_tensor(kept_columns, device=weight.device)
-    stays = torch.zeros(w.shape[1], dtype=torch.bool, device=w.device)
-    stays[kept] = True
-    pull = torch.where(stays, 0, w) @ hessian[:, kept]
+    is_kept = torch.zeros(w.shape[1], dtype=torch.bool, device=w.device)
+    is_kept[kept] = True
+    cross = torch.where(is_kept, 0, w) @ hessian[:, kept]
     factor = damped_cholesky(hessian[kept][:, kept], 0.0)
-    return (w[:, kept] + torch.cholesky_solve(pull.T, factor).T).to(weight.dtype)
+    return (w[:, kept] + torch.cholesky_solve(cross.T, factor).T).to(weight.dtype)

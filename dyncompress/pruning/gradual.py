@@ -1,60 +1,74 @@
-"""Weights go in many small steps, those first whose loss changes the output least; the others are refitted after each."""
+"""Gradual pruning: in many small steps, zero the weights that contribute least to the output and refit the others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_diagonal
+from dyncompress.linalg.deferred import Tensor
 from dyncompress.pruning.least_squares import refit
 from dyncompress.pruning.magnitude import Magnitude, milestones
 from dyncompress.pruning.masks import check_finite, mask
 from dyncompress.types import Choice, InputMoment, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
 @dataclass(frozen=True)
 class GradualRefit:
-    """Weights of least |w| sqrt(E x^2) become zero step by step and the others are refitted by exact least squares.
+    """Zero the weights of smallest |w| sqrt(E[x^2]) step by step, and refit the others by least squares after each step.
 
-    The score is the size of what the weight adds to the output, so that inputs of any scale compare. In each step the mask is
-    chosen by the refitted weights, and the original ones are refitted to it. Many steps come close of removing
-    weights by the exact cost of each, `w^2 / (H_SS^-1)_jj`, which takes an inverse a row: on ResNet-20's layers at 80 % zeros
-    they leave an eighth to a third less output error than three steps by magnitude.
+    The score is the root mean square of what the weight adds to the output, so it compares weights whose inputs have different
+    scales. Each step chooses its mask by the refitted weights, then refits the original weights under that mask. With many
+    steps the result comes close to removing weights one by one by their exact cost, `w^2 / (H_SS^-1)_jj`, which would need a
+    matrix inverse for every row. On the layers of ResNet-20 at 80 % zeros the default leaves an eighth to a third less output
+    error than `MagnitudeRefit` with its three steps.
 
-    **Source**: score of Sun et al., "Wanda", 2023; the gradual schedule of Zhu & Gupta 2017, weights solved for instead of
-    trained in between.
+    Without an `InputMoment` in the observation it does what `Magnitude` does.
 
-    Without an `InputMoment` it is `Magnitude`.
+    **Source**: the score is that of Sun et al., "Wanda", 2023; the schedule is that of Zhu & Gupta 2017, with a least-squares
+    solution in place of training between the steps.
 
-    Cost: `steps` times that of `refit`.
+    **Cost**: `steps` times that of `refit`.
 
     Attributes:
-        damping: share of the mean of diag(H) added to the diagonal.
-        steps: rounds of choosing and refitting, 1 or more.
+        damping: share of the mean of diag(H) that is added to the diagonal.
+        steps: rounds of choosing a mask and refitting, 1 or more.
+
+    Example:
+        >>> import torch
+        >>> from dyncompress.types import Layer
+        >>> seen = Observation(Layer("fc", "linear", (1, 2), 0), {InputMoment(): torch.tensor([[[1.0, 0.0], [0.0, 100.0]]])})
+        >>> GradualRefit()(torch.tensor([[2.0, 1.0]]), seen, Choice(sparsity=0.5))  # the input of weight 1 is ten times larger
+        tensor([[0., 1.]])
     """
 
     damping: float = 1e-4
     steps: int = 20
 
     def __post_init__(self) -> None:
-        """Refuse a number of steps that means nothing."""
+        """Check the number of steps."""
         if self.steps < 1:
             raise InvalidRequest(f"gradual_refit: steps is {self.steps}; it takes 1 or more.")
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        """The weight and the inputs' second moment."""
+        """The weight and the second moment of the inputs."""
         return (Weight(), InputMoment())
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Tensor:
-        """Prune a weight `[out, in / groups, *kernel]` to `choice.sparsity` or `choice.pattern`.
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Float[Tensor, ...]:
+        """Prune a weight to `choice.sparsity` or `choice.pattern`.
+
+        Args:
+            weight: `[out, in / groups, *kernel]`.
+            observation: of the weight's layer; its `InputMoment` `[groups, K, K]` is read if it is there.
+            choice: its `sparsity`, or its `pattern` n:m if there is one.
+
+        Returns:
+            A new weight of the same shape, dtype and device.
 
         Raises:
-            InvalidRequest: weight or moment isn't finite or they don't fit, or the sparsity or pattern is impossible.
+            InvalidRequest: the weight or the moment isn't finite, they don't fit, or the sparsity or pattern is impossible.
         """
         if InputMoment() not in observation:
             return Magnitude()(weight, observation, choice)
@@ -66,8 +80,8 @@ class GradualRefit:
         size = (size / size.max()).to(original.dtype).repeat_interleave(max(1, len(original) // len(size)), dim=0)
         if size.shape != original.flatten(1).shape:
             raise InvalidRequest(
-                f"layer '{observation.layer.name}': inputs' moment {tuple(moment.shape)} for a weight {tuple(original.shape)}; "
-                "it takes [groups, K, K] with K inputs to a row."
+                f"layer '{observation.layer.name}': the inputs' moment has shape {tuple(moment.shape)}, the weight "
+                f"{tuple(original.shape)}; pass a moment [groups, K, K], K = in / groups * kernel size."
             )
         result = original
         for milestone in milestones(choice, self.steps):

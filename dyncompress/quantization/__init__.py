@@ -1,4 +1,8 @@
-"""Weights to integers, on the tensors' own device: one quantizer a file."""
+"""Round weights to integer codes and scales: one quantizer a file, on the device of the tensors.
+
+`QUANTIZERS` maps the name that a recipe writes to its class. A quantizer is called with a weight, an `Observation` of its layer
+and a `Choice`, and returns an `Encoding`; `decode` turns an encoding back into a float32 weight.
+"""
 
 from dyncompress.quantization.entropy import Entropy
 from dyncompress.quantization.entropy_prior import EntropyPrior

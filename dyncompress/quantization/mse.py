@@ -1,43 +1,48 @@
-"""Round to nearest on the grid of least squared error: some large weights are clipped so that the others gain resolution."""
+"""Round to nearest with the scale of least squared error, which may clip a few large weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.linalg.deferred import torch
-from dyncompress.quantization.grid import Grid, blocked, checked, encoding, spread
-from dyncompress.quantization.nearest import covering_scale, rounded
+from dyncompress.linalg.deferred import Tensor, torch
+from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
+from dyncompress.quantization.nearest import covering_scale, nearest_codes
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
+from dyncompress.types.arrays import Float, Float32
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# Ratios of the covering scale that are tried: 1 down to 0.1 in steps of 6 %, closer than the error's own scale of change;
-# least squares then moves the best one to the bottom of its valley.
+# Ratios of the covering scale that are tried: 1 down to 0.1 in steps of 6 %, fine enough to miss no minimum of the error;
+# least squares then moves the best one to its local minimum.
 _RATIOS = tuple(0.1 ** (i / 38) for i in range(39))
 _LEAST_SQUARES_STEPS = 3
-# Weights looked at together: bounds the memory to a few copies of 16 million numbers.
+# Weights processed together: bounds the memory to a few copies of 16 million numbers.
 _WEIGHTS_AT_ONCE = 1 << 24
 
 
-def clipped_scale(blocks: Tensor, limits: tuple[int, int], grid: Grid, importance: Tensor | None = None) -> Tensor:
-    """Scale of least (weighted) squared rounding error of each block.
+def clipped_scale(
+    blocks: Float[Tensor, "r b width"], limits: tuple[int, int], grid: Grid, importance: Float[Tensor, ...] | None = None
+) -> Float32[Tensor, "r b"]:
+    """The scale of least (weighted) squared rounding error of each block.
 
-    argmin_s sum_i h_i (w_i - s q_i(s))^2 over a geometric grid below the covering scale, then least squares for s with the
-    codes held, s = <w, q>_h / <q, q>_h, kept where it lowers the error. Each step leaves the error no larger than that of
-    the covering scale.
+    It minimises sum_i h_i (w_i - s q_i(s))^2 over a geometric sequence of scales s below the covering scale, then by least
+    squares for s with the codes held, s = <w, q>_h / <q, q>_h, where that lowers the error. The error is never larger than
+    that of the covering scale.
 
-    Cost: about 45 passes over the weights.
+    **Cost**: about 45 passes over the weights.
 
     Args:
-        blocks: `[r, b, width]`.
+        blocks: weights, those of one scale on the last axis, `[r, b, width]`; see `scale_blocks`.
         limits: lowest and highest code.
-        grid: which scales the target can hold.
-        importance: `[width]` or `[r, b, width]`, non-negative; None: all equal.
+        grid: the scales that the target allows.
+        importance: h, `[width]` or `[r, b, width]`, non-negative; None: 1 everywhere.
 
     Returns:
         `[r, b]`, float32.
+
+    Example:
+        With codes -1, 0, 1 the one large weight is clipped, since three small ones count more.
+
+        >>> clipped_scale(torch.tensor([[[0.9, 0.3, -0.3, 0.3, 0.3, -0.3]]]), (-1, 1), Grid())
+        tensor([[0.4000]])
     """
     rows = max(1, _WEIGHTS_AT_ONCE // (blocks.shape[1] * blocks.shape[2]))
     parts = []
@@ -48,8 +53,10 @@ def clipped_scale(blocks: Tensor, limits: tuple[int, int], grid: Grid, importanc
     return torch.cat(parts)
 
 
-def _search(blocks: Tensor, limits: tuple[int, int], grid: Grid, importance: Tensor | None) -> Tensor:
-    """`clipped_scale` of as many rows as fit into memory."""
+def _search(
+    blocks: Float[Tensor, "r b width"], limits: tuple[int, int], grid: Grid, importance: Float[Tensor, ...] | None
+) -> Float32[Tensor, "r b"]:
+    """`clipped_scale` for a number of rows that fits into memory."""
     best = grid.allowed(covering_scale(blocks, limits))
     cover = best
     # In units of the covering scale no square over- or underflows.
@@ -58,35 +65,42 @@ def _search(blocks: Tensor, limits: tuple[int, int], grid: Grid, importance: Ten
 
     def error(scale: Tensor) -> tuple[Tensor, Tensor]:
         ratio = (scale / cover)[..., None]
-        codes = rounded(x, ratio, limits)
+        codes = nearest_codes(x, ratio, limits)
         return ((codes * ratio - x).square_() * h).sum(-1), codes
 
     least, codes = error(best)
     for ratio in _RATIOS[1:]:
         scale = grid.allowed(cover * ratio)
-        loss, tried = error(scale)
+        loss, new_codes = error(scale)
         better = loss < least
         best, least = torch.where(better, scale, best), torch.where(better, loss, least)
-        codes = torch.where(better[..., None], tried, codes)
+        codes = torch.where(better[..., None], new_codes, codes)
     for _ in range(_LEAST_SQUARES_STEPS):
         norm = (codes.square() * h).sum(-1)
         ratio = (codes * x * h).sum(-1) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         scale = grid.allowed(torch.where(ratio > 0, cover * ratio, best))
-        loss, tried = error(scale)
+        loss, new_codes = error(scale)
         better = loss < least
         best, least = torch.where(better, scale, best), torch.where(better, loss, least)
-        codes = torch.where(better[..., None], tried, codes)
+        codes = torch.where(better[..., None], new_codes, codes)
     return best
 
 
 @dataclass(frozen=True)
 class Mse:
-    """Scales of least squared weight error, then round to nearest.
+    """Round to nearest with the scales of least squared weight error.
 
-    Clipping shrinks the outputs' variance, so below 4 bits it needs the outputs' moments matched afterwards.
+    Clipping lowers the variance of the outputs, so below 4 bits the moments of the outputs should be matched afterwards.
 
     Attributes:
-        grid: what the target's integers allow.
+        grid: the integers that the target allows.
+
+    Example:
+        >>> from dyncompress.types import Layer
+        >>> nothing = Observation(Layer("fc", "linear", (1, 3), 0), {})
+        >>> encoded = Mse()(torch.tensor([[0.3, -0.2, 0.1]]), nothing, Choice(weight_bits=3))
+        >>> encoded.codes.tolist(), [round(s, 6) for s in encoded.scale.tolist()]
+        ([[3, -2, 1]], [0.1])
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -103,21 +117,24 @@ class Mse:
 
     @property
     def sketch(self) -> None:
-        """None: tables of options are made with the quantizer itself."""
+        """None: tables of options are computed with the quantizer itself."""
         return None
 
     def on_grid(self, grid: Grid) -> Mse:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
-        """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`.
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
+        """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`, with scales for each `choice.granularity`.
+
+        Returns:
+            Codes in the weight's shape, int8, and scales: `[1]` for the tensor, `[out]` for channels, `[out, blocks]` for groups.
 
         Raises:
             InvalidRequest: the weight isn't finite, or the width or granularity doesn't exist.
         """
-        matrix = checked(weight)
+        matrix = float_matrix(weight)
         limits = self.grid.limits(choice.weight_bits)
-        scale = clipped_scale(blocked(matrix, choice.granularity), limits, self.grid)
-        codes = rounded(matrix, spread(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity), limits)
+        scale = clipped_scale(scale_blocks(matrix, choice.granularity), limits, self.grid)
+        codes = nearest_codes(matrix, expand_scale(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity), limits)
         return encoding(codes, scale, weight, choice)

@@ -1,46 +1,56 @@
-"""Round to nearest on the smallest grid that holds every weight."""
+"""Round to nearest with the smallest scale that clips no weight."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
-from dyncompress.linalg.deferred import torch
-from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, blocked, checked, encoding, spread
+from dyncompress.linalg.deferred import Tensor, torch
+from dyncompress.quantization.grid import SMALLEST_SCALE, Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.types import Choice, Encoding, Need, Observation, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dyncompress.types.arrays import Float
 
 
-def covering_scale(blocks: Tensor, limits: tuple[int, int]) -> Tensor:
-    """Smallest scale at which no weight of a block is clipped: max(max w / high, min w / low).
+def covering_scale(blocks: Float[Tensor, "r b width"], limits: tuple[int, int]) -> Float[Tensor, "r b"]:
+    """The smallest scale at which no weight of a block is clipped, max(max w / high, min w / low).
 
     Args:
-        blocks: `[r, b, width]`.
+        blocks: weights, those of one scale on the last axis, `[r, b, width]`; see `scale_blocks`.
         limits: lowest and highest code.
 
     Returns:
         `[r, b]`, positive; 1 for a block of zeros.
+
+    Example:
+        >>> covering_scale(torch.tensor([[[3.0, -2.0]]]), (-2, 1))
+        tensor([[3.]])
     """
     low, high = limits
     scale = torch.maximum(blocks.amax(-1) / high, blocks.amin(-1) / low)
     return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp_min(SMALLEST_SCALE)
 
 
-def rounded(matrix: Tensor, scale: Tensor, limits: tuple[int, int]) -> Tensor:
-    """Nearest codes, `clamp(round(w / scale), low, high)`, float."""
+def nearest_codes(
+    matrix: Float[Tensor, "*shape"], scale: Float[Tensor, "*#shape"], limits: tuple[int, int]
+) -> Float[Tensor, "*shape"]:
+    """The nearest codes, `clamp(round(w / scale), low, high)`: integers in a float tensor of the weights' shape."""
     return (matrix / scale).round_().clamp_(*limits)
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """Min-max scales and round to nearest.
+    """Round to nearest with min-max scales.
 
-    Every error is at most half a scale (with power-of-two scales only where none was rounded down).
+    Every error is at most half a scale, unless the grid's power-of-two scales were rounded down.
 
     Attributes:
-        grid: what the target's integers allow.
+        grid: the integers that the target allows.
+
+    Example:
+        >>> from dyncompress.types import Layer
+        >>> nothing = Observation(Layer("fc", "linear", (2, 2), 0), {})
+        >>> encoded = Nearest()(torch.tensor([[1.0, -0.5], [0.0, 127.0]]), nothing, Choice(weight_bits=8))
+        >>> encoded.codes.tolist(), [round(s, 6) for s in encoded.scale.tolist()]
+        ([[127, -64], [0, 127]], [0.007874, 1.0])
     """
 
     grid: Grid = field(default_factory=Grid)
@@ -57,21 +67,24 @@ class Nearest:
 
     @property
     def sketch(self) -> None:
-        """None: tables of options are made with the quantizer itself."""
+        """None: tables of options are computed with the quantizer itself."""
         return None
 
     def on_grid(self, grid: Grid) -> Nearest:
         """The same quantizer on another grid."""
         return replace(self, grid=grid)
 
-    def __call__(self, weight: Tensor, observation: Observation, choice: Choice) -> Encoding:
-        """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`.
+    def __call__(self, weight: Float[Tensor, ...], observation: Observation, choice: Choice) -> Encoding:
+        """Round a weight `[out, in / groups, *kernel]` to `choice.weight_bits`, with scales for each `choice.granularity`.
+
+        Returns:
+            Codes in the weight's shape, int8, and scales: `[1]` for the tensor, `[out]` for channels, `[out, blocks]` for groups.
 
         Raises:
             InvalidRequest: the weight isn't finite, or the width or granularity doesn't exist.
         """
-        matrix = checked(weight)
+        matrix = float_matrix(weight)
         limits = self.grid.limits(choice.weight_bits)
-        scale = self.grid.allowed(covering_scale(blocked(matrix, choice.granularity), limits))
-        codes = rounded(matrix, spread(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity), limits)
+        scale = self.grid.allowed(covering_scale(scale_blocks(matrix, choice.granularity), limits))
+        codes = nearest_codes(matrix, expand_scale(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity), limits)
         return encoding(codes, scale, weight, choice)

@@ -1,4 +1,8 @@
-"""The door for time: records weights during training; `record` of `torch_callback` hooks it into a torch loop."""
+"""Record the weights of a network during training: a `TrajectoryWriter`, and a callback for each framework.
+
+`torch_callback.record` connects a writer to a PyTorch training loop. The modules of the frameworks are imported by name, since
+each needs its framework.
+"""
 
 from dyncompress.recording.digest import weights_digest
 from dyncompress.recording.trajectory_file import load_trajectory, save_trajectory

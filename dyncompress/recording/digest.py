@@ -1,4 +1,4 @@
-"""The digest that ties a trajectory to the model it led to."""
+"""The digest by which a trajectory is recognised as that of a model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from dyncompress.types import Array
 
 
 def weights_digest(weights: Mapping[str, Array]) -> str:
-    """sha256 over the layers in the order of their names: name, shape, and values as little-endian float32.
+    """SHA-256 over the layers in the order of their names: name, shape, and values as little-endian float32.
 
-    Weights are taken in the library's layout `(out, in / groups, *kernel)`, before any folding of normalisation layers. Device,
-    framework and width (float64, float16, bfloat16) don't matter as long as the values rounded to float32 agree.
+    Two sets of weights have the same digest if their values are equal after rounding to float32, whatever the framework, the
+    device and the dtype.
 
     Args:
-        weights: layer -> weight.
+        weights: layer name -> weight `(out, in / groups, *kernel)`, before any folding of normalisation layers.
+
+    Returns:
+        64 hexadecimal digits.
 
     Example:
         >>> import numpy as np

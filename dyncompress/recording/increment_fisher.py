@@ -1,4 +1,7 @@
-"""What late increments tell of the Fisher information: where the loss is curved, the gradient is noisy, and weights move far."""
+"""Estimate the Fisher information of weights from their increments late in training.
+
+Where the loss is curved, the minibatch gradient is noisy, and so SGD moves the weights far in every step.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,20 @@ import numpy as np
 
 from dyncompress.types import Trajectory, WeightMotion
 
-FEWEST = 8  # records, or recorded gradients: a variance of fewer is known to worse than a half
-ZEROED = 10.0  # nats that all weights set to zero are taken to cost where nothing tells the scale; ResNet-20's cost about 20
+FEWEST = 8  # records or recorded gradients needed: a variance of fewer has a relative error above a half
+ZEROED = 10.0  # nats that setting all weights to zero is assumed to cost where the scale is unknown; about 20 for ResNet-20
 BISECTIONS = 50
 
 
 @dataclass(frozen=True)
 class IncrementFisher:
-    """The diagonal of the Fisher information, weight by weight.
+    """The diagonal of the Fisher information of all weights.
 
     Attributes:
-        layers: name -> `[out, in / groups, *kernel]` float32, in the coordinates that were trained: half of an error's square
-            times it is its cost in nats, or in units that are the same for all layers. Empty where it can't be read.
-        nats: which of both.
-        note: a sentence about where the scale comes from.
+        layers: layer name -> Fisher information of each weight f, `[out, in / groups, *kernel]` float32, for the weights as they
+            were trained. An error e of a weight costs f e^2 / 2. Empty if it can't be estimated.
+        nats: whether this cost is in nats; if not, its unit is unknown but the same for all layers.
+        note: a sentence that says where the scale comes from.
     """
 
     layers: Mapping[str, np.ndarray]
@@ -32,24 +35,31 @@ class IncrementFisher:
 
 
 def increment_fisher(trajectory: Trajectory) -> IncrementFisher:
-    """f_i = B v_i / (eta^2 c), v_i the variance of weight i's increments over k steps, c = `random_walk(k, momentum)`, k without.
+    """Estimate the Fisher information of each weight from the variance of its increments.
 
-    The minibatch gradient's covariance at a minimum of the mean negative log-likelihood is F / B, F the Fisher information (of
-    the model's own labels). A step of SGD moves weights by eta times it, and k steps by k times as much variance while k eta
-    times the curvature is small. So the increments are large where weights are sensitive. Where gradients were recorded, each
-    layer's scale is the trace of their covariance, and neither rate, momentum nor distance is needed.
+    For weight i the estimate is f_i = B v_i / (eta^2 c), with B the batch size, eta the learning rate, v_i the variance of the
+    increments of the weight over k steps (the distance between records), and c = `random_walk(k, momentum)`, which is k without
+    momentum.
 
-    Each v_i is known to sqrt(2 / records) only, but harm is linear in them, and unbiased however few there are: nothing is
-    smoothed here.
+    At a minimum of the mean negative log-likelihood the covariance of the minibatch gradient is F / B, with F the Fisher
+    information for labels drawn from the model. A step of SGD moves the weights by eta times the gradient, and k steps have k
+    times the variance, as long as k eta times the curvature is small. If gradients were recorded, the scale of each layer is the
+    trace of their covariance instead, and learning rate, momentum and distance aren't needed.
+
+    The relative error of each v_i is sqrt(2 / records). They aren't smoothed, since the predicted distortion is linear in them
+    and so unbiased for any number of records.
 
     **Source**: gradient noise and Fisher information: Jastrzebski et al. 2018, Mandt, Hoffman, Blei, JMLR 2017; the use of
     increments is this library's.
-    **Assumes**: plain SGD, with or without momentum, at a constant rate; labels as the model would give them.
-    **Fails when**: the optimizer divides by the gradient's spread (Adam): increments are alike everywhere then. Labels that the
-    network has learnt by heart leave less noise than F / B: the order of the layers holds, the scale is too small.
+    **Assumes**: plain SGD, with or without momentum, at a constant rate; labels as the model would draw them.
+    **Fails when**: the optimizer divides by the root mean square of the gradient (Adam), which makes all increments alike. For
+    memorised training labels the noise is below F / B: the order of the layers holds, the scale is too small.
+
+    Args:
+        trajectory: recorded late in training at a constant learning rate.
 
     Returns:
-        No layer's where there are too few records or nothing moved; the note says so.
+        The estimate. It has no layers, and its note says why, if there are fewer than 8 records or the weights didn't move.
     """
     count = len(trajectory.steps)
     if count < FEWEST:
@@ -58,21 +68,25 @@ def increment_fisher(trajectory: Trajectory) -> IncrementFisher:
             False,
             f"the trajectory gives no distortions: it has {count} records, and estimating its noise takes at least {FEWEST}",
         )
-    moved = {name: np.maximum(motion.increment_variance, 0).astype(np.float32) for name, motion in trajectory.motion.items()}
-    if not any(float(v.sum()) > 0 for v in moved.values()):
+    variances = {name: np.maximum(motion.increment_variance, 0).astype(np.float32) for name, motion in trajectory.motion.items()}
+    if not any(float(v.sum()) > 0 for v in variances.values()):
         return IncrementFisher({}, False, "the trajectory gives no distortions: its weights didn't move")
-    scale, note = _scales(trajectory, moved)
+    scale, note = _scales(trajectory, variances)
     nats = bool(scale)
     if not scale:
-        scale = dict.fromkeys(moved, _relative(trajectory.motion))
-    return IncrementFisher({name: v * np.float32(scale[name]) for name, v in moved.items()}, nats, note)
+        scale = dict.fromkeys(variances, _relative_scale(trajectory.motion))
+    return IncrementFisher({name: v * np.float32(scale[name]) for name, v in variances.items()}, nats, note)
 
 
 def momentum(trajectory: Trajectory) -> float:
-    """The momentum, in [0, 1), whose random walk has the increments' lag-1 correlation over all layers; 0 where that is negative.
+    """Estimate the momentum of SGD, in [0, 1), from the lag-1 correlation of successive increments over all layers.
 
-    For momentum m it is c(2k, m) / (2 c(k, m)) - 1, which grows with m from 0. Drift that changes makes it too large, directions
-    that come to rest within 2k steps too small.
+    For momentum m and k steps between records this correlation is c(2k, m) / (2 c(k, m)) - 1 with c = `random_walk`, which grows
+    with m from 0; the equation is solved for m. A drift that changes makes the estimate too large. Directions whose motion
+    is stationary within 2k steps make it too small.
+
+    Returns:
+        The momentum; 0 if the correlation is negative or the distance between records varies.
     """
     own = next_ = 0.0
     for rows in trajectory.sketches.values():
@@ -87,15 +101,16 @@ def momentum(trajectory: Trajectory) -> float:
     low, high = 0.0, 0.999
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        of_it = random_walk(2 * distance, middle) / (2 * random_walk(distance, middle)) - 1
-        low, high = (middle, high) if of_it < correlation else (low, middle)
+        predicted = random_walk(2 * distance, middle) / (2 * random_walk(distance, middle)) - 1
+        low, high = (middle, high) if predicted < correlation else (low, middle)
     return low
 
 
 def random_walk(steps: int, momentum: float) -> float:
-    """c(k, m): the variance of k steps of heavy-ball SGD on a flat loss, in units of rate^2 times the gradient's variance.
+    """c(k, m), the variance of k steps of SGD with momentum m on a flat loss, in units of rate^2 times the gradient's variance.
 
-    (k (1 + m) / (1 - m) - 2 m (1 - m^k) / (1 - m)^2) / (1 - m^2): k without momentum, k / (1 - m)^2 for large k.
+    c(k, m) = (k (1 + m) / (1 - m) - 2 m (1 - m^k) / (1 - m)^2) / (1 - m^2), which is k without momentum and about
+    k / (1 - m)^2 for large k.
 
     Example:
         >>> random_walk(5, 0.0), round(random_walk(1, 0.9), 3)
@@ -106,40 +121,43 @@ def random_walk(steps: int, momentum: float) -> float:
 
 
 def _distance(trajectory: Trajectory) -> int:
-    """Steps between records; 0 where they vary."""
-    found = set(np.diff(trajectory.steps).tolist())
-    return int(found.pop()) if len(found) == 1 else 0
+    """Number of steps between records; 0 if it varies."""
+    distances = set(np.diff(trajectory.steps).tolist())
+    return int(distances.pop()) if len(distances) == 1 else 0
 
 
-def _scales(trajectory: Trajectory, moved: Mapping[str, np.ndarray]) -> tuple[dict[str, float], str]:
-    """Layer -> Fisher information for a unit of variance, and where it comes from; empty where nothing tells."""
+def _scales(trajectory: Trajectory, variances: Mapping[str, np.ndarray]) -> tuple[dict[str, float], str]:
+    """Layer name -> Fisher information per unit of variance (empty if unknown), and a sentence on where it comes from."""
     batch, rate, distance = trajectory.batch_size, trajectory.learning_rate, _distance(trajectory)
-    traces = {name: _trace(trajectory.gradients[name]) for name in moved if name in trajectory.gradients}
-    if batch > 0 and len(traces) == len(moved) and all(map(math.isfinite, traces.values())):
-        scale = {name: batch * traces[name] / max(float(v.sum(dtype=np.float64)), 1e-300) for name, v in moved.items()}
+    traces = {name: _trace(trajectory.gradients[name]) for name in variances if name in trajectory.gradients}
+    if batch > 0 and len(traces) == len(variances) and all(map(math.isfinite, traces.values())):
+        scale = {name: batch * traces[name] / max(float(v.sum(dtype=np.float64)), 1e-300) for name, v in variances.items()}
         return (
             scale,
-            f"distortions are in nats; their scale is that of the recorded gradients' noise at batch size {batch}; {HEART}",
+            f"distortions are in nats; their scale is that of the recorded gradients' noise at batch size {batch}; {MEMORISED}",
         )
     if batch > 0 and rate > 0 and math.isfinite(rate) and distance:
-        found = momentum(trajectory)
-        factor = batch / (rate**2 * random_walk(distance, found))
-        told = f"rate {rate:.3g}, batch size {batch}, {distance} steps between records and momentum {found:.2g} (read off them)"
-        return dict.fromkeys(moved, factor), f"distortions are in nats; their scale comes from {told}; {HEART}"
+        estimate = momentum(trajectory)
+        factor = batch / (rate**2 * random_walk(distance, estimate))
+        source = (
+            f"rate {rate:.3g}, batch size {batch}, {distance} steps between records and momentum {estimate:.2g} (estimated from "
+            "the records)"
+        )
+        return dict.fromkeys(variances, factor), f"distortions are in nats; their scale comes from {source}; {MEMORISED}"
     return {}, "distortions are relative: the trajectory has no batch size and learning rate, or unequal steps between records"
 
 
-HEART = "labels that the network had learnt by heart make it too small"
+MEMORISED = "it is too small if the network had memorised its training labels"
 
 
 def _trace(rows: np.ndarray) -> float:
-    """Of the gradient's covariance, from its sketches `[T, d]`; nan where too few are known."""
-    known = rows[np.isfinite(rows).all(1)].astype(np.float64)
-    return float(known.var(0, ddof=1).sum()) if len(known) >= FEWEST else math.nan
+    """The trace of the gradient's covariance, from its sketches `[T, d]`; nan if fewer than 8 are finite."""
+    finite = rows[np.isfinite(rows).all(1)].astype(np.float64)
+    return float(finite.var(0, ddof=1).sum()) if len(finite) >= FEWEST else math.nan
 
 
-def _relative(motion: Mapping[str, WeightMotion]) -> float:
-    """The factor at which all weights set to zero cost `ZEROED`."""
+def _relative_scale(motion: Mapping[str, WeightMotion]) -> float:
+    """The factor with which setting all weights to zero costs `ZEROED`."""
     pairs = [(m.increment_variance.astype(np.float64), m.mean.astype(np.float64)) for m in motion.values()]
     whole = sum(float((np.maximum(v, 0) * np.square(w)).sum()) for v, w in pairs)
     return 2 * ZEROED / whole if whole > 0 else 1.0

@@ -1,6 +1,6 @@
 # pyright: reportMissingImports=false
-# (Keras is the caller's: nothing here is imported before a function is called)
-"""Hooks a TrajectoryWriter into Keras 3, whatever its backend."""
+# (Keras is an optional dependency: it is imported when a function is called)
+"""Record training with Keras 3, on any of its backends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dyncompress.recording.writer import EVERY, TrajectoryWriter
 
 
 def keras_callback(writer: TrajectoryWriter, every: int = EVERY) -> Any:
-    """A callback for `model.fit(callbacks=[...])` that records every few batches.
+    """A callback for `model.fit(callbacks=[...])` that records the weights every few batches.
 
-    Keras tells callbacks the mean of the losses of an epoch so far; the loss of the batches since the last call is computed back
-    from it, weighting batches equally. When training ends, the record is tied to the weights of that moment.
+    Keras passes callbacks the mean of an epoch's losses so far. The loss of the batches since the last record is computed from
+    it, with equal weight for every batch. When training ends, the digest of the model's weights is stored in the record.
 
     Args:
-        writer: where iterates go.
-        every: batches from one record to the next; with `steps_per_execution`, the first multiple of that which is no smaller.
+        writer: that receives the iterates.
+        every: batches between records; with `steps_per_execution` it is rounded up to a multiple of that.
 
     Returns:
-        a `keras.callbacks.Callback`.
+        A `keras.callbacks.Callback`.
 
     Raises:
         InvalidRequest: `every` is below 1.
@@ -36,54 +36,57 @@ def keras_callback(writer: TrajectoryWriter, every: int = EVERY) -> Any:
         raise InvalidRequest(f"keras_callback: every is {every}; it must be at least 1.")
 
     class Recording(keras.callbacks.Callback):
-        """Counts batches, and records."""
+        """Counts batches and records every few of them."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.steps, self.recorded, self.before = 0, 0, (0, 0.0)
+            self.steps, self.last_record, self.before = 0, 0, (0, 0.0)
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            """Keras starts its mean anew."""
+            """Reset the mean loss, as Keras does."""
             self.before = (0, 0.0)
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            """The model is asked for only where there is something to record: under JAX that copies its state."""
+            """Record if it is time; only then is the model read, since under JAX that copies its state."""
             now = (batch + 1, (logs or {}).get("loss"))
             self.steps += now[0] - self.before[0]
-            if self.steps - self.recorded >= every:
-                self.recorded = self.steps
+            if self.steps - self.last_record >= every:
+                self.last_record = self.steps
                 writer.learning_rate = _rate(self.model)
-                writer.append(self.steps, layer_weights(self.model), _latest(self.before, now))
+                writer.append(self.steps, layer_weights(self.model), _mean_loss_since(self.before, now))
             self.before = now
 
         def on_train_end(self, logs: Any = None) -> None:
-            """The last batch needn't have been recorded."""
-            if self.recorded:
+            """Store the digest of the final weights, also if the last batch wasn't recorded."""
+            if self.last_record:
                 writer.finish(layer_weights(self.model))
 
     return Recording()
 
 
 def layer_weights(model: Any) -> dict[str, np.ndarray]:
-    """Layer path -> weight `(out, in / groups, *kernel)`, float32, of every dense, convolution and embedding layer.
+    """The weights of all dense, convolution and embedding layers, also of those inside other layers.
 
     Args:
-        model: a built Keras model; layers inside layers count.
+        model: a built Keras model.
+
+    Returns:
+        Layer path -> weight `(out, in / groups, *kernel)`, float32.
     """
     import keras
 
-    found = {}
+    weights = {}
     for layer in model._flatten_layers():  # `layers` stops at the first level
-        for kind, (attribute, turned) in _layouts().items():
+        for kind, (attribute, to_layout) in _layouts().items():
             if isinstance(layer, kind) and getattr(layer, "built", False):
                 weight = np.asarray(keras.ops.convert_to_numpy(getattr(layer, attribute)), np.float32)
-                found[layer.path] = turned(weight)
+                weights[layer.path] = to_layout(weight)
                 break
-    return found
+    return weights
 
 
 def _layouts() -> dict[tuple[type, ...], tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-    """Kinds of layers -> the attribute that holds the weight, and how it is turned."""
+    """Kinds of layers -> the attribute that holds the weight, and the function that converts its layout."""
     from keras import layers
 
     return {
@@ -94,8 +97,8 @@ def _layouts() -> dict[tuple[type, ...], tuple[str, Callable[[np.ndarray], np.nd
     }
 
 
-def _latest(before: tuple[int, Any], now: tuple[int, Any]) -> float | None:
-    """The mean loss of the batches since `before`, from the means of an epoch's first batches."""
+def _mean_loss_since(before: tuple[int, Any], now: tuple[int, Any]) -> float | None:
+    """The mean loss of the batches from `before` to `now`, both (number of batches, mean of their losses) of one epoch."""
     if now[1] is None or before[1] is None:
         return None
     return (float(now[1]) * now[0] - float(before[1]) * before[0]) / (now[0] - before[0])

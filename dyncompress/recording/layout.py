@@ -1,4 +1,4 @@
-"""Weights of frameworks that count channels last, in the layout of this library."""
+"""Convert weights of frameworks that have channels last into this library's layout `(out, in / groups, *kernel)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def outputs_first(kernel: np.ndarray) -> np.ndarray:
-    """`(*kernel, in / groups, out)` -> `(out, in / groups, *kernel)`.
+    """Convert a weight `(*kernel, in / groups, out)` to `(out, in / groups, *kernel)`.
 
     Example:
         >>> outputs_first(np.zeros((3, 5, 4, 8))).shape
@@ -16,7 +16,7 @@ def outputs_first(kernel: np.ndarray) -> np.ndarray:
 
 
 def transposed_outputs_first(kernel: np.ndarray) -> np.ndarray:
-    """`(*kernel, out, in)` of a transposed convolution -> `(out, in, *kernel)`.
+    """Convert the weight `(*kernel, out, in)` of a transposed convolution to `(out, in, *kernel)`.
 
     Example:
         >>> transposed_outputs_first(np.zeros((3, 5, 4, 8))).shape
@@ -26,7 +26,7 @@ def transposed_outputs_first(kernel: np.ndarray) -> np.ndarray:
 
 
 def depthwise_outputs_first(kernel: np.ndarray) -> np.ndarray:
-    """`(*kernel, in, multiplier)` of a depthwise convolution -> `(in * multiplier, 1, *kernel)`.
+    """Convert the weight `(*kernel, in, multiplier)` of a depthwise convolution to `(in * multiplier, 1, *kernel)`.
 
     Example:
         >>> depthwise_outputs_first(np.zeros((3, 5, 4, 2))).shape

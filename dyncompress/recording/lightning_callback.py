@@ -1,6 +1,6 @@
 # pyright: reportMissingImports=false
-# (Lightning is the caller's: nothing here is imported before the function is called)
-"""Hooks a Recorder into Lightning's Trainer."""
+# (Lightning is an optional dependency: it is imported when the function is called)
+"""Record training with Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dyncompress.recording.torch_callback import Recorder, rate_of
 
 
 def lightning_callback(recorder: Recorder) -> Any:
-    """A callback for `lightning.pytorch.Trainer(callbacks=[...])` that records every few optimizer steps.
+    """A callback for `lightning.pytorch.Trainer(callbacks=[...])` that records the weights every few optimizer steps.
 
-    Losses are those that `training_step` returned, of the step's last batch where gradients are accumulated; the learning rate is
-    that of the first optimizer's first group. Only the first process records. When training ends, the record is tied to the
-    weights of that moment.
+    The recorded loss is what `training_step` returned, for the last batch of a step if gradients are accumulated. The learning
+    rate is that of the first group of the first optimizer. Only the first process records. When training ends, the digest of the
+    module's weights is stored in the record.
 
     Args:
-        recorder: of `torch_callback.record`. Record the network itself, not the LightningModule around it, where that network
-            is what you will compress: names and weights have to be the same then.
+        recorder: as `torch_callback.record` returns it. Record the module that you will compress, since names and weights must be
+            the same: usually the network inside the LightningModule, not the LightningModule.
 
     Returns:
-        a `lightning.pytorch.Callback`; of `pytorch_lightning`, where only that is installed.
+        A `lightning.pytorch.Callback`; one of `pytorch_lightning` if only that is installed.
     """
     try:
         from lightning.pytorch import Callback
@@ -30,24 +30,24 @@ def lightning_callback(recorder: Recorder) -> Any:
         from pytorch_lightning import Callback
 
     class Recording(Callback):  # pyright: ignore[reportGeneralTypeIssues]
-        """Tells the recorder of every optimizer step."""
+        """Calls the recorder after every optimizer step."""
 
         def __init__(self) -> None:
-            self.seen = 0
+            self.last_step = 0
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """A run that is continued has steps behind it."""
-            self.seen = trainer.global_step
+            """Start at the trainer's step count, which isn't 0 in a resumed run."""
+            self.last_step = trainer.global_step
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-            """A batch whose gradients are only accumulated is no step."""
-            if trainer.is_global_zero and trainer.global_step > self.seen:
+            """Record if the batch ended with an optimizer step; with accumulated gradients not every batch does."""
+            if trainer.is_global_zero and trainer.global_step > self.last_step:
                 rate = rate_of(trainer.optimizers[0]) if trainer.optimizers else math.nan
                 recorder.step(_loss(outputs, trainer.accumulate_grad_batches), rate)
-            self.seen = trainer.global_step
+            self.last_step = trainer.global_step
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-            """The last step needn't have been recorded."""
+            """Store the digest of the final weights, also if the last step wasn't recorded."""
             if trainer.is_global_zero:
                 recorder.finish()
 
@@ -55,6 +55,6 @@ def lightning_callback(recorder: Recorder) -> Any:
 
 
 def _loss(outputs: Any, accumulated: int) -> Any:
-    """What `training_step` returned; Lightning has divided it by the number of batches that share a step."""
+    """The loss that `training_step` returned; Lightning divides it by the number of batches whose gradients are accumulated."""
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     return None if loss is None else loss * accumulated

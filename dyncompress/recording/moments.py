@@ -1,4 +1,4 @@
-"""Running moments of a weight's iterates and of their increments, one iterate at a time."""
+"""Running moments of a weight's iterates and increments, updated one iterate at a time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dyncompress.types import WeightMotion
 
 
 class RunningMotion:
-    """Moments of the iterates w_1, w_2, ... of one layer and of the increments w_t - w_{t-1}.
+    """Mean and variances of the iterates w_1, w_2, ... of one layer and of the increments w_t - w_{t-1}.
 
-    Sums and squares are taken of w_t - w_1 and of the increments: differences of floats near each other, which hold one rounding,
-    in sums of float64. So nothing is lost where weights are a million times larger than their motion, at half the passes of
-    Welford's update. The mean of the increments telescopes to (w_T - w_1) / (T - 1), so only the first and the last iterate are
-    kept for it. Memory: three float64 and two copies of the weight, whatever the number of iterates.
+    The sums and sums of squares are those of w_t - w_1 and of the increments, in float64. These differences of nearby floats have
+    a single rounding error, so the variances are precise even if weights are a million times larger than their motion, at half
+    the passes over memory of Welford's update. The mean of the increments is (w_T - w_1) / (T - 1), for which only the first and
+    the last iterate are kept. Memory: three float64 arrays and two copies of the weight, for any number of iterates.
 
-    Source: shifted data in Chan, Golub, LeVeque, The American Statistician 37 (1983), after Welford, Technometrics 4 (1962).
-    Fails when: drift is 10^7 times the fluctuation around it; their squares differ by all the digits of float64 then.
+    **Source**: shifted data in Chan, Golub, LeVeque, The American Statistician 37 (1983), after Welford, Technometrics 4 (1962).
+    **Fails when**: the drift is 10^7 times the fluctuation around it, because the squares then differ by all digits of float64.
     """
 
     def __init__(self, weight: Tensor) -> None:
-        """Start at the first iterate, of any shape; it is copied."""
+        """Start with a copy of the first iterate, of any shape."""
         self.count = 1
         self.first = weight.detach().clone(memory_format=torch.contiguous_format)
         self.last = self.first.clone()
@@ -32,7 +32,7 @@ class RunningMotion:
         self.increment_squares = torch.zeros_like(self.sum)
 
     def update(self, weight: Tensor) -> None:
-        """Take in the next iterate, of the same shape."""
+        """Add the next iterate, of the same shape."""
         self.count += 1
         parts = (weight.detach(), self.first, self.last, self.sum, self.squares, self.increment_squares)
         length = chunk_length(weight.device)
@@ -40,23 +40,23 @@ class RunningMotion:
             _update(*chunk)
 
     def motion(self) -> WeightMotion:
-        """The unbiased moments in float32; variances of fewer than two values are nan."""
-        way = self.last.to(self.sum.dtype) - self.first
+        """The mean and the unbiased variances, float32 in the weight's shape; variances of fewer than two values are nan."""
+        displacement = self.last.to(self.sum.dtype) - self.first
         return WeightMotion(
             mean=_float32(self.first + self.sum / self.count),
             variance=_variance(self.squares, self.sum, self.count),
-            increment_variance=_variance(self.increment_squares, way, self.count - 1),
+            increment_variance=_variance(self.increment_squares, displacement, self.count - 1),
             count=self.count,
         )
 
 
 def _update(weight: Tensor, first: Tensor, last: Tensor, total: Tensor, squares: Tensor, increment_squares: Tensor) -> None:
-    """One more iterate of one chunk, in place."""
-    now = weight if weight.element_size() >= 4 else weight.float()  # halves would round their differences
-    step, way = (now - last).to(total.dtype), (now - first).to(total.dtype)
+    """Add one iterate of a chunk of weights to the sums, in place."""
+    now = weight if weight.element_size() >= 4 else weight.float()  # a difference of two halves would be rounded to a half
+    step, displacement = (now - last).to(total.dtype), (now - first).to(total.dtype)
     increment_squares.addcmul_(step, step)
-    squares.addcmul_(way, way)
-    total.add_(way)
+    squares.addcmul_(displacement, displacement)
+    total.add_(displacement)
     last.copy_(weight)
 
 
@@ -65,7 +65,7 @@ def _float32(values: Tensor) -> np.ndarray:
 
 
 def _variance(squares: Tensor, total: Tensor, count: int) -> np.ndarray:
-    """Sums of squares and of `count` values -> their variance."""
+    """The unbiased variance of `count` values from the sums of their squares and of the values; nan for fewer than two."""
     if count < 2:
         return np.full(tuple(squares.shape), np.nan, np.float32)
     return _float32((squares - total.square() / count).clamp_min(0) / (count - 1))

@@ -1,4 +1,4 @@
-"""Hooks a TrajectoryWriter into a torch training loop."""
+"""Record training in a PyTorch loop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dyncompress.recording.writer import EVERY, TrajectoryWriter
 
 @dataclass
 class Recorder:
-    """Counts optimizer steps and records every `every`-th iterate of a module.
+    """Counts optimizer steps and records the weights of a module every `every` steps.
 
     Attributes:
-        module: being trained.
-        writer: where iterates go.
-        every: record when the number of steps is a multiple of it.
-        gradients: whether sketches of the minibatch gradients are recorded too.
-        steps: taken so far.
+        module: that is trained.
+        writer: that receives the weights.
+        every: steps between records.
+        gradients: whether sketches of the minibatch gradients are recorded as well.
+        steps: number of steps so far.
     """
 
     module: nn.Module
@@ -32,38 +32,41 @@ class Recorder:
     steps: int = field(default=0, init=False)
 
     def step(self, loss: Tensor | float | None = None, learning_rate: float = math.nan) -> None:
-        """To be called after `optimizer.step()` and before gradients are cleared.
+        """Count a step, and record it if it is time; call this after `optimizer.step()` and before gradients are cleared.
 
         Args:
-            loss: of this step, where it is at hand.
-            learning_rate: of this step; nan: as the writer was told.
+            loss: of this step; None: unknown.
+            learning_rate: of this step; nan: the writer's `learning_rate`.
         """
         self.steps += 1
         if self.steps % self.every:
             return
         if math.isfinite(learning_rate):
             self.writer.learning_rate = float(learning_rate)
-        slopes = layer_gradients(self.module) if self.gradients else None
-        self.writer.append(self.steps, layer_weights(self.module), loss, gradients=slopes)
+        gradients = layer_gradients(self.module) if self.gradients else None
+        self.writer.append(self.steps, layer_weights(self.module), loss, gradients=gradients)
 
     def finish(self) -> None:
-        """Tie the record to the module as it is now: to be called when training has ended; nothing where nothing is recorded."""
+        """Store the digest of the module's final weights, if there are records; call this at the end of training."""
         if self.steps >= self.every:
             self.writer.finish(layer_weights(self.module))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Any:
-        """Call `step` by itself after every `optimizer.step()`; the returned handle's `remove()` ends that."""
+        """Let every `optimizer.step()` call `step`; returns a handle whose `remove()` ends that."""
         return optimizer.register_step_post_hook(lambda own, *_: self.step(learning_rate=rate_of(own)))
 
 
 def record(module: nn.Module, writer: TrajectoryWriter, every: int = EVERY, *, gradients: bool = False) -> Recorder:
-    """A recorder of `module`'s convolution, linear and embedding weights.
+    """A recorder of the convolution, linear and embedding weights of a module.
 
     Args:
-        module: being trained.
-        writer: where iterates go.
-        every: optimizer steps from one record to the next.
-        gradients: whether sketches of the minibatch gradients are recorded too.
+        module: that is trained.
+        writer: that receives the weights.
+        every: optimizer steps between records.
+        gradients: whether sketches of the minibatch gradients are recorded as well.
+
+    Returns:
+        The recorder. Call its `step` after every optimizer step, or `attach` it to the optimizer, and `finish` at the end.
 
     Example:
         >>> model = nn.Linear(3, 2)
@@ -83,31 +86,37 @@ def record(module: nn.Module, writer: TrajectoryWriter, every: int = EVERY, *, g
 
 
 def layer_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Layer -> weight `(out, in / groups, *kernel)`, detached, of every convolution, linear and embedding layer.
+    """The weights of all convolution, linear and embedding layers.
 
-    Names are those of `named_modules`, without the prefix that `torch.compile` adds.
+    Returns:
+        Layer name -> weight `(out, in / groups, *kernel)`, detached. Names are those of `named_modules`, without the prefix that
+        `torch.compile` adds.
+
+    Example:
+        >>> {name: tuple(weight.shape) for name, weight in layer_weights(nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU())).items()}
+        {'0': (8, 3, 5, 5)}
     """
     return {name: _outputs_first(layer, layer.weight.detach()) for name, layer in _layers(module).items()}
 
 
 def layer_gradients(module: nn.Module) -> dict[str, Tensor]:
-    """Layer -> gradient of its weight in the same layout, of the layers whose weight has one."""
-    found = {}
+    """Layer name -> gradient of its weight, in the layout of `layer_weights`; layers without a gradient are left out."""
+    gradients = {}
     for name, layer in _layers(module).items():
-        slope = layer.weight.grad if layer.weight.is_leaf else None  # a weight computed from other parameters has none
-        if slope is not None:
-            found[name] = _outputs_first(layer, slope.detach())
-    return found
+        gradient = layer.weight.grad if layer.weight.is_leaf else None  # a weight computed from other parameters has none
+        if gradient is not None:
+            gradients[name] = _outputs_first(layer, gradient.detach())
+    return gradients
 
 
 def rate_of(optimizer: Any) -> float:
-    """The learning rate of an optimizer's first group; nan where it has none."""
+    """The learning rate of an optimizer's first parameter group; nan if there is none."""
     groups = getattr(optimizer, "param_groups", None)
     return float(groups[0].get("lr", math.nan)) if groups else math.nan
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
-    """The layers that are recorded: those that the library compresses."""
+    """Layer name -> layer, for the kinds of layers that the library compresses."""
     module = getattr(module, "_orig_mod", module)
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, _KINDS) or _inputs_first(layer)}
 
@@ -117,12 +126,12 @@ _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.Embedding, *_TRANSPOSED
 
 
 def _inputs_first(layer: nn.Module) -> bool:
-    """Whether this is GPT-2's linear layer of the transformers package, told by its name: weight `(in, out)`."""
+    """Whether a module is the `Conv1D` of transformers (GPT-2), a linear layer with weight `(in, out)`, judged by its name."""
     return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf")
 
 
 def _outputs_first(layer: Any, weight: Tensor) -> Tensor:
-    """A layer's weight, or its gradient, as `(out, in / groups, *kernel)`."""
+    """A layer's weight, or its gradient, in the layout `(out, in / groups, *kernel)`."""
     if _inputs_first(layer):
         return weight.t()
     if not isinstance(layer, _TRANSPOSED):

@@ -1,4 +1,4 @@
-"""A trajectory on disk: one `.npz` file, written whole or not at all, read back with every check."""
+"""Trajectories in `.npz` files: written completely or not at all, and checked when they are read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ FORMAT = "dyncompress trajectory 1"
 
 
 def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
-    """Write `trajectory` to `path` under a temporary name, then rename.
+    """Write a trajectory to an `.npz` file, under a temporary name that is renamed at the end.
+
+    Args:
+        trajectory: to write.
+        path: of the file; no suffix is added.
+
+    Returns:
+        The path.
 
     Raises:
-        InvalidRequest: the file can't be written (no folder, no right, no space); nothing is left behind.
+        InvalidRequest: the file can't be written (no folder, no permission, no space); no part of it is left behind.
     """
     path = Path(path)
     arrays = {
@@ -51,13 +58,19 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
 
 
 def load_trajectory(path: str | Path) -> Trajectory:
-    """Read a trajectory that `TrajectoryWriter.save` wrote.
+    """Read a trajectory that `TrajectoryWriter.save` or `save_trajectory` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The trajectory.
 
     Raises:
-        InvalidRequest: the file is missing, truncated, altered, or something else.
+        InvalidRequest: the file is missing, truncated, damaged, or not a trajectory.
     """
     path = Path(path)
-    again = "record or copy it again"
+    remedy = "record or copy it again"
     try:
         if not path.exists():
             raise InvalidRequest(f"trajectory '{path}' does not exist; check the path.")
@@ -65,18 +78,20 @@ def load_trajectory(path: str | Path) -> Trajectory:
     except OSError as error:  # a name that is too long, or no permission
         raise InvalidRequest(f"trajectory '{path}': {(error.strerror or str(error)).lower()}; check the path.") from error
     except NotArraysError as error:
-        told = " is truncated or no trajectory" if str(error) == TRUNCATED else f" is no trajectory: {error}"
-        raise InvalidRequest(f"trajectory '{path}'{told}; {again}.") from error
+        reason = " is truncated or no trajectory" if str(error) == TRUNCATED else f" is no trajectory: {error}"
+        raise InvalidRequest(f"trajectory '{path}'{reason}; {remedy}.") from error
     if str(arrays.get("format")) != FORMAT:
         raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
     try:
-        return _checked(_read(arrays), path)
+        trajectory = _from_arrays(arrays)
+        _check(trajectory, path)
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InvalidRequest(f"trajectory '{path}' is truncated or no trajectory; {again}.") from error
+        raise InvalidRequest(f"trajectory '{path}' is truncated or no trajectory; {remedy}.") from error
+    return trajectory
 
 
-def _read(file: Mapping[str, np.ndarray]) -> Trajectory:
-    """The noun from the arrays."""
+def _from_arrays(file: Mapping[str, np.ndarray]) -> Trajectory:
+    """The trajectory that the arrays of a file describe."""
     names, steps = [str(name) for name in file["names"]], file["steps"]
     motion, sketches, gradients = {}, {}, {}
     for index, name in enumerate(names):
@@ -100,14 +115,18 @@ def _read(file: Mapping[str, np.ndarray]) -> Trajectory:
     )
 
 
-def _checked(trajectory: Trajectory, path: Path) -> Trajectory:
-    """Refuse a file whose arrays aren't finite numbers, or don't belong together."""
-    motions = [part for found in trajectory.motion.values() for part in (found.mean, found.variance, found.increment_variance)]
+def _check(trajectory: Trajectory, path: Path) -> None:
+    """Check that the arrays are finite numbers and that their shapes fit together.
+
+    Raises:
+        InvalidRequest: they don't.
+    """
+    motions = [part for m in trajectory.motion.values() for part in (m.mean, m.variance, m.increment_variance)]
     others = [trajectory.steps, *trajectory.sketches.values(), *trajectory.gradients.values()]
     losses = [part for part in (trajectory.losses, trajectory.losses_per_example) if part is not None]
     if any(array.dtype.kind not in "iuf" for array in (*motions, *others, *losses)):
         raise InvalidRequest(f"trajectory '{path}': it holds texts where numbers are needed; record it again.")
-    if any(np.isinf(array).any() for array in (*motions, *others, *losses)):  # nan stands for what isn't known
+    if any(np.isinf(array).any() for array in (*motions, *others, *losses)):  # nan stands for unknown values
         raise InvalidRequest(f"trajectory '{path}': it holds infinite values; record a run that doesn't diverge.")
     if trajectory.seed < 0 or trajectory.batch_size < 0 or trajectory.learning_rate < 0:
         raise InvalidRequest(f"trajectory '{path}': its seed, batch size or learning rate is below zero; record it again.")
@@ -120,4 +139,3 @@ def _checked(trajectory: Trajectory, path: Path) -> Trajectory:
     fits &= trajectory.losses_per_example is None or len(trajectory.losses_per_example) == count
     if not fits:
         raise InvalidRequest(f"trajectory '{path}': its arrays have lengths that don't belong together; record it again.")
-    return trajectory

@@ -1,6 +1,6 @@
 # pyright: reportMissingImports=false
-# (transformers is the caller's: nothing here is imported before the function is called)
-"""Hooks a Recorder into the Trainer of Hugging Face transformers."""
+# (transformers is an optional dependency: it is imported when the function is called)
+"""Record training with the Trainer of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from dyncompress.recording.torch_callback import Recorder, rate_of
 
 
 def transformers_callback(recorder: Recorder) -> Any:
-    """A callback for `transformers.Trainer(callbacks=[...])` that records every few optimizer steps.
+    """A callback for `transformers.Trainer(callbacks=[...])` that records the weights every few optimizer steps.
 
-    Trainer tells callbacks no loss; the one in the model's own output is read, and counts as not known where gradients are
-    accumulated over several batches or a loss function outside the model is used. Only the first process records. When training
-    ends, the record is tied to the weights of that moment, the best ones where `load_best_model_at_end` is set.
+    Trainer passes no loss to callbacks, so the loss in the model's output is recorded. It is recorded as unknown if gradients are
+    accumulated over several batches or the loss is computed outside the model. Only the first process records. When training
+    ends, the digest of the module's weights is stored in the record; with `load_best_model_at_end` these are the best weights.
 
     Args:
-        recorder: of `torch_callback.record`.
+        recorder: as `torch_callback.record` returns it.
 
     Returns:
-        a `transformers.TrainerCallback`.
+        A `transformers.TrainerCallback`.
     """
     from transformers import TrainerCallback
 
     class Recording(TrainerCallback):
-        """Tells the recorder of every optimizer step."""
+        """Calls the recorder after every optimizer step."""
 
         def __init__(self) -> None:
             self.losses: list[Any] = []
             self.hook: Any = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-            """Look at what the model returns."""
+            """Add a forward hook that reads the model's output."""
             if model is not None:
-                self.hook = model.register_forward_hook(self.look)
+                self.hook = model.register_forward_hook(self.keep_loss)
 
-        def look(self, module: nn.Module, _args: Any, output: Any) -> None:
-            """Keep the loss of a training pass."""
+        def keep_loss(self, module: nn.Module, _args: Any, output: Any) -> None:
+            """Keep the loss of a forward pass in training mode."""
             loss = output.get("loss") if isinstance(output, Mapping) else None
             if module.training and loss is not None:
                 self.losses.append(loss.detach())
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-            """The weights are new and the gradients not yet cleared."""
+            """Record if it is time: the weights are updated and the gradients not yet cleared."""
             if state.is_world_process_zero:
                 rate = math.nan if optimizer is None else rate_of(optimizer)
                 recorder.step(self.losses[0] if len(self.losses) == 1 else None, rate)
             self.losses.clear()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            """The last step needn't have been recorded."""
+            """Store the digest of the final weights, also if the last step wasn't recorded."""
             if self.hook is not None:
                 self.hook.remove()
             if state.is_world_process_zero:

@@ -1,4 +1,4 @@
-"""Records a training run in memory that doesn't grow with the weights times the steps."""
+"""Record a training run, in memory that doesn't grow with the number of weights times the number of records."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
     from dyncompress.recording.moments import RunningMotion
 
-EVERY = 5  # optimizer steps from one record to the next, where nothing else is asked for; benchmarks/recording.py has the price
-CONSTANT = 0.01  # relative change of the learning rate above which it isn't called constant
+EVERY = 5  # optimizer steps between records by default; benchmarks/recording.py measures what they cost
+CONSTANT = 0.01  # relative change up to which a learning rate counts as constant
 
 
 class TrajectoryWriter:
-    """Collects weights of the late phase of training, layer by layer: moments, sketches, losses.
+    """Records the late phase of training: moments and sketches of each layer's weights, and losses.
 
-    Record at a constant, final learning rate and at equal distances; at small batches every fifth step or rarer. Moments stay on
-    the weights' device. Memory: about 32 bytes a weight, plus `4 * sketch` bytes a layer and record, twice that with gradients.
+    Record at the constant, final learning rate of a run, at equal distances, for small batches every fifth step or less often.
+    The moments are kept on the device of the weights. Memory: about 32 bytes per weight, and `4 * sketch` bytes per layer and
+    record, twice that with gradients.
 
     Example:
         >>> import numpy as np
@@ -41,8 +42,8 @@ class TrajectoryWriter:
     Args:
         seed: of the sketches.
         sketch: length of each layer's sketch.
-        learning_rate, batch_size: of the recorded phase, for the record; nan and 0: not told. The attribute `learning_rate` may
-            be set before each `append`; if it changed, the trajectory's notes say so.
+        learning_rate, batch_size: of the recorded phase; nan and 0: unknown. The attribute `learning_rate` may be set before each
+            `append`; if it changes, the trajectory's notes say so.
     """
 
     def __init__(self, seed: int = 0, sketch: int = 256, learning_rate: float = math.nan, batch_size: int = 0) -> None:
@@ -75,18 +76,18 @@ class TrajectoryWriter:
         gradients: Mapping[str, Array | None] | None = None,
         losses_per_example: Array | None = None,
     ) -> None:
-        """Record one iterate; what is given is read, not kept.
+        """Record the weights of one step; no array is kept or changed.
 
         Args:
-            step: optimizer step, larger than the last one recorded.
-            weights: layer -> weight `(out, in / groups, *kernel)`, torch or numpy; the same layers every time.
-            losses: training loss at this step, or the losses of its examples (their mean is recorded); None: not known.
-            gradients: layer -> gradient of the minibatch of this step, shaped as the weight; a layer without one counts as not
-                known. Their sketches are recorded; None: none is known.
+            step: optimizer step, larger than the last recorded one.
+            weights: layer name -> weight `(out, in / groups, *kernel)`, torch or numpy; the same layers every time.
+            losses: training loss at this step, or the losses of its examples, whose mean is recorded; None: unknown.
+            gradients: layer name -> gradient of the minibatch of this step, in the weight's shape; its sketch is recorded. The
+                gradient of a layer that is left out is unknown.
             losses_per_example: `[n]` of the same n examples at every record, for data-dependent dimensions.
 
         Raises:
-            InvalidRequest: steps go back, layers or shapes change, or a weight isn't finite. Nothing is recorded then.
+            InvalidRequest: the step doesn't increase, layers or shapes change, or a weight isn't finite; nothing is recorded.
         """
         from dyncompress.recording.sketch import entry_signs
 
@@ -97,23 +98,27 @@ class TrajectoryWriter:
         self._check_parts(step, tensors, given, by_example)
         if not self._running:
             self._signs = {name: entry_signs(self.seed, name, t.numel()).to(t.device) for name, t in tensors.items()}
-        rows, slopes = self._sketched(tensors), self._sketched(given)
+        rows, gradient_rows = self._sketch_rows(tensors), self._sketch_rows(given)
         for name, row in rows.items():
-            # a sketch adds up every entry, so one NaN or infinity shows in it
+            # a sketch is a sum over all entries, so it isn't finite if one entry isn't
             if not np.isfinite(row).all():
                 raise InvalidRequest(f"step {step}: layer '{name}' holds NaN or infinity; the run diverged, stop recording.")
-        self._take_in(tensors, rows)
+        self._update(tensors, rows)
         self._steps.append(int(step))
         self._losses.append(math.nan if losses is None else float(_numpy32(_as_tensor(losses)).mean()))
         self._rates.append(float(self.learning_rate))
-        self._gradients.append({name: row for name, row in slopes.items() if np.isfinite(row).all()})  # scaled losses overflow
+        self._gradients.append(
+            {name: row for name, row in gradient_rows.items() if np.isfinite(row).all()}
+        )  # a scaled loss may overflow
         self._by_example += [] if by_example is None else [by_example]
 
     def finish(self, weights: Mapping[str, Array]) -> None:
-        """Tie the record to these weights, the ones that training ended with: the last step needn't have been recorded.
+        """Store the digest of the final weights, by which the trajectory is recognised as that of a model.
+
+        Without this call the digest is that of the last recorded weights, which aren't the final ones if training went on.
 
         Args:
-            weights: the layers that were recorded.
+            weights: layer name -> final weight, for the layers that were recorded.
 
         Raises:
             InvalidRequest: nothing was recorded, or layers or shapes aren't those of the record.
@@ -125,10 +130,10 @@ class TrajectoryWriter:
         self._digest = weights_digest(tensors)
 
     def trajectory(self) -> Trajectory:
-        """What was recorded so far.
+        """The trajectory recorded so far.
 
         Raises:
-            InvalidRequest: nothing was.
+            InvalidRequest: nothing was recorded.
         """
         if not self._steps:
             raise InvalidRequest("TrajectoryWriter: nothing was recorded; call append during training.")
@@ -147,11 +152,11 @@ class TrajectoryWriter:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the trajectory to an `.npz` file, whole or not at all."""
+        """Write the trajectory to an `.npz` file, completely or not at all, and return its path."""
         return save_trajectory(self.trajectory(), path)
 
     def _check(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse what can't continue the record."""
+        """Check that a step and its weights can continue the record."""
         if not tensors:
             raise InvalidRequest(f"step {step}: no weights were given; pass layer -> weight.")
         if self._steps and step <= self._steps[-1]:
@@ -159,7 +164,7 @@ class TrajectoryWriter:
         self._check_layers(f"step {step}", tensors)
 
     def _check_layers(self, where: str, tensors: Mapping[str, Tensor]) -> None:
-        """Refuse other layers or shapes than before."""
+        """Check that layers and shapes are those of the first record."""
         if self._running and tensors.keys() != self._running.keys():
             changed = sorted(tensors.keys() ^ self._running.keys())
             raise InvalidRequest(f"{where}: layers changed since the first record: {', '.join(changed)}; pass the same ones.")
@@ -171,18 +176,18 @@ class TrajectoryWriter:
     def _check_parts(
         self, step: int, tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor], by_example: np.ndarray | None
     ) -> None:
-        """Refuse gradients and losses that don't belong to the record."""
+        """Check that gradients and losses have the shapes of the record."""
         for name, gradient in gradients.items():
             if name not in tensors or gradient.shape != tensors[name].shape:
-                wanted = f"it has shape {tuple(tensors[name].shape)}" if name in tensors else "no such layer is recorded"
-                raise InvalidRequest(f"step {step}: the gradient of '{name}' has shape {tuple(gradient.shape)}; {wanted}.")
+                weight = f"the weight has shape {tuple(tensors[name].shape)}" if name in tensors else "no such layer is recorded"
+                raise InvalidRequest(f"step {step}: the gradient of '{name}' has shape {tuple(gradient.shape)}; {weight}.")
         before = [len(row) for row in self._by_example[:1]]
-        told = [] if by_example is None else [by_example.size if by_example.ndim == 1 else -1]
-        if told == [-1] or (self._steps and told != before):
+        now = [] if by_example is None else [by_example.size if by_example.ndim == 1 else -1]
+        if now == [-1] or (self._steps and now != before):
             raise InvalidRequest(f"step {step}: losses_per_example must be `[n]`, of the same n examples at every record.")
 
-    def _sketched(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Every layer's sketch, in one transfer from the device."""
+    def _sketch_rows(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+        """Layer name -> sketch, with one transfer from the device for all layers."""
         import torch
 
         from dyncompress.recording.sketch import block_sketch
@@ -194,8 +199,8 @@ class TrajectoryWriter:
         ends = np.cumsum([len(row) for row in rows])[:-1]
         return dict(zip(tensors, np.split(whole, ends), strict=True))
 
-    def _take_in(self, tensors: Mapping[str, Tensor], rows: Mapping[str, np.ndarray]) -> None:
-        """Update moments and sketches of every layer."""
+    def _update(self, tensors: Mapping[str, Tensor], rows: Mapping[str, np.ndarray]) -> None:
+        """Add the weights and sketches of one step to every layer's record."""
         from dyncompress.recording.moments import RunningMotion
 
         for name, tensor in tensors.items():
@@ -206,7 +211,7 @@ class TrajectoryWriter:
             self._sketches.setdefault(name, []).append(rows[name])
 
     def _gradient_sketches(self) -> dict[str, np.ndarray]:
-        """Layer -> `[T, d]`, nan where no gradient was known; empty where none ever was."""
+        """Layer name -> sketches `[T, d]`, nan where the gradient is unknown; empty if no gradient was recorded."""
         if not any(self._gradients):
             return {}
         unknown = {name: np.full_like(rows[0], np.nan) for name, rows in self._sketches.items()}
@@ -214,23 +219,25 @@ class TrajectoryWriter:
 
 
 def _irregular(steps: Sequence[int], rates: Sequence[float]) -> list[str]:
-    """What the measures' assumptions lack, in sentences."""
+    """Sentences about assumptions of the measures that the records don't fulfil."""
     notes = []
     if len({later - earlier for earlier, later in itertools.pairwise(steps)}) > 1:
         notes.append("records aren't at equal distances; increments over different times are mixed")
-    told = [rate for rate in rates if math.isfinite(rate)]
-    if told and max(told) - min(told) > CONSTANT * max(told):
-        notes.append(f"the learning rate changed while it was recorded, {told[0]:.3g} to {told[-1]:.3g}; constancy is assumed")
+    known = [rate for rate in rates if math.isfinite(rate)]
+    if known and max(known) - min(known) > CONSTANT * max(known):
+        notes.append(
+            f"the learning rate changed during the record, from {known[0]:.3g} to {known[-1]:.3g}; measures assume a constant one"
+        )
     return notes
 
 
 def _as_tensor(array: Array) -> Tensor:
-    """The array as a torch tensor, detached; numpy is copied, so that a read-only array does too."""
+    """The array as a detached torch tensor; numpy arrays are copied, since torch takes no read-only ones."""
     import torch
 
     return array.detach() if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
 
 
 def _numpy32(tensor: Tensor) -> np.ndarray:
-    """Float32 numpy."""
+    """A tensor as a float32 numpy array."""
     return tensor.detach().cpu().float().numpy()

@@ -1,4 +1,4 @@
-"""What people and machines read: tables, drawings, one HTML page, one JSON object. Pure readers of the nouns."""
+"""Present plans, profiles, files and certificates: tables, drawings, an HTML page, a JSON object. Values are only read here."""
 
 from dyncompress.reports.certificate import certificate_json, certificate_text
 from dyncompress.reports.html import page

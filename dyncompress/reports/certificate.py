@@ -1,4 +1,4 @@
-"""A certificate as sentences for a person and as one object for a machine."""
+"""Present a certificate as text and as a JSON object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dyncompress.types import Certificate, Line
 
 
 def errors_of(certificate: Certificate) -> tuple[int, int] | None:
-    """Errors of the original and of the file on the held-out examples; None where the risk doesn't count errors."""
+    """Numbers of errors of the original and of the file on the held-out examples; None if the risk doesn't count errors."""
     counts = certificate.counts
     if certificate.risk != "zero_one" or not {"original_errors", "file_errors"} <= counts.keys():
         return None
@@ -19,12 +19,12 @@ def errors_of(certificate: Certificate) -> tuple[int, int] | None:
 
 
 def certificate_text(certificate: Certificate) -> str:
-    """The statement, each line with its bound and share of delta, the counts, and the assumptions."""
+    """The certificate as text: the statement, each line with its bound and share of delta, the counts, and the assumptions."""
     return "\n".join([f"certificate: {certificate.statement}{verdict(certificate)}", *certificate_details(certificate)])
 
 
 def certificate_details(certificate: Certificate) -> list[str]:
-    """What follows the statement: each line with its bound and share of delta, the counts, the assumptions."""
+    """The lines of text behind the statement: each line with its bound and share of delta, the counts, the assumptions."""
     lines = [
         f"  {line.quantity}: {number(line.point, 4)} observed, {bound_text(line)} ({line.method}, delta {number(line.delta)})"
         for line in certificate.lines
@@ -35,22 +35,22 @@ def certificate_details(certificate: Certificate) -> list[str]:
 
 
 def vacuous(certificate: Certificate) -> bool:
-    """Whether the certificate promises nothing."""
+    """Whether the certificate's bound is so weak that it promises nothing."""
     from dyncompress.certificates.wording import is_vacuous
 
     return is_vacuous(certificate)
 
 
 def sample_text(certificate: Certificate) -> str:
-    """How many held-out examples, and how many groups of them where these are the independent units."""
+    """The number of held-out examples, and of their groups if these are the independent units."""
     from dyncompress.certificates.wording import sample
 
     return sample(certificate)
 
 
 def verdict(certificate: Certificate) -> str:
-    """What follows a statement: whether the promise is kept, or that nothing is promised; empty where nothing was asked for."""
-    from dyncompress.certificates.wording import VACUOUS  # here, since that package needs scipy and `unpack` does without it
+    """The remark behind a statement: the promise is kept or isn't, or nothing is promised; empty if none was asked for."""
+    from dyncompress.certificates.wording import VACUOUS  # imported here, so that `unpack` needs no scipy
 
     if certificate.promise is not None and not certificate.kept:
         return " (PROMISE NOT KEPT)"
@@ -60,7 +60,7 @@ def verdict(certificate: Certificate) -> str:
 
 
 def bound_text(line: Line) -> str:
-    """What is certified of one quantity; a one-sided bound leaves its other end at the range's limit, -1 or 0.
+    """The certified bound of a quantity; the open end of a one-sided bound is the limit of its range, -1 or 0.
 
     Example:
         >>> bound_text(Line("risk increase", 0.0, -1.0, 0.004, 0.05, "")), bound_text(Line("risk", 0.1, 0.05, 0.2, 0.05, ""))
@@ -72,6 +72,6 @@ def bound_text(line: Line) -> str:
 
 
 def certificate_json(certificate: Certificate) -> dict[str, Any]:
-    """The certificate without its evidence, which lies in `certificate.json`, and `vacuous`: whether it promises nothing."""
-    told = {name: value for name, value in asdict(certificate).items() if name != "evidence"}
-    return plain_json({**told, "vacuous": vacuous(certificate)})
+    """The certificate as JSON, without its evidence (which the file `certificate.json` has) and with the key `vacuous`."""
+    fields = {name: value for name, value in asdict(certificate).items() if name != "evidence"}
+    return plain_json({**fields, "vacuous": vacuous(certificate)})

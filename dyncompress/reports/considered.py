@@ -1,4 +1,4 @@
-"""The plans that were considered, drawn as size against divergence: predicted ones as a curve, built files as points."""
+"""Draw the plans that were considered: divergence against bytes, predicted as a curve, of built files as points."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NOT_COMPUTED = "not computed"
 PREDICTED = 16  # plans on the curve
 
 HOW = (
-    "Every file that was built on the way, by the bytes that ship (without a seal) and the divergence of its output from the "
-    "original's, measured on calibration data. The curve is what the profile predicts for other budgets: bytes against the sum "
-    "of the layers' distortions. A point far above the curve costs more than was predicted."
+    "Each point is a file that was built: the bytes that ship (without a seal), and the divergence of its outputs from the "
+    "original's, measured on calibration data. The curve is predicted by the profile for other budgets: bytes, and the sum of "
+    "the layers' distortions. A point far above the curve has a larger divergence than predicted."
 )
 
 
 def plans_sections(file: OnnxFile, profile: Profile | None) -> list[str]:
-    """A drawing and a table; nothing where there is one plan alone."""
+    """The section with a drawing and a table of the plans; empty if there is only one plan."""
     series = [
         Series("predicted from the profile", predicted(profile), soft=True, line=True, radius=2.5),
         Series("built and measured", _measured(file, chosen=False), hollow=True),
@@ -36,7 +36,7 @@ def plans_sections(file: OnnxFile, profile: Profile | None) -> list[str]:
 
 
 def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
-    """Bytes, without those reserved for a seal, and distortion of the best plans of the profile; empty where there is none."""
+    """(bytes, distortion) of the best plans of a profile, without the bytes reserved for a seal; empty without a profile."""
     if profile is None or profile.unit == NOT_COMPUTED:
         return ()
     from dyncompress.allocation.cost import arrays
@@ -50,13 +50,14 @@ def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
 
 
 def _measured(file: OnnxFile, *, chosen: bool) -> tuple[tuple[float, float], ...]:
-    """Bytes and measured divergence of the files that were built."""
+    """(bytes, measured divergence) of the files that were built: of the one that was chosen, or of the others."""
     if chosen and not file.candidates:
         return ((len(file.shipped), file.parity.divergence),)
     return tuple((one.bytes, one.divergence) for one in file.candidates if one.chosen == chosen)
 
 
 def _table(candidates: tuple[Candidate, ...]) -> str:
+    """An HTML table of the files that were built."""
     header = ("file", "bytes", "predicted distortion", "measured divergence")
     rows = tuple(
         ("this one" if one.chosen else str(i), f"{one.bytes:,}", number(one.distortion), _measured_text(one.divergence))

@@ -1,4 +1,4 @@
-"""What the user came for: bytes that ship, accuracy, time of a run, and the certificate, before and after."""
+"""The main results, before and after compression: bytes that ship, accuracy, time of a run, and the certificate."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ UNTIMED = "run dyncompress bench on the file to time it"
 
 
 def headline(file: OnnxFile) -> list[str]:
-    """Four sentences: bytes, accuracy, time, certificate."""
+    """Four sentences: on bytes, accuracy, time and certificate."""
     return [size_sentence(file), accuracy_sentence(file), time_sentence(file.speed), certificate_sentence(file)]
 
 
 def size_sentence(file: OnnxFile) -> str:
-    """The bytes that ship: of the container where there is one, else of the ONNX file."""
+    """The bytes that ship, of the container if there is one, else of the ONNX file, against those of the float32 file."""
     shipped = len(file.shipped)
     unpacked = f"; the ONNX file in the container takes {len(file.content):,}" if file.packed else ""
     return f"bytes: {file.float_bytes:,} -> {shipped:,} ({file.float_bytes / max(shipped, 1):.2f} times smaller{unpacked})"
 
 
 def accuracy_sentence(file: OnnxFile) -> str:
-    """Accuracy on labelled held-out examples; without labels, how often the answer is the original's."""
-    found = accuracy(file)
-    if found is not None:
-        before, after, counted = found
-        return f"accuracy: {percent(before, 4)} -> {percent(after, 4)} ({counted})"
+    """Accuracy on labelled held-out examples; without labels the share of examples with the original's prediction."""
+    rates = accuracy(file)
+    if rates is not None:
+        before, after, counts = rates
+        return f"accuracy: {percent(before, 4)} -> {percent(after, 4)} ({counts})"
     share, where = agreement(file)
     if math.isnan(share):
         return f"outputs: the file's differ from the original's by {percent(file.parity.relative_error)} (RMS) on {where}"
@@ -37,7 +37,7 @@ def accuracy_sentence(file: OnnxFile) -> str:
 
 
 def accuracy(file: OnnxFile) -> tuple[float, float, str] | None:
-    """Accuracy before and after, and the errors counted; None where the certificate counts no errors."""
+    """Accuracy before and after in [0, 1], and the counts of errors as text; None if the certificate counts no errors."""
     errors = None if file.certificate is None else errors_of(file.certificate)
     if file.certificate is None or errors is None:
         return None
@@ -46,7 +46,7 @@ def accuracy(file: OnnxFile) -> tuple[float, float, str] | None:
 
 
 def agreement(file: OnnxFile) -> tuple[float, str]:
-    """Share of examples with the original's answer and where it was counted; nan where outputs aren't scores."""
+    """Share of examples with the original's prediction (nan if outputs aren't scores), and the examples it was counted on."""
     certificate = file.certificate
     if certificate is not None and certificate.risk == "agreement":
         return 1 - certificate.lines[0].point, sample_text(certificate)
@@ -54,7 +54,7 @@ def agreement(file: OnnxFile) -> tuple[float, str]:
 
 
 def time_sentence(speed: Speed | None) -> str:
-    """Milliseconds of a run before and after on this machine, or why there are none.
+    """Milliseconds of a run before and after on this machine, or the reason why they weren't measured.
 
     Example:
         >>> time_sentence(Speed(0.002, 0.001, 2.0, 40, processor="Intel Xeon"))
@@ -74,7 +74,7 @@ def times_faster(speed: Speed) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A time as a person reads it.
+    """A time in milliseconds, as text.
 
     Example:
         >>> milliseconds(0.0012345), milliseconds(0.25)
@@ -84,7 +84,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def where_timed(speed: Speed) -> str:
-    """Processor, threads, examples and runs."""
+    """The processor, and the numbers of threads, examples of a run, and runs of a timing."""
     threads, examples, runs = (
         f"{n} {word}{'s' * (n != 1)}" for n, word in ((speed.threads, "thread"), (speed.batch, "example"), (speed.rounds, "run"))
     )
@@ -99,18 +99,17 @@ def certificate_sentence(file: OnnxFile) -> str:
 
 
 def headline_json(file: OnnxFile) -> dict[str, Any]:
-    """The same for machines."""
-    right, (same, where), speed = accuracy(file), agreement(file), file.speed
-    told = None if right is None else {"before": right[0], "after": right[1], "on": right[2]}
-    timed = {"before": None, "after": None, "reason": UNTIMED if speed is None else speed.reason}
+    """The content of `headline` as a JSON object; unknown values are null."""
+    rates, (share, examples), speed = accuracy(file), agreement(file), file.speed
+    milliseconds_ = {"before": None, "after": None, "reason": UNTIMED if speed is None else speed.reason}
     if speed is not None and not speed.reason:
-        timed = {"before": 1e3 * speed.before, "after": 1e3 * speed.after, "times_faster": speed.ratio}
-        timed |= {"processor": speed.processor, "threads": speed.threads, "batch": speed.batch, "rounds": speed.rounds}
+        milliseconds_ = {"before": 1e3 * speed.before, "after": 1e3 * speed.after, "times_faster": speed.ratio}
+        milliseconds_ |= {"processor": speed.processor, "threads": speed.threads, "batch": speed.batch, "rounds": speed.rounds}
     shipped = len(file.shipped)
     return {
         "bytes": {"before": file.float_bytes, "after": shipped, "times_smaller": file.float_bytes / max(shipped, 1)},
-        "accuracy": told,
-        "agreement": {"share": same, "on": where},
-        "milliseconds": timed,
+        "accuracy": None if rates is None else {"before": rates[0], "after": rates[1], "on": rates[2]},
+        "agreement": {"share": share, "on": examples},
+        "milliseconds": milliseconds_,
         "statement": certificate_sentence(file).partition(": ")[2],
     }

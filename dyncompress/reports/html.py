@@ -1,4 +1,4 @@
-"""One self-contained page about a compressed file: no script, no font, nothing fetched."""
+"""The report on a compressed file as one self-contained HTML page: no scripts, no fonts, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from dyncompress.types import FLOAT_BITS, Certificate, Estimate, OnnxFile, Profi
 
 
 def page(file: OnnxFile, profile: Profile | None = None) -> str:
-    """The whole report as one HTML document.
+    """The report as an HTML document.
 
     Args:
-        file: finished, certified or not.
-        profile: what was measured; None: what the file carries, and where it carries nothing, measures are left out.
+        file: the exported file, certified or not.
+        profile: with the measures; None: the profile that the file carries. Without one the report has no measures.
+
+    Returns:
+        The text of the page.
     """
     profile = profile or file.profile
     name, target = file.plan.recipe, file.target
@@ -50,7 +53,7 @@ def page(file: OnnxFile, profile: Profile | None = None) -> str:
 
 
 _BYTES = "All bytes of a file count. The payload is weights, scales and biases alone."
-_EVERY = "What was done and why. A question mark follows an estimate whose own conditions fail."
+_EVERY = "What was done and why. A question mark follows an estimate whose assumptions don't hold."
 _STAGES = (
     "Measured on calibration data: mean KL divergence in nats where outputs are scores, else relative squared error. After "
     "pruning, rounding and matching it is the divergence from the original; after export and integer activations, that from the "
@@ -64,13 +67,13 @@ _PARITY = (
 
 
 def _parity(file: OnnxFile) -> str:
-    """A row an output."""
+    """A table with a row for each output."""
     header = ("output", "error", "worst channel", "its error", "by integers and export alone")
-    drawn = tuple(
+    cells = tuple(
         (o.name, percent(o.relative_error), f"{o.channel} (axis {o.axis})", percent(o.channel_error), percent(o.file_error))
         for o in file.parity.outputs
     )
-    return table(Table(header, drawn, frozenset({"error", "its error"}))) if drawn else ""
+    return table(Table(header, cells, frozenset({"error", "its error"}))) if cells else ""
 
 
 def _digest(file: OnnxFile) -> str:
@@ -80,25 +83,25 @@ def _digest(file: OnnxFile) -> str:
 
 
 def figures(file: OnnxFile) -> str:
-    """The few numbers that one looks for first, before and after."""
+    """The main numbers, before and after, in large type."""
     shipped = len(file.shipped)
     what = f"the container; its ONNX file takes {len(file.content):,}" if file.packed else "the ONNX file"
-    found = [
+    numbers = [
         (f"{file.float_bytes / max(shipped, 1):.2f}×", f"smaller: {shipped:,} bytes ship ({what}), of {file.float_bytes:,}"),
         _quality(file),
         _time(file),
         (f"{file.macs[1]:,}", f"multiply-accumulates, of {file.macs[0]:,}"),
         _untouched(file),
     ]
-    cards = (f"<div><b>{escape(figure)}</b><span>{text(words)}</span></div>" for figure, words in found)
+    cards = (f"<div><b>{escape(figure)}</b><span>{text(words)}</span></div>" for figure, words in numbers)
     return f'<div class="figures">{"".join(cards)}</div>'
 
 
 def _quality(file: OnnxFile) -> tuple[str, str]:
-    """Accuracy where there are labels, else agreement, else the error of the outputs."""
-    found = accuracy(file)
-    if found is not None:
-        return percent(found[1], 4), f"right, {percent(found[0], 4)} before ({found[2]})"
+    """Accuracy if there are labels, else agreement, else the error of the outputs; each with its explanation."""
+    rates = accuracy(file)
+    if rates is not None:
+        return percent(rates[1], 4), f"right, {percent(rates[0], 4)} before ({rates[2]})"
     share, where = agreement(file)
     if math.isnan(share):
         return percent(file.parity.relative_error), f"RMS difference of the outputs on {where}"
@@ -106,12 +109,12 @@ def _quality(file: OnnxFile) -> tuple[str, str]:
 
 
 def _time(file: OnnxFile) -> tuple[str, str]:
-    """Milliseconds of a run."""
+    """Milliseconds of a run, and how they were measured, or why they weren't."""
     speed = file.speed
     if speed is None or speed.reason:
         return "–", time_sentence(speed).partition(": ")[2].capitalize()
-    told = f"a run, {milliseconds(speed.before)} before: {times_faster(speed)}, measured here ({where_timed(speed)})"
-    return milliseconds(speed.after), told
+    words = f"a run, {milliseconds(speed.before)} before: {times_faster(speed)}, measured here ({where_timed(speed)})"
+    return milliseconds(speed.after), words
 
 
 def _untouched(file: OnnxFile) -> tuple[str, str]:
@@ -120,18 +123,18 @@ def _untouched(file: OnnxFile) -> tuple[str, str]:
 
 
 def certificate_block(certificate: Certificate | None) -> str:
-    """The promise, or the plain statement that there is none."""
+    """The certificate as HTML, or a sentence that there is none."""
     if certificate is None:
         return '<p class="certificate">None: no held-out data was given, so nothing is promised.</p>'
     kind = "broken" if not certificate.kept else "vacuous" if vacuous(certificate) else "kept"
     header = ("quantity", "observed", "certified", "delta", "method")
-    drawn = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
+    cells = tuple((x.quantity, number(x.point, 4), bound_text(x), number(x.delta), x.method) for x in certificate.lines)
     counts = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in certificate.counts.items())
     environment = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in certificate.environment.items() if value != "{}")
     counted = f"{sample_text(certificate)}; {counts}. The certificate is {certificate.kind}. Run with {environment}."
     return (
         f'<div class="certificate"><p class="{kind}"><b>{text(certificate.statement)}</b>{text(verdict(certificate))}</p>'
-        f'<div class="scroll">{table(Table(header, drawn, frozenset({"observed", "delta"})))}</div>'
+        f'<div class="scroll">{table(Table(header, cells, frozenset({"observed", "delta"})))}</div>'
         f'<p class="dim">{text(counted)}</p>'
         f"<p>It assumes:</p>{items(certificate.assumptions)}</div>"
     )
@@ -151,7 +154,7 @@ def _bytes(file: OnnxFile) -> str:
 
 
 def _accuracy(certificate: Certificate | None) -> str:
-    """Accuracy of both networks, where the certificate counted errors."""
+    """Bars of both networks' accuracy, if the certificate counted errors."""
     errors = None if certificate is None else errors_of(certificate)
     if certificate is None or errors is None:
         return ""
@@ -196,15 +199,15 @@ def _zeros(file: OnnxFile) -> str:
 
 
 def _measures(profile: Profile | None) -> list[str]:
-    """One drawing a measure."""
+    """A section with a drawing for each measure."""
     if profile is None:
         return []
-    how = "Each dot is an estimate, its whisker one standard error; grey where the estimator's own conditions fail."
-    return [section(f"Measured: {name}", how, _dots(name, found)) for name, found in profile.estimates.items()]
+    how = "Each dot is an estimate, its whisker one standard error; it is grey where the estimate's assumptions don't hold."
+    return [section(f"Measured: {name}", how, _dots(name, by_layer)) for name, by_layer in profile.estimates.items()]
 
 
-def _dots(name: str, found: Mapping[str, Estimate]) -> str:
-    drawn = [rows.Point(layer, e.value, e.stderr, estimate_text(e), not e.valid) for layer, e in found.items()]
+def _dots(name: str, by_layer: Mapping[str, Estimate]) -> str:
+    drawn = [rows.Point(layer, e.value, e.stderr, estimate_text(e), not e.valid) for layer, e in by_layer.items()]
     return rows.points(drawn, f"{name} of each layer with its standard error") if drawn else ""
 
 
@@ -221,8 +224,8 @@ def _left_alone(file: OnnxFile) -> str:
 def _notes(file: OnnxFile, profile: Profile | None) -> str:
     notes = dict.fromkeys([*file.notes, *(profile.notes if profile else ())])
     estimates = profile.estimates if profile else {}
-    for measure, found in estimates.items():
-        notes |= dict.fromkeys(f"{measure}, {layer}: {note}" for layer, e in found.items() for note in e.notes)
+    for measure, by_layer in estimates.items():
+        notes |= dict.fromkeys(f"{measure}, {layer}: {note}" for layer, e in by_layer.items() for note in e.notes)
     gap = file.plan.gap
     if math.isfinite(gap) and gap > 0:
         notes[f"the plan may be up to {percent(gap)} of the distortion's range from the best one of the additive table"] = None

@@ -1,4 +1,4 @@
-"""Pieces of HTML that pages and notebooks share: escaped text, tables, sections."""
+"""Parts of HTML that pages and notebooks share: escaped text, tables, sections, a whole document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 
 from dyncompress.reports.table import Table
 
-LONG = 32  # letters from which a cell holds a sentence
+LONG = 32  # characters above which a cell counts as a sentence
 STYLE = """
 :root { color-scheme: light dark; --page: #fbfaf7; --ink: #1f2430; --dim: #5c6472; --rule: #dcdad3; --mark: #2f6f8f;
   --soft: #a8a293; --good: #2c7a4b; --bad: #a8392f; --warn: #8a5a00; }
@@ -56,7 +56,7 @@ ul { padding-left: 1.2rem; } li { margin: .15rem 0; } code { font-size: .9em; ov
 
 
 def text(words: str) -> str:
-    """Escaped text; what stands between backticks becomes code.
+    """Text with HTML characters escaped, arrows for "->", and code between backticks in a code element.
 
     Example:
         >>> text("run `dyncompress pack` if a < b")
@@ -66,7 +66,7 @@ def text(words: str) -> str:
 
 
 def table(content: Table) -> str:
-    """An HTML table; numeric columns to the right."""
+    """An HTML table; numeric columns are aligned to the right."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         pairs = zip(content.header, row, strict=True)
@@ -77,24 +77,24 @@ def table(content: Table) -> str:
 
 
 def _kind(numeric: bool, cell: str) -> str:
-    """The class of a cell: numbers to the right, sentences wide enough to be read."""
+    """The CSS class of a cell: numbers are aligned to the right, and sentences get a minimum width."""
     return ' class="right"' if numeric else ' class="long"' if len(cell) > LONG else ""
 
 
 def section(title: str, words: str, content: str) -> str:
-    """A heading, a sentence that says how to read it, the content; nothing where there is no content."""
+    """A heading, a sentence that explains the content, and the content; empty if the content is."""
     if not content:
         return ""
     return f'<section><h2>{text(title)}</h2><p class="dim">{text(words)}</p><div class="scroll">{content}</div></section>'
 
 
 def items(sentences: Sequence[str]) -> str:
-    """A list; nothing where there are no sentences."""
+    """An HTML list; empty without sentences."""
     return f"<ul>{''.join(f'<li>{text(sentence)}</li>' for sentence in sentences)}</ul>" if sentences else ""
 
 
 def document(title: str, body: str) -> str:
-    """A whole page: no script, no font, nothing fetched."""
+    """A complete HTML page with the given body: no scripts, no fonts, nothing is fetched."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

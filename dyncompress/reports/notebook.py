@@ -1,4 +1,4 @@
-"""What a notebook shows of a value: fragments of HTML without scripts, made of the same pieces as the report."""
+"""Present values in a notebook: fragments of HTML without scripts, built from the parts of the report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 from dyncompress.reports import markup
 from dyncompress.reports.html import certificate_block, figures
+from dyncompress.reports.pareto import pareto_html
 from dyncompress.reports.table import layer_table, profile_table
 from dyncompress.types import Certificate, OnnxFile, Plan, Profile
+from dyncompress.types.pareto import ParetoList
 
 
 def fragment(value: Any) -> str:
-    """The fragment of a file, plan, profile or certificate.
+    """The HTML of an `OnnxFile`, `Plan`, `Profile`, `Certificate` or `ParetoList`.
 
     Example:
         >>> "<table>" in fragment(Plan({}, {}, {}, {}, 0.0, 0.0, "r", "t", "", {}, {}))
@@ -27,13 +29,13 @@ def file_html(file: OnnxFile) -> str:
 
 
 def plan_html(plan: Plan) -> str:
-    """A row a unit: what was chosen, and why."""
+    """A table with a row for each unit: the choice and its reason."""
     notes = markup.items(plan.notes)
     return f"<h3>Plan of {markup.text(plan.recipe)} for {markup.text(plan.target)}</h3>{markup.table(layer_table(plan))}{notes}"
 
 
 def profile_html(profile: Profile) -> str:
-    """A row a layer: measures with their standard errors, and the options."""
+    """A table with a row for each layer: measures with their standard errors, and the options."""
     title = f"<h3>Profile of {markup.text(profile.recipe)} for {markup.text(profile.target)}</h3>"
     return f"{title}{markup.table(profile_table(profile))}{markup.items(profile.notes)}"
 
@@ -43,4 +45,5 @@ SHOWN = {
     Plan: plan_html,
     Profile: profile_html,
     Certificate: certificate_block,
+    ParetoList: pareto_html,
 }

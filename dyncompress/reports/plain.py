@@ -1,4 +1,4 @@
-"""Values as JSON takes them."""
+"""Convert values to what JSON can hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def plain_json(value: Any) -> Any:
-    """The value with names as strings, arrays as lists, and numbers that JSON lacks as null.
+    """Convert a value for JSON: keys become strings, arrays and tuples lists, and nan and infinity null; others become strings.
 
     Example:
         >>> from pathlib import Path

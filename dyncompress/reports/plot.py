@@ -1,7 +1,7 @@
-"""One drawing of curves and points on two axes, inline SVG without a library: sizes against divergences.
+"""Draw curves and points on two axes as inline SVG, without a plotting library.
 
-Colours come from the page (`mark`, `soft`, `rule` classes), so that a drawing follows its light or dark theme; `standalone` adds
-them for a file of its own.
+The colours are those of the page (classes `mark`, `soft`, `rule`), so that a drawing follows its light or dark theme;
+`standalone` adds colours for a drawing in a file of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from html import escape
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 46
-DECADES = 30.0  # largest over smallest value from which an axis is logarithmic
-STYLE = (  # every selector names the drawing: in a notebook, a style holds for the whole page
+DECADES = 30.0  # ratio of the largest to the smallest value from which on an axis is logarithmic
+STYLE = (  # every selector names the drawing, since in a notebook a style applies to the whole page
     "svg.plot{background:#fbfaf7;font:12px system-ui,sans-serif}svg.plot .mark{fill:#2f6f8f;stroke:#2f6f8f}"
     "svg.plot .soft{fill:#8d8778;stroke:#8d8778}svg.plot text{fill:#1f2430}svg.plot .tick{fill:#626a78;font-size:11px}"
     "svg.plot .rule{stroke:#dcdad3}"
 )
-TINY = 1e-15  # of a vertical axis: less is zero
+TINY = 1e-15  # smaller values on the vertical axis count as zero
 Scale = Callable[[float], float]
 
 
@@ -29,11 +29,11 @@ class Series:
 
     Attributes:
         name: for the legend.
-        points: `(x, y)` each; those that aren't finite are left out.
-        soft: the second colour.
-        line: whether neighbours are joined.
+        points: (x, y) pairs; those that aren't finite are left out.
+        soft: whether the second colour is used.
+        line: whether neighbouring points are joined by a line.
         hollow: whether only the outline of a point is drawn.
-        radius: of a point, px.
+        radius: of a point in pixels.
     """
 
     name: str
@@ -44,21 +44,21 @@ class Series:
     radius: float = 4.0
 
     def finite(self) -> list[tuple[float, float]]:
-        """The points that can be drawn."""
+        """The points whose coordinates are finite."""
         return [(x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y)]
 
 
 def plot(series: Sequence[Series], title: str, labels: tuple[str, str], *, standalone: bool = False) -> str:
-    """Curves and points on common axes; the vertical one is logarithmic where values differ by a factor of 30 or more.
+    """Draw curves and points on common axes; the vertical axis is logarithmic if values differ by a factor of 30 or more.
 
     Args:
-        series: later ones are drawn above earlier ones.
-        title: what is drawn, for those who can't see it.
+        series: drawn in this order, later ones on top.
+        title: a description of the drawing, for screen readers.
         labels: of the horizontal and the vertical axis, with units.
-        standalone: with colours of its own, for a file.
+        standalone: whether the drawing has colours of its own, for a file.
 
     Returns:
-        an `<svg>` element; empty where there is nothing to draw.
+        An `<svg>` element; an empty string if there is nothing to draw.
     """
     drawn = [point for one in series for point in one.finite()]
     if not drawn:
@@ -76,28 +76,28 @@ def plot(series: Sequence[Series], title: str, labels: tuple[str, str], *, stand
 
 
 def legend(series: Sequence[Series]) -> str:
-    """The names of what is drawn, each behind its mark, as HTML."""
+    """The legend as HTML: the mark and the name of each series."""
     marks = [(one.name, _dot(one, 7, 6)) for one in series if one.finite()]
     parts = (f'<span><svg width="14" height="12" aria-hidden="true">{dot}</svg>{escape(name)}</span>' for name, dot in marks)
     return f'<p class="legend">{"".join(parts)}</p>' if marks else ""
 
 
-def _dot(one: Series, x: float, y: float, told: str = "") -> str:
-    """A point; what is told of it shows to those who point at it."""
+def _dot(one: Series, x: float, y: float, tooltip: str = "") -> str:
+    """A point with a tooltip."""
     fill = ' fill-opacity="0" stroke-width="1.5"' if one.hollow else ""
-    kind, title = "soft" if one.soft else "mark", f"<title>{escape(told)}</title>" if told else ""
+    kind, title = "soft" if one.soft else "mark", f"<title>{escape(tooltip)}</title>" if tooltip else ""
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{one.radius:g}"{fill}>{title}</circle>'
 
 
-def _linear(low: float, high: float, start: float, end: float, wanted: int) -> tuple[list[float], Scale]:
-    """Round ticks, and where a value lies on the axis."""
-    steps = ticks(low, high, wanted)
+def _linear(low: float, high: float, start: float, end: float, count: int) -> tuple[list[float], Scale]:
+    """About `count` round ticks, and the function that maps a value to its position on the axis."""
+    steps = ticks(low, high, count)
     first, span = steps[0], steps[-1] - steps[0]
     return steps, lambda value: start + (end - start) * (value - first) / span
 
 
 def _vertical(values: Sequence[float]) -> tuple[list[float], Scale]:
-    """As `_linear`, from the bottom to the top; powers of ten where values differ much. Zero lies at the bottom."""
+    """Ticks and positions on the vertical axis; on a logarithmic one the ticks are powers of ten, and 0 lies at the bottom."""
     positive = [value for value in values if value > TINY]
     if not positive or max(positive) < DECADES * min(positive):
         return _linear(0.0, max(positive, default=1.0), HEIGHT - BOTTOM, TOP, 4)
@@ -113,7 +113,7 @@ def _vertical(values: Sequence[float]) -> tuple[list[float], Scale]:
 
 
 def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], x: Scale, y: Scale) -> str:
-    """Lines at the ticks, and their numbers."""
+    """Grid lines and numbers at the ticks."""
     bottom = HEIGHT - BOTTOM
     parts = [f'<line class="rule" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{TOP}" y2="{bottom}"/>' for t in x_ticks]
     parts += [f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y_ticks]
@@ -125,7 +125,7 @@ def _grid(x_ticks: Sequence[float], y_ticks: Sequence[float], x: Scale, y: Scale
 
 
 def _labels(labels: tuple[str, str]) -> str:
-    """Names of the axes."""
+    """The names of the axes."""
     middle = TOP + (HEIGHT - BOTTOM - TOP) / 2
     return (
         f'<text x="{LEFT + (WIDTH - RIGHT - LEFT) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(labels[0])}</text>'
@@ -134,7 +134,7 @@ def _labels(labels: tuple[str, str]) -> str:
 
 
 def _series(one: Series, x: Scale, y: Scale) -> str:
-    """A line and its points, each with its values for those who point at it."""
+    """A line and its points; the tooltip of a point shows its values."""
     kind, places = "soft" if one.soft else "mark", one.finite()
     parts = []
     if one.line and len(places) > 1:
@@ -162,7 +162,7 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's number in few letters.
+    """The number at a tick, with few characters.
 
     Example:
         >>> short(0.0), short(1_500_000.0), short(20_000.0), short(0.001), short(1e-7)

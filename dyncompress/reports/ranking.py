@@ -1,4 +1,4 @@
-"""A ranking of checkpoints as tables for people and as one object for machines."""
+"""Present a ranking of checkpoints as tables and as a JSON object."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from dyncompress.pipeline.selection.rank_correlation import Correlation
-from dyncompress.pipeline.selection.ranking import Ranking
 from dyncompress.reports.table import Table, estimate_text, number
+from dyncompress.types.ranking import Correlation, Ranking
 
 SIGNS = {1: "grows with it", -1: "shrinks with it", 0: "not known"}
 
 
 def ranking_text(ranking: Ranking) -> str:
-    """The order, what each measure predicts and how well it did, and what a reader has to know."""
+    """The ranking as text: the order of the checkpoints, each measure's sign and agreement with the gaps, and notes."""
     parts = [order_table(ranking).plain(), agreement_table(ranking).plain()]
     if ranking.agreements:
         parts.append(
@@ -25,7 +24,7 @@ def ranking_text(ranking: Ranking) -> str:
 
 
 def order_table(ranking: Ranking) -> Table:
-    """One row a checkpoint, the smallest predicted gap first."""
+    """A table with a row for each checkpoint, the smallest predicted gap first."""
     measures = tuple(ranking.predictions)
     with_gaps = bool(ranking.agreements)
     header = ("checkpoint", "mean place", *measures, *(("gap",) if with_gaps else ()))
@@ -42,37 +41,38 @@ def order_table(ranking: Ranking) -> Table:
 
 
 def agreement_table(ranking: Ranking) -> Table:
-    """One row a measure: the sign, its source, and the coefficients where there are gaps."""
-    axes = list(dict.fromkeys(axis for found in ranking.agreements.values() for axis in found.granulated))
-    given = any(found.partial is not None for found in ranking.agreements.values())
+    """A table with a row for each measure: its sign, the source of the sign, and rank correlations if gaps are known."""
+    axes = list(dict.fromkeys(axis for agreement in ranking.agreements.values() for axis in agreement.granulated))
+    given = any(agreement.partial is not None for agreement in ranking.agreements.values())
     columns = [] if not ranking.agreements else ["Kendall", *(f"by {axis}" for axis in axes)]
     columns += ["mean of these", "partial"] if given else []
     rows = []
     for name, predicted in ranking.predictions.items():
         cells: list[str] = []
         if name in ranking.agreements:
-            found = ranking.agreements[name]
-            parts = [found.kendall, *(found.granulated.get(axis) for axis in axes)]
-            parts += [found.mean_granulated, found.partial] if given else []
+            agreement = ranking.agreements[name]
+            parts = [agreement.kendall, *(agreement.granulated.get(axis) for axis in axes)]
+            parts += [agreement.mean_granulated, agreement.partial] if given else []
             cells = [correlation_text(part) for part in parts]
         rows.append((name, SIGNS[predicted.sign], *cells, predicted.source))
     return Table(("measure", "the gap", *columns, "by"), tuple(rows), frozenset(columns))
 
 
-def correlation_text(found: Correlation | None) -> str:
-    """A coefficient with its interval.
+def correlation_text(correlation: Correlation | None) -> str:
+    """A correlation coefficient with its interval.
 
     Example:
         >>> correlation_text(Correlation(0.5, 0.25, 0.75, 27)), correlation_text(None)
         ('0.50 [0.25, 0.75]', '–')
     """
-    if found is None or math.isnan(found.value):
+    if correlation is None or math.isnan(correlation.value):
         return "–"
-    return f"{found.value:.2f}" + ("" if math.isnan(found.low) else f" [{found.low:.2f}, {found.high:.2f}]")
+    interval = "" if math.isnan(correlation.low) else f" [{correlation.low:.2f}, {correlation.high:.2f}]"
+    return f"{correlation.value:.2f}{interval}"
 
 
 def ranking_json(ranking: Ranking) -> dict[str, Any]:
-    """Everything, for machines."""
+    """The ranking as a JSON object."""
     return {
         "order": [row.checkpoint for row in ranking.rows],
         "rows": [
@@ -85,7 +85,7 @@ def ranking_json(ranking: Ranking) -> dict[str, Any]:
             }
             for row in ranking.rows
         ],
-        "predictions": {name: {"sign": found.sign, "source": found.source} for name, found in ranking.predictions.items()},
-        "agreements": {name: asdict(found) for name, found in ranking.agreements.items()},
+        "predictions": {name: {"sign": one.sign, "source": one.source} for name, one in ranking.predictions.items()},
+        "agreements": {name: asdict(agreement) for name, agreement in ranking.agreements.items()},
         "notes": list(ranking.notes),
     }

@@ -1,6 +1,6 @@
-"""Rows of labels, drawings and values, as HTML that fits any width: bars, and estimates with their standard errors.
+"""Draw bars, and estimates with their standard errors, in rows with a label and a value, as HTML that fits any width.
 
-Colours come from the page (`mark`, `soft`), so that a drawing follows its light or dark theme.
+The colours are those of the page (classes `mark`, `soft`), so that a drawing follows its light or dark theme.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dyncompress.reports.plot import short, ticks
 
 @dataclass(frozen=True)
 class Bar:
-    """One row: a label, a value, the text beside it; `soft` draws it in the second colour.
+    """A row with a bar.
 
     Attributes:
         label: at the left.
-        value: length of the bar; nan draws none.
+        value: length of the bar; nan: no bar.
         text: at the right.
-        soft: the second colour, e.g. for the original.
+        soft: whether the bar has the second colour, as for the original.
     """
 
     label: str
@@ -32,7 +32,15 @@ class Bar:
 
 @dataclass(frozen=True)
 class Point:
-    """One row: an estimate and its standard error (nan: unknown); `doubtful` where its own conditions fail."""
+    """A row with an estimate and its standard error.
+
+    Attributes:
+        label: at the left.
+        value: the estimate.
+        stderr: its standard error; nan: unknown.
+        text: at the right.
+        doubtful: whether the estimate's assumptions don't hold; it then has the second colour.
+    """
 
     label: str
     value: float
@@ -42,15 +50,15 @@ class Point:
 
 
 def bars(rows: Sequence[Bar], title: str, full: float | None = None) -> str:
-    """Horizontal bars from zero.
+    """Draw horizontal bars that start at zero.
 
     Args:
-        rows: top to bottom.
-        title: what is drawn, for those who can't see it.
-        full: the value of a full bar; None: the largest value.
+        rows: from top to bottom.
+        title: a description of the drawing, for screen readers.
+        full: the value of a bar of full width; None: the largest value.
 
     Returns:
-        a `<div>` element.
+        A `<div>` element.
     """
     largest = full or max((row.value for row in rows if math.isfinite(row.value)), default=0.0) or 1.0
     parts = []
@@ -61,14 +69,14 @@ def bars(rows: Sequence[Bar], title: str, full: float | None = None) -> str:
 
 
 def points(rows: Sequence[Point], title: str) -> str:
-    """Estimates as dots, whiskers of one standard error either side, on a common axis with round ticks.
+    """Draw estimates as dots with whiskers of one standard error on either side, on a common axis with round ticks.
 
     Args:
-        rows: top to bottom; values that aren't finite are left out of the axis and told as text alone.
-        title: what is drawn, for those who can't see it.
+        rows: from top to bottom; values that aren't finite have no dot, only their text.
+        title: a description of the drawing, for screen readers.
 
     Returns:
-        a `<div>` element.
+        A `<div>` element.
     """
     finite = [row for row in rows if math.isfinite(row.value)]
     ends = [row.value + sign * _width(row) for row in finite for sign in (-1, 1)]
@@ -103,7 +111,7 @@ def _kind(soft: bool) -> str:
 
 
 def _row(label: str, drawn: str, text: str, kind: str = "track") -> str:
-    """A label, the drawing, a value."""
+    """A row as HTML: label, drawing and value."""
     return (
         f'<span class="name">{escape(label)}</span><span class="{kind}">{drawn}</span><span class="value">{escape(text)}</span>'
     )

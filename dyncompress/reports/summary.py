@@ -1,4 +1,4 @@
-"""The result of a run: as sentences for a person, as one object for a machine."""
+"""Present the result of a compression as text and as a JSON object."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dyncompress.reports.plain import plain_json
 from dyncompress.reports.table import number, percent, stage_name
 from dyncompress.types import OnnxFile, Parity, Plan, Profile
 
-SHOWN = 6  # outputs, those that are furthest off
+SHOWN = 6  # number of outputs that are listed, those with the largest errors
 
 
 def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) -> str:
-    """The share of weights and MACs that nothing touched, and why.
+    """The share of weights and MACs that weren't compressed, and the reasons.
 
     Example:
         >>> left_alone_sentence({"weights": 0.25, "macs": 0.1}, {"head": "the recipe leaves it alone"})
@@ -35,7 +35,7 @@ def left_alone_sentence(share: Mapping[str, float], reasons: Mapping[str, str]) 
 
 
 def predicted_sentence(plan: Plan, profile: Profile) -> str:
-    """What a plan is predicted to cost, against the original, and its distortion.
+    """A plan's predicted costs, with their shares of the original's, and its predicted distortion.
 
     Example:
         >>> profile = Profile((), {}, {}, {"a": "fisher"}, {}, 4_000, 0, 100, "", "r", "t")
@@ -54,7 +54,7 @@ def predicted_sentence(plan: Plan, profile: Profile) -> str:
 
 
 def as_text(file: OnnxFile) -> str:
-    """Bytes, accuracy, time and certificate on top; then what they are made of, what was left alone, and warnings."""
+    """The result as text: bytes, accuracy, time and certificate, then details, layers left alone, notes and the certificate."""
     sizes = file.sizes
     lines = [
         *headline(file),
@@ -77,13 +77,13 @@ def as_text(file: OnnxFile) -> str:
 
 
 def inputs_text(file: OnnxFile) -> list[str]:
-    """What shapes the file takes, in one line: a number is a fixed length, a word any."""
+    """A line with the shapes of the file's inputs (a number is a fixed length, a word stands for any); no line without inputs."""
     shapes = "; ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in file.inputs.items())
     return [f"inputs: {shapes} (a name stands for any length)"] if shapes else []
 
 
 def parity_text(parity: Parity) -> list[str]:
-    """How far the file is from the original model, each output's worst channel, and beneath it from the compressed model.
+    """Lines on the file's differences from the original model, with each output's worst channel, and from the compressed one.
 
     Example:
         >>> from dyncompress.types import OutputParity
@@ -112,7 +112,12 @@ def parity_text(parity: Parity) -> list[str]:
 
 
 def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:
-    """One object, what the user came for first: bytes that ship, accuracy, milliseconds, the certificate. nan becomes null."""
+    """The result as a JSON object, which begins with bytes, accuracy, milliseconds and certificate; nan becomes null.
+
+    Args:
+        file: the exported file.
+        paths: what a file is -> where it was written.
+    """
     top = headline_json(file)
     sizes = {**asdict(file.sizes), "file": len(file.content)}
     return plain_json(
@@ -137,6 +142,6 @@ def as_json(file: OnnxFile, paths: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _some(names: list[str], shown: int = 3) -> str:
-    """The first few names."""
+    """The first few names, and the number of the others."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

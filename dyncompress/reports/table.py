@@ -1,4 +1,4 @@
-"""Tables of layers: what was measured, what was chosen, and why. Values only; how they are drawn is the reader's business."""
+"""Tables of layers as text: measures, choices and reasons. `plain` prints a table, `markup.table` makes HTML of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Table:
 
     Attributes:
         header: column names.
-        rows: one tuple a row, as long as the header.
+        rows: a tuple of cells for each row, as long as the header.
         numeric: names of the columns that are aligned to the right.
     """
 
@@ -24,7 +24,7 @@ class Table:
     numeric: frozenset[str] = frozenset()
 
     def plain(self) -> str:
-        """Aligned columns for a terminal.
+        """The table as text with aligned columns, for a terminal.
 
         Example:
             >>> print(Table(("layer", "bits"), (("stem", "8"), ("head.fc", "32")), frozenset({"bits"})).plain())
@@ -44,7 +44,7 @@ class Table:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number in few digits; a dash where there is none.
+    """A number with few digits; a dash for nan.
 
     Example:
         >>> number(0.034567), number(1234567.0), number(float("nan"))
@@ -54,7 +54,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(fraction: float, digits: int = 3) -> str:
-    """A fraction as a person reads it.
+    """A fraction as a percentage; a dash for nan.
 
     Example:
         >>> percent(0.1234), percent(0.0), percent(float("nan"))
@@ -64,7 +64,7 @@ def percent(fraction: float, digits: int = 3) -> str:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """The value with its standard error; marked where the estimator's own conditions fail.
+    """The value with its standard error, and a question mark if the estimate's assumptions don't hold.
 
     Example:
         >>> estimate_text(Estimate(2.5, 0.25, 100)), estimate_text(Estimate(2.5, float("nan"), 4, valid=False))
@@ -77,7 +77,7 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def stage_name(stage: str) -> str:
-    """What a stage of compression is called.
+    """The name of a stage of compression in reports.
 
     Example:
         >>> stage_name("teach"), stage_name("prune")
@@ -87,17 +87,17 @@ def stage_name(stage: str) -> str:
 
 
 def choices(plan: Plan) -> dict[str, Choice]:
-    """Unit -> what was done, or what is asked where the plan hasn't been applied."""
+    """Unit -> the realised choice, or the planned one if the plan hasn't been applied."""
     return {unit: plan.realised.get(unit, asked) for unit, asked in plan.asked.items()}
 
 
 def layer_table(plan: Plan, layers: Sequence[Layer] = (), estimates: Mapping[str, Mapping[str, Estimate]] | None = None) -> Table:
-    """One row a unit, then one a layer that is left alone: shape, measures, choice, reason.
+    """A table with a row for each unit, then for each layer that is left alone: shape, measures, choice, reason.
 
     Args:
         plan: applied or not.
-        layers: of the profile, for the order of the forward pass; empty: the plan's own order.
-        estimates: measure -> layer -> Estimate; each measure is a column.
+        layers: of the profile, whose order is that of the forward pass; empty: the order of the plan.
+        estimates: measure -> layer name -> estimate; each measure is a column.
     """
     estimates = estimates or {}
     done = choices(plan)
@@ -110,23 +110,23 @@ def layer_table(plan: Plan, layers: Sequence[Layer] = (), estimates: Mapping[str
 
 
 def profile_table(profile: Profile) -> Table:
-    """One row a layer, then one a channel group or block: measures, distortion of its options, and from which to which they go.
+    """A table with a row for each layer, then for each channel group or block: measures, predicted distortions, and options.
 
-    Distortions are predicted: of the most careful option and of the boldest one, with standard errors where these are known.
+    The distortions and options are those of the most cautious and of the boldest option, with standard errors if known.
     """
-    found = profile.estimates
+    estimates = profile.estimates
     rows = []
     for layer in profile.layers:
-        measured = [_cell(found[name].get(layer.name)) for name in found]
-        rows.append((layer.name, shape_text(layer.shape), f"{layer.weights:,}", *measured, *_options(layer.name, profile)))
+        cells = [_cell(estimates[name].get(layer.name)) for name in estimates]
+        rows.append((layer.name, shape_text(layer.shape), f"{layer.weights:,}", *cells, *_options(layer.name, profile)))
     names = {layer.name for layer in profile.layers}
-    rows += [(unit, "", "", *("–" for _ in found), *_options(unit, profile)) for unit in profile.table if unit not in names]
-    header = ("layer", "shape", "weights", *found, f"distortion, {profile.unit}", "from", "options")
-    return Table(header, tuple(rows), frozenset({"weights", *found}))
+    rows += [(unit, "", "", *("–" for _ in estimates), *_options(unit, profile)) for unit in profile.table if unit not in names]
+    header = ("layer", "shape", "weights", *estimates, f"distortion, {profile.unit}", "from", "options")
+    return Table(header, tuple(rows), frozenset({"weights", *estimates}))
 
 
 def _options(unit: str, profile: Profile) -> tuple[str, str, str]:
-    """The distortions of a unit's options, their source, and the span of the options."""
+    """Cells for the distortions of a unit's first and last option, their source, and these options."""
     options = profile.table.get(unit, ())
     if not options:
         return "–", "–", f"left alone: {profile.reasons.get(unit, 'not measured')}"
@@ -138,7 +138,7 @@ def _options(unit: str, profile: Profile) -> tuple[str, str, str]:
 
 
 def _choice(unit: str, option: Option) -> str:
-    """What an option does; one that does nothing keeps a channel group or block whole, and leaves a layer in float."""
+    """The choice of an option as text; an empty choice keeps all channels of a group or block."""
     return "all kept" if unit.startswith(STRUCTURE) and option.choice == Choice() else str(option.choice)
 
 
@@ -148,7 +148,7 @@ def _distortion(option: Option) -> str:
 
 
 def measures_sentence(profile: Profile) -> str:
-    """What to do where a recipe has no measures; empty where it has some.
+    """A hint for recipes that compute no measures; empty for others.
 
     Example:
         >>> measures_sentence(Profile((), {"hill": {}}, {}, {}, {}, 0, 0, 0, "", "r", "t"))
@@ -163,13 +163,13 @@ def measures_sentence(profile: Profile) -> str:
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """`64 x 32 x 3 x 3`, with the sign for it."""
+    """A shape as text, `64×32×3×3`."""
     return "×".join(map(str, shape))
 
 
 def _measured(unit: str, plan: Plan, estimates: Mapping[str, Mapping[str, Estimate]]) -> tuple[str, ...]:
-    """The shape and one cell a measure."""
-    return (shape_text(plan.shapes.get(unit, ())), *(_cell(found.get(unit)) for found in estimates.values()))
+    """Cells for the shape of a unit and its measures."""
+    return (shape_text(plan.shapes.get(unit, ())), *(_cell(by_layer.get(unit)) for by_layer in estimates.values()))
 
 
 def _cell(estimate: Estimate | None) -> str:

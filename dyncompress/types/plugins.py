@@ -87,6 +87,7 @@ class Quantizer(Protocol):
         """The integer weight."""
 
 
+@runtime_checkable
 class Bound(Protocol):
     """A finite-sample bound on a mean."""
 

@@ -1,15 +1,15 @@
 """Check, show and time a dyncompress file on a device that has only numpy and onnxruntime.
 
-    python runner.py small.onnx                      certificate, seal, latency on random inputs
-    python runner.py small.onnx --inputs x.npz       the same on given inputs; with --outputs FILE, they are compared
-    python runner.py small.onnx --inputs x.npz --write-outputs y.npz    and the outputs written, for a device to be compared with
-    python runner.py small.onnx --json               for machines
-    python runner.py small.dync [--unpack FILE]      a container: unpacked in memory (and to a file), then the same
+    python runner.py small.onnx                      show certificate and seal, and the latency on random inputs
+    python runner.py small.onnx --inputs x.npz       the same on given inputs; with --outputs FILE the outputs are compared
+    python runner.py small.onnx --inputs x.npz --write-outputs y.npz    write the outputs, for comparison on another device
+    python runner.py small.onnx --json               print JSON
+    python runner.py small.dync [--unpack FILE]      unpack a container in memory (and into a file), then the same
 
-Exit codes (the same table as the command line's): 0 done, 2 usage, unreadable input or a file that can't be written, 5 file
-altered, 6 outputs differ, 70 an error of this program (DYNCOMPRESS_TRACEBACK=1 in the environment shows where), 71 not enough
-memory, 74 the answer can't be written to standard output, 130 interrupted.
-One file, nothing of dyncompress: copy it beside the model, for containers with `unpack.py`.
+Exit codes (as of the command line): 0 done, 2 usage, unreadable input or a file that can't be written, 5 file altered, 6 outputs
+differ, 70 an error of this program (DYNCOMPRESS_TRACEBACK=1 in the environment shows where), 71 not enough memory, 74 the answer
+can't be written to standard output, 130 interrupted.
+This is a single file that needs nothing of dyncompress: copy it beside the model, and for containers also `unpack.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ except ImportError as missing:
 
 DONE, UNREADABLE, ALTERED, DIFFERS = 0, 2, 5, 6
 BUG, MEMORY, NO_ANSWER, INTERRUPTED = 70, 71, 74, 130
-CONTAINER = b"DYNC"  # how a container begins
+CONTAINER = b"DYNC"  # the first bytes of a container
 KEY = b"dyncompress.seal"
 MARK = b"\x0a" + bytes([len(KEY)]) + KEY + b"\x12"  # key and tag of the value in a StringStringEntryProto
 TYPES = {
@@ -57,7 +57,7 @@ TYPES = {
 
 
 class Stop(Exception):  # noqa: N818
-    """Ends the run with an exit code and a sentence."""
+    """Ends the program with an exit code and a message."""
 
     def __init__(self, code: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -65,7 +65,7 @@ class Stop(Exception):  # noqa: N818
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer."""
+    """An integer as a protobuf varint."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -73,24 +73,24 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def once(pairs: list) -> dict:
-    """A JSON object of the seal; one with a key twice would say different things to different readers.
+def dict_of_unique_keys(pairs: list) -> dict:
+    """The dict of a JSON object without duplicate keys, which different readers would read differently.
 
     Raises:
-        Stop: with code 5 where a key stands twice.
+        Stop: with code 5 if a key occurs twice.
     """
     keys = [key for key, _ in pairs]
-    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-    if twice is not None:
-        raise Stop(ALTERED, f"the seal holds the key '{twice}' twice: the file was changed.")
+    duplicate = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+    if duplicate is not None:
+        raise Stop(ALTERED, f"the seal holds the key '{duplicate}' twice: the file was changed.")
     return dict(pairs)
 
 
 def finite(number: str) -> float:
-    """A number of the seal.
+    """The value of a number in the seal.
 
     Raises:
-        Stop: with code 5 where it is NaN or infinite.
+        Stop: with code 5 if it is NaN or infinite.
     """
     if not math.isfinite(float(number)):
         raise Stop(ALTERED, f"the seal holds the number {number}, and only finite numbers are sealed: the file was changed.")
@@ -98,16 +98,16 @@ def finite(number: str) -> float:
 
 
 def promises_nothing(entry: dict) -> bool:
-    """Whether the sealed certificate's bound is 1 or more, which no loss can exceed: it then holds for every file."""
+    """Whether the sealed certificate's bound is 1 or more; no loss exceeds 1, so such a bound holds for every file."""
     bound = re.search(r"at most (\d+\.\d+)", str(entry.get("statement", "")))
     return bound is not None and float(bound.group(1)) >= 1
 
 
 def read_seal(content: bytes) -> dict | None:
-    """The checked entry of a sealed file; None where there is no seal.
+    """Check the seal of a file and return its entry; None if there is no seal.
 
     Raises:
-        Stop: with code 5 where body, entry or what follows was changed.
+        Stop: with code 5 if the body or the entry was changed, or bytes were added or removed.
     """
     mark = content.find(MARK)
     if mark < 0:
@@ -121,7 +121,7 @@ def read_seal(content: bytes) -> dict | None:
             break
     text = content[position : position + length]
     try:
-        entry = json.loads(text, object_pairs_hook=once, parse_constant=finite, parse_float=finite)
+        entry = json.loads(text, object_pairs_hook=dict_of_unique_keys, parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise Stop(ALTERED, "the seal can't be read: the file was changed or cut off.") from error
     pair = MARK + varint(len(text)) + text
@@ -137,16 +137,16 @@ def read_seal(content: bytes) -> dict | None:
     return {key: value for key, value in rest.items() if key not in ("length", "sha256")}
 
 
-def unpacked(packed: bytes, path: str) -> bytes:
-    """The ONNX file of a container, to the byte, by `unpack.py` beside this file.
+def unpack(packed: bytes, path: str) -> bytes:
+    """Unpack a container into its ONNX file by the `unpack.py` beside this file.
 
     Raises:
-        Stop: with code 5 where the container was cut or changed, 2 where it can't be read here.
+        Stop: with code 5 if the container was cut off or changed, 2 if it can't be read here.
     """
     spec = importlib.util.spec_from_file_location("dyncompress_unpack", Path(__file__).with_name("unpack.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # the decorator `dataclass` looks its module up here
     try:
         spec.loader.exec_module(module)
     except OSError as error:
@@ -160,7 +160,11 @@ def unpacked(packed: bytes, path: str) -> bytes:
 
 
 def write_whole(path: str, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all.
+
+    Raises:
+        Stop: with code 2 if it can't be written.
+    """
     part, place = Path(path + ".part"), Path(path)
     try:
         if place.is_dir() or (place.exists() and not place.is_file()):
@@ -178,7 +182,7 @@ def read_file(path: str) -> bytes:
     """The bytes of an ordinary file.
 
     Raises:
-        Stop: with code 2 where there is none.
+        Stop: with code 2 if there is none.
     """
     try:
         if Path(path).exists() and not Path(path).is_file():
@@ -189,15 +193,15 @@ def read_file(path: str) -> bytes:
 
 
 def reason(error: Exception) -> str:
-    """An exception's own words, in one line."""
+    """The message of an exception, in one line."""
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split()).removesuffix(".")
 
 
 def refuse_overwriting(options: argparse.Namespace) -> None:
-    """Refuse to write over what is read.
+    """Check that no file that is read would be overwritten.
 
     Raises:
-        Stop: with code 2.
+        Stop: with code 2 if one would.
     """
     for out in filter(None, (options.unpack, options.write_outputs)):
         for given in filter(None, (options.model, options.inputs, options.outputs)):
@@ -208,7 +212,11 @@ def refuse_overwriting(options: argparse.Namespace) -> None:
 
 
 def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session that doesn't spin while it waits."""
+    """Load a file into a session on the CPU, whose threads don't spin while they wait.
+
+    Raises:
+        Stop: with code 2 if onnxruntime can't load it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -222,7 +230,11 @@ def load(content: bytes, threads: int) -> onnxruntime.InferenceSession:
 
 
 def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str, np.ndarray]:
-    """Inputs of the declared shapes: normal floats, zeros elsewhere; unknown inner axes get 16."""
+    """Random inputs of the declared shapes: normally distributed floats, zeros of other types; axes of free length get 16.
+
+    Raises:
+        Stop: with code 2 if an input has another type.
+    """
     generator = np.random.default_rng(0)
     inputs = {}
     for value in session.get_inputs():
@@ -235,29 +247,33 @@ def random_inputs(session: onnxruntime.InferenceSession, batch: int) -> dict[str
 
 
 def load_arrays(path: str) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file.
+    """The arrays of an .npz file.
 
     Raises:
-        Stop: with code 2 where it is none, or declares more than this machine's memory.
+        Stop: with code 2 if it isn't one, or declares more than this machine's memory.
     """
     content = read_file(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             declared = sum(member.file_size for member in archive.infolist())
-        if declared > max(1040 * len(content), 1 << 16) or declared > machine_bytes():  # deflate makes at most 1032 bytes of one
+        if declared > max(1040 * len(content), 1 << 16) or declared > machine_bytes():  # deflate expands a byte to at most 1032
             raise Stop(UNREADABLE, f"{path} declares {declared:,} bytes, more than it can hold or this machine has.")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Stop:
         raise
-    except MemoryError as error:  # what a header declares is taken before anything is read
+    except MemoryError as error:  # numpy allocates what a header declares before it reads the data
         raise Stop(UNREADABLE, f"{path} declares arrays that are larger than this machine's memory.") from error
     except Exception as error:  # zipfile, zlib, lzma and numpy each raise classes of their own
         raise Stop(UNREADABLE, f"{path} can't be read as .npz: {reason(error)}.") from error
 
 
 def given_inputs(session: onnxruntime.InferenceSession, path: str) -> dict[str, np.ndarray]:
-    """Inputs by name; labels and other keys are left out."""
+    """The inputs of a file from an .npz file, by name; its other keys, such as labels, aren't used.
+
+    Raises:
+        Stop: with code 2 if an input is missing.
+    """
     arrays = load_arrays(path)
     names = [value.name for value in session.get_inputs()]
     if len(names) == 1 and names[0] not in arrays and "x" in arrays:
@@ -269,7 +285,11 @@ def given_inputs(session: onnxruntime.InferenceSession, path: str) -> dict[str, 
 
 
 def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """One run; what doesn't fit the file's inputs ends with code 2."""
+    """Run the file once.
+
+    Raises:
+        Stop: with code 2 if the inputs don't fit.
+    """
     try:
         return [np.asarray(out) for out in session.run(None, inputs)]
     except Exception as error:  # onnxruntime's own classes share no base but this one
@@ -278,17 +298,24 @@ def run(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) ->
 
 
 def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: float) -> dict[str, float]:
-    """Largest difference of each stored output, relative to its range."""
-    wanted = load_arrays(path)
+    """Compare the outputs with those stored in an .npz file.
+
+    Returns:
+        Output name -> largest difference, relative to the range of the stored output; outputs that aren't stored are left out.
+
+    Raises:
+        Stop: with code 6 if a difference exceeds the tolerance or shapes differ, 2 if the file can't be compared.
+    """
+    stored = load_arrays(path)
     differences = {}
     for name, out in zip(names, outputs, strict=True):
-        if name not in wanted:
+        if name not in stored:
             continue
-        if wanted[name].dtype.kind not in "fiub":
-            raise Stop(UNREADABLE, f"{path}: '{name}' holds {wanted[name].dtype}; numbers are needed.")
-        if wanted[name].shape != out.shape:
-            raise Stop(DIFFERS, f"output '{name}' is {out.shape}, {path} has {wanted[name].shape}.")
-        expected = wanted[name].astype(np.float64)
+        if stored[name].dtype.kind not in "fiub":
+            raise Stop(UNREADABLE, f"{path}: '{name}' holds {stored[name].dtype}; numbers are needed.")
+        if stored[name].shape != out.shape:
+            raise Stop(DIFFERS, f"output '{name}' has shape {out.shape}, {path} has {stored[name].shape}.")
+        expected = stored[name].astype(np.float64)
         gap = np.abs(out.astype(np.float64) - expected)
         differences[name] = float(gap.max() / max(np.ptp(expected), 1e-12)) if gap.size else 0.0
         if not differences[name] <= tolerance:  # also catches nan
@@ -299,7 +326,7 @@ def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: f
 
 
 def latency(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray], runs: int) -> dict[str, float]:
-    """Seconds of one run: percentiles after three warm-up runs."""
+    """Minimum and percentiles of the seconds of a run, after three warm-up runs."""
     for _ in range(3):
         run(session, inputs)
     seconds = []
@@ -312,9 +339,9 @@ def latency(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]
 
 
 def write_outputs(path: str, names: list[str], outputs: list[np.ndarray]) -> None:
-    """Write the outputs under their names, as `--outputs` reads them."""
+    """Write the outputs under their names to an .npz file that `--outputs` can read."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:  # an output may have a name that numpy.savez takes for an option
+    with zipfile.ZipFile(stream, "w") as archive:  # numpy.savez would take some names for options
         for name, array in zip(names, outputs, strict=True):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -322,7 +349,7 @@ def write_outputs(path: str, names: list[str], outputs: list[np.ndarray]) -> Non
 
 
 def machine_bytes() -> int:
-    """The machine's memory; more than any file where the system doesn't tell."""
+    """The machine's memory in bytes; a number above every file's size if the system doesn't know it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -330,7 +357,7 @@ def machine_bytes() -> int:
 
 
 def memory_bytes() -> int:
-    """Peak resident memory of this process; 0 where the system doesn't tell."""
+    """Peak resident memory of this process in bytes; 0 if the system doesn't know it."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -341,10 +368,10 @@ def memory_bytes() -> int:
 
 
 def report(options: argparse.Namespace) -> dict:
-    """Everything that is shown, in one dictionary."""
+    """Check, run and time the file; return everything that is shown."""
     refuse_overwriting(options)
     shipped = read_file(options.model)
-    content = unpacked(shipped, options.model) if shipped.startswith(CONTAINER) else shipped
+    content = unpack(shipped, options.model) if shipped.startswith(CONTAINER) else shipped
     entry = read_seal(content)
     if options.require_seal and entry is None:
         raise Stop(ALTERED, f"{options.model} carries no seal.")
@@ -354,7 +381,7 @@ def report(options: argparse.Namespace) -> dict:
     inputs = given_inputs(session, options.inputs) if options.inputs else random_inputs(session, options.batch)
     outputs = run(session, inputs)
     names = [value.name for value in session.get_outputs()]
-    found: dict = {
+    result: dict = {
         "model": options.model,
         "bytes": len(shipped),
         "unpacked_bytes": len(content),
@@ -369,38 +396,38 @@ def report(options: argparse.Namespace) -> dict:
         "outputs": {name: [str(array.dtype), *array.shape] for name, array in zip(names, outputs, strict=True)},
     }
     if options.outputs:
-        found["differences"] = compare(outputs, names, options.outputs, options.tolerance)
+        result["differences"] = compare(outputs, names, options.outputs, options.tolerance)
     if options.write_outputs:
         write_outputs(options.write_outputs, names, outputs)
-        found["written"] = options.write_outputs
-    found["seconds"] = latency(session, inputs, options.runs)
-    found["peak_memory_bytes"] = memory_bytes()
-    return found
+        result["written"] = options.write_outputs
+    result["seconds"] = latency(session, inputs, options.runs)
+    result["peak_memory_bytes"] = memory_bytes()
+    return result
 
 
-def show(found: dict) -> None:
-    """The report for people."""
-    seal = "seal intact" if found["sealed"] else "no seal: this file was never certified"
-    packed = f" ({found['unpacked_bytes']:,} unpacked)" if found["unpacked_bytes"] != found["bytes"] else ""
-    print(f"{found['model']}: {found['bytes']:,} bytes{packed}, {seal}")
-    for key, value in found["certificate"].items():
+def show(result: dict) -> None:
+    """Print the result of `report` as text."""
+    seal = "seal intact" if result["sealed"] else "no seal: this file was never certified"
+    packed = f" ({result['unpacked_bytes']:,} unpacked)" if result["unpacked_bytes"] != result["bytes"] else ""
+    print(f"{result['model']}: {result['bytes']:,} bytes{packed}, {seal}")
+    for key, value in result["certificate"].items():
         print(f"  {key}: {value}")
-    if found["vacuous"]:
+    if result["vacuous"]:
         print("  WARNING: this certificate promises nothing. Its bound is vacuous: it is 1 or more, which holds for every file.")
-    seconds = found["seconds"]
+    seconds = result["seconds"]
     times = ", ".join(f"{name} {1e3 * value:.3f} ms" for name, value in seconds.items())
-    print(f"{found['runtime']} on {found['machine']}, {found['threads']} thread(s): {times}")
-    if "differences" in found:
+    print(f"{result['runtime']} on {result['machine']}, {result['threads']} thread(s): {times}")
+    if "differences" in result:
         print(
-            "outputs agree: " + ", ".join(f"{name} within {gap:.2g} of its range" for name, gap in found["differences"].items())
+            "outputs agree: " + ", ".join(f"{name} within {gap:.2g} of its range" for name, gap in result["differences"].items())
         )
-    if "written" in found:
-        print(f"outputs written: {found['written']}")
-    print(f"peak memory {found['peak_memory_bytes'] / 2**20:.0f} MiB")
+    if "written" in result:
+        print(f"outputs written: {result['written']}")
+    print(f"peak memory {result['peak_memory_bytes'] / 2**20:.0f} MiB")
 
 
 def positive(text: str) -> int:
-    """A count of at least one."""
+    """An integer of at least 1, from the command line."""
     value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,9}", text) else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is given, and an integer from 1 to 999999999 is needed")
@@ -408,7 +435,7 @@ def positive(text: str) -> int:
 
 
 def share(text: str) -> float:
-    """A finite number of at least zero."""
+    """A finite number of at least 0, from the command line."""
     try:
         value = float(text)
     except ValueError:
@@ -419,7 +446,7 @@ def share(text: str) -> float:
 
 
 def refuse(message: str) -> NoReturn:
-    """Usage errors end as all others do."""
+    """Handle a usage error of argparse like all other errors."""
     raise Stop(UNREADABLE, f"{message}; see --help.")
 
 
@@ -427,26 +454,26 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     asked_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        options = parsed(arguments)
-        found = report(options)
+        options = parse(arguments)
+        result = report(options)
     except Stop as stop:
         return stopped(stop.code, str(stop), asked_json)
     except MemoryError:
         return stopped(MEMORY, "there is not enough memory; give fewer examples.", asked_json)
     except KeyboardInterrupt:
         return stopped(INTERRUPTED, "interrupted.", asked_json)
-    except Exception as error:  # an error of this program: still one sentence
+    except Exception as error:  # a bug of this program ends with one sentence, too
         if os.environ.get("DYNCOMPRESS_TRACEBACK", "0") not in ("", "0"):
             traceback.print_exc()
-        told = f"this is an error of the runner itself: {type(error).__name__} ({reason(error)}); please report it with what"
-        return stopped(BUG, f"{told} DYNCOMPRESS_TRACEBACK=1 shows.", asked_json)
+        kind = f"this is an error of the runner itself: {type(error).__name__} ({reason(error)})"
+        return stopped(BUG, f"{kind}; please report it with the output of DYNCOMPRESS_TRACEBACK=1.", asked_json)
     try:
         if options.json:
-            print(json.dumps(found))
+            print(json.dumps(result))
         else:
-            show(found)
+            show(result)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has read enough (`| head`)
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError, AttributeError) as error:
         if sys.stdout is not None:
@@ -456,42 +483,42 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def stopped(code: int, sentence: str, as_json: bool) -> int:
-    """Tell why the run ended; returns the exit code."""
+    """Print why the run ended and return the exit code."""
     if sys.stderr is not None:
         print(json.dumps({"error": sentence, "code": code}) if as_json else f"error: {sentence}", file=sys.stderr)
     return code
 
 
-def parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """The words of the command line.
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line.
 
     Raises:
-        Stop: with code 2 where they can't be used.
+        Stop: with code 2 if it is wrong.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("model", help="the .onnx file, or a container (.dync)")
-    parser.add_argument("--inputs", help=".npz with one array an input (or `x`)")
-    parser.add_argument("--outputs", help=".npz with one array an output, to compare with (needs --inputs)")
+    parser.add_argument("--inputs", help=".npz with one array for each input (or `x` for the only one)")
+    parser.add_argument("--outputs", help=".npz with one array for each output to compare with (needs --inputs)")
     parser.add_argument("--tolerance", type=share, default=0.05, help="largest difference, as a share of an output's range")
     parser.add_argument("--batch", type=positive, default=1, help="examples in random inputs")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--runs", type=positive, default=50)
-    parser.add_argument("--require-seal", action="store_true", help="exit with 5 where there is no seal")
+    parser.add_argument("--require-seal", action="store_true", help="exit with 5 if there is no seal")
     parser.add_argument("--unpack", metavar="FILE", help="write the checked .onnx file, e.g. from a container")
     parser.add_argument(
-        "--write-outputs", metavar="FILE", help="write the outputs to an .npz, one array an output (needs --inputs)"
+        "--write-outputs", metavar="FILE", help="write the outputs to an .npz, one array for each output (needs --inputs)"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     for name in ("outputs", "write_outputs"):
         if getattr(options, name) and not options.inputs:
-            parser.error(f"--{name.replace('_', '-')} needs --inputs: outputs on random inputs are of no use to anybody")
+            parser.error(f"--{name.replace('_', '-')} needs --inputs: outputs on random inputs can't be compared")
     return options
 
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without the characters of a statement
+            stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack characters of the statement
     sys.exit(main())

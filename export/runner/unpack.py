@@ -2,8 +2,8 @@
 
     python unpack.py small.dync small.onnx
 
-Beside `runner.py`, which imports it. Assembled from `dyncompress/coding` by `python -m tests.export.assembling`; the same
-code, function by function, so that both read the same. Change it there. It is one file, and therefore long.
+`runner.py`, in the same directory, imports it. It is generated from `dyncompress/coding` by
+`python -m tools.assemble_unpacker`: change the code there. It is a single file, and therefore long.
 """
 
 from __future__ import annotations
@@ -21,74 +21,78 @@ from functools import cache
 from itertools import pairwise
 from math import isqrt, prod
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
 class InvalidRequest(Exception):  # noqa: N818
-    """It is no container, or a newer one."""
+    """The file isn't a container, or one of a newer version."""
 
 
 class Altered(Exception):  # noqa: N818
-    """It was cut or changed."""
+    """The container was cut off or changed."""
 
 
 # ---------------------------------------------------------------- tables
 BITS = 16
 WHOLE = 1 << BITS
-_STEP = 32  # what one symbol adds to its count
-_MANY, _NARROW = 1024, 64  # where halving finds symbols faster than comparing with all
-_FRESH = 96  # symbols that may wait before the frequencies follow the counts
+_STEP = 32  # added to the count of a symbol each time it occurs
+_MANY, _NARROW = 1024, 64  # from so many symbols, or at a larger width, bisection is faster than comparing with all
+_FRESH = 96  # symbols that may be pending before the frequencies are updated
 
 
 class Tables:
-    """Rows of frequencies `[contexts, width]` that follow what was coded.
+    """Frequencies of symbols `[contexts, width]` that adapt to the coded symbols; each row sums to 2^16.
 
-    A frequency is 1 + counts * (2^16 - width) // total; the row's rest goes to its largest count. Counts are taken in when at
-    least 96 symbols wait, or 1/64 of all so far: a deterministic rule, the same for writer and reader.
+    A frequency is 1 + counts * (2^16 - width) // total, and the remainder of the row is added to its largest count. Frequencies
+    are updated when the pending symbols number at least 96 and 1/64 of all earlier ones. This rule is deterministic and the same
+    for the writer and the reader.
     """
 
     def __init__(self, prior: np.ndarray) -> None:
-        """Start from integer counts `[contexts, width]`, in 32nds of a symbol, each row with a positive sum."""
+        """Start from prior counts `[contexts, width]` in 32nds of a symbol; each row has a positive sum."""
         self.counts = np.array(prior, np.int64)
         self.width = self.counts.shape[1]
         self.frequency = np.empty(self.counts.shape, np.int32)
         self.span = 1 << (self.width - 1).bit_length()
-        self.start = np.full((len(self.counts), self.span), 2 * WHOLE, np.int32)  # of each symbol; beyond them above all slots
+        self.start = np.full(
+            (len(self.counts), self.span), 2 * WHOLE, np.int32
+        )  # first slot of each symbol; columns beyond the width lie above all slots
         self.start[:, 0] = 0
-        self._waiting: list[np.ndarray] = []
-        self._pending = self._seen = 0
-        self._follow(np.arange(len(self.counts)))
+        self._queue: list[np.ndarray] = []
+        self._pending = self._counted = 0
+        self._update(np.arange(len(self.counts)))
 
     def add(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
-        """Count symbols `[n]` seen in `contexts` `[n]`."""
-        self._waiting.append(contexts * self.width + symbols)
+        """Count symbols `[n]` that were coded in `contexts` `[n]`."""
+        self._queue.append(contexts * self.width + symbols)
         self._pending += len(symbols)
-        if self._pending >= max(_FRESH, self._seen >> 6):
-            seen = np.bincount(np.concatenate(self._waiting), minlength=self.counts.size).reshape(self.counts.shape)
-            self.counts += _STEP * seen
-            self._seen += self._pending
-            self._waiting, self._pending = [], 0
-            self._follow(np.flatnonzero(seen.any(1)))
+        if self._pending >= max(_FRESH, self._counted >> 6):
+            counts = np.bincount(np.concatenate(self._queue), minlength=self.counts.size).reshape(self.counts.shape)
+            self.counts += _STEP * counts
+            self._counted += self._pending
+            self._queue, self._pending = [], 0
+            self._update(np.flatnonzero(counts.any(1)))
 
     def find(self, contexts: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """The symbols `[n]` in whose part of the rows `contexts` `[n]` the slots `[n]` lie.
+        """The symbols `[n]` to which slots `[n]` (numbers below 2^16) belong in the rows `contexts` `[n]`.
 
-        Few are compared with all starts at once; for many, halving is faster, twice so from a thousand on.
+        A few slots are compared with all starts at once; for many, bisection is faster.
         """
-        wanted = slots.astype(np.int32)
-        if len(wanted) < _MANY and self.span <= _NARROW:
-            below = self.start.take(contexts, 0) <= wanted[:, None]
+        slot = slots.astype(np.int32)
+        if len(slot) < _MANY and self.span <= _NARROW:
+            below = self.start.take(contexts, 0) <= slot[:, None]
             return (below.view(np.uint8) @ np.ones(self.span, np.uint8)).astype(np.int64) - 1
         start, first = self.start.ravel(), contexts * self.span
         at, step = first, self.span >> 1
         while step:
-            at = at + step * (start[at + step] <= wanted)
+            at = at + step * (start[at + step] <= slot)
             step >>= 1
         return at - first
 
-    def _follow(self, rows: np.ndarray) -> None:
+    def _update(self, rows: np.ndarray) -> None:
+        """Compute the frequencies of these rows from their counts."""
         counts = self.counts[rows]
         frequency = 1 + counts * (WHOLE - self.width) // counts.sum(1, keepdims=True)
         frequency[np.arange(len(rows)), counts.argmax(1)] += WHOLE - frequency.sum(1)
@@ -97,31 +101,35 @@ class Tables:
 
 
 # ---------------------------------------------------------------- rans
-LOW = 1 << 24  # the smallest state; 24 bits of a lane carry the tail
+LOW = 1 << 24  # the smallest state of a lane; its lower 24 bits hold a part of the tail
 LANE_BYTES, TAIL_BYTES = 5, 3
 _WORD = 16
 _MASK = (1 << BITS) - 1
 
 
 class Reader:
-    """Reads what `Writer` wrote: the same calls in the same order, `given` left out."""
+    """Reads the stream of a `Writer`, by the same calls in the same order, without the values."""
 
     def __init__(self, stream: bytes, lanes: int) -> None:
-        """Start at the first word.
+        """Start at the first word of a stream with so many lanes.
 
         Raises:
-            Altered: the stream is too short for its lanes, or has half a word.
+            Altered: the stream is too short for its lanes, or ends within a word.
         """
         head = LANE_BYTES * lanes
         if len(stream) < head or (len(stream) - head) % 2:
-            raise Altered(f"the coded stream has {len(stream)} bytes, which no {lanes} lanes make; the file was cut or changed.")
+            raise Altered(
+                f"the coded stream has {len(stream)} bytes, which doesn't fit {lanes} lanes; the file was cut or changed."
+            )
         spread = np.frombuffer(stream, np.uint8, head).reshape(lanes, LANE_BYTES).astype(np.int64)
         self._state = (spread << np.arange(0, 8 * LANE_BYTES, 8)).sum(1)
         self._words = np.frombuffer(stream, "<u2", offset=head).astype(np.int64)
         self._at = 0
 
-    def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
-        """Read one symbol for each of `contexts` `[n]`."""
+    def symbols(
+        self, tables: Tables, contexts: np.ndarray, values: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Read one symbol `[n]` for each of `contexts` `[n]`, the rows of `tables`; `values` are ignored."""
         lanes, out = len(self._state), np.empty(len(contexts), np.int64)
         frequency, start = tables.frequency.ravel(), tables.start.ravel()
         for first in range(0, len(contexts), lanes):
@@ -136,8 +144,10 @@ class Reader:
             self._refill(x)
         return out
 
-    def uniform(self, bits: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
-        """Read numbers below `2^bits`."""
+    def uniform(
+        self, bits: np.ndarray, values: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Read numbers `[n]` below `2^bits`, `bits` `[n]`; `values` are ignored."""
         lanes, out = len(self._state), np.empty(len(bits), np.int64)
         for first in range(0, len(bits), lanes):
             shift = BITS - bits[first : first + lanes]
@@ -149,38 +159,39 @@ class Reader:
         return out
 
     def _refill(self, x: np.ndarray) -> None:
+        """Read a word into every lane that is too small."""
         low = np.flatnonzero(x < LOW)
-        taken = self._words[self._at : self._at + len(low)]
+        words = self._words[self._at : self._at + len(low)]
         self._at += len(low)
-        if len(taken) < len(low):
+        if len(words) < len(low):
             raise Altered("the coded stream ends before its last symbol; the file was cut or changed.")
-        x[low] = (x[low] << _WORD) | taken
+        x[low] = (x[low] << _WORD) | words
 
     def finish(self) -> bytes:
-        """The tail that the writer's lanes began with.
+        """The tail with which the writer's lanes began.
 
         Raises:
-            Altered: words are left over, or a lane ended where none begins.
+            Altered: words are left over, or a lane ends at an impossible number.
         """
         rest = self._state - LOW
         if self._at != len(self._words) or (rest < 0).any() or (rest >= LOW).any():
-            raise Altered("the coded stream doesn't end where it was begun; the file was changed.")
+            raise Altered("the coded stream doesn't end where its writer began; the file was changed.")
         return ((rest[:, None] >> np.array([0, 8, 16])) & 0xFF).astype(np.uint8).tobytes()
 
 
 # ---------------------------------------------------------------- layout
-_BLOCK, _BLOCKS = 64, 288  # fewest codes in a block, most blocks in a tensor
+_BLOCK, _BLOCKS = 64, 288  # smallest number of codes in a block, largest number of blocks in a tensor
 _NEIGHBOURS, LARGEST_KERNEL = 8, 256
 
 
 @dataclass(frozen=True)
 class Layout:
-    """In which order the codes of a tensor are written.
+    """The order in which the codes of a tensor are written: phase after phase, and within each phase, block after block of rows.
 
     Attributes:
-        shape: `(position, row, column)`.
-        phases: position, range of columns, and the coded neighbours of the position.
-        rows: of a block, phase by phase.
+        shape: numbers of positions in the kernel, of rows and of columns.
+        phases: for each, the position, the range of columns, and the neighbours of the position that are coded before it.
+        rows: for each phase, the number of rows of a block.
     """
 
     shape: tuple[int, int, int]
@@ -189,11 +200,11 @@ class Layout:
 
     @classmethod
     def of(cls, shape: Sequence[int], alike: bool = False) -> Layout:
-        """Of a tensor `(out, in, *kernel)`; one axis counts as one column.
+        """The layout of a tensor.
 
         Args:
-            shape: of the tensor.
-            alike: whether all blocks have as many rows as those of the first phase.
+            shape: `(out, in, *kernel)`; a tensor with one axis counts as one column.
+            alike: whether the blocks of all phases have the same number of rows.
         """
         out, *rest = (*shape, 1) if len(shape) == 1 else shape
         columns, kernel = rest[0], rest[1:] or (1,)
@@ -211,23 +222,29 @@ class Layout:
         return cls((prod(kernel), out, columns), phases, rows)
 
     def blocks(self) -> Iterator[tuple[int, bool, slice]]:
-        """Phase, whether it begins, and rows, block after block."""
-        for turn, rows in enumerate(self.rows):
+        """For each block, the index of its phase, whether it is the first of the phase, and its rows."""
+        for phase, rows in enumerate(self.rows):
             for first in range(0, self.shape[1], rows):
-                yield turn, not first, slice(first, min(first + rows, self.shape[1]))
+                yield phase, not first, slice(first, min(first + rows, self.shape[1]))
 
-    def anew(self, turn: int) -> bool:
-        """Whether paths begin with a phase: with the first position, and with every range of columns."""
-        return not turn or self.shape[0] == 1
+    def starts_paths(self, phase: int) -> bool:
+        """Whether paths begin in this phase: in that of the first position, and in every phase of a kernel with one position."""
+        return not phase or self.shape[0] == 1
 
-    def seen(self, tensor: np.ndarray) -> np.ndarray:
-        """The tensor as `[position, row, column]`."""
+    def by_position(self, tensor: np.ndarray) -> np.ndarray:
+        """The tensor as an array `[position, row, column]`."""
         size, out, columns = self.shape
         return np.ascontiguousarray(tensor.reshape(out, columns, size).transpose(2, 0, 1))
 
 
 def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Positions of a kernel in the order of coding, the centre first, with up to 8 coded neighbours, the nearest first.
+    """Positions of a kernel in the order of coding, from the centre on.
+
+    Args:
+        kernel: its sizes.
+
+    Returns:
+        For each position, its flat index and those of up to 8 neighbours that are coded before it, the nearest first.
 
     Example:
         >>> positions((3,))
@@ -236,12 +253,12 @@ def positions(kernel: Sequence[int]) -> list[tuple[int, list[int]]]:
     points = np.stack(np.unravel_index(np.arange(prod(kernel)), kernel), 1)
     far = (np.abs(2 * points - (np.array(kernel) - 1)) ** 2).sum(1)
     order = [int(i) for i in np.argsort(far, kind="stable")]
-    found = []
+    neighbours = []
     for at, here in enumerate(order):
         before = np.array(order[:at], np.int64)
         near = np.argsort(((points[before] - points[here]) ** 2).sum(1), kind="stable")[:_NEIGHBOURS] if at else before
-        found.append((here, [int(i) for i in before[near]]))
-    return found
+        neighbours.append((here, [int(i) for i in before[near]]))
+    return neighbours
 
 
 # ---------------------------------------------------------------- trellis
@@ -250,7 +267,7 @@ _CHECKS = (0o13, 0o04)  # Ungerboeck's parity checks of 8 states
 
 
 def _steps() -> tuple[np.ndarray, np.ndarray]:
-    """Next state `[states, parity]` and class `[states]`, from the systematic feedback form of the code."""
+    """The next state `[states, parity]` and class `[states]` of every state, from the systematic feedback form of the code."""
     memory = STATES.bit_length() - 1
     after, kind = np.zeros((STATES, 2), np.int64), np.arange(STATES) & 1
     for state in range(STATES):
@@ -264,46 +281,56 @@ NEXT, CLASS = _steps()
 
 
 def index_of(code: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Index k of codes that are allowed in their class."""
+    """The indices k of codes in states of class `kind` (0 or 1); the codes must be allowed there.
+
+    Example:
+        >>> index_of(np.array([4, -3]), np.array([0, 1])).tolist()
+        [2, -2]
+    """
     return np.sign(code) * (np.abs(code) + kind >> 1)
 
 
 def code_of(index: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """The inverse of `index_of`."""
+    """The codes of indices in states of class `kind`: the inverse of `index_of`."""
     return 2 * index - kind * np.sign(index)
 
 
 # ---------------------------------------------------------------- weights
-_ONE = 256  # fixed point of magnitudes and of logarithms
-_LARGEST = (1 << 16) - 1  # whose logarithm is tabulated
-_LIMIT = 12  # magnitudes from here on are escapes
+_ONE = 256  # 1 in the fixed-point format of magnitudes and logarithms
+_LARGEST = (1 << 16) - 1  # largest number with a tabulated logarithm
+_LIMIT = 12  # smallest magnitude of an escape
 _WIDTH = 2 * _LIMIT + 1
 _SCALES, _UNIT_SCALE, _PER_OCTAVE = 38, 16, 3
 _RATIOS = (15, 51, 102, 166, 256, 384)  # classes of |mean| / (scale + 0.15), in 256ths
 _SET, _ESCAPES = _SCALES * (len(_RATIOS) + 1), 10
-_UPPER = (lambda k: 2 * k + 1, lambda k: 4 * k + 2, lambda k: max(4 * k, 1))  # halves, of k >= 0: plain codes, indices by class
+_UPPER = (
+    lambda k: 2 * k + 1,
+    lambda k: 4 * k + 2,
+    lambda k: max(4 * k, 1),
+)  # upper ends of k >= 0 in halves: codes, then indices by class
 _PRIOR = 80 * 32
-_RIDGE, _CARRIED = 30, 400  # in samples of unit spread
-_ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # samples that the mean of all counts for in each
-_FIRST = 179  # mean magnitude before anything is known
-_W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # 16ths; the row's weight is 16
+_RIDGE, _CARRIED = 30, 400  # ridge and weight of the layer before, in samples of unit spread
+_ROW, _COLUMN, _POSITION, _BOTH, _KERNEL = 6, 6, 60, 30, 6  # weight of the overall mean in each mean, in samples
+_FIRST = 179  # mean magnitude before the first code, in 256ths
+_W_COLUMN, _W_POSITION, _W_BOTH, _W_KERNEL = 13, 10, 2, 5  # weights of logarithms, in 16ths; that of the row is 16
 
 
+@runtime_checkable
 class Coder(Protocol):
-    """`rans.Writer` or `rans.Reader`."""
+    """`rans.Writer`, which gets values, or `rans.Reader`, which gets None in their place."""
 
-    def symbols(self, tables: Tables, contexts: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """Symbols as written or read."""
+    def symbols(self, tables: Tables, contexts: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Write or read symbols, and return them."""
         ...
 
-    def uniform(self, bits: np.ndarray, given: np.ndarray) -> np.ndarray:
-        """Numbers as written or read."""
+    def uniform(self, bits: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Write or read numbers of so many bits, and return them."""
         ...
 
 
 @cache
 def _logarithms() -> np.ndarray:
-    """Base 2, 256ths, linear between powers of two, of 0 (as 1) to 2^16 - 1."""
+    """Logarithms of 0 (as 1) to 2^16 - 1, base 2, in 256ths, linear between powers of two."""
     table = np.zeros(1 << 16, np.int64)
     for k in range(16):
         table[1 << k : 2 << k] = (k << 8) + ((np.arange(1 << k) << 8) >> k)
@@ -311,7 +338,7 @@ def _logarithms() -> np.ndarray:
 
 
 def _power(y: int) -> int:
-    """2^(-y / 64) in units of 2^-30, by square roots."""
+    """2^(-y / 64) in units of 2^-30, computed by integer square roots."""
     value = 1 << 30
     root = 1 << 30 >> 1
     for bit in (32, 16, 8, 4, 2, 1):
@@ -323,7 +350,10 @@ def _power(y: int) -> int:
 
 @cache
 def _prior() -> np.ndarray:
-    """Counts of every class: a logistic density of the class's mean and scale, integrated over the codes; then the escapes'."""
+    """Prior counts of all contexts.
+
+    They are logistic densities with the mean and scale of the context, integrated over the codes; those of escapes come last.
+    """
     centres = [0, *((a + b) // 2 for a, b in pairwise(_RATIOS)), _RATIOS[-1] * 13 // 10]
     rows = []
     for upper in _UPPER:
@@ -345,7 +375,7 @@ def _prior() -> np.ndarray:
 
 @cache
 def _ratio_classes() -> np.ndarray:
-    """Class of |mean| / scale `[scales, 129]`, by scale and the logarithm of the mean (256ths) in eighths."""
+    """The class of |mean| / scale, by scale and by the logarithm of the mean (in 256ths) in steps of an eighth."""
     scale = np.array([_power(-64 * (i - _UNIT_SCALE) // _PER_OCTAVE) >> 22 for i in range(_SCALES)]) + 38
     mean = np.array([_power(-8 * k) >> 22 for k in range(129)])
     return (mean[None, :, None] > scale[:, None, None] * np.array(_RATIOS)).sum(-1)
@@ -372,51 +402,55 @@ def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
 
 
 class WeightMemory:
-    """What one tensor leaves to the next: tables, the mean magnitude, and normal equations by kernel and position."""
+    """The state between tensors: tables, the mean magnitude, and normal equations by kernel and position."""
 
     def __init__(self) -> None:
-        """Before the first tensor."""
+        """Start before the first tensor."""
         self.tables = Tables(_prior())
         self.level = _FIRST
         self.equations: dict[tuple[int, int], tuple[np.ndarray, int]] = {}
 
 
 def code_weights(
-    coder: Coder, memory: WeightMemory, shape: Sequence[int], given: np.ndarray | None = None, on_paths: bool = False
+    coder: Coder,
+    memory: WeightMemory,
+    shape: Sequence[int],
+    values: np.ndarray | None = None,
+    on_paths: bool = False,
 ) -> np.ndarray:
     """Write or read the codes of one tensor.
 
     Args:
-        coder: where they go, or come from.
-        memory: of the tensors before; changed.
-        shape: `(out, in, *kernel)`; one axis counts as one column.
-        given: int8, that shape; None for reading.
-        on_paths: whether they are indices on paths that run along the first axis, `(in, out, *kernel)`.
+        coder: writes or reads.
+        memory: the state after the tensors before; it is updated.
+        shape: `(out, in, *kernel)`; a tensor with one axis counts as one column.
+        values: the int8 codes to write, of this shape; None for reading.
+        on_paths: whether the codes follow paths along the first axis; then the shape is `(in, out, *kernel)`.
 
     Returns:
-        The codes, int8, that shape.
+        The codes, int8, of this shape.
 
     Raises:
-        Altered: what was read aren't int8 codes.
+        Altered: the stream holds codes beyond int8.
     """
     layout = Layout.of(shape, alike=on_paths)
-    known = None if given is None else layout.seen(given)
+    known = None if values is None else layout.by_position(values)
     tensor = _Tensor(memory, np.zeros(layout.shape, np.int8))
-    for turn, begins, rows in layout.blocks():
-        at, part, near = layout.phases[turn]
-        if begins:
-            tensor.phase(turn, near, part)
-            if on_paths and layout.anew(turn):
-                tensor.states = np.zeros((layout.rows[turn], part.stop - part.start), np.int64)
+    for phase, first, rows in layout.blocks():
+        at, part, near = layout.phases[phase]
+        if first:
+            tensor.begin(phase, near, part)
+            if on_paths and layout.starts_paths(phase):
+                tensor.states = np.zeros((layout.rows[phase], part.stop - part.start), np.int64)
         tensor.block(coder, None if known is None else known[at, rows, part], at, rows)
         if rows.stop == layout.shape[1]:
-            tensor.leave()
+            tensor.end()
     memory.level = tensor.level()
     return np.ascontiguousarray(tensor.codes.transpose(1, 2, 0)).reshape(shape)
 
 
 class _Tensor:
-    """One tensor on its way: what is known of its spread, and its codes so far, `[position, out, in]`."""
+    """One tensor while it is coded: sums and counts of its magnitudes, and its codes so far, `[position, out, in]`."""
 
     def __init__(self, memory: WeightMemory, codes: np.ndarray) -> None:
         self.memory, self.codes = memory, codes
@@ -428,29 +462,29 @@ class _Tensor:
         self.states: np.ndarray | None = None  # [row of a block, column], where codes follow paths
 
     def level(self) -> int:
-        """Mean magnitude so far, 256ths, at least 1."""
+        """The mean magnitude so far, in 256ths, at least 1."""
         return max(self.whole // self.whole_n, 1)
 
-    def phase(self, turn: int, near: list[int], part: slice) -> None:
-        """Begin a position (or a range of columns)."""
-        self.turn, self.near, self.part = turn, near, part
+    def begin(self, phase: int, near: list[int], part: slice) -> None:
+        """Begin a phase: a position, or a range of columns."""
+        self.phase, self.near, self.part = phase, near, part
         width = part.stop - part.start
         self.position, self.position_n = 0, 0
         self.both, self.both_n = np.zeros(width, np.int64), 0
         self.sums, self.n, self.solved = np.zeros((len(near), len(near) + 1)), 0, 0
         self.mean = np.zeros(len(near))
         if near:
-            kept, n = self.memory.equations.get((len(self.codes), turn), (self.sums, 0))
+            sums, n = self.memory.equations.get((len(self.codes), phase), (self.sums, 0))
             keep = min(n, _CARRIED)
-            self.sums, self.n = _scaled(kept, keep, n), keep
+            self.sums, self.n = _rescale(sums, keep, n), keep
 
-    def leave(self) -> None:
-        """End a position: its normal equations stay for the next tensor of this kernel."""
+    def end(self) -> None:
+        """End a phase: the next tensor with this kernel starts from its normal equations."""
         if self.near:
-            self.memory.equations[len(self.codes), self.turn] = (self.sums, self.n)
+            self.memory.equations[len(self.codes), self.phase] = (self.sums, self.n)
 
-    def block(self, coder: Coder, given: np.ndarray | None, at: int, rows: slice) -> None:
-        """Write or read a block of rows of the position `at`, and learn from it."""
+    def block(self, coder: Coder, values: np.ndarray | None, at: int, rows: slice) -> None:
+        """Write or read a block of rows of the position `at`, and update all sums by it."""
         lg, level = _logarithms(), self.level()
         row = (_ONE * self.row[rows] + _ROW * level) // (self.row_n[rows] + _ROW)
         column = (_ONE * self.column[self.part] + _COLUMN * level) // (self.column_n[self.part] + _COLUMN)
@@ -459,28 +493,34 @@ class _Tensor:
         both = np.minimum(both, _LARGEST)
         unit = lg[level]
         by_row, by_column, by_position = lg[row], lg[column] - unit, lg[position] - unit
-        along = _W_COLUMN * by_column + _W_POSITION * by_position
-        along += _W_BOTH * (lg[both] - unit - by_column - by_position)
-        scale = 16 * by_row[:, None] + along
+        columnwise = _W_COLUMN * by_column + _W_POSITION * by_position
+        columnwise += _W_BOTH * (lg[both] - unit - by_column - by_position)
+        scale = 16 * by_row[:, None] + columnwise
         spread = by_row[:, None] + by_column
         mean, inputs = None, None
         if self.near:
             base = row[:, None] * ((column << 8) // level) >> 8
-            kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.turn + _KERNEL)
+            kernel = (_ONE * self.kernel[rows, self.part] + _KERNEL * base) // (self.phase + _KERNEL)
             scale += _W_KERNEL * (lg[np.minimum(kernel, _LARGEST)] - spread)
             inputs = self.codes[self.near, rows].reshape(len(self.near), -1).astype(np.float64)
             mean = (self._weights() @ inputs).astype(np.int64)
         index = np.clip((_PER_OCTAVE * (scale.ravel() >> 4) + 128 >> 8) - 8 * _PER_OCTAVE + _UNIT_SCALE, 0, _SCALES - 1)
         state = None if self.states is None else self.states[: len(row)]
-        found = self._coded(coder, index, mean, state, None if given is None else given.ravel().astype(np.int64))
-        self.codes[at, rows, self.part] = found.reshape(scale.shape)
+        codes = self._code(coder, index, mean, state, None if values is None else values.ravel().astype(np.int64))
+        self.codes[at, rows, self.part] = codes.reshape(scale.shape)
         if inputs is not None:
-            self._learn(inputs, found, spread.ravel())
-        self._count(np.abs(found).reshape(scale.shape), rows)
+            self._learn(inputs, codes, spread.ravel())
+        self._count(np.abs(codes).reshape(scale.shape), rows)
 
-    def _coded(
-        self, coder: Coder, index: np.ndarray, mean: np.ndarray | None, state: np.ndarray | None, given: np.ndarray | None
+    def _code(
+        self,
+        coder: Coder,
+        index: np.ndarray,
+        mean: np.ndarray | None,
+        state: np.ndarray | None,
+        values: np.ndarray | None,
     ) -> np.ndarray:
+        """Write or read the codes of a block, from the classes of their scales, their means and their states."""
         tables, context, sign, kind = self.memory.tables, index * (len(_RATIOS) + 1), 1, None
         if state is not None:
             kind = CLASS[state].ravel()
@@ -488,21 +528,21 @@ class _Tensor:
         if mean is not None:
             sign = np.where(mean < 0, -1, 1)
             context = context + _ratio_classes()[index, _logarithms()[np.minimum(np.abs(mean), _LARGEST)] >> 5]
-        known = None if given is None else (given if kind is None else index_of(given, kind)) * sign
+        known = None if values is None else (values if kind is None else index_of(values, kind)) * sign
         token = coder.symbols(tables, context, None if known is None else np.clip(known, -_LIMIT, _LIMIT) + _LIMIT)
         tables.add(context, token)
         value = token - _LIMIT
         far = np.flatnonzero(np.abs(value) == _LIMIT)
         if len(far):
-            value[far] = _escaped(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
+            value[far] = _escapes(coder, tables, index[far], np.sign(value[far]), None if known is None else known[far])
         value = value * sign
         if state is None or kind is None:
-            return _bytes_only(value)
+            return _check_bytes(value)
         state[:] = NEXT[state, value.reshape(state.shape) & 1]
-        return _bytes_only(code_of(value, kind))
+        return _check_bytes(code_of(value, kind))
 
     def _weights(self) -> np.ndarray:
-        """Least-squares weights of the neighbours, 256ths; solved again when there is a seventh more to learn from."""
+        """Least-squares weights of the neighbours in 256ths, solved again whenever there is an eighth more data."""
         if 8 * self.n > 9 * self.solved or not self.solved:
             sums = self.sums.astype(np.int64).tolist()
             for i, line in enumerate(sums):
@@ -511,12 +551,16 @@ class _Tensor:
             self.solved = max(self.n, 1)
         return self.mean
 
-    def _learn(self, inputs: np.ndarray, found: np.ndarray, spread: np.ndarray) -> None:
+    def _learn(
+        self, inputs: np.ndarray, codes: np.ndarray, spread: np.ndarray
+    ) -> None:
+        """Add a block to the normal equations."""
         weight = np.left_shift(1, 2 * np.clip(12 - (spread >> 8), 0, 6))
-        self.sums += (inputs * weight) @ np.vstack([inputs, found]).T
-        self.n += len(found)
+        self.sums += (inputs * weight) @ np.vstack([inputs, codes]).T
+        self.n += len(codes)
 
     def _count(self, magnitude: np.ndarray, rows: slice) -> None:
+        """Add a block to the sums of magnitudes."""
         by_row, by_column = magnitude.sum(1), magnitude.sum(0)
         high, wide = magnitude.shape
         self.row[rows] += by_row
@@ -533,14 +577,21 @@ class _Tensor:
         self.whole_n += high * wide
 
 
-def _scaled(sums: np.ndarray, keep: int, n: int) -> np.ndarray:
+def _rescale(sums: np.ndarray, keep: int, n: int) -> np.ndarray:
+    """Normal equations of `n` samples with the weight of `keep` samples."""
     return (sums.astype(np.int64) // max(n, 1) * keep).astype(np.float64)
 
 
-def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, given: np.ndarray | None) -> np.ndarray:
-    """Values whose magnitude is 12 or more: the bit length of what is above, then its lower bits."""
+def _escapes(
+    coder: Coder,
+    tables: Tables,
+    index: np.ndarray,
+    sign: np.ndarray,
+    values: np.ndarray | None,
+) -> np.ndarray:
+    """Write or read values of magnitude 12 or more: the bit length of the magnitude minus 12, then its lower bits."""
     context = len(_UPPER) * _SET + np.minimum(index >> 2, _ESCAPES - 1)
-    above = None if given is None else np.abs(given) - _LIMIT
+    above = None if values is None else np.abs(values) - _LIMIT
     length = coder.symbols(tables, context, None if above is None else _lengths()[above])
     tables.add(context, length)
     if (length > 7).any():
@@ -551,7 +602,12 @@ def _escaped(coder: Coder, tables: Tables, index: np.ndarray, sign: np.ndarray, 
     return (top + low + _LIMIT) * sign
 
 
-def _bytes_only(value: np.ndarray) -> np.ndarray:
+def _check_bytes(value: np.ndarray) -> np.ndarray:
+    """Return the values if they fit int8.
+
+    Raises:
+        Altered: one doesn't.
+    """
     if (value < -128).any() or (value > 127).any():
         raise Altered("a weight code lies outside of a byte; the file was changed.")
     return value
@@ -559,20 +615,21 @@ def _bytes_only(value: np.ndarray) -> np.ndarray:
 
 @cache
 def _lengths() -> np.ndarray:
+    """The bit lengths of 0 to 255."""
     return np.array([value.bit_length() for value in range(256)])
 
 
 # ---------------------------------------------------------------- numbers
-_LENGTHS = 35  # of a magnitude: 0 to 34 bits
-_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that goes as it is
+_LENGTHS = 35  # possible bit lengths of a magnitude, 0 to 34
+_WRITTEN_OUT = 2 * _LENGTHS  # the token of a number that is written in full
 _MARK = 1 << 40  # added to such a number
-_SMALL = 4  # arrays below this size have no median of their own, and are read relative to the number before
+_SMALL = 4  # smaller arrays have no median; their numbers are relative to the last number before
 _MEDIAN, _VALUE = 0, 1
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A type of numbers: what an integer view of it needs to know."""
+    """A type of numbers: its size in bytes, and whether it is a float or a signed integer."""
 
     size: int
     floating: bool = False
@@ -580,99 +637,107 @@ class Kind:
 
     @property
     def dtype(self) -> str:
-        """Of numpy's view: floats as unsigned integers."""
+        """The numpy dtype of the numbers as integers; floats are viewed as unsigned integers."""
         return f"<{'i' if self.signed else 'u'}{self.size}"
 
 
 class Bits:
-    """A string of bits: numbers of given widths, most significant bit first."""
+    """A string of bits that holds numbers of different widths, most significant bit first."""
 
     def __init__(self, content: bytes = b"") -> None:
-        """Read from `content`, or write to `bytes`."""
+        """Read from `content`, or start empty and write."""
         self._content = content
         self._at = 0
         self._written: list[np.ndarray] = []
 
     def write(self, values: np.ndarray, widths: np.ndarray) -> None:
         """Append numbers `[n]` of `widths` `[n]` bits."""
-        which, place = _places(widths)
-        self._written.append((values[which] >> place & 1).astype(np.uint8))
+        owner, shift = _bit_positions(widths)
+        self._written.append((values[owner] >> shift & 1).astype(np.uint8))
 
     def read(self, widths: np.ndarray) -> np.ndarray:
-        """The next numbers.
+        """Read the next numbers, of `widths` `[n]` bits.
 
         Raises:
-            Altered: there are fewer bits.
+            Altered: fewer bits are left.
         """
-        which, place = _places(widths)
-        end = self._at + len(which)
+        owner, shift = _bit_positions(widths)
+        end = self._at + len(owner)
         if end > 8 * len(self._content):
             raise Altered("the file ends before its last number; it was cut or changed.")
         window = np.frombuffer(self._content, np.uint8)[self._at >> 3 : (end + 7) >> 3]
-        bits = np.unpackbits(window)[self._at & 7 :][: len(which)]
+        bits = np.unpackbits(window)[self._at & 7 :][: len(owner)]
         self._at = end
         values = np.zeros(len(widths), np.int64)
-        np.add.at(values, which, bits.astype(np.int64) << place)
+        np.add.at(values, owner, bits.astype(np.int64) << shift)
         return values
 
     def bytes(self) -> bytes:
-        """All that was written, filled up with zeros to whole bytes."""
+        """All bits that were written, padded with zeros to whole bytes."""
         return np.packbits(np.concatenate([np.zeros(0, np.uint8), *self._written])).tobytes()
 
 
-def _places(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For every bit, which number it belongs to and what place it has there."""
-    which = np.repeat(np.arange(len(widths)), widths)
-    return which, (np.cumsum(widths)[which] - 1) - np.arange(len(which))
+def _bit_positions(widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every bit, the index of the number that it belongs to and its position in that number."""
+    owner = np.repeat(np.arange(len(widths)), widths)
+    return owner, (np.cumsum(widths)[owner] - 1) - np.arange(len(owner))
 
 
 class NumberMemory:
-    """What one array leaves to the next: tables of lengths and shifts, and the last number of each kind."""
+    """The state between arrays: tables of lengths and shifts, and the last number of each group of arrays."""
 
     def __init__(self) -> None:
-        """Before the first array."""
+        """Start before the first array."""
         self.lengths = Tables(np.full((8, 2 * _LENGTHS + 1), 2))
         self.shifts = Tables(np.full((2, 24), 4))
         self.last: dict[int, int] = {}
 
 
-def code_numbers(coder: Coder, memory: NumberMemory, kind: Kind, count: int, given: np.ndarray | None = None) -> np.ndarray:
-    """Write or read the lengths of an array's numbers, its shift first.
+def code_numbers(
+    coder: Coder, memory: NumberMemory, kind: Kind, count: int, values: np.ndarray | None = None
+) -> np.ndarray:
+    """Write or read the shift of an array and the bit lengths of its numbers.
 
     Args:
-        coder: where they go, or come from.
-        memory: of the arrays before; changed.
-        kind: of the numbers.
-        count: how many.
-        given: what `relative` made of them; None for reading.
+        coder: writes or reads.
+        memory: the state after the arrays before; it is updated.
+        kind: type of the numbers.
+        count: number of numbers.
+        values: what `relative_numbers` returned for the array; None for reading.
 
     Returns:
-        shift and lengths: `[shift, length (+ 35 where negative), ...]`, what `resolved` and `low_bits` need.
+        `[shift, length (+ 35 where negative), ...]`, from which `number_bytes` restores the numbers.
     """
     group = _group(kind, count)
     shift = np.zeros(1, np.int64)
     if kind.floating:
         here = np.array([group & 1])
-        shift = coder.symbols(memory.shifts, here, None if given is None else given[:1])
+        shift = coder.symbols(memory.shifts, here, None if values is None else values[:1])
         memory.shifts.add(here, shift)
     contexts = np.full(count + _leads(kind, count), 2 * group + _VALUE)
     contexts[: _leads(kind, count)] = 2 * group + _MEDIAN
-    tokens = None if given is None else _tokens(given[1:])
-    found = []
+    tokens = None if values is None else _tokens(values[1:])
+    coded = [shift]
     for first in range(0, len(contexts), 64):
         part = contexts[first : first + 64]
-        found.append(coder.symbols(memory.lengths, part, None if tokens is None else tokens[first : first + 64]))
-        memory.lengths.add(part, found[-1])
-    return np.concatenate([shift, *found])
+        coded.append(coder.symbols(memory.lengths, part, None if tokens is None else tokens[first : first + 64]))
+        memory.lengths.add(part, coded[-1])
+    return np.concatenate(coded)
 
 
-def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) -> bytes:
-    """The bytes of an array whose shift and lengths were read; arrays in the order of reading.
+def number_bytes(bits: Bits, memory: NumberMemory, kind: Kind, coded: np.ndarray) -> bytes:
+    """The bytes of an array, from its shift and lengths and from its low bits; call it in the order of reading.
+
+    Args:
+        bits: the low bits of all arrays.
+        memory: the state after the arrays before; it is updated.
+        kind: type of the numbers.
+        coded: what `code_numbers` returned.
 
     Raises:
-        Altered: the bits end, or a number is beyond its type.
+        Altered: the bits end too early, or a number is beyond its type.
     """
-    shift, tokens = int(found[0]), found[1:]
+    shift, tokens = int(coded[0]), coded[1:]
     widths = _widths(kind, tokens)
     low, out = bits.read(widths), tokens == _WRITTEN_OUT
     whole = np.where(tokens % _LENGTHS > 0, np.left_shift(1, widths) + low, 0)
@@ -702,23 +767,27 @@ def resolved(bits: Bits, memory: NumberMemory, kind: Kind, found: np.ndarray) ->
 
 
 def _group(kind: Kind, count: int) -> int:
+    """The index of the group of arrays that share tables and the last number: by type, and by size."""
     return (0 if kind.floating else 2) + (count < _SMALL)
 
 
 def _leads(kind: Kind, count: int) -> int:
+    """1 where the median precedes the numbers, else 0."""
     return int(kind.floating and count >= _SMALL)
 
 
 def _tokens(signed: np.ndarray) -> np.ndarray:
+    """The bit lengths of numbers with their signs, or the token of numbers that are written in full."""
     return np.where(signed >= _MARK, _WRITTEN_OUT, _bit_lengths(np.abs(signed)) + _LENGTHS * (signed < 0))
 
 
 def _widths(kind: Kind, tokens: np.ndarray) -> np.ndarray:
-    """How many low bits a token leaves open."""
+    """The number of low bits that follow each token."""
     return np.where(tokens == _WRITTEN_OUT, 8 * kind.size, np.maximum(tokens % _LENGTHS - 1, 0))
 
 
 def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:
+    """The bit lengths of non-negative integers; that of 0 is 0."""
     return np.frexp(magnitude.astype(np.float64))[1].astype(np.int64)  # exact: below 2^53
 
 
@@ -727,20 +796,25 @@ Field = tuple[int, int | bytes]  # key (number << 3 | wire type), value
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7 << 3 | 2, 1 << 3 | 2, 5 << 3 | 2, 11 << 3 | 2, 12 << 3 | 2
 _DIMS, _TYPE, _NAME, _RAW = 1 << 3, 2 << 3, 8 << 3 | 2, 9 << 3 | 2
 _READS, _WRITES, _VALUE_NAME = 1 << 3 | 2, 2 << 3 | 2, 1 << 3 | 2
-_NEXT, _NONE, _RECENT = 0, 1, 2  # how a value that is read is named: the next initializer, the empty name, 2 + recency
+_NEXT, _NONE, _RECENT = 0, 1, 2  # names of values that nodes read: the next initializer, the empty name, 2 + recency
 _FIXED = {1: 8, 5: 4}
 
 
 @dataclass(frozen=True)
 class Form:
-    """Type (ONNX's number) and shape of an initializer whose data were cut out."""
+    """Type (ONNX's number) and shape of an initializer whose data were removed."""
 
     kind: int
     shape: tuple[int, ...]
 
 
 def varint(value: int) -> bytes:
-    """Protobuf's variable-length integer."""
+    """The bytes of a non-negative integer in protobuf's variable-length encoding.
+
+    Example:
+        >>> varint(300).hex()
+        'ac02'
+    """
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -749,14 +823,14 @@ def varint(value: int) -> bytes:
 
 
 class Source:
-    """Bytes that are read from the front; ValueError where they end too soon."""
+    """Reads bytes from the front; it raises ValueError where they end too early."""
 
     def __init__(self, content: bytes) -> None:
         """Start at the first byte."""
         self.content, self.at = content, 0
 
     def number(self) -> int:
-        """A varint of at most 64 bits."""
+        """Read a variable-length integer of at most 64 bits."""
         value = shift = 0
         while True:
             byte = self.take(1)[0]
@@ -768,7 +842,7 @@ class Source:
                 raise ValueError("a number of more than 64 bits")
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """Read the next `size` bytes."""
         part = self.content[self.at : self.at + size]
         if size < 0 or len(part) < size:
             raise ValueError("it ends too soon")
@@ -776,11 +850,11 @@ class Source:
         return part
 
     def block(self) -> bytes:
-        """A length and as many bytes."""
+        """Read a length and that many bytes."""
         return self.take(self.number())
 
     def field(self) -> Field:
-        """A protobuf field."""
+        """Read a protobuf field."""
         key = self.number()
         if key & 7 == 0:
             return key, self.number()
@@ -791,20 +865,20 @@ class Source:
         raise ValueError(f"wire type {key & 7}")
 
     def left(self) -> bool:
-        """Whether there is more."""
+        """Whether bytes are left."""
         return self.at < len(self.content)
 
 
 def fields(message: bytes) -> list[Field]:
     """The fields of a protobuf message."""
-    source, found = Source(message), []
+    source, read = Source(message), []
     while source.left():
-        found.append(source.field())
-    return found
+        read.append(source.field())
+    return read
 
 
-def written(some: Iterable[Field]) -> bytes:
-    """A protobuf message of these fields."""
+def message_of(some: Iterable[Field]) -> bytes:
+    """The protobuf message of these fields."""
     out = bytearray()
     for key, value in some:
         out += varint(key)
@@ -813,25 +887,25 @@ def written(some: Iterable[Field]) -> bytes:
 
 
 class _Names:
-    """Values in the order of their last mention, initializers that no node has read yet, and the sequence of new names."""
+    """The names of values: in the order of their last mention, of initializers that no node has read yet, and of new values."""
 
     def __init__(self, others: Sequence[Field]) -> None:
-        """Start with the graph's inputs, which are known; its outputs' names are taken."""
+        """Start with the graph's inputs; the names of its outputs aren't used for other values."""
         named = [(key, _name(value)) for key, value in others if key in (_INPUT, _OUTPUT) and isinstance(value, bytes)]
-        self.mentioned = [name for key, name in named if key == _INPUT]  # the latest last
-        self.unread: list[bytes] = []  # the next last
+        self.mentioned = [name for key, name in named if key == _INPUT]  # the latest is last
+        self.unread: list[bytes] = []  # the next is last
         self._sequence = _sequence(frozenset(name for _, name in named))
         self._next = next(self._sequence)
 
     def define(self, name: bytes) -> bytes:
-        """How a new name is written: 0 for the next of the sequence, else its length + 1 and itself."""
+        """The encoding of a new name: 0 for the next of the sequence, else its length + 1 and the name."""
         if name == self._next:
             self._next = next(self._sequence)
             return varint(0)
         return varint(1 + len(name)) + name
 
-    def defined(self, source: Source) -> bytes:
-        """The new name that `define` wrote."""
+    def decode_definition(self, source: Source) -> bytes:
+        """The new name whose encoding `define` returned."""
         size = source.number()
         if size:
             return source.take(size - 1)
@@ -839,7 +913,7 @@ class _Names:
         return name
 
     def read(self, name: bytes) -> bytes:
-        """How the name of a value that a node reads is written."""
+        """The encoding of the name of a value that a node reads."""
         if not name:
             return varint(_NONE)
         if self.unread and name == self.unread[-1]:
@@ -850,8 +924,8 @@ class _Names:
                 return varint(_RECENT + back) + self._again(back)
         raise ValueError("a value from nowhere")
 
-    def was_read(self, source: Source) -> bytes:
-        """The name that `read` wrote."""
+    def decode_read(self, source: Source) -> bytes:
+        """The name whose encoding `read` returned."""
         token = source.number()
         if token == _NONE:
             return b""
@@ -862,22 +936,22 @@ class _Names:
         return self.mentioned[-1]
 
     def _again(self, back: int) -> bytes:
-        """Bring a value to the front; IndexError where there is none."""
+        """Make a value the latest; IndexError where there is none."""
         known = len(self.mentioned)
         self.mentioned.append(self.mentioned.pop(known - 1 - back) if back < known else self.unread.pop(known - 1 - back))
         return b""
 
 
-def _sequence(taken: frozenset[bytes]) -> Iterator[bytes]:
-    """a, b, ..., Z, aa, ab, ... without those that are taken."""
+def _sequence(used: frozenset[bytes]) -> Iterator[bytes]:
+    """a, b, ..., Z, aa, ab, ... without the names in `used`."""
     for length in itertools.count(1):
         for letters in itertools.product(string.ascii_letters, repeat=length):
-            if (name := "".join(letters).encode()) not in taken:
+            if (name := "".join(letters).encode()) not in used:
                 yield name
 
 
 def _name(message: bytes) -> bytes:
-    """The first field of a ValueInfoProto."""
+    """The name in a ValueInfoProto, its first field."""
     key, value = Source(message).field()
     if key != _VALUE_NAME or not isinstance(value, bytes):
         raise ValueError("a value without a name")
@@ -886,17 +960,17 @@ def _name(message: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """What `cut` wrote, read: protobuf fields, None where the data of the next initializer belong."""
+    """A parsed skeleton: protobuf fields, with None where the data of the next initializer belong."""
 
-    model: list[Field | list[Field | list[Field | None]]]
+    model: list[Field | list[tuple[int, int | bytes | list[Field | None]]]]
     forms: list[Form]
 
 
-def opened(skeleton: bytes, limit: int) -> Skeleton:
-    """Read a skeleton whose file has at most `limit` bytes.
+def parse_skeleton(skeleton: bytes, limit: int) -> Skeleton:
+    """Parse a skeleton whose file has at most `limit` bytes.
 
     Raises:
-        ValueError, IndexError: it isn't one, or its file is longer.
+        ValueError, IndexError: the bytes aren't a skeleton, or its file is longer.
     """
     source, model, forms = Source(skeleton), [], []
     while source.left():
@@ -910,6 +984,7 @@ def opened(skeleton: bytes, limit: int) -> Skeleton:
 
 
 def _graph(source: Source, forms: list[Form], limit: int) -> list:
+    """The fields of a graph; the forms of its initializers are appended to the list."""
     others = fields(source.block())
     names = _Names(others)
     tensors: list = []
@@ -918,7 +993,7 @@ def _graph(source: Source, forms: list[Form], limit: int) -> list:
         if form:
             kind, dims = source.number(), [source.number() for _ in range((form >> 1) - 1)]
             forms.append(Form(kind, tuple(dims)))
-            names.unread.append(names.defined(source))
+            names.unread.append(names.decode_definition(source))
             rest = fields(source.block()) if form & 1 else []
             tensors.append([*((_DIMS, size) for size in dims), (_TYPE, kind), (_NAME, names.unread[-1]), None, *rest])
         else:
@@ -931,37 +1006,37 @@ def _graph(source: Source, forms: list[Form], limit: int) -> list:
         if not known:
             kinds.append((source.number(), source.number(), fields(source.block())))
         reads, writes, rest = kinds[known - 1]
-        node = [(_READS, names.was_read(source)) for _ in range(reads)]
+        node = [(_READS, names.decode_read(source)) for _ in range(reads)]
         for _ in range(writes):
-            name = names.defined(source)
+            name = names.decode_definition(source)
             names.mentioned.extend([name] if name else [])
             node.append((_WRITES, name))
-        nodes.append((_NODE, written([*node, *rest])))
+        nodes.append((_NODE, message_of([*node, *rest])))
         limit -= len(nodes[-1][1])
         if limit < 0:
             raise ValueError("nodes longer than the file")
     return sorted([*nodes, *((_INITIALIZER, tensor) for tensor in tensors), *others], key=lambda field: field[0])
 
 
-def filled(skeleton: Skeleton, data: Iterable[bytes]) -> bytes:
-    """The ONNX file of a skeleton and its initializers' data, in the order of its forms."""
-    left = iter(data)
+def fill_skeleton(skeleton: Skeleton, data: Iterable[bytes]) -> bytes:
+    """The ONNX file of a skeleton and the data of its initializers, in the order of its forms."""
+    remaining = iter(data)
     out = []
     for field in skeleton.model:
         if isinstance(field, list):
             graph = []
             for key, value in field:
                 if isinstance(value, list):
-                    value = written((_RAW, next(left)) if inner is None else inner for inner in value)
+                    value = message_of((_RAW, next(remaining)) if inner is None else inner for inner in value)
                 graph.append((key, value))
-            out.append((_GRAPH, written(graph)))
+            out.append((_GRAPH, message_of(graph)))
         else:
             out.append(field)
-    return written(out)
+    return message_of(out)
 
 
 # ---------------------------------------------------------------- tensors
-# ONNX's numbers of types; half-byte types have size 0
+# by ONNX's type number; types of half a byte have size 0
 KINDS = {
     1: Kind(4, floating=True),
     2: Kind(1),
@@ -984,32 +1059,30 @@ KINDS = {
     22: Kind(0, signed=True),
 }
 _INT8, _INT4, _UINT4 = 3, 22, 21
-_AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; weights whose s low bits are raw: 3 + s
-_ALONG = (8, 9)  # tags of codes on paths along the first axis, and along the second
+_AS_IS, _WEIGHTS, _NUMBERS, _BYTES = range(4)  # tags; 3 + s: weights with s raw low bits
+_PATH_TAGS = (8, 9)  # codes on paths along the first axis, and along the second
 _TAGS = 4 + 4 + 2
-_WIDE = 5  # codes of a mean magnitude above this many steps lose low bits to the raw ones
-_FEW = 32  # codes below this number are numbers
-_FIRST_BYTES = 64  # coded by the first table; every next part is a quarter of what came before
+_FIRST_BYTES = 64  # coded with the initial table; each later part is a quarter of all before it
 Finish = Callable[[Bits], bytes]
 
 
 class TensorMemory:
-    """What the tensors before leave to the next."""
+    """The state between tensors: tables, and the memories of the models."""
 
     def __init__(self) -> None:
-        """Before the first tensor."""
+        """Start before the first tensor."""
         self.weights = WeightMemory()
         self.numbers = NumberMemory()
-        self.resolved = NumberMemory()
+        self.decoded_numbers = NumberMemory()
         self.tags = Tables(np.full((len(KINDS) + 1, _TAGS), 8))
         self.bytes: dict[int, Tables] = {}
 
 
 def size_of(form: Form) -> int:
-    """Bytes of the data of a tensor.
+    """The number of bytes of a tensor's data.
 
     Raises:
-        Altered: an unknown type.
+        Altered: the type is unknown.
     """
     if form.kind not in KINDS:
         raise Altered(f"an initializer has the unknown type {form.kind}; the file was changed.")
@@ -1018,7 +1091,14 @@ def size_of(form: Form) -> int:
 
 
 def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
-    """Read one tensor, but for its raw bits; the answer gives its bytes when they are there, called in the same order."""
+    """Read the coded part of one tensor.
+
+    Returns:
+        A function that returns the tensor's bytes, given the raw bits of all tensors; call the functions in the order of reading.
+
+    Raises:
+        Altered: the tag doesn't fit the type or shape of the tensor.
+    """
     kind, size = KINDS[form.kind], size_of(form)
     if not size:
         return lambda bits: b""
@@ -1026,8 +1106,8 @@ def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
     if tag == _NUMBERS:
         if not kind.size:
             raise Altered("half bytes aren't numbers; the file was changed.")
-        found = code_numbers(coder, memory.numbers, kind, size // kind.size)
-        return lambda bits: resolved(bits, memory.resolved, kind, found)
+        coded = code_numbers(coder, memory.numbers, kind, size // kind.size)
+        return lambda bits: number_bytes(bits, memory.decoded_numbers, kind, coded)
     if tag == _BYTES:
         known = _bytes(coder, memory, kind.size or 1, size, None).tobytes()
         return lambda bits: known
@@ -1035,35 +1115,42 @@ def read_tensor(coder: Coder, memory: TensorMemory, form: Form) -> Finish:
         return lambda bits: bits.read(np.full(size, 8)).astype(np.uint8).tobytes()
     if form.kind not in (_INT8, _INT4, _UINT4):
         raise Altered("an initializer of another type is coded as weights; the file was changed.")
-    if tag in _ALONG:
+    if tag in _PATH_TAGS:
         if form.kind != _INT8 or len(form.shape) < 2:
             raise Altered("codes of another type or shape are coded as paths; the file was changed.")
         first, second, *kernel = form.shape
-        shape = (first, second, *kernel) if tag == _ALONG[0] else (second, first, *kernel)
-        along = _turned(code_weights(coder, memory.weights, shape, on_paths=True), tag).tobytes()
-        return lambda bits: along
+        shape = (first, second, *kernel) if tag == _PATH_TAGS[0] else (second, first, *kernel)
+        content = _paths_first(code_weights(coder, memory.weights, shape, on_paths=True), tag).tobytes()
+        return lambda bits: content
     shift = _shift(tag)
     high = code_weights(coder, memory.weights, form.shape).ravel()
-    return lambda bits: _data(form, _joined(high, bits.read(np.full(high.size, shift)), shift))
+    return lambda bits: _data(form, _join(high, bits.read(np.full(high.size, shift)), shift))
 
 
-def _tag(coder: Coder, memory: TensorMemory, form: Form, given: np.ndarray | None) -> np.ndarray:
-    here = np.array([list(KINDS).index(form.kind)])
-    found = coder.symbols(memory.tags, here, given)
-    memory.tags.add(here, found)
-    return found
+def _tag(coder: Coder, memory: TensorMemory, form: Form, tag: np.ndarray | None) -> np.ndarray:
+    """Write or read (None) the tag of a tensor."""
+    context = np.array([list(KINDS).index(form.kind)])
+    coded = coder.symbols(memory.tags, context, tag)
+    memory.tags.add(context, coded)
+    return coded
 
 
-def _turned(codes: np.ndarray, tag: int) -> np.ndarray:
-    """Codes with the axis that their paths run along in front, and back."""
-    return codes if tag == _ALONG[0] else codes.swapaxes(0, 1)
+def _paths_first(codes: np.ndarray, tag: int) -> np.ndarray:
+    """The codes with the axis of their paths first; applied twice, it returns the codes."""
+    return codes if tag == _PATH_TAGS[0] else codes.swapaxes(0, 1)
 
 
 def _shift(tag: int) -> int:
+    """The number of raw low bits under a tag of weights."""
     return 0 if tag == _WEIGHTS else tag - _BYTES
 
 
-def _joined(high: np.ndarray, low: np.ndarray, shift: int) -> np.ndarray:
+def _join(high: np.ndarray, low: np.ndarray, shift: int) -> np.ndarray:
+    """The inverse of `_split`.
+
+    Raises:
+        Altered: a code doesn't fit a byte.
+    """
     whole = (high.astype(np.int64) << shift) + low - (1 << shift >> 1)
     if (whole < -128).any() or (whole > 127).any():
         raise Altered("a weight code lies outside of a byte; the file was changed.")
@@ -1079,23 +1166,25 @@ def _data(form: Form, codes: np.ndarray) -> bytes:
     return (halves[:, 0] | halves[:, 1] << 4).tobytes()
 
 
-def _bytes(coder: Coder, memory: TensorMemory, planes: int, count: int, given: np.ndarray | None) -> np.ndarray:
-    """Bytes, each by the table of its place in a number."""
+def _bytes(
+    coder: Coder, memory: TensorMemory, planes: int, count: int, content: np.ndarray | None
+) -> np.ndarray:
+    """Write or read (None) bytes, each with the table of its position in a number of `planes` bytes."""
     tables = memory.bytes.setdefault(planes, Tables(np.full((planes, 256), 1)))
     out = np.empty(count, np.uint8)
     first = 0
     while first < count:
         stop = min(count, first + max(_FIRST_BYTES * planes, first >> 2))
-        here = np.arange(first, stop) % planes
-        out[first:stop] = coder.symbols(tables, here, None if given is None else given[first:stop].astype(np.int64))
-        tables.add(here, out[first:stop].astype(np.int64))
+        plane = np.arange(first, stop) % planes
+        out[first:stop] = coder.symbols(tables, plane, None if content is None else content[first:stop].astype(np.int64))
+        tables.add(plane, out[first:stop].astype(np.int64))
         first = stop
     return out
 
 
 # ---------------------------------------------------------------- container
 MAGIC, VERSION = b"DYNC", 2
-LIMIT = 1 << 31  # bytes of an unpacked file: protobuf's own
+LIMIT = 1 << 31  # largest size of an unpacked file in bytes, protobuf's own limit
 _RATIO, _ALWAYS = 1024, 1 << 16
 _DIGEST = 16
 _HEAD = len(MAGIC) + 1 + _DIGEST
@@ -1105,15 +1194,18 @@ _READING = (ValueError, IndexError, KeyError, OverflowError, zlib.error, lzma.LZ
 
 
 def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
-    """The file of a container, to the byte.
+    """Restore the ONNX file from a container.
 
     Args:
-        packed: what `pack` wrote.
-        limit: largest file to make, in bytes.
+        packed: the bytes that `pack` returned.
+        limit: largest size of the file, in bytes.
+
+    Returns:
+        The bytes of the ONNX file, exactly as they were packed.
 
     Raises:
-        InvalidRequest: it is no container, one of a newer version, or its file is above the limit.
-        Altered: it was cut or changed.
+        InvalidRequest: the bytes aren't a container, have another version, or the file is above the limit.
+        Altered: the container was cut or changed.
     """
     if not is_packed(packed):
         raise InvalidRequest(f"the {len(packed):,} bytes given are no dyncompress container (they don't begin with DYNC).")
@@ -1127,22 +1219,24 @@ def unpack(packed: bytes, limit: int = LIMIT) -> bytes:
     except _READING as error:
         raise Altered(f"the container can't be read ({error}); it was cut or changed: fetch it again.") from error
     if _digest(packed[_HEAD:], content) != packed[_HEAD - _DIGEST : _HEAD]:
-        raise Altered("the container hasn't the digest that it was written with; it was changed: fetch it again.")
+        raise Altered("the container doesn't match its digest; it was changed: fetch it again.")
     return content
 
 
 def _digest(body: bytes, content: bytes) -> bytes:
+    """The digest of a container, from what follows it and from its file."""
     both = hashlib.sha256(body)
     both.update(content)
     return both.digest()[:_DIGEST]
 
 
 def is_packed(content: bytes) -> bool:
-    """Whether the bytes begin as a container does."""
+    """Whether the bytes begin with the mark of a container."""
     return content[: len(MAGIC)] == MAGIC
 
 
 def _content(packed: bytes, limit: int) -> bytes:
+    """The file of a container, before the check of its digest."""
     source = Source(packed)
     source.take(_HEAD)
     length = source.number()
@@ -1154,20 +1248,21 @@ def _content(packed: bytes, limit: int) -> bytes:
     size = source.number()
     if size > 2 * length or lanes > 16:
         raise ValueError("its lengths contradict each other")
-    skeleton = _expanded(source.block(), method & ~_WHOLE, size)
+    skeleton = _decompress(source.block(), method & ~_WHOLE, size)
     reader, memory = Reader(source.block(), 1 << lanes), TensorMemory()
     rest = source.take(len(packed) - source.at)
-    frame = None if method & _WHOLE else opened(skeleton, length)
+    frame = None if method & _WHOLE else parse_skeleton(skeleton, length)
     forms = [] if frame is None else frame.forms
     if sum(size_of(form) for form in forms) > length:
         raise ValueError("its initializers are larger than its file")
-    finish = [read_tensor(reader, memory, form) for form in forms]
+    readers = [read_tensor(reader, memory, form) for form in forms]
     bits = Bits(reader.finish() + rest)
-    data = [last(bits) for last in finish]
-    return skeleton if frame is None else filled(frame, data)
+    data = [read_bits(bits) for read_bits in readers]
+    return skeleton if frame is None else fill_skeleton(frame, data)
 
 
-def _expanded(small: bytes, method: int, size: int) -> bytes:
+def _decompress(small: bytes, method: int, size: int) -> bytes:
+    """The inverse of `_compress`; `size` is the number of bytes that result."""
     if method == _STORED:
         content = small
     elif method == _ZLIB:
@@ -1183,6 +1278,7 @@ def _expanded(small: bytes, method: int, size: int) -> bytes:
 
 
 def _filters(context: int, size: int) -> list[dict[str, int]]:
+    """The filters of lzma for `size` bytes, with `context` bits of the byte before."""
     dictionary = min(max(1 << size.bit_length(), 1 << 12), 1 << 26)
     return [{"id": lzma.FILTER_LZMA1, "lc": context, "lp": 0, "pb": 0, "dict_size": dictionary, "nice_len": 273, "depth": 512}]
 

@@ -37,10 +37,10 @@ def test_the_blocks_of_llama_have_the_published_means() -> None:
 )
 def test_golden_ratios_of_llama(epsilon: float, ends: tuple[float, float], first: tuple[float, ...]) -> None:
     counts = np.full(32, BLOCK)
-    found = ratios(block_means(), counts, 0.7, epsilon)
-    assert (found.min(), found.max()) == pytest.approx(ends, abs=1e-5)
-    assert found[:8] == pytest.approx(first, abs=1e-4)
-    assert np.average(found, weights=counts) == pytest.approx(0.7, rel=1e-12)
+    result = ratios(block_means(), counts, 0.7, epsilon)
+    assert (result.min(), result.max()) == pytest.approx(ends, abs=1e-5)
+    assert result[:8] == pytest.approx(first, abs=1e-4)
+    assert np.average(result, weights=counts) == pytest.approx(0.7, rel=1e-12)
 
 
 def naive(q: np.ndarray, p: np.ndarray, sparsity: float, epsilon: float) -> np.ndarray:
@@ -63,12 +63,12 @@ def test_equal_indices_give_the_uniform_sparsity() -> None:
 def test_sparsities_above_one_are_solved_for_again() -> None:
     q, p = np.array([1.0, 2.0, 6.0]), np.array([100.0, 100.0, 100.0])
     assert naive(q, p, 0.8, 0.5).max() > 1
-    found = ratios(q, p, 0.8, 0.5)
-    assert found[2] == 1.0
-    assert found[1] / found[0] == pytest.approx(
+    result = ratios(q, p, 0.8, 0.5)
+    assert result[2] == 1.0
+    assert result[1] / result[0] == pytest.approx(
         naive(q, p, 0.8, 0.5)[1] / naive(q, p, 0.8, 0.5)[0]
     )  # the others keep their ratio
-    assert found.mean() == pytest.approx(0.8)
+    assert result.mean() == pytest.approx(0.8)
 
 
 @given(
@@ -78,10 +78,10 @@ def test_sparsities_above_one_are_solved_for_again() -> None:
 )
 def test_the_share_is_met_and_order_is_kept(layers: list[tuple[float, int]], sparsity: float, epsilon: float) -> None:
     q, p = (np.array(column, dtype=float) for column in zip(*layers, strict=True))
-    found = ratios(q, p, sparsity, epsilon)
-    assert ((found >= 0) & (found <= 1)).all()
-    assert np.average(found, weights=p) == pytest.approx(sparsity, abs=1e-9)
-    assert (np.diff(found[np.argsort(q, kind="stable")]) >= -1e-9).all()
+    result = ratios(q, p, sparsity, epsilon)
+    assert ((result >= 0) & (result <= 1)).all()
+    assert np.average(result, weights=p) == pytest.approx(sparsity, abs=1e-9)
+    assert (np.diff(result[np.argsort(q, kind="stable")]) >= -1e-9).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The common level against trying every level, ties against trying every subset, and what a level must never do."""
+"""The common level compared with all levels, ties compared with all subsets, and properties of every level."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dyncompress.allocation import CommonLevel
-from dyncompress.allocation.common_level import taken
+from dyncompress.allocation.common_level import cheapest_within
 from dyncompress.allocation.lagrangian import fits
 from dyncompress.errors import Infeasible, InvalidRequest
 
 
 def table(seed: int, units: int = 6, options: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Costs and levels in no order at all, ragged, with ties."""
+    """Costs and levels in random order, with ties, and with different numbers of options."""
     rng = np.random.default_rng(seed)
     cost, level = rng.integers(1, 60, (1, units, options)).astype(float), rng.integers(0, 9, (units, options)) / 8
     for unit in range(units):
@@ -52,7 +52,7 @@ def test_it_is_the_lowest_level_that_fits(seed: int, share: float) -> None:
     assert all(one in pair for one, *pair in zip(choice, before, at, strict=True))
     assert spent(cost, before) >= spent(cost, choice) >= spent(cost, at)
     undone = np.flatnonzero((choice != before) & (before != at))
-    for unit in undone:  # none could have been put back
+    for unit in undone:  # no unit could have kept its option
         trial = choice.copy()
         trial[unit] = before[unit]
         assert not fits(cost, trial, budget)
@@ -62,7 +62,7 @@ def test_it_is_the_lowest_level_that_fits(seed: int, share: float) -> None:
 def test_a_higher_level_never_costs_more(seed: int) -> None:
     cost, level = table(seed)
     price = np.where(np.isfinite(cost[0]), cost[0], 0.0)
-    totals = [spent(cost, taken(price, level, t)) for t in np.linspace(-0.1, 1.1, 13)]
+    totals = [spent(cost, cheapest_within(price, level, t)) for t in np.linspace(-0.1, 1.1, 13)]
     assert all(a >= b for a, b in itertools.pairwise(totals))
 
 

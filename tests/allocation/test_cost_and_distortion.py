@@ -1,4 +1,4 @@
-"""Tables to arrays to plans; harms by closed form."""
+"""From tables to arrays to plans; distortions in closed form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_plan_adds_what_is_fixed_and_gives_reasons() -> None:
     assert plan.distortion == 0.375
     assert plan.gap == pytest.approx(
         (0.25 - 0.25 * 10 / 16) / 0.25
-    )  # the relaxation may take ten sixteenths of the bolder option
+    )  # the relaxation may choose ten sixteenths of the bolder option
     assert plan.shapes["a"] == (4, 8) and plan.reasons == {"c": "shared"}
     assert plan.why["a"] == "predicted distortion 0.25 nats (fisher); nothing smaller is allowed"
     careful = solved(profile(), [], Knapsack(), {})
@@ -91,12 +91,12 @@ def estimates(values: list[float], valid: bool = True) -> dict[str, Estimate]:
 
 
 def test_log_sensitivity_standardises_over_the_layers() -> None:
-    found = log_sensitivity({"hill": estimates([1.0, 2.0, 3.0])}, {"hill": 0.5})
-    assert list(found.values()) == pytest.approx([-0.5 * np.sqrt(1.5), 0.0, 0.5 * np.sqrt(1.5)])
+    result = log_sensitivity({"hill": estimates([1.0, 2.0, 3.0])}, {"hill": 0.5})
+    assert list(result.values()) == pytest.approx([-0.5 * np.sqrt(1.5), 0.0, 0.5 * np.sqrt(1.5)])
     shifted = log_sensitivity({"hill": estimates([110.0, 120.0, 130.0])}, {"hill": 0.5})
-    assert list(shifted.values()) == pytest.approx(list(found.values()))
+    assert list(shifted.values()) == pytest.approx(list(result.values()))
     reverse = log_sensitivity({"hill": estimates([1.0, 2.0, 3.0])}, {"hill": -0.5})
-    assert list(reverse.values()) == pytest.approx([-v for v in found.values()])
+    assert list(reverse.values()) == pytest.approx([-v for v in result.values()])
 
 
 def test_log_sensitivity_clips_and_treats_gaps_as_the_mean() -> None:
@@ -104,7 +104,7 @@ def test_log_sensitivity_clips_and_treats_gaps_as_the_mean() -> None:
     assert extreme["l20"] == 2.0
     gaps = estimates([1.0, 3.0])
     gaps |= {"nan": Estimate(np.nan, 0.1, 1), "bad": Estimate(50.0, 0.1, 1, valid=False)}
-    found = log_sensitivity({"hill": gaps, "other": {"only": Estimate(1.0, 0.1, 3)}}, {"hill": 1.0, "absent": 2.0, "other": 1.0})
-    assert found == pytest.approx({"l0": -1.0, "l1": 1.0, "nan": 0.0, "bad": 0.0, "only": 0.0})
+    result = log_sensitivity({"hill": gaps, "other": {"only": Estimate(1.0, 0.1, 3)}}, {"hill": 1.0, "absent": 2.0, "other": 1.0})
+    assert result == pytest.approx({"l0": -1.0, "l1": 1.0, "nan": 0.0, "bad": 0.0, "only": 0.0})
     assert log_sensitivity({"hill": estimates([2.0, 2.0])}, {"hill": 1.0}) == {"l0": 0.0, "l1": 0.0}
     assert log_sensitivity({}, {"hill": 1.0}) == {}

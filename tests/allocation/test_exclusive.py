@@ -1,4 +1,4 @@
-"""Blocks and what is inside them, solved as one: against enumeration with the drop's meaning written out."""
+"""Blocks and the units inside them, solved as one unit, compared with enumeration."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from dyncompress.allocation.exclusive import MOST, inside, joined
+from dyncompress.allocation.exclusive import MOST, joined, units_inside
 from dyncompress.types import Choice, Option
 
 
-def option(harm: float, macs: float, **choice: object) -> Option:
-    return Option(Choice(**choice), bytes=2 * macs, macs=macs, distortion=harm, seconds=macs / 10)  # type: ignore[arg-type]
+def option(distortion: float, macs: float, **choice: object) -> Option:
+    return Option(Choice(**choice), bytes=2 * macs, macs=macs, distortion=distortion, seconds=macs / 10)  # type: ignore[arg-type]
 
 
 TABLE = {
@@ -25,25 +25,25 @@ TABLE = {
 
 
 def test_a_block_holds_what_its_name_begins() -> None:
-    assert inside(TABLE) == {"block:b": ("channels:b.one", "b.one", "b.two")}  # not bb
+    assert units_inside(TABLE) == {"block:b": ("channels:b.one", "b.one", "b.two")}  # not the units of block bb
 
 
 def test_every_combination_or_the_drop_alone() -> None:
-    found = joined(TABLE)
-    assert list(found) == ["block:b", "bb"]
+    result = joined(TABLE)
+    assert list(result) == ["block:b", "bb"]
     kept = [
         (sum(o.macs for o in parts), sum(o.distortion for o in parts))
         for parts in itertools.product(TABLE["block:b"][:1], *(TABLE[u] for u in ("channels:b.one", "b.one", "b.two")))
     ]
-    assert [(whole.macs, whole.distortion) for whole in found["block:b"]] == [*kept, (0.0, 3.0)]
-    dropped = found["block:b"][-1]
+    assert [(whole.macs, whole.distortion) for whole in result["block:b"]] == [*kept, (0.0, 3.0)]
+    dropped = result["block:b"][-1]
     assert list(dropped.parts) == ["block:b"] and dropped.bytes == 0 and dropped.seconds == -3.0
 
 
 def test_tables_without_blocks_stay_as_they_are() -> None:
     plain = {unit: TABLE[unit] for unit in ("b.one", "bb")}
-    found = joined(plain)
-    assert {unit: [w.macs for w in wholes] for unit, wholes in found.items()} == {"b.one": [20, 20], "bb": [5]}
+    result = joined(plain)
+    assert {unit: [w.macs for w in wholes] for unit, wholes in result.items()} == {"b.one": [20, 20], "bb": [5]}
 
 
 @pytest.mark.parametrize("row", ["bytes", "macs", "seconds"])
@@ -51,8 +51,8 @@ def test_many_combinations_are_thinned_without_losing_a_best_one(row: str) -> No
     draw = np.random.default_rng(0)
     layers = {f"b.{i}": tuple(Option(Choice(), *(float(v) for v in draw.uniform(1, 9, 3))) for _ in range(9)) for i in range(3)}
     table = {"block:b": (option(0.0, 0), option(99.0, -30, drop=True)), **layers}
-    found = joined(table)["block:b"]
-    assert len(found) < 9**3 and MOST < 9**3
+    result = joined(table)["block:b"]
+    assert len(result) < 9**3 and MOST < 9**3
     for price in (0.0, 0.3, 1.0, 5.0):
         everything = [sum(o.distortion + price * getattr(o, row) for o in parts) for parts in itertools.product(*layers.values())]
-        assert min(w.distortion + price * getattr(w, row) for w in found if len(w.parts) > 1) == pytest.approx(min(everything))
+        assert min(w.distortion + price * getattr(w, row) for w in result if len(w.parts) > 1) == pytest.approx(min(everything))

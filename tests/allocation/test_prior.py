@@ -1,4 +1,4 @@
-"""The prior on sensitivities against plain conditioning of the joint Gaussian, its dense likelihood, and simulation."""
+"""The prior on sensitivities, compared with conditioning of the joint Gaussian, its dense likelihood, and simulations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def some_probes(rng: np.random.Generator, layers: int) -> dict[int, tuple[float,
 def drawn(
     rng: np.random.Generator, name: str, beta: np.ndarray, omega: float, tau: float, layers: int, noise: float = 0.2
 ) -> tuple[Evidence, np.ndarray]:
-    """A network of the model, and the log sensitivities that its probes see through noise."""
+    """A network drawn from the model, and the true log sensitivities behind its noisy probes."""
     scores, own = some_scores(rng, layers, len(beta)), beta + omega * rng.normal(size=len(beta))
     truth = rng.normal(0, 2) + scores @ own + tau * rng.normal(size=layers)
     variance = noise * rng.uniform(0.5, 1.5, layers)
@@ -56,20 +56,20 @@ def conditioned(prior: Prior, scores: np.ndarray, probed: dict[int, tuple[float,
     mean = design @ np.array([prior.intercept, *prior.coefficients])
     covariance = design @ line @ design.T + prior.spread * np.eye(len(scores))
     at = list(probed)
-    seen = covariance[np.ix_(at, at)] + np.diag([probed[layer][1] for layer in at])
-    gain = covariance[:, at] @ np.linalg.inv(seen)
-    found = mean + gain @ (np.array([probed[layer][0] for layer in at]) - mean[at])
-    return found, covariance - gain @ covariance[at]
+    observed_covariance = covariance[np.ix_(at, at)] + np.diag([probed[layer][1] for layer in at])
+    gain = covariance[:, at] @ np.linalg.inv(observed_covariance)
+    result = mean + gain @ (np.array([probed[layer][0] for layer in at]) - mean[at])
+    return result, covariance - gain @ covariance[at]
 
 
 def test_one_feature_by_hand() -> None:
     prior = Prior(("hill",), 0.0, 0.0, np.array([0.5]), np.array([[2.0]]), 1.0, ("a",))
-    found = posterior(prior, np.array([[2.0], [1.0]]), {0: (4.0, 1.0)})
+    result = posterior(prior, np.array([[2.0], [1.0]]), {0: (4.0, 1.0)})
     slope = (0.5 / 2 + 2 * 4 / 2) / (1 / 2 + 4 / 2)  # conjugate: precisions 1/2 and z^2 / (tau^2 + v) = 4/2
     variance = 1 / (1 / 2 + 4 / 2)
-    np.testing.assert_allclose(found.log, [2 * slope + (4 - 2 * slope) / 2, slope], rtol=1e-12)
-    np.testing.assert_allclose(found.variance, [1 / 2 + 4 * variance / 4, 1 + variance], rtol=1e-12)
-    np.testing.assert_allclose(found.theory, [1 - found.variance[0] / 1.0, 1.0], rtol=1e-12)
+    np.testing.assert_allclose(result.log, [2 * slope + (4 - 2 * slope) / 2, slope], rtol=1e-12)
+    np.testing.assert_allclose(result.variance, [1 / 2 + 4 * variance / 4, 1 + variance], rtol=1e-12)
+    np.testing.assert_allclose(result.theory, [1 - result.variance[0] / 1.0, 1.0], rtol=1e-12)
 
 
 @given(st.integers(0, 10_000))
@@ -93,12 +93,12 @@ def test_it_is_the_conditional_law_of_the_joint_gaussian(seed: int) -> None:
     d, layers = int(rng.integers(0, 5)), int(rng.integers(1, 12))
     prior, scores = some_prior(seed, d), some_scores(rng, layers, d)
     probed = some_probes(rng, layers)
-    found, (mean, covariance) = posterior(prior, scores, probed), conditioned(prior, scores, probed)
-    np.testing.assert_allclose(found.log, mean, atol=1e-9)
-    np.testing.assert_allclose(found.variance, np.diag(covariance), atol=1e-9)
+    result, (mean, covariance) = posterior(prior, scores, probed), conditioned(prior, scores, probed)
+    np.testing.assert_allclose(result.log, mean, atol=1e-9)
+    np.testing.assert_allclose(result.variance, np.diag(covariance), atol=1e-9)
     for layer, (rate, noise) in probed.items():
         moved = posterior(prior, scores, {**probed, layer: (rate + 1, noise)})
-        assert moved.log[layer] - found.log[layer] == pytest.approx(1 - found.theory[layer], abs=1e-9)
+        assert moved.log[layer] - result.log[layer] == pytest.approx(1 - result.theory[layer], abs=1e-9)
 
 
 @given(st.integers(0, 10_000))
@@ -174,7 +174,7 @@ def test_learning_recovers_the_law_that_data_came_from() -> None:
         prior = learned(zoo(seed, beta, networks=12, omega=omega, tau=tau), NAMES[:4])
         layer, coefficient = tau**2 + 0.2, omega**2 + (tau**2 + 0.2) / 20  # variance of a residual, and of one network's estimate
         assert (np.abs(prior.coefficients - beta) < 3 * np.sqrt(coefficient / 12)).all()
-        assert abs(prior.spread - tau**2) < 3 * layer * np.sqrt(2 / (12 * 15))  # 20 layers less 5 unknowns, 12 times
+        assert abs(prior.spread - tau**2) < 3 * layer * np.sqrt(2 / (12 * 15))  # 20 layers minus 5 unknowns, 12 times
         between = np.diag(prior.covariance) - coefficient / 12
         assert (np.abs(between - omega**2) < 3 * coefficient * np.sqrt(2 / 48)).all()
 
@@ -186,8 +186,8 @@ def test_intervals_for_a_new_network_hold_what_they_promise() -> None:
         for name in ("new", "newer", "newest"):
             network, truth = drawn(rng, name, beta, 0.3, 0.8, 15)
             probed = {k: (float(network.log_rate[k]), float(network.variance[k])) for k in rng.permutation(15)[:5].tolist()}
-            found, layer = posterior(prior, network.scores, probed), int(rng.integers(15))
-            held.append(abs(found.log[layer] - truth[layer]) < 1.6449 * np.sqrt(found.variance[layer]))
+            result, layer = posterior(prior, network.scores, probed), int(rng.integers(15))
+            held.append(abs(result.log[layer] - truth[layer]) < 1.6449 * np.sqrt(result.variance[layer]))
     assert abs(np.mean(held) - 0.9) < 3 * np.sqrt(0.9 * 0.1 / len(held))
 
 
@@ -196,19 +196,19 @@ def test_a_prior_from_shuffled_scores_predicts_no_better_than_none() -> None:
     for seed in range(12):
         *known, new = zoo(200 + seed, beta, networks=9)
         shuffled = [replace(e, scores=rng.permutation(e.scores)) for e in known]
-        told, mixed = learned(known, NAMES[:3]), learned(shuffled, NAMES[:3])
+        fitted, mixed = learned(known, NAMES[:3]), learned(shuffled, NAMES[:3])
         assert (np.abs(mixed.coefficients) < 3 * np.sqrt(np.diag(mixed.covariance))).all()
-        assert np.abs(mixed.coefficients).max() < 0.5 * np.abs(told.coefficients).max()
-        errors.append([np.var(new.log_rate - new.scores @ c) for c in (told.coefficients, mixed.coefficients, np.zeros(3))])
-    told, mixed, none = np.mean(errors, axis=0)
-    assert told < 0.75 * none and mixed > 0.97 * none
+        assert np.abs(mixed.coefficients).max() < 0.5 * np.abs(fitted.coefficients).max()
+        errors.append([np.var(new.log_rate - new.scores @ c) for c in (fitted.coefficients, mixed.coefficients, np.zeros(3))])
+    fitted, mixed, none = np.mean(errors, axis=0)
+    assert fitted < 0.75 * none and mixed > 0.97 * none
 
 
-def same(found: Prior, expected: Prior, sign: np.ndarray | None = None) -> None:
-    sign = np.ones(len(found.measures)) if sign is None else sign
-    np.testing.assert_allclose(found.coefficients, sign * expected.coefficients, atol=1e-5)
-    np.testing.assert_allclose(found.covariance, sign[:, None] * expected.covariance * sign, atol=1e-5)
-    assert found.spread == pytest.approx(expected.spread, rel=1e-5)
+def same(result: Prior, expected: Prior, sign: np.ndarray | None = None) -> None:
+    sign = np.ones(len(result.measures)) if sign is None else sign
+    np.testing.assert_allclose(result.coefficients, sign * expected.coefficients, atol=1e-5)
+    np.testing.assert_allclose(result.covariance, sign[:, None] * expected.covariance * sign, atol=1e-5)
+    assert result.spread == pytest.approx(expected.spread, rel=1e-5)
 
 
 def test_learning_knows_no_order_no_level_and_no_sign() -> None:
@@ -218,9 +218,9 @@ def test_learning_knows_no_order_no_level_and_no_sign() -> None:
     for entry in evidence[::-1]:
         order = rng.permutation(20)
         mixed.append(Evidence(entry.network, entry.scores[order], entry.log_rate[order], entry.variance[order]))
-    found = learned(mixed, NAMES[:3])
-    same(found, prior)
-    assert found.intercept == pytest.approx(prior.intercept, abs=1e-5)
+    result = learned(mixed, NAMES[:3])
+    same(result, prior)
+    assert result.intercept == pytest.approx(prior.intercept, abs=1e-5)
     raised = [replace(entry, log_rate=entry.log_rate + 10 * n) for n, entry in enumerate(evidence)]
     same(learned(raised, NAMES[:3]), prior)
     assert learned(raised, NAMES[:3]).intercept == pytest.approx(prior.intercept + 20, abs=1e-5)
@@ -270,7 +270,7 @@ def test_a_prior_is_a_data_file() -> None:
         ({"intercept_variance": True}, "p.toml.intercept_variance is True"),
         ({"intercept": float("nan")}, "nan or infinite"),
         ({"networks": "resnet"}, "list of names"),
-        ({"coefficients": {"hill": 1.0}}, "are needed, in the order"),
+        ({"coefficients": {"hill": 1.0}}, "are needed, in this order"),
         ({"coefficients": [1.0, 2.0]}, "a table with one line"),
         ({"covariance": {"hill": [1.0, 0.0], "depth": [0.0]}}, "covariance.depth .* 2 numbers"),
         ({"covariance": {"hill": [1.0, 2.0], "depth": [2.0, 1.0]}}, "eigenvalue -1"),

@@ -1,4 +1,4 @@
-"""Published rules against their own formulas, by bisection or weight by weight, and every rule through the same properties."""
+"""Published rules compared with their formulas, by bisection or for single weights, and properties of every rule."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dyncompress.allocation import (
 from dyncompress.allocation.alpha_pruning import ratios
 from dyncompress.allocation.cost import NONZEROS, nonzeros_left, solved
 from dyncompress.allocation.random_share import spread_of
-from dyncompress.allocation.rule import place, shares
+from dyncompress.allocation.rule import relative_position, shares
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import Choice, Estimate, Layer, Option, Plan, Profile, Rule, WeightChange
 
@@ -37,7 +37,7 @@ FINE = tuple(np.arange(0, 1, 1 / 400).tolist())
 
 
 def weights(seed: int = 0) -> list[np.ndarray]:
-    """One array a layer, of different scales and tails."""
+    """The weights of layers with different scales and tails."""
     draw = np.random.default_rng(seed)
     return [10.0 ** draw.uniform(-1, 1) * draw.standard_t(draw.uniform(2, 20), shape) for shape in SHAPES]
 
@@ -45,7 +45,7 @@ def weights(seed: int = 0) -> list[np.ndarray]:
 def profile(
     arrays: Sequence[np.ndarray], sparsities: Sequence[float] = FINE, widths: Sequence[int] = (8,), seed: int = 0
 ) -> Profile:
-    """A profile of magnitude pruning of these arrays; rounding's error is 4^-bits of what is left."""
+    """A profile of magnitude pruning of these arrays; the error of rounding is 4^-bits of the remaining energy."""
     draw = np.random.default_rng(seed)
     layers = tuple(Layer(f"l{i}", "conv2d", array.shape, macs=array.size) for i, array in enumerate(arrays))
     table = {layer.name: tuple(lines(array, sparsities, widths)) for layer, array in zip(layers, arrays, strict=True)}
@@ -55,7 +55,7 @@ def profile(
 
 
 def lines(array: np.ndarray, sparsities: Sequence[float], widths: Sequence[int]) -> list[Option]:
-    squares, found = np.sort(np.square(array).ravel()), []
+    squares, result = np.sort(np.square(array).ravel()), []
     for sparsity in sparsities:
         for bits in widths:
             zeros = round(sparsity * array.size)
@@ -65,8 +65,8 @@ def lines(array: np.ndarray, sparsities: Sequence[float], widths: Sequence[int])
             change = WeightChange(energy, error, threshold, float(squares[max(zeros - 1, 0) :].sum()))
             nonzeros = array.size - zeros
             option = Option(Choice(sparsity=sparsity, weight_bits=bits), nonzeros * bits / 8, array.size, error)
-            found.append(dataclasses.replace(option, nonzeros=float(nonzeros), change=change))
-    return found
+            result.append(dataclasses.replace(option, nonzeros=float(nonzeros), change=change))
+    return result
 
 
 def at(one: Profile, rule: Rule, sparsity: float) -> Plan:
@@ -95,7 +95,7 @@ def solved_for(shares_at: Callable[[float], np.ndarray], sparsity: float, low: f
     return shares_at(high)
 
 
-# ---------------------------------------------------------------- each rule against its formula
+# ---------------------------------------------------------------- each rule compared with its formula
 @pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("epsilon", [0.2, 0.5])
 @pytest.mark.parametrize("measure", ["esd_mid", "farms"])
@@ -103,23 +103,23 @@ def test_alpha_pruning_is_its_mapping(sparsity: float, epsilon: float, measure: 
     one = profile(weights())
     q = np.array([estimate.value for estimate in one.estimates[measure].values()])
     wanted = ratios(q, SIZES, sparsity, epsilon)
-    found = zeros(at(one, AlphaPruning(epsilon=epsilon, measure=measure), sparsity))
-    assert found == pytest.approx(np.minimum(wanted, FINE[-1]), abs=0.006)
+    result = zeros(at(one, AlphaPruning(epsilon=epsilon, measure=measure), sparsity))
+    assert result == pytest.approx(np.minimum(wanted, FINE[-1]), abs=0.006)
 
 
 def test_a_negative_epsilon_turns_alpha_pruning_round() -> None:
     one = profile(weights())
     q = np.array([estimate.value for estimate in one.estimates["esd_mid"].values()])
     for epsilon, sign in ((0.3, 1), (-0.3, -1)):
-        found = zeros(at(one, AlphaPruning(epsilon=epsilon), 0.5))
-        assert (np.diff(sign * found[np.argsort(q)]) >= -1e-9).all() and found.std() > 0.05
+        result = zeros(at(one, AlphaPruning(epsilon=epsilon), 0.5))
+        assert (np.diff(sign * result[np.argsort(q)]) >= -1e-9).all() and result.std() > 0.05
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.7, 0.9])
 def test_erk_is_the_public_loop(sparsity: float) -> None:
     raw = np.array([sum(shape) / np.prod(shape) for shape in SHAPES])
     dense = np.zeros(len(SHAPES), dtype=bool)
-    while True:  # as RigL does it: a layer whose density passes 1 is made dense, and the scale found again
+    while True:  # as in RigL: a layer whose density would exceed 1 is dense, and the scale is computed again
         scale = ((1 - sparsity) * SIZES.sum() - SIZES[dense].sum()) / (raw * SIZES)[~dense].sum()
         over = (~dense) & (scale * raw > 1)
         if not over.any():
@@ -134,8 +134,8 @@ def test_global_magnitude_is_one_threshold_over_all_weights(sparsity: float) -> 
     arrays = [np.abs(array).ravel() for array in weights()]
     threshold = np.quantile(np.concatenate(arrays), sparsity)
     wanted = np.array([(array <= threshold).mean() for array in arrays])
-    found = zeros(at(profile(weights()), GlobalMagnitude(), sparsity))
-    assert found == pytest.approx(np.minimum(wanted, FINE[-1]), abs=0.02)
+    result = zeros(at(profile(weights()), GlobalMagnitude(), sparsity))
+    assert result == pytest.approx(np.minimum(wanted, FINE[-1]), abs=0.02)
     assert wanted.std() > 0.1
 
 
@@ -154,26 +154,26 @@ def test_lamp_is_free_of_scale_and_global_magnitude_is_not() -> None:
     plain = weights()
     scaled = [array * factor for array, factor in zip(plain, (1, 30, 0.01, 5, 1, 0.2), strict=True)]
     assert zeros(at(profile(plain), LAMP(), 0.6)).tolist() == zeros(at(profile(scaled), LAMP(), 0.6)).tolist()
-    found = [zeros(at(profile(arrays), GlobalMagnitude(), 0.6)) for arrays in (plain, scaled)]
-    assert np.abs(found[0] - found[1]).max() > 0.2
+    result = [zeros(at(profile(arrays), GlobalMagnitude(), 0.6)) for arrays in (plain, scaled)]
+    assert np.abs(result[0] - result[1]).max() > 0.2
 
 
 def test_owl_stays_in_its_band_and_spares_outliers() -> None:
     one = profile(weights())
-    outliers = place(np.array([estimate.value for estimate in one.estimates["outlier_ratio"].values()]))
+    outliers = relative_position(np.array([estimate.value for estimate in one.estimates["outlier_ratio"].values()]))
     wanted = solved_for(lambda t: np.clip(t - 0.16 * outliers, 0, FINE[-1]), 0.6, 0, 2)
-    found = zeros(at(one, OWL(), 0.6))
-    assert found == pytest.approx(wanted, abs=0.006)
-    assert found.max() - found.min() == pytest.approx(0.16, abs=0.006)
+    result = zeros(at(one, OWL(), 0.6))
+    assert result == pytest.approx(wanted, abs=0.006)
+    assert result.max() - result.min() == pytest.approx(0.16, abs=0.006)
 
 
 @pytest.mark.parametrize("rise", [0.3, -0.3, 0.9])
 def test_depth_linear_is_an_arithmetic_progression(rise: float) -> None:
-    found = zeros(at(profile(weights()), DepthLinear(rise=rise), 0.5))
+    result = zeros(at(profile(weights()), DepthLinear(rise=rise), 0.5))
     steps = np.linspace(0, rise, len(SHAPES))
-    assert found == pytest.approx(solved_for(lambda t: np.clip(t + steps, 0, FINE[-1]), 0.5, -2, 2), abs=0.006)
+    assert result == pytest.approx(solved_for(lambda t: np.clip(t + steps, 0, FINE[-1]), 0.5, -2, 2), abs=0.006)
     if abs(rise) < 0.5:
-        assert np.diff(found) == pytest.approx(np.full(len(SHAPES) - 1, rise / (len(SHAPES) - 1)), abs=0.006)
+        assert np.diff(result) == pytest.approx(np.full(len(SHAPES) - 1, rise / (len(SHAPES) - 1)), abs=0.006)
 
 
 def test_equal_error_makes_errors_equal() -> None:
@@ -190,7 +190,7 @@ def test_hawq_minimises_its_own_sum() -> None:
     plan = solved(one, [("bytes", 0.4 * SIZES.sum())], HAWQ(), {})
     curvature = np.array([estimate.value for estimate in one.estimates["hessian_trace"].values()])
 
-    def harm(asked: dict[str, Choice]) -> float:
+    def predicted_total(asked: dict[str, Choice]) -> float:
         return sum(
             h * o.change.energy * o.change.error
             for h, (unit, options) in zip(curvature, one.table.items(), strict=True)
@@ -203,8 +203,8 @@ def test_hawq_minimises_its_own_sum() -> None:
     for _ in range(2000):
         picked = {unit: options[draw.integers(len(options))] for unit, options in one.table.items()}
         if sum(option.bytes for option in picked.values()) <= 0.4 * SIZES.sum():
-            others.append(harm({unit: option.choice for unit, option in picked.items()}))
-    assert len(others) > 100 and harm(dict(plan.asked)) <= min(others)
+            others.append(predicted_total({unit: option.choice for unit, option in picked.items()}))
+    assert len(others) > 100 and predicted_total(dict(plan.asked)) <= min(others)
 
 
 def test_negative_curvature_counts_as_none() -> None:
@@ -255,8 +255,8 @@ def test_less_budget_never_asks_for_fewer_zeros_anywhere(name: str) -> None:
     if name == "hawq":
         pytest.skip("a knapsack may trade one layer for another")
     one = profile(weights())
-    found = np.array([zeros(at(one, RULES[name](), sparsity)) for sparsity in np.linspace(0.05, 0.95, 10)])
-    assert (np.diff(found, axis=0) >= -1e-9).all()
+    result = np.array([zeros(at(one, RULES[name](), sparsity)) for sparsity in np.linspace(0.05, 0.95, 10)])
+    assert (np.diff(result, axis=0) >= -1e-9).all()
 
 
 @EVERY
@@ -269,7 +269,7 @@ def test_widths_are_shared_out_where_they_mean_something(name: str) -> None:
     one = profile(weights(), sparsities=(0.0,), widths=(8, 6, 5, 4, 3, 2))
     budget = [("bytes", 0.55 * SIZES.sum())]
     if name not in FOR_WIDTHS:
-        with pytest.raises(InvalidRequest, match=rf"allocator {name}: .*zeros alone.*equal_error"):
+        with pytest.raises(InvalidRequest, match=rf"allocator {name}: .*zeros only.*equal_error"):
             solved(one, budget, RULES[name](), {})
         return
     plan = solved(one, budget, RULES[name](), {})
@@ -291,7 +291,7 @@ def test_what_a_rule_reads_must_be_there(name: str) -> None:
     rule: Any = RULES[name]()
     one = dataclasses.replace(profile(weights()), estimates={})
     if rule.measures:
-        with pytest.raises(InvalidRequest, match=rf"allocator {name}: it reads '{rule.measures[0]}', which this profile doesn't"):
+        with pytest.raises(InvalidRequest, match=rf"allocator {name}: it needs '{rule.measures[0]}', which this profile doesn't"):
             at(one, rule, 0.5)
         empty = {rule.measures[0]: {"l0": Estimate(np.nan, np.nan, 0, valid=False)}}
         with pytest.raises(InvalidRequest, match=rf"allocator {name}: '{rule.measures[0]}' has no value for any layer"):
@@ -304,7 +304,7 @@ def test_what_a_rule_reads_must_be_there(name: str) -> None:
 def test_profiles_without_changes_are_refused(name: str) -> None:
     one = profile(weights(), sparsities=(0.0, 0.5))
     table = {unit: tuple(dataclasses.replace(o, change=None) for o in options) for unit, options in one.table.items()}
-    with pytest.raises(InvalidRequest, match=f"allocator {name}: the profile doesn't say what layer 'l0' loses"):
+    with pytest.raises(InvalidRequest, match=f"allocator {name}: the profile doesn't hold the weight changes of layer 'l0'"):
         at(dataclasses.replace(one, table=table), RULES[name](), 0.4)
 
 
@@ -313,8 +313,8 @@ def test_missing_estimates_count_as_the_mean() -> None:
     some = {name: e for name, e in one.estimates["esd_mid"].items() if name != "l2"}
     mean = np.mean([estimate.value for estimate in some.values()])
     full = {**some, "l2": Estimate(float(mean), 0.1, 9)}
-    found = [zeros(at(dataclasses.replace(one, estimates={"esd_mid": e}), AlphaPruning(), 0.5)) for e in (some, full)]
-    assert found[0].tolist() == found[1].tolist()
+    result = [zeros(at(dataclasses.replace(one, estimates={"esd_mid": e}), AlphaPruning(), 0.5)) for e in (some, full)]
+    assert result[0].tolist() == result[1].tolist()
 
 
 @EVERY
@@ -323,7 +323,7 @@ def test_what_no_rule_can_weigh_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="this rule doesn't use distortions"):
         solved(one, [("distortion", 0.5)], RULES[name](), {})
     channels = {**one.table, "channels:g": (Option(Choice(), 0, 0, 0.0), Option(Choice(keep=2), -5, -5, 0.1))}
-    with pytest.raises(InvalidRequest, match=r"knows no unit 'channels:g'; leave \[channels\] out"):
+    with pytest.raises(InvalidRequest, match=r"doesn't support the unit 'channels:g'; leave \[channels\] out"):
         solved(dataclasses.replace(one, table=channels), [("bytes", 30_000.0)], RULES[name](), {})
 
 

@@ -1,4 +1,4 @@
-"""Every rule named in a recipe, on a network: zeros in float weights, and widths at equal bytes."""
+"""Every rule in a recipe, on a network: zeros in float weights, and bit widths at equal bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def recipe(folder: Path, name: str, **budget: float) -> Recipe:
 
 @cache
 def measured(folder: Path) -> dc.Profile:
-    """With all that any rule reads."""
+    """A profile with all measures that the rules need."""
     text = SPARSE.replace("NAME", "knapsack")
     for name in ("esd_mid", "farms", "outlier_ratio", "hessian_trace"):
         text += f'[[measure]]\nname = "{name}"\n'
@@ -65,7 +65,7 @@ def zeros(plan: dc.Plan) -> float:
 def test_a_recipe_names_it_and_the_plan_has_the_zeros(name: str, folder: Path) -> None:
     one = recipe(folder, name)
     plan = dc.allocate(measured(folder), recipe=one)
-    assert zeros(plan) >= 0.6 - 1e-3  # half a weight a layer
+    assert zeros(plan) >= 0.6 - 1e-3  # half a weight for each layer
     assert 0 <= plan.gap <= 1
     if name != "uniform":
         assert zeros(plan) < 0.7
@@ -82,8 +82,8 @@ def test_what_a_rule_reads_is_measured_for_it(name: str, folder: Path) -> None:
     profile = dc.measure(tiny.network(), one, target=tiny.TARGET, calibration=tiny.CALIBRATION)
     plan = dc.allocate(profile, recipe=one)
     small = dc.apply(tiny.network(), plan, recipe=one, target=tiny.TARGET, calibration=tiny.CALIBRATION)
-    found = {unit: choice.sparsity for unit, choice in small.plan.realised.items()}
-    assert found == {unit: pytest.approx(choice.sparsity, abs=0.01) for unit, choice in plan.asked.items()}
+    result = {unit: choice.sparsity for unit, choice in small.plan.realised.items()}
+    assert result == {unit: pytest.approx(choice.sparsity, abs=0.01) for unit, choice in plan.asked.items()}
     assert dc.allocate(profile_from_json(profile_to_json(profile)), recipe=one) == plan
 
 
@@ -107,7 +107,7 @@ def test_rules_share_widths_out_at_equal_bytes() -> None:
         plan = dc.allocate(profile, budget, recipe=load_recipe("heavy-tail", {"allocator.name": name}))
         assert plan.cost["bytes"] <= budget.bytes
         widths[name] = tuple(choice.weight_bits for choice in plan.asked.values())
-    assert len(set(widths.values())) > 1 and all(min(found) < 8 for found in widths.values())
+    assert len(set(widths.values())) > 1 and all(min(result) < 8 for result in widths.values())
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, 60.0])
@@ -117,10 +117,10 @@ def test_a_share_of_zeros_is_a_share(folder: Path, sparsity: float) -> None:
 
 
 def test_zeros_in_float_weights_are_worth_trying_only_where_zeros_are_asked_for(folder: Path) -> None:
-    """The file stores float weights in full, so that a budget of bytes has no use for their zeros."""
+    """The file stores float weights in full, so that zeros don't reduce its bytes."""
     assert {len(options) for options in measured(folder).table.values()} == {10}
-    layer, found = Layer("l", "linear", (8, 8), 64), (Choice(), Choice(sparsity=0.5))
-    assert worth_trying(layer, found, lambda layer, choice: 256.0) == (Choice(),)
+    layer, result = Layer("l", "linear", (8, 8), 64), (Choice(), Choice(sparsity=0.5))
+    assert worth_trying(layer, result, lambda layer, choice: 256.0) == (Choice(),)
 
 
 def test_zeros_are_counted_in_layers_alone() -> None:

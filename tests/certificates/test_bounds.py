@@ -1,4 +1,4 @@
-"""Single bounds: published values, closed forms, and the battery over the room's index."""
+"""Single bounds: published values, closed forms, and properties of every bound of the index."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_hoeffding_bentkus_bound_inverts_its_p_value():
 
 
 def naive_capital(x: np.ndarray, delta: float, mean: float) -> list[float]:
-    """K_t as the paper writes it, one bet after the other."""
+    """K_t as in the paper, one bet after the other."""
     capital, path = 1.0, []
     n = len(x)
     for i in range(n):
@@ -93,7 +93,7 @@ def test_betting_beats_hoeffding_at_low_variance_and_its_two_ends_mirror():
     assert betting_lower(x, 0.05) == pytest.approx(1 - betting_upper(1 - x, 0.05))
 
 
-# ---------------------------------------------------------------- the battery
+# ---------------------------------------------------------------- properties of every bound
 @pytest.fixture(params=list(BOUNDS))
 def bound(request) -> Bound:
     return BOUNDS[request.param]()
@@ -102,14 +102,14 @@ def bound(request) -> Bound:
 @given(n=st.integers(1, 60), share=st.floats(0, 1), delta=st.floats(0.001, 0.5))
 @pytest.mark.parametrize("name", list(BOUNDS))
 def test_point_lies_between_the_ends_within_the_range(name, n, share, delta):
-    found = BOUNDS[name]()(zeros_and_ones(round(share * n), n), delta)
-    assert -1 <= found.lower <= found.point + 1e-12
-    assert found.point <= found.upper + 1e-12 <= 1 + 1e-9
-    assert (found.n, found.delta) == (n, delta)
-    assert found.method
+    actual = BOUNDS[name]()(zeros_and_ones(round(share * n), n), delta)
+    assert -1 <= actual.lower <= actual.point + 1e-12
+    assert actual.point <= actual.upper + 1e-12 <= 1 + 1e-9
+    assert (actual.n, actual.delta) == (n, delta)
+    assert actual.method
 
 
-@pytest.mark.parametrize("name", FREE_OF_ORDER)  # a count says nothing about an order: betting asks where the errors fall
+@pytest.mark.parametrize("name", FREE_OF_ORDER)  # betting depends on the order of the errors, not only on their number
 def test_more_errors_never_lower_the_bound(name):
     uppers = [BOUNDS[name]()(zeros_and_ones(k, 40), 0.05).upper for k in range(41)]
     assert all(a <= b + 1e-9 for a, b in pairwise(uppers))

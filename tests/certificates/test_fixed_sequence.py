@@ -11,17 +11,17 @@ from dyncompress.errors import InvalidRequest
 
 
 def walk(uppers):
-    """The walk, and which tests were run with which delta."""
-    seen = []
+    """The result of the sequence, and the tests that ran with their delta."""
+    calls = []
 
     def test(index):
         def run(delta):
-            seen.append((index, delta))
+            calls.append((index, delta))
             return uppers[index]
 
         return run
 
-    return fixed_sequence([test(i) for i in range(len(uppers))], limit=0.02, delta=0.1), seen
+    return fixed_sequence([test(i) for i in range(len(uppers))], limit=0.02, delta=0.1), calls
 
 
 @pytest.mark.parametrize(
@@ -35,23 +35,23 @@ def walk(uppers):
     ],
 )
 def test_it_stops_at_the_first_failure_and_looks_no_further(uppers, chosen, looked_at):
-    found, seen = walk(uppers)
-    assert found.chosen == chosen
-    assert seen == [(i, 0.1) for i in range(looked_at)]
-    assert len(found.uppers) == looked_at
-    assert found.record()["chosen"] == chosen
+    actual, calls = walk(uppers)
+    assert actual.chosen == chosen
+    assert calls == [(i, 0.1) for i in range(looked_at)]
+    assert len(actual.uppers) == looked_at
+    assert actual.record()["chosen"] == chosen
 
 
 def test_a_lazy_path_is_made_only_as_far_as_it_is_walked():
-    made = []
+    result = []
 
     def path():
         for index in range(5):
-            made.append(index)
+            result.append(index)
             yield lambda delta, index=index: 0.0 if index < 2 else 1.0
 
     assert fixed_sequence(path(), limit=0.5, delta=0.05).chosen == 1
-    assert made == [0, 1, 2]
+    assert result == [0, 1, 2]
 
 
 def test_the_hash_tells_order_limit_and_delta_apart():

@@ -18,7 +18,7 @@ from dyncompress.errors import InvalidRequest
 
 
 def tango_limits(worse: np.ndarray, better: np.ndarray, n: int, delta: float) -> np.ndarray:
-    """Roots in D of the score statistic, its restricted estimate found by maximising the likelihood, not in closed form."""
+    """Roots in D of the score statistic, its restricted estimate by maximising the likelihood instead of in closed form."""
 
     def score(difference: np.ndarray) -> np.ndarray:
         low, high = np.maximum(0.0, -difference), (1 - difference) / 2
@@ -50,7 +50,7 @@ def limits(n: int, delta: float) -> dict[tuple[int, int], float]:
 
 
 def probabilities(points: list[tuple[int, int]], n: int, worse: np.ndarray, better: np.ndarray) -> np.ndarray:
-    """P of each point `[points, m]` under each law `[m]`, straight from the trinomial formula."""
+    """P of each point `[points, m]` under each law `[m]`, from the trinomial formula."""
     b, g = (np.array(x)[:, None] for x in zip(*points, strict=True))
     rest = n - b - g
     coefficient = gammaln(n + 1) - gammaln(b + 1) - gammaln(g + 1) - gammaln(rest + 1)
@@ -99,7 +99,7 @@ def test_exact_coverage_over_every_law(n, delta):
     missed = uppers[:, None] < (worse - better)[None] - 1e-12
     failure = (probabilities(points, n, worse, better) * missed).sum(axis=0)
     assert failure.max() <= delta
-    assert failure.max() > delta / 3  # and it isn't idle
+    assert failure.max() > delta / 3  # and the bound isn't much too large
 
 
 @pytest.mark.parametrize("n", [9, 25])
@@ -119,7 +119,7 @@ def test_regions_hold_all_points_below_and_less_harm_never_leaves(n, limit):
 
 @pytest.mark.parametrize("n", [1, 7, 30])
 def test_the_score_falls_in_the_difference_and_rises_in_harm(n):
-    """What nests the regions: see docs/theory/certificates.md."""
+    """This property nests the regions; see docs/theory/certificates.md."""
     points = np.array(samples(n), dtype=float)
     for difference in np.linspace(-0.95, 0.95, 39):
         now = paired._score(points[:, 0], points[:, 1], n, difference)
@@ -180,9 +180,9 @@ def test_above_the_limit_of_n_betting_takes_over_and_says_so():
     n = paired.EXACT_UP_TO + 1
     z = np.zeros(n)
     z[:100], z[100:150] = 1, -1
-    found = PairedIncrease()(z, 0.05)
-    assert "betting" in found.method
-    assert found.point < found.upper < 0.002
+    actual = PairedIncrease()(z, 0.05)
+    assert "betting" in actual.method
+    assert actual.point < actual.upper < 0.002
     assert "Tango" in PairedIncrease()(z[: paired.EXACT_UP_TO], 0.05).method
 
 

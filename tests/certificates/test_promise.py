@@ -1,4 +1,4 @@
-"""From losses to a certificate and back: lines, evidence, JSON, and what is refused."""
+"""From losses to a certificate and back: lines, evidence, JSON, and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dyncompress.certificates.wording import VACUOUS, is_vacuous, sample, statem
 from dyncompress.errors import Altered, InvalidRequest
 from dyncompress.types import Certificate
 
-TOLD = Circumstances(
+CIRCUMSTANCES = Circumstances(
     assumptions=("Faces only.",),
     selection={"rule": "fixed sequence", "uppers": [0.01], "plans": 1},
     environment={"runtime": "1.2"},
@@ -44,7 +44,7 @@ def certificate(kind: str) -> Certificate:
     rng = np.random.default_rng(1)
     original, file = losses(300, 6, 4, 20)
     if kind == "labels":
-        return certificate_from_losses(original, file, Promise(risk_increase=0.05), circumstances=TOLD)
+        return certificate_from_losses(original, file, Promise(risk_increase=0.05), circumstances=CIRCUMSTANCES)
     if kind == "agreement":
         return certificate_from_losses(np.zeros(300), np.abs(file - original), Promise("agreement", 0.1, 0.08))
     if kind == "groups":
@@ -58,26 +58,26 @@ KINDS = ("labels", "agreement", "groups", "own risk")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_shares_add_up_to_delta(kind):
-    made = certificate(kind)
-    assert sum(line.delta for line in made.lines) == pytest.approx(made.delta)
-    assert all(line.lower <= line.point <= line.upper for line in made.lines)
+    result = certificate(kind)
+    assert sum(line.delta for line in result.lines) == pytest.approx(result.delta)
+    assert all(line.lower <= line.point <= line.upper for line in result.lines)
 
 
 def test_lines_are_the_bounds_of_the_counts():
-    made = certificate("labels")
-    assert made.counts == {"examples": 300, "worse": 6, "better": 4, "original_errors": 24, "file_errors": 26}
-    assert [line.quantity for line in made.lines] == ["risk increase", "risk of the file"]
-    assert made.lines[0].upper == paired_upper(6, 4, 300, 0.8 * 0.05)
-    assert made.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05)
-    assert made.n == 300
-    assert "Faces only." in made.assumptions
+    result = certificate("labels")
+    assert result.counts == {"examples": 300, "worse": 6, "better": 4, "original_errors": 24, "file_errors": 26}
+    assert [line.quantity for line in result.lines] == ["risk increase", "risk of the file"]
+    assert result.lines[0].upper == paired_upper(6, 4, 300, 0.8 * 0.05)
+    assert result.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05)
+    assert result.n == 300
+    assert "Faces only." in result.assumptions
 
 
 def test_without_labels_disagreement_takes_all_of_delta():
-    made = certificate("agreement")
-    assert [line.quantity for line in made.lines] == ["disagreement with the original"]
-    assert made.lines[0].upper == upper_limit(10, 300, 0.1)
-    assert "whatever the labels" in made.statement
+    result = certificate("agreement")
+    assert [line.quantity for line in result.lines] == ["disagreement with the original"]
+    assert result.lines[0].upper == upper_limit(10, 300, 0.1)
+    assert "whatever the labels" in result.statement
 
 
 def test_the_promise_is_kept_where_the_bound_is_below_it():
@@ -88,18 +88,18 @@ def test_the_promise_is_kept_where_the_bound_is_below_it():
 
 
 def test_a_chosen_plan_states_the_limit_it_was_tested_for():
-    """Its own smaller bound would be one picked among several."""
+    """Its own smaller bound isn't valid, because it was chosen among several."""
     original, file = losses(300, 6, 4, 20)
-    told = Circumstances(selection={"plans": 4})
-    made = certificate_from_losses(original, file, Promise(risk_increase=0.06), circumstances=told)
-    assert made.kept
-    assert made.lines[0].upper == 0.06 > upper_increase(original, file, Promise(risk_increase=0.06))
-    assert made.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05 / 4)
-    assert sum(line.delta for line in made.lines) == pytest.approx(0.05)
-    assert recompute(made) == made.lines
-    assert not certificate_from_losses(original, file, Promise(risk_increase=0.01), circumstances=told).kept
+    circumstances_of_path = Circumstances(selection={"plans": 4})
+    result = certificate_from_losses(original, file, Promise(risk_increase=0.06), circumstances=circumstances_of_path)
+    assert result.kept
+    assert result.lines[0].upper == 0.06 > upper_increase(original, file, Promise(risk_increase=0.06))
+    assert result.lines[1].upper == upper_limit(26, 300, 0.2 * 0.05 / 4)
+    assert sum(line.delta for line in result.lines) == pytest.approx(0.05)
+    assert recompute(result) == result.lines
+    assert not certificate_from_losses(original, file, Promise(risk_increase=0.01), circumstances=circumstances_of_path).kept
     with pytest.raises(Altered):
-        recompute(dataclasses.replace(made, selection={}))
+        recompute(dataclasses.replace(result, selection={}))
     for selection, limit in (({"plans": 4}, None), ({"rule": "fixed sequence"}, 0.06), ({"plans": 0}, 0.06)):
         with pytest.raises(InvalidRequest, match="plans"):
             certificate_from_losses(
@@ -108,20 +108,20 @@ def test_a_chosen_plan_states_the_limit_it_was_tested_for():
 
 
 def test_a_statement_never_says_less_than_its_bound():
-    made = certificate("labels")
-    said = float(made.statement.rstrip(".").split()[-1])
-    assert made.lines[0].upper <= said < made.lines[0].upper + 1e-4
-    assert "95 %" in made.statement
+    result = certificate("labels")
+    said = float(result.statement.rstrip(".").split()[-1])
+    assert result.lines[0].upper <= said < result.lines[0].upper + 1e-4
+    assert "95 %" in result.statement
 
 
 def test_groups_are_the_units_of_independence():
-    made = certificate("groups")
-    assert made.n == 60
-    assert "60 independent groups" in made.statement
-    assert "betting" in made.lines[0].method
+    result = certificate("groups")
+    assert result.n == 60
+    assert "60 independent groups" in result.statement
+    assert "betting" in result.lines[0].method
     original, file = losses(300, 6, 4, 20)
     means = (file - original).reshape(60, 5).mean(axis=1)
-    assert made.lines[0].point == pytest.approx(means.mean())
+    assert result.lines[0].point == pytest.approx(means.mean())
 
 
 def test_group_names_and_their_order_in_memory_mean_nothing():
@@ -134,29 +134,29 @@ def test_group_names_and_their_order_in_memory_mean_nothing():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_evidence_alone_gives_the_lines_again(kind):
-    made = certificate(kind)
-    assert recompute(made) == made.lines
+    result = certificate(kind)
+    assert recompute(result) == result.lines
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_json_gives_the_certificate_back(kind):
-    made = certificate(kind)
-    again = from_json(to_json(made))
-    assert again == made
-    assert recompute(again) == made.lines
+    result = certificate(kind)
+    again = from_json(to_json(result))
+    assert again == result
+    assert recompute(again) == result.lines
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flattered_certificate_is_found_out(kind):
-    made = certificate(kind)
-    better = dataclasses.replace(made.lines[0], upper=made.lines[0].upper - 0.001)
+    result = certificate(kind)
+    better = dataclasses.replace(result.lines[0], upper=result.lines[0].upper - 0.001)
     changed = [
-        dataclasses.replace(made, lines=(better, *made.lines[1:])),
-        dataclasses.replace(made, delta=made.delta / 2),
-        dataclasses.replace(made, n=made.n + 1),
-        dataclasses.replace(made, kept=not made.kept),
-        dataclasses.replace(made, evidence={**made.evidence, "file": made.evidence["original"] + "00"}),
-        dataclasses.replace(made, evidence={}),
+        dataclasses.replace(result, lines=(better, *result.lines[1:])),
+        dataclasses.replace(result, delta=result.delta / 2),
+        dataclasses.replace(result, n=result.n + 1),
+        dataclasses.replace(result, kept=not result.kept),
+        dataclasses.replace(result, evidence={**result.evidence, "file": result.evidence["original"] + "00"}),
+        dataclasses.replace(result, evidence={}),
     ]
     for one in changed:
         with pytest.raises(Altered):
@@ -183,8 +183,8 @@ def test_packing_twice_changes_nothing():
 
 
 def test_evidence_of_single_bits_is_small():
-    made = certificate("labels")
-    assert len(made.evidence["original"]) == 2 * -(-300 // 8)
+    result = certificate("labels")
+    assert len(result.evidence["original"]) == 2 * -(-300 // 8)
 
 
 @pytest.mark.parametrize(("limit", "delta", "least"), [(0.01, 0.05, 299), (0.05, 0.05, 59), (0.1, 0.1, 22)])
@@ -225,9 +225,9 @@ def test_what_can_not_be_certified_is_refused(original, file, promise, groups):
 @pytest.mark.parametrize("method", ["betting", "hoeffding_bentkus"])
 def test_another_bound_may_be_fixed_before_the_losses(method):
     original, file = losses(300, 6, 4, 20)
-    made = certificate_from_losses(original, file, Promise(method=method))
-    assert made.lines[0].upper > upper_increase(original, file, Promise())
-    assert recompute(made) == made.lines
+    result = certificate_from_losses(original, file, Promise(method=method))
+    assert result.lines[0].upper > upper_increase(original, file, Promise())
+    assert recompute(result) == result.lines
 
 
 def test_cut_foreign_and_twisted_json_is_told_apart():
@@ -249,7 +249,7 @@ def test_cut_foreign_and_twisted_json_is_told_apart():
 
 
 def test_a_key_that_stands_twice_is_refused_wherever_it_stands():
-    """Readers differ in which of the two they take."""
+    """JSON readers differ in which of the two values they use."""
     text = to_json(certificate("labels"))
     for once, twice, key in (
         ('"kept": true', '"kept": false,\n "kept": true', "kept"),
@@ -279,19 +279,19 @@ def test_json_that_is_nested_without_end_is_refused():
 @pytest.mark.parametrize(("risk", "n", "worse"), [("zero_one", 1, 1), ("zero_one", 20, 20), ("agreement", 1, 1), ("brier", 3, 3)])
 def test_a_vacuous_bound_is_said_in_words(risk, n, worse):
     file = np.repeat([1.0, 0.0], [worse, n - worse])
-    made = certificate_from_losses(np.zeros(n), file, Promise(risk))
-    assert made.lines[0].upper > 1 - 1e-4 and is_vacuous(made)
-    assert f"at most 1.0000; {VACUOUS}." in made.statement and "whatever the labels" not in made.statement
+    result = certificate_from_losses(np.zeros(n), file, Promise(risk))
+    assert result.lines[0].upper > 1 - 1e-4 and is_vacuous(result)
+    assert f"at most 1.0000; {VACUOUS}." in result.statement and "whatever the labels" not in result.statement
 
 
 def test_a_limit_of_one_is_vacuous_and_a_bound_that_prints_below_one_is_not():
     original, file = losses(300, 6, 4, 20)
-    told = Circumstances(selection={"plans": 4})
-    assert is_vacuous(certificate_from_losses(original, file, Promise(risk_increase=1.0), circumstances=told))
+    circumstances_of_path = Circumstances(selection={"plans": 4})
+    assert is_vacuous(certificate_from_losses(original, file, Promise(risk_increase=1.0), circumstances=circumstances_of_path))
     for upper, vacuous in ((0.9999, False), (0.99991, True), (1.0, True), (1.5, True), (-0.1, False)):
-        made = certificate("labels")
-        line = dataclasses.replace(made.lines[0], upper=upper)
-        assert is_vacuous(dataclasses.replace(made, lines=(line, *made.lines[1:]))) is vacuous
+        result = certificate("labels")
+        line = dataclasses.replace(result.lines[0], upper=upper)
+        assert is_vacuous(dataclasses.replace(result, lines=(line, *result.lines[1:]))) is vacuous
         assert (VACUOUS in statement("zero_one", 0.05, line, 300, "example")) is vacuous
         assert (VACUOUS in statement("agreement", 0.05, line, 300, "example")) is vacuous
     assert not any(is_vacuous(certificate(kind)) for kind in KINDS)
@@ -303,6 +303,6 @@ def test_a_sample_is_told_in_examples_and_groups():
 
 
 def test_context_must_be_plain():
-    made = dataclasses.replace(certificate("labels"), context={"x": float("nan")})
+    result = dataclasses.replace(certificate("labels"), context={"x": float("nan")})
     with pytest.raises(InvalidRequest, match="finite"):
-        to_json(made)
+        to_json(result)

@@ -13,7 +13,7 @@ import pytest
 
 from dyncompress.coding import description_bits, is_packed, pack, unpack
 from dyncompress.coding.container import MAGIC, VERSION
-from dyncompress.coding.skeleton import cut, filled, opened, varint
+from dyncompress.coding.skeleton import cut_initializers, fill_skeleton, parse_skeleton, varint
 from dyncompress.deployment import ranges, seal, write
 from dyncompress.errors import Altered, InvalidRequest
 from tests.deployment.graphs import TARGET, encode, images, residual
@@ -76,7 +76,7 @@ def test_a_file_in_another_order_of_fields_comes_back(sealed: bytes) -> None:
     model.ClearField("graph")
     content = varint(7 << 3 | 2) + varint(len(graph)) + graph + model.SerializeToString()  # the graph before the version
     assert unpack(pack(content)) == content
-    swapped = bytearray(content)  # a length in a longer form than needed: valid protobuf that nobody writes
+    swapped = bytearray(content)  # a length in a longer form than necessary, which is valid protobuf
     at = content.index(graph)
     swapped[at - 1] |= 128
     swapped.insert(at, 0)
@@ -118,7 +118,7 @@ def test_another_version_is_named(packed: bytes) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_altered_or_cut_container_is_refused(packed: bytes, seed: int) -> None:
-    """Flips, cuts, insertions and runs of zeros at places of all parts: one of the two sentences, never anything else."""
+    """Changed bits, cuts, insertions and overwritten bytes in all parts raise one of the two errors, never another."""
     rng = np.random.default_rng(seed)
     for trial in range(60):
         at = 5 + trial if seed == 0 else int(rng.integers(4, len(packed)))
@@ -145,7 +145,7 @@ def test_appended_bytes_are_found(packed: bytes) -> None:
 
 
 def forged(skeleton: bytes, length: int, *, method: int = 0, size: int | None = None) -> bytes:
-    """A container that declares what it likes, around an empty stream."""
+    """A container with arbitrary declared sizes and an empty stream."""
     size = len(skeleton) if size is None else size
     head = MAGIC + bytes([VERSION]) + bytes(16) + varint(length) + bytes([method, 0])
     return head + varint(size) + varint(len(skeleton)) + skeleton + varint(5) + (1 << 24).to_bytes(5, "little")
@@ -185,9 +185,9 @@ def test_a_file_that_shrinks_too_well_is_filled_up_and_still_comes_back() -> Non
 
 
 def test_the_skeleton_alone_comes_back(sealed: bytes) -> None:
-    skeleton, forms, data = cut(sealed)
-    frame = opened(skeleton, len(sealed))
-    assert frame.forms == forms and filled(frame, data) == sealed
+    skeleton, forms, data = cut_initializers(sealed)
+    frame = parse_skeleton(skeleton, len(sealed))
+    assert frame.forms == forms and fill_skeleton(frame, data) == sealed
     assert len(skeleton) + sum(map(len, data)) < len(sealed)
 
 

@@ -54,8 +54,8 @@ def through(cases: list[tuple[Form, bytes]]) -> tuple[list[bytes], int]:
     finish = [read_tensor(reader, memory, form) for form, _ in cases]
     assert reader.finish() == bytes(3)
     bits = Bits(rest)
-    found = [last(bits) for last in finish]
-    return found, len(stream) + len(rest)
+    result = [last(bits) for last in finish]
+    return result, len(stream) + len(rest)
 
 
 def case(name: str) -> tuple[Form, bytes]:
@@ -65,8 +65,8 @@ def case(name: str) -> tuple[Form, bytes]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_arrays_come_back_to_the_byte(name: str) -> None:
-    found, _ = through([case(name)])
-    assert found == [case(name)[1]]
+    result, _ = through([case(name)])
+    assert result == [case(name)[1]]
 
 
 def test_all_arrays_in_one_stream_come_back() -> None:
@@ -89,8 +89,8 @@ def test_half_bytes_are_coded_as_codes(kind: int, count: int) -> None:
     flat = (halves.ravel() + 8 * (kind == UINT4)).astype(np.uint8) & 15
     flat = np.append(flat, np.zeros(flat.size % 2, np.uint8)).reshape(-1, 2)
     raw = (flat[:, 0] | flat[:, 1] << 4).tobytes()
-    found, size = through([(Form(kind, halves.shape), raw)])
-    assert found == [raw] and size < 0.55 * len(raw)
+    result, size = through([(Form(kind, halves.shape), raw)])
+    assert result == [raw] and size < 0.55 * len(raw)
 
 
 def test_what_the_models_are_for_they_make_small() -> None:

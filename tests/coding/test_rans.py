@@ -13,7 +13,7 @@ def skewed(width: int, rows: int = 3) -> Tables:
 
 
 def written(lanes: int, n: int, seed: int = 0) -> tuple[bytes, bytes, list[tuple[np.ndarray, np.ndarray]]]:
-    """A stream of symbols and of uniform numbers in parts of odd sizes, its tail, and what went in."""
+    """A stream of symbols and of uniform numbers in parts of odd sizes, its tail, and what was written."""
     rng = np.random.default_rng(seed)
     tables, coder, parts = skewed(7), Writer(), []
     for size in (n, 1, 0, 2 * n + 1):
@@ -43,7 +43,7 @@ def scalar_reading(stream: bytes, lanes: int, frequency: list[int], n: int) -> l
     states = [int.from_bytes(stream[i * LANE_BYTES : (i + 1) * LANE_BYTES], "little") for i in range(lanes)]
     words = [int.from_bytes(stream[i : i + 2], "little") for i in range(lanes * LANE_BYTES, len(stream), 2)]
     start = np.cumsum([0, *frequency]).tolist()
-    found = []
+    result = []
     for i in range(n):
         x = states[i % lanes]
         slot = x % WHOLE
@@ -52,9 +52,9 @@ def scalar_reading(stream: bytes, lanes: int, frequency: list[int], n: int) -> l
         if x < 1 << 24:
             x = (x << 16) | words.pop(0)
         states[i % lanes] = x
-        found.append(symbol)
+        result.append(symbol)
     assert not words
-    return found
+    return result
 
 
 def test_the_stream_is_the_textbooks() -> None:
@@ -94,7 +94,7 @@ def test_frequencies_are_positive_sum_to_the_whole_and_follow_the_counts() -> No
     assert (tables.frequency >= 1).all() and (tables.frequency.sum(1) == WHOLE).all()
     before = tables.frequency.copy()
     tables.add(np.full(50, 1), np.full(50, 2))
-    np.testing.assert_array_equal(tables.frequency, before)  # too few to follow yet
+    np.testing.assert_array_equal(tables.frequency, before)  # too few for an update
     tables.add(np.full(50, 1), np.full(50, 2))
     assert tables.frequency[1, 2] > 0.9 * WHOLE and (tables.frequency.sum(1) == WHOLE).all()
     np.testing.assert_array_equal(tables.frequency[[0, 2]], before[[0, 2]])

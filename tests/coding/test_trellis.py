@@ -14,7 +14,7 @@ SHAPES = [(64, 100), (10, 64), (37, 5), (16, 3, 3, 3), (8, 1, 5, 5), (6, 5, 7), 
 
 
 def walked(shape: tuple[int, ...], spread: float = 0.8, seed: int = 0) -> np.ndarray:
-    """Codes `(out, in, *kernel)` of Laplace indices, each channel along its own paths: place after place, without the coder."""
+    """Codes `(out, in, *kernel)` of Laplace indices, each channel along its own paths, one code at a time."""
     out, fan_in, *kernel = shape
     rng, codes = np.random.default_rng(seed), np.zeros((out, fan_in * int(np.prod(kernel))), np.int64)
     for row in codes:
@@ -57,8 +57,8 @@ def test_an_index_and_its_code_tell_each_other(kind: int) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_paths_visit_every_place_once(shape: tuple[int, ...]) -> None:
-    found = sorted(place for lane in paths(*shape) for place in lane)
-    assert found == list(range(int(np.prod(shape[1:]))))
+    result = sorted(place for lane in paths(*shape) for place in lane)
+    assert result == list(range(int(np.prod(shape[1:]))))
 
 
 def test_a_kernel_that_the_coder_doesn_t_look_into_has_no_paths() -> None:
@@ -77,7 +77,7 @@ def test_codes_on_paths_are_known_and_come_back(shape: tuple[int, ...], spread: 
 
 @pytest.mark.parametrize("at", [0, 3])
 def test_one_code_off_its_path_is_noticed(at: int) -> None:
-    """In state 0 an odd code has no place, and another parity of the index leads elsewhere."""
+    """In state 0 an odd code isn't allowed, and another parity of the index leads to another state."""
     codes = np.ascontiguousarray(walked((64, 80), spread=3.0).swapaxes(0, 1))
     codes.flat[at] += 1 if at == 0 else 2
     assert not on_paths(codes)
@@ -95,16 +95,16 @@ def test_a_container_finds_paths_along_either_axis_and_saves_by_them(turned: boo
     packed = pack(content)
     assert unpack(packed) == content
     plain = len(coded(codes, on_paths=False))
-    assert len(packed) < 0.85 * plain  # a class is worth most of a bit
+    assert len(packed) < 0.85 * plain  # a class saves most of a bit
 
 
 class TooLarge:
     """A reader that finds the largest escape everywhere: an index of 12 + 127."""
 
-    def symbols(self, tables: object, contexts: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def symbols(self, tables: object, contexts: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         return np.full(len(contexts), 24 if len(contexts) == 64 else 7)
 
-    def uniform(self, bits: np.ndarray, given: np.ndarray | None) -> np.ndarray:
+    def uniform(self, bits: np.ndarray, values: np.ndarray | None) -> np.ndarray:
         return (1 << bits) - 1
 
 

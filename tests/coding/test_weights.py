@@ -32,9 +32,9 @@ def packed(tensors: list[np.ndarray], lanes: int = 16) -> bytes:
 
 def unpacked(stream: bytes, shapes: list[tuple[int, ...]], lanes: int = 16) -> list[np.ndarray]:
     reader, memory = Reader(stream, lanes), WeightMemory()
-    found = [code_weights(reader, memory, shape) for shape in shapes]
+    result = [code_weights(reader, memory, shape) for shape in shapes]
     assert reader.finish() == bytes(3 * lanes)
-    return found
+    return result
 
 
 def adaptive_order0(codes: np.ndarray) -> float:
@@ -52,15 +52,15 @@ def adaptive_order0(codes: np.ndarray) -> float:
 @pytest.mark.parametrize("spread", [0.02, 1.0, 40.0])
 def test_codes_come_back(shape: tuple[int, ...], spread: float) -> None:
     codes = codes_of(shape, spread)
-    (found,) = unpacked(packed([codes]), [shape])
-    assert found.dtype == np.int8 and found.shape == shape
-    np.testing.assert_array_equal(found, codes)
+    (result,) = unpacked(packed([codes]), [shape])
+    assert result.dtype == np.int8 and result.shape == shape
+    np.testing.assert_array_equal(result, codes)
 
 
 def test_all_shapes_in_one_stream_come_back() -> None:
     tensors = [codes_of(shape, seed=i) for i, shape in enumerate(SHAPES)]
-    for codes, found in zip(tensors, unpacked(packed(tensors, 64), SHAPES, 64), strict=True):
-        np.testing.assert_array_equal(found, codes)
+    for codes, result in zip(tensors, unpacked(packed(tensors, 64), SHAPES, 64), strict=True):
+        np.testing.assert_array_equal(result, codes)
 
 
 def test_independent_codes_cost_no_more_than_an_adaptive_order_0_code() -> None:
@@ -97,11 +97,11 @@ def test_the_stream_is_the_same_on_every_machine() -> None:
 def test_positions_begin_at_the_centre_and_read_only_what_is_coded() -> None:
     assert [at for at, _ in positions((3, 3))] == [4, 1, 3, 5, 7, 0, 2, 6, 8]
     for kernel in ((1, 1), (3, 3), (5, 5), (7,), (3, 3, 3), (2, 4)):
-        seen: set[int] = set()
+        earlier: set[int] = set()
         for at, near in positions(kernel):
-            assert len(near) == min(8, len(seen)) and set(near) <= seen and at not in seen
-            seen.add(at)
-        assert seen == set(range(int(np.prod(kernel))))
+            assert len(near) == min(8, len(earlier)) and set(near) <= earlier and at not in earlier
+            earlier.add(at)
+        assert earlier == set(range(int(np.prod(kernel))))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -115,4 +115,4 @@ def test_the_integer_solution_is_the_exact_one_rounded(n: int) -> None:
         for i in set(range(n)) - {k}:
             rows[i] = [a - rows[i][k] * b for a, b in zip(rows[i], rows[k], strict=True)]
     exact = [256 * row[n] for row in rows]
-    assert all(abs(found - wanted) <= Fraction(1, 2) for found, wanted in zip(solve(matrix, right), exact, strict=True))
+    assert all(abs(result - wanted) <= Fraction(1, 2) for result, wanted in zip(solve(matrix, right), exact, strict=True))

@@ -1,4 +1,4 @@
-"""Tiny float graphs in code, and the encodings of their weights."""
+"""Small float graphs that are built in code, and the encodings of their weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def graph(
     integers: tuple[str, ...] = (),
 ) -> bytes:
     """An opset-20 file; inputs named in `integers` are int64."""
-    made = helper.make_graph(
+    proto = helper.make_graph(
         nodes,
         "g",
         [
@@ -34,11 +34,11 @@ def graph(
         [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
 def encode(weight: np.ndarray, bits: int = 8, group: int = 0) -> Encoding:
-    """Nearest codes, one scale a row (or a group of a row)."""
+    """Nearest codes, one scale for each row (or each group of a row)."""
     top = 2 ** (bits - 1) - 1
     rows = weight.reshape(len(weight), -1, group) if group else weight.reshape(len(weight), 1, -1)
     scale = (np.abs(rows).max(axis=2) / top).astype(np.float32)
@@ -85,8 +85,8 @@ def residual(channels: int = 8) -> tuple[bytes, dict[str, np.ndarray]]:
     }
 
     def conv(x: str, name: str, stride: int = 1) -> onnx.NodeProto:
-        made: dict[str, Any] = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
-        return helper.make_node("Conv", [x, name, name + "_b"], [name + "_o"], **made)
+        attributes: dict[str, Any] = {"pads": [1, 1, 1, 1], "strides": [stride, stride], "kernel_shape": [3, 3]}
+        return helper.make_node("Conv", [x, name, name + "_b"], [name + "_o"], **attributes)
 
     def node(op: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(op, inputs, [output], **attributes)
@@ -119,6 +119,6 @@ def images(n: int, *shape: int, seed: int = 0) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).standard_normal((n, *(shape or (3, 16, 16)))).astype(np.float32)}
 
 
-def error(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Root mean square difference, relative."""
-    return float(np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)))
+def error(output: np.ndarray, expected: np.ndarray) -> float:
+    """Root mean square difference, relative to the root mean square of the expected values."""
+    return float(np.sqrt(np.mean((output - expected) ** 2) / np.mean(expected**2)))

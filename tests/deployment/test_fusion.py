@@ -1,4 +1,4 @@
-"""Operators that were expected on integer kernels and run in float are told, and codes stay in the target's range."""
+"""Operators that run in float against the target's expectation are reported, and codes stay in the target's range."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ TARGET = load_target("onnxruntime-x86-vnni")
 
 def test_operators_left_in_float_are_counted_in_words() -> None:
     float_file, weights = residual()
-    found = ranges(float_file, [images(8)])
+    activation_ranges = ranges(float_file, [images(8)])
     encodings = {name: (encode(weight), "as_is") for name, weight in weights.items()}
-    whole = audit(write(float_file, encodings, found, TARGET), TARGET)
+    whole = audit(write(float_file, encodings, activation_ranges, TARGET), TARGET)
     assert float_operators(whole, TARGET) == ""
-    del encodings["head"], found["a1_o"], found["r1"]  # a float weight, and a value without a grid
-    part = audit(write(float_file, encodings, found, TARGET), TARGET)
-    told = float_operators(part, TARGET)
+    del encodings["head"], activation_ranges["a1_o"], activation_ranges["r1"]  # a float weight, and a value without a grid
+    part = audit(write(float_file, encodings, activation_ranges, TARGET), TARGET)
+    sentence = float_operators(part, TARGET)
     assert part == {"Conv": (3, 5), "Gemm": (0, 1), "Add": (0, 2)}
-    assert told.startswith(
+    assert sentence.startswith(
         "2 of 5 Conv, 1 of 1 Gemm, 2 of 2 Add run in float, where target 'onnxruntime-x86-vnni' expects integer"
     )
     assert float_operators(part, replace(TARGET, integer_ops=("Gemm",))).startswith("1 of 1 Gemm run in float")
     assert float_operators(part, replace(TARGET, integer_ops=())) == ""
-    assert float_operators(part, replace(TARGET, activation_dtype="float32")) == "", "activations are to be float"
+    assert float_operators(part, replace(TARGET, activation_dtype="float32")) == "", "the target's activations are float"
 
 
 def test_operators_that_are_expected_are_those_that_can_be_audited(tmp_path: Path) -> None:
@@ -48,17 +48,17 @@ def test_operators_that_are_expected_are_those_that_can_be_audited(tmp_path: Pat
 
 def test_codes_beyond_a_symmetric_range_are_refused() -> None:
     float_file, weights = residual()
-    found = ranges(float_file, [images(8)])
+    activation_ranges = ranges(float_file, [images(8)])
     encodings: dict[str, tuple[Encoding, str]] = {name: (encode(weight), "as_is") for name, weight in weights.items()}
     codes = encodings["a1"][0].codes.copy()
     codes.flat[0] = -128
     encodings["a1"] = replace(encodings["a1"][0], codes=codes), "as_is"
     with pytest.raises(InvalidRequest, match=r"'a1' has codes from -128 to 127, target .* takes \[-127, 127\]"):
-        write(float_file, encodings, found, TARGET)
-    assert write(float_file, encodings, found, replace(TARGET, weight_symmetric_range=False))
+        write(float_file, encodings, activation_ranges, TARGET)
+    assert write(float_file, encodings, activation_ranges, replace(TARGET, weight_symmetric_range=False))
     codes = np.clip(encodings["a1"][0].codes, -8, 7)
     encodings["a1"] = Encoding(codes, encodings["a1"][0].scale, 4), "as_is"
-    assert write(float_file, encodings, found, TARGET), "below 8 bits the whole range is used"
+    assert write(float_file, encodings, activation_ranges, TARGET), "below 8 bits the whole range is used"
 
 
 def test_every_field_of_a_target_is_read_by_the_package() -> None:

@@ -46,7 +46,7 @@ def test_every_public_name_loads_and_none_is_hidden_by_a_module() -> None:
         _ = deployment.nothing  # type: ignore[attr-defined]
 
 
-def test_chunks_join_to_what_one_run_gives() -> None:
+def test_chunks_give_the_outputs_of_single_runs() -> None:
     float_file, _, _ = files()
     session = Session(float_file, TARGET)
     x = images(2 * CHUNK + 3)
@@ -74,8 +74,8 @@ def test_parity_tells_export_errors_from_rounding() -> None:
     float_file, body, _ = files()
     x = images(40, seed=4)
     reference = Session(float_file, TARGET).run(x)
-    found = parity(float_file, body, reference, x, TARGET)
-    assert found.float_error < 1e-6 and 0 < found.relative_error < 0.05 and found.agreement > 0.9 and found.n == 40
+    result = parity(float_file, body, reference, x, TARGET)
+    assert result.float_error < 1e-6 and 0 < result.relative_error < 0.05 and result.agreement > 0.9 and result.n == 40
     wrong = parity(float_file, body, (-reference[0],), x, TARGET)
     assert wrong.float_error > 0.1 and wrong.agreement < 0.5
     with pytest.raises(Differs, match="outputs"):
@@ -100,15 +100,15 @@ def test_sums_inside_a_float_part_are_not_failures() -> None:
     assert audit(body, TARGET) == {"MatMul": (1, 1)}
 
 
-def test_four_sizes_are_what_they_say() -> None:
+def test_the_four_sizes() -> None:
     _, body, encodings = files(4)
-    found = sizes(body, encodings)
+    size = sizes(body, encodings)
     count = sum(e.codes.size for e, _ in encodings.values())
     rows = sum(len(e.codes) for e, _ in encodings.values())
-    assert found.file == len(body)
-    assert abs(found.payload - (count / 2 + 8 * rows)) < 50
-    assert count < found.resident < count + 20 * rows + 1000  # int8 again
-    assert found.compressed < found.file and "4 bits" in found.compute and "int8" in found.compute
+    assert size.file == len(body)
+    assert abs(size.payload - (count / 2 + 8 * rows)) < 50
+    assert count < size.resident < count + 20 * rows + 1000  # int8 again
+    assert size.compressed < size.file and "4 bits" in size.compute and "int8" in size.compute
 
 
 def test_check_refuses_a_broken_graph() -> None:
@@ -141,15 +141,15 @@ def test_a_target_says_where_it_was_not_run() -> None:
     assert environment()["runtime"] == "onnxruntime" and environment()["version"]
 
 
-def test_a_file_slower_by_construction_is_found_slower() -> None:
+def test_a_file_of_forty_products_is_measured_slower_than_one_of_one() -> None:
     def chain(length: int) -> bytes:
         names = ["x", *[f"v{i}" for i in range(length - 1)], "y"]
         nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
         return graph(nodes, {"w": weight(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]})
 
-    found = compare({"short": chain(1), "long": chain(40)}, images(64, 64), TARGET, rounds=15)
-    assert found["short"].relative == 1 and found["long"].relative > 3
-    assert found["long"].minimum <= found["long"].median <= found["long"].p99 and found["long"].rounds == 15
+    timings = compare({"short": chain(1), "long": chain(40)}, images(64, 64), TARGET, rounds=15)
+    assert timings["short"].relative == 1 and timings["long"].relative > 3
+    assert timings["long"].minimum <= timings["long"].median <= timings["long"].p99 and timings["long"].rounds == 15
     with pytest.raises(InvalidRequest, match="rounds"):
         compare({}, images(1), FLOAT_TARGET)
 

@@ -32,7 +32,7 @@ def test_a_sealed_file_is_a_valid_model_with_the_same_outputs(body: bytes) -> No
 
 
 @given(st.data())
-def test_any_changed_byte_is_found(body: bytes, data: st.DataObject) -> None:
+def test_any_changed_byte_is_detected(body: bytes, data: st.DataObject) -> None:
     sealed = bytearray(seal(body, {"statement": "kept"}))
     place = data.draw(st.integers(0, len(sealed) - 1) | st.integers(len(body), len(sealed) - 1))
     sealed[place] ^= data.draw(st.integers(1, 255))
@@ -53,14 +53,14 @@ def test_cut_or_extended_files_never_pass(body: bytes, data: st.DataObject) -> N
         unseal(data.draw(st.binary(min_size=1, max_size=40)) + sealed)
 
 
-def test_another_body_under_a_copied_seal_is_found(body: bytes) -> None:
+def test_another_body_under_a_copied_seal_is_detected(body: bytes) -> None:
     sealed = seal(body, {})
     other = body[:-1] + bytes([body[-1] ^ 1])
     with pytest.raises(Altered, match="digest"):
         unseal(other + sealed[len(body) :])
 
 
-def test_requests_that_make_no_seal(body: bytes) -> None:
+def test_invalid_seals_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="already"):
         seal(seal(body, {}), {})
     with pytest.raises(InvalidRequest, match="itself"):
@@ -83,7 +83,7 @@ def test_the_seal_needs_neither_onnx_nor_torch_and_a_session_no_onnx() -> None:
 
 
 def with_text(sealed: bytes, old: bytes, new: bytes) -> bytes:
-    """A sealed file whose seal has another text, lengths corrected and digests not."""
+    """A sealed file with another text in its seal; lengths are corrected, digests aren't."""
     body, _ = unseal(sealed)
     text = sealed[sealed.index(b"{", len(body)) :]
     assert old in text
@@ -92,7 +92,7 @@ def with_text(sealed: bytes, old: bytes, new: bytes) -> bytes:
     return body + bytes([14 << 3 | 2]) + _varint(len(pair)) + pair
 
 
-def test_a_seal_that_says_two_things_is_refused(body: bytes) -> None:
+def test_a_seal_with_duplicate_keys_or_infinite_numbers_is_refused(body: bytes) -> None:
     sealed = seal(body, {"statement": "kept", "delta": 0.5})
     assert with_text(sealed, b"kept", b"kept") == sealed
     with pytest.raises(Altered, match="the key 'statement' twice"):

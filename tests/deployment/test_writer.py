@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from dyncompress.deployment import Session, audit, check, ranges, write
-from dyncompress.deployment.fusion import optimized
+from dyncompress.deployment.fusion import optimized_model
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Encoding, Target
 from tests.deployment.graphs import FLOAT_TARGET, TARGET, encode, error, graph, images, residual, values, weight
@@ -42,7 +42,7 @@ def test_a_residual_network_is_all_on_integer_kernels(bits: int) -> None:
     float_file, weights = residual()
     body = integer_file(float_file, weights, images(32), bits=bits)
     assert audit(body, TARGET) == {"Conv": (5, 5), "Gemm": (1, 1), "Add": (2, 2)}
-    left = {node.op_type for node in optimized(body, TARGET).graph.node}
+    left = {node.op_type for node in optimized_model(body, TARGET).graph.node}
     assert not left & {"DequantizeLinear", "Relu", "Cast", "BitShift", "Conv", "Gemm"}
 
 
@@ -59,7 +59,7 @@ def test_outputs_stay_close_to_the_float_graph_of_the_same_weights(target: Targe
     assert error(Session(body, target).run(x)[0], wanted) < (1e-5 if target is FLOAT_TARGET else 0.05)
 
 
-def test_onnxs_own_reference_computes_the_same() -> None:
+def test_the_reference_implementation_of_onnx_computes_the_same() -> None:
     float_file, weights = residual(4)
     body = integer_file(float_file, weights, images(16), bits=4)
     x = images(2, seed=3)
@@ -167,7 +167,7 @@ def test_embeddings_gather_integer_rows_before_they_become_float(bits: int) -> N
     check(body)
     index = {"i": np.random.default_rng(0).integers(0, 50, (3, 7))}
     assert np.array_equal(Session(body, TARGET).run(index)[0], values(encoding)[index["i"]])
-    kept = optimized(body, TARGET).graph
+    kept = optimized_model(body, TARGET).graph
     assert max(t.data_type != onnx.TensorProto.INT8 and len(t.raw_data) for t in kept.initializer) <= 200  # no float table
 
 
@@ -215,12 +215,12 @@ def test_moving_nodes_carry_codes_and_concat_and_pools_are_integer() -> None:
     float_file = graph(nodes, weights, {"x": ["n", 3, 8, 8]}, {"y": ["n", 8]})
     x = images(16, 3, 8, 8)
     body = integer_file(float_file, weights, x)
-    ops = [node.op_type for node in optimized(body, TARGET).graph.node]
+    ops = [node.op_type for node in optimized_model(body, TARGET).graph.node]
     assert {"QLinearConcat", "QLinearGlobalAveragePool"} <= set(ops) and ops.count("DequantizeLinear") == 1
     assert error(Session(body, TARGET).run(x)[0], Session(float_file, TARGET).run(x)[0]) < 0.1
 
 
-def test_clip_and_relu_go_only_where_the_grid_clips_alike() -> None:
+def test_clip_and_relu_are_removed_only_where_the_grid_clips_at_their_limits() -> None:
     w = weight(8, 3, 1, 1) * 3
     low, high = np.float32(0), np.float32(6)
     for ceiling, kept in (((low, high), 0), ((np.float32(-1), np.float32(1)), 0), ((np.float32(0.5), high), 1)):
@@ -233,7 +233,7 @@ def test_clip_and_relu_go_only_where_the_grid_clips_alike() -> None:
         assert error(Session(body, TARGET).run(x)[0], Session(float_file, TARGET).run(x)[0]) < 0.02
 
 
-def test_a_dead_channel_keeps_a_precise_bias_and_a_nearly_dead_one_falls_back_to_float() -> None:
+def test_a_channel_of_zeros_keeps_a_precise_bias_and_one_of_tiny_weights_stays_float() -> None:
     w = weight(4, 3, 1, 1)
     w[1] = 0
     bias = np.array([0.1, 0.7654321, -0.2, 0.3], np.float32)
@@ -252,7 +252,7 @@ def test_a_dead_channel_keeps_a_precise_bias_and_a_nearly_dead_one_falls_back_to
     assert error(Session(body, TARGET).run(x)[0], Session(float_file, TARGET).run(x)[0]) < 0.01
 
 
-def test_layers_without_encoding_stay_float_and_next_to_integers() -> None:
+def test_layers_without_encoding_stay_float_between_integer_ones() -> None:
     float_file, weights = residual()
     del weights["a2"]
     body = integer_file(float_file, weights, images(16))
@@ -294,7 +294,7 @@ def test_initializers_lie_in_the_order_of_their_readers() -> None:
     assert names == [name for name in read if name in names]
 
 
-def test_an_importers_target_gets_plain_bytes_and_a_fixed_batch() -> None:
+def test_a_target_that_folds_no_constants_gets_plain_bytes_and_a_fixed_batch() -> None:
     generic = replace(SYMMETRIC, weight_bits=(8,), folds_constants=False, static_shapes=True)
     float_file, weights = residual()
     weights = {name: np.where(np.abs(w) < np.quantile(np.abs(w), 0.9), 0, w).astype(np.float32) for name, w in weights.items()}
@@ -304,7 +304,7 @@ def test_an_importers_target_gets_plain_bytes_and_a_fixed_batch() -> None:
     assert Session(model.SerializeToString(), generic).run(images(5))[0].shape == (5, 5)
 
 
-def test_bad_requests_get_one_sentence() -> None:
+def test_invalid_requests_are_refused() -> None:
     float_file, weights = residual()
     good = {name: (encode(w), "as_is") for name, w in weights.items()}
     stem = good["stem"][0]

@@ -40,7 +40,7 @@ def model(body: bytes, tmp_path: Path) -> Path:
     return path
 
 
-def test_it_imports_numpy_and_onnxruntime_alone() -> None:
+def test_it_imports_only_numpy_and_onnxruntime() -> None:
     names = set()
     for node in ast.walk(ast.parse(RUNNER.read_text())):
         if isinstance(node, ast.Import):
@@ -58,11 +58,11 @@ def test_a_process_shows_the_certificate_and_the_latency(model: Path) -> None:
 
 def test_json_has_every_field(runner: ModuleType, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main([str(model), "--json", "--runs", "4", "--batch", "3"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["sealed"] and found["certificate"] == {"statement": "At most 1 % more errors."}
-    assert found["inputs"] == {"x": ["float32", 3, 3, 16, 16]} and found["outputs"] == {"y": ["float32", 3, 5]}
-    seconds = found["seconds"]
-    assert 0 < seconds["min"] <= seconds["p50"] <= seconds["p99"] and found["bytes"] == model.stat().st_size
+    report = json.loads(capsys.readouterr().out)
+    assert report["sealed"] and report["certificate"] == {"statement": "At most 1 % more errors."}
+    assert report["inputs"] == {"x": ["float32", 3, 3, 16, 16]} and report["outputs"] == {"y": ["float32", 3, 5]}
+    seconds = report["seconds"]
+    assert 0 < seconds["min"] <= seconds["p50"] <= seconds["p99"] and report["bytes"] == model.stat().st_size
 
 
 @pytest.mark.parametrize("place", ["body", "statement", "tail", "cut"])
@@ -82,15 +82,15 @@ def test_an_altered_file_ends_with_5(runner: ModuleType, model: Path, body: byte
 
 
 def sealed_with(runner: ModuleType, body: bytes, text: bytes) -> bytes:
-    """A file whose seal holds this JSON text, lengths written as they should be."""
+    """A file whose seal holds this JSON text, with correct lengths."""
     pair = runner.MARK + runner.varint(len(text)) + text
     return body + bytes([14 << 3 | 2]) + runner.varint(len(pair)) + pair
 
 
-def test_a_key_that_stands_twice_in_the_seal_ends_with_5(
+def test_a_duplicate_key_in_the_seal_ends_with_5(
     runner: ModuleType, model: Path, body: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All digests fit what Python's reader takes, the last of the two; another reader would show the first."""
+    """The digests are those of the last value of the key, which Python reads; another reader would show the first."""
     sealed = model.read_bytes()
     text = sealed[sealed.index(b"{", len(body)) :]
     assert sealed_with(runner, body, text) == sealed
@@ -128,7 +128,7 @@ def test_a_certificate_that_promises_nothing_is_shown_as_such(
     assert json.loads(capsys.readouterr().out)["vacuous"] is vacuous
 
 
-def test_an_unsealed_file_runs_and_says_so_unless_a_seal_is_required(
+def test_an_unsealed_file_runs_and_is_called_so_unless_a_seal_is_required(
     runner: ModuleType, body: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "plain.onnx"
@@ -142,14 +142,14 @@ def test_stored_outputs_are_compared(runner: ModuleType, model: Path, body: byte
     x = images(4)
     inputs, outputs = tmp_path / "in.npz", tmp_path / "out.npz"
     np.savez(inputs, x=x["x"], y=np.zeros(4))
-    wanted = Session(body, TARGET).run(x)[0]
-    np.savez(outputs, y=wanted)
+    expected = Session(body, TARGET).run(x)[0]
+    np.savez(outputs, y=expected)
     assert runner.main([str(model), "--inputs", str(inputs), "--outputs", str(outputs), "--runs", "2"]) == 0
-    np.savez(outputs, y=wanted + 0.2 * np.ptp(wanted))
+    np.savez(outputs, y=expected + 0.2 * np.ptp(expected))
     assert runner.main([str(model), "--inputs", str(inputs), "--outputs", str(outputs)]) == 6
-    np.savez(outputs, y=wanted[:2])
+    np.savez(outputs, y=expected[:2])
     assert runner.main([str(model), "--inputs", str(inputs), "--outputs", str(outputs)]) == 6
-    np.savez(outputs, y=np.full_like(wanted, np.nan))
+    np.savez(outputs, y=np.full_like(expected, np.nan))
     assert runner.main([str(model), "--inputs", str(inputs), "--outputs", str(outputs)]) == 6
 
 

@@ -1,4 +1,4 @@
-"""The runner on a device where something is wrong: one sentence, a documented exit code, nothing half written."""
+"""The runner where something is wrong: one sentence, a documented exit code, and no incomplete file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNNER = Path(__file__).resolve().parents[2] / "export" / "runner" / "runner.py"
 UNPACK = RUNNER.with_name("unpack.py")
 
 
-def loaded(path: Path) -> ModuleType:
+def load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"faulty_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +33,7 @@ def loaded(path: Path) -> ModuleType:
     return module
 
 
-runner, unpacker = loaded(RUNNER), loaded(UNPACK)
+runner, unpacker = load_module(RUNNER), load_module(UNPACK)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_nothing(folder: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("error", "code"), [(MemoryError(), 71), (KeyboardInterrupt(), 130), (ZeroDivisionError("x\ny"), 70)])
-def test_what_else_happens_has_a_code_of_its_own(
+def test_other_failures_have_exit_codes_of_their_own(
     error: BaseException, code: int, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raising(*_: object) -> None:
@@ -183,13 +183,13 @@ def test_reference_outputs_are_written_and_compared(folder: Path, capsys: pytest
     words = ["small.onnx", "--inputs", "in.npz", "--runs", "2"]
     assert runner.main([*words, "--write-outputs", "out.npz"]) == 0
     assert "outputs written: out.npz" in capsys.readouterr().out
-    wanted = Session((folder / "small.onnx").read_bytes(), TARGET).run(images(4))[0]
+    expected = Session((folder / "small.onnx").read_bytes(), TARGET).run(images(4))[0]
     with np.load(folder / "out.npz") as written:
         assert written.files == ["y"]
-        np.testing.assert_allclose(written["y"], wanted, atol=1e-3 * np.ptp(wanted))
+        np.testing.assert_allclose(written["y"], expected, atol=1e-3 * np.ptp(expected))
     assert runner.main([*words, "--outputs", "out.npz", "--tolerance", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["differences"] == {"y": 0.0}
-    np.savez(folder / "device.npz", y=wanted + np.ptp(wanted))
+    np.savez(folder / "device.npz", y=expected + np.ptp(expected))
     assert runner.main([*words, "--outputs", "device.npz"]) == 6
     assert sorted(os.listdir(folder)) == ["device.npz", "in.npz", "out.npz", "small.onnx"]
 
@@ -204,7 +204,7 @@ def test_the_decoder_alone_refuses_in_a_line(words: list[str], folder: Path, cap
     assert sorted(os.listdir(folder)) == ["in.npz", "small.onnx"]
 
 
-def test_a_device_without_numpy_is_told_what_to_install(folder: Path) -> None:
+def test_a_device_without_numpy_names_the_packages_to_install(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-S", str(RUNNER), "small.onnx"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert "pip install numpy onnxruntime" in done.stderr and done.stderr.count("\n") == 1

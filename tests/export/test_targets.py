@@ -22,7 +22,7 @@ def load(path: Path) -> Target:
     return Target(**arguments)
 
 
-def test_the_shipped_targets_are_there() -> None:
+def test_the_shipped_targets_exist() -> None:
     assert {path.stem for path in FILES} >= {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "generic-int8"}
 
 
@@ -48,9 +48,9 @@ def test_values_are_of_the_fields_kinds(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_that_matter_name_their_source(path: Path) -> None:
-    wanted = ("opset", "ir_version", "activation_dtype", "channel_multiple", "verified")
+    names = ("opset", "ir_version", "activation_dtype", "channel_multiple", "verified")
     lines = {line.partition("=")[0].strip(): line for line in path.read_text().splitlines()}
-    assert all("#" in lines[name] for name in wanted)
+    assert all("#" in lines[name] for name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

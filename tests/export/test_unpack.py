@@ -12,8 +12,9 @@ import pytest
 from dyncompress.coding import pack, unpack
 from dyncompress.deployment import ranges, seal, write
 from tests.deployment.graphs import TARGET, encode, images, residual
-from tests.export.assembling import TARGET as UNPACK
-from tests.export.assembling import assembled
+from tools import assemble_unpacker
+from tools.assemble_unpacker import TARGET as UNPACK
+from tools.assemble_unpacker import Definition, assemble, reachable, with_plain_arrays
 
 RUNNER = UNPACK.with_name("runner.py")
 
@@ -55,8 +56,33 @@ def container(sealed: bytes, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_file_is_the_rooms_own_code() -> None:
-    assert UNPACK.read_text() == assembled(), "run `python -m tests.export.assembling`"
+def test_the_file_is_current() -> None:
+    assert UNPACK.read_text() == assemble(), "run `python -m tools.assemble_unpacker`"
+
+
+def test_the_check_refuses_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "unpack.py"
+    changed.write_text(UNPACK.read_text() + "\n")
+    monkeypatch.setattr(assemble_unpacker, "ROOT", tmp_path)
+    monkeypatch.setattr(assemble_unpacker, "TARGET", changed)
+    monkeypatch.setattr(assemble_unpacker, "assemble", UNPACK.read_text)
+    assert assemble_unpacker.main(["--check"]) == 1
+    assert "unpack.py isn't current; run `python -m tools.assemble_unpacker`" in capsys.readouterr().err
+    assert assemble_unpacker.main([]) == assemble_unpacker.main(["--check"]) == 0
+    assert changed.read_text() == UNPACK.read_text()
+
+
+def test_only_what_unpack_uses_is_assembled() -> None:
+    def definition(name: str, *uses: str, module: str = "container") -> Definition:
+        return Definition(module, frozenset([name]), frozenset(uses), "", True)
+
+    unpack, read, pack = definition("unpack", "_read", "len"), definition("_read"), definition("pack", "_write", "_read")
+    write = definition("_write", module="tensors")
+    assert reachable([unpack, read, pack, write]) == {unpack, read}
+    with pytest.raises(ValueError, match="'_read' is defined in container and tensors; rename one"):
+        reachable([unpack, read, definition("_read", module="tensors")])
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -75,14 +101,20 @@ def test_both_decoders_refuse_alike(decoder: ModuleType, sealed: bytes) -> None:
             decoder.unpack(bytes(changed))
 
 
+def test_annotated_shapes_are_left_out() -> None:
+    module = "from dyncompress.types.arrays import Float, Int64\n\n\ndef f(x: {0}, é: tuple[{1}, ...]) -> {0}: ...\n"
+    annotated = module.format('Float[np.ndarray, "n d"]', 'Int64[np.ndarray, " n"]')
+    assert with_plain_arrays(annotated) == module.format("np.ndarray", "np.ndarray")
+
+
 def test_the_runner_unpacks_runs_and_writes(
     runner: ModuleType, container: Path, sealed: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = container.with_name("back.onnx")
     assert runner.main([str(container), "--unpack", str(out), "--runs", "2"]) == 0
     assert out.read_bytes() == sealed
-    told = capsys.readouterr().out
-    assert "seal intact" in told and "8 bits." in told and f"{len(sealed):,} unpacked" in told
+    printed = capsys.readouterr().out
+    assert "seal intact" in printed and "8 bits." in printed and f"{len(sealed):,} unpacked" in printed
 
 
 def test_an_altered_container_ends_with_5_a_newer_one_with_2(runner: ModuleType, container: Path) -> None:

@@ -1,4 +1,4 @@
-"""Builds an Observation of one weight, spectra by numpy: what the tests of the measures feed on."""
+"""Builds the Observation of one weight, with spectra by numpy, for the tests of the measures."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: 
 
 
 def eigenvalues(matrix: np.ndarray) -> np.ndarray:
-    """Of W W^T, on its smaller side."""
+    """The eigenvalues of W W^T or W^T W, whichever is smaller."""
     gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return np.linalg.eigvalsh(gram).clip(min=0)
 
 
 def moment(fan_in: int, groups: int = 1) -> np.ndarray:
-    """Of inputs with decaying energy, `[groups, fan_in, fan_in]`."""
+    """The second moment of inputs with decaying energy, `[groups, fan_in, fan_in]`."""
     inputs = np.random.default_rng(11).standard_normal((groups, 2 * fan_in, fan_in)) / np.sqrt(np.arange(1, fan_in + 1))
     return np.swapaxes(inputs, 1, 2) @ inputs / (2 * fan_in)
 
@@ -64,7 +64,7 @@ def hessian_spectrum(weights: int, nodes: int = 20, batches: int = 4) -> tuple[n
 
 
 def run(weight: np.ndarray, count: int = 40) -> dict[Need, np.ndarray]:
-    """Iterates of noise around the first weights, losses of examples and gradients of the noise, each in proportion to them."""
+    """Iterates that are noise around the first weights, with losses and gradients in proportion to the noise."""
     generator, start = np.random.default_rng(14), weight.reshape(-1)[:50]
     noise = 0.1 * np.abs(weight).max(initial=0.0) * generator.standard_normal((count, start.size))
     gradients = noise[generator.permutation(count)]

@@ -1,4 +1,4 @@
-"""The same layers through weightwatcher: exponents and what follows from them."""
+"""Exponents, and the measures computed from them, compared with weightwatcher on the same layers."""
 
 from __future__ import annotations
 

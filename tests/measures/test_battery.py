@@ -1,4 +1,4 @@
-"""Every measure of the index runs through the same properties, so a new file is tested before its author writes a test."""
+"""Properties that every measure of the index must have, so that a new measure is tested before its author writes a test."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from tests.measures.observations import moved, observation
 EVERY = pytest.mark.parametrize("name", MEASURES)
 IN_UNITS_OF_THE_WEIGHTS = {"fluctuation_scale", "lifetime_sum"}
 IN_UNITS_OF_A_FIELD = {"magnitude", "positive_magnitude"}  # distances times `scale`
-SHIFTED_BY_SCALE = {"alpha_weighted", "log_alpha_norm"}  # logarithms of powers of the weights: factors add to them
+SHIFTED_BY_SCALE = {
+    "alpha_weighted",
+    "log_alpha_norm",
+}  # logarithms of powers of the weights, to which a factor of the weights adds a constant
 READS_NO_WEIGHT = {"effective_width", "layer_cushion", "noise_attenuation", "sharpness_dimension", "hessian_trace"}
 ORDER_MATTERS = {"block_sum", "row_block_sum", "farms"}  # a seeded shuffle, contiguous windows: invariant in law only
-ORDER_MATTERS |= {"outlier_ratio"}  # weights meet other inputs
+ORDER_MATTERS |= {"outlier_ratio"}  # weights are multiplied by other inputs
 
 
 def with_motion(weight: np.ndarray) -> Observation:
@@ -86,7 +89,7 @@ def test_order_of_channels(name: str) -> None:
     if name in ORDER_MATTERS:
         assert other.value == pytest.approx(plain.value, abs=4 * plain.stderr)
     elif plain.notes and Motion() in MEASURES[name]().needs:
-        assert other.value == pytest.approx(plain.value, rel=0.05)  # the motion was drawn anew
+        assert other.value == pytest.approx(plain.value, rel=0.05)  # a new draw of the motion
     else:
         assert other.value == pytest.approx(plain.value, rel=1e-6)
 
@@ -138,7 +141,7 @@ def test_extreme_sizes_do_not_overflow(name: str, kind: str) -> None:
     measure, weight = MEASURES[name](), SMALL[kind]((40, 50))
     one = observation(weight * (1e-300 if kind == "huge" else 1e300))
     if measure.needs != (Weight(),):
-        one, weight = with_motion(one[Weight()]), one[Weight()]  # spectra and motions come as squares: moderate ones only
+        one, weight = with_motion(one[Weight()]), one[Weight()]  # spectra and motions are squares, so scales must be moderate
     extreme = Observation(one.layer, {**one.values, Weight(): weight})
     assert measure(extreme).value == pytest.approx(measure(one).value, rel=1e-6)
 
@@ -151,7 +154,7 @@ def test_all_zero_weights_are_invalid(name: str) -> None:
     still = WeightMotion(weight, weight, weight, 40)
     estimate = MEASURES[name]()(observation(weight, still))
     if name == "signal_to_noise":
-        assert estimate.value == 1.0  # a weight that stays at zero holds no signal
+        assert estimate.value == 1.0  # a weight that stays at zero has no signal
     else:
         assert not estimate.valid
         assert estimate.notes

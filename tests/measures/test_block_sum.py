@@ -1,4 +1,4 @@
-"""The block-sum index: known laws, the naive estimator, and what breaks it."""
+"""The block-sum index: known laws, the naive estimator, and cases in which it fails."""
 
 from __future__ import annotations
 

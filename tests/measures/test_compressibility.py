@@ -77,7 +77,7 @@ STABLE = [
 
 @pytest.mark.parametrize(("alpha", "n", "golden"), STABLE)
 def test_golden_errors_of_stable_laws(alpha: float, n: int, golden: tuple[float, ...]) -> None:
-    """The largest weight of a sample is random, so the error is: the golden sample lies within the spread of others."""
+    """The largest weight of a sample is random, and so is the error: the published sample is within the spread of others."""
     draws = 40 if n < 10**5 else 4
     errors = np.array([[relative_pruning_error(stable(alpha, n, seed), k).value for k in KEPT] for seed in range(draws)])
     spread = 0.1 if n < 10**5 else 0.5

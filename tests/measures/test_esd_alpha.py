@@ -45,7 +45,7 @@ def test_pareto_eigenvalues(alpha: float, mid: float, threshold: float) -> None:
     one = pareto_spectrum(alpha)
     for measure, sampled in ((EsdMid(), mid), (EsdPowerLaw(), threshold), (EsdPeak(), threshold)):
         estimate = measure(one)
-        # the anchors were read off one random sample, these are exact quantiles: they agree within the sample's error
+        # the published values are from one random sample, these are exact quantiles: they agree within the sample's error
         assert estimate.value == pytest.approx(alpha, abs=0.02 * alpha)
         assert abs(estimate.value - sampled) < 3 * (alpha - 1) / np.sqrt(1000)
 

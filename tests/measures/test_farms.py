@@ -1,4 +1,4 @@
-"""FARMS: noise of any shape reads the same, which the plain exponent doesn't."""
+"""FARMS: the exponent of noise doesn't depend on its shape, unlike the plain exponent."""
 
 from __future__ import annotations
 

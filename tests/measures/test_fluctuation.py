@@ -1,4 +1,4 @@
-"""Fluctuation scale and signal-to-noise: unbiased under noise and drift, honest errors, the bits rule."""
+"""Fluctuation scale and signal-to-noise: unbiased under noise and drift, correct standard errors, the rule for bits."""
 
 from __future__ import annotations
 

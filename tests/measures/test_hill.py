@@ -29,7 +29,7 @@ def test_three_values_by_hand() -> None:
     # k = 2: (log 8 + log 4) / 2 - log 2 = 1.5 log 2
     estimate = hill_exponent(np.array([2.0, 8.0, 4.0, 1.0]), 0.5)
     assert estimate.value == pytest.approx(1 / (1.5 * np.log(2)), rel=1e-12)
-    assert not estimate.valid  # two weights are no tail
+    assert not estimate.valid  # two weights aren't a tail
 
 
 def test_gaussian_weights_have_no_tail() -> None:

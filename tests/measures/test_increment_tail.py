@@ -1,4 +1,4 @@
-"""Tail indices of steps and gradients: stable laws of known index, sketches, drift, and what reads falsely."""
+"""Tail indices of steps and gradients: stable laws of known index, sketches, drift, and cases in which they fail."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from dyncompress.measures import GradientNoiseTail, IncrementTail
 from dyncompress.measures.increment_tail import row_index
 from dyncompress.types import Gradients
-from tests.measures.trajectories import gaussian, seen, stable
+from tests.measures.trajectories import gaussian, observation_of, stable
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(1.3, 1.293), (1.5, 1.497), (1.8, 1.788), (2.0, 2.0)])
 def test_elliptical_stable_steps(alpha: float, expected: float) -> None:
     steps = stable(10_000, 64, alpha) if alpha < 2 else gaussian(10_000, 64)
-    estimate = IncrementTail()(seen(steps.cumsum(axis=0)))
+    estimate = IncrementTail()(observation_of(steps.cumsum(axis=0)))
     assert estimate.value == pytest.approx(expected, abs=0.05)
     assert estimate.value == pytest.approx(alpha, abs=max(4 * estimate.stderr, 0.02))
     assert estimate.valid
@@ -22,7 +22,7 @@ def test_elliptical_stable_steps(alpha: float, expected: float) -> None:
 
 @pytest.mark.parametrize("dimension", [1, 3, 200])
 def test_cauchy_steps(dimension: int) -> None:
-    estimate = IncrementTail()(seen(stable(4000, dimension, 1.0).cumsum(axis=0)))
+    estimate = IncrementTail()(observation_of(stable(4000, dimension, 1.0).cumsum(axis=0)))
     assert estimate.value == pytest.approx(1, abs=4 * estimate.stderr)
 
 
@@ -44,34 +44,34 @@ def test_a_sketch_keeps_the_index() -> None:
 def test_drift_and_scale_do_not_matter() -> None:
     points = stable(1500, 5, 1.6).cumsum(axis=0)
     drifting = points + np.arange(1500)[:, None] * np.full(5, 2.0)
-    plain = IncrementTail()(seen(points)).value
-    assert IncrementTail()(seen(drifting)).value == pytest.approx(plain, rel=1e-6)
-    assert IncrementTail()(seen(1e-9 * points)).value == pytest.approx(plain, rel=1e-6)
+    plain = IncrementTail()(observation_of(points)).value
+    assert IncrementTail()(observation_of(drifting)).value == pytest.approx(plain, rel=1e-6)
+    assert IncrementTail()(observation_of(1e-9 * points)).value == pytest.approx(plain, rel=1e-6)
 
 
 def test_correlated_steps_are_shuffled() -> None:
     points = gaussian(2001, 10)  # steps of noise around a point are correlated with the next ones
-    assert IncrementTail()(seen(points)).value == pytest.approx(2, abs=0.1)
+    assert IncrementTail()(observation_of(points)).value == pytest.approx(2, abs=0.1)
 
 
 def test_a_changing_size_of_gaussian_steps_reads_as_a_heavy_tail() -> None:
     shrinking = gaussian(2000, 10) * np.geomspace(1, 0.01, 2000)[:, None]
-    assert IncrementTail()(seen(shrinking.cumsum(axis=0))).value < 1.8
+    assert IncrementTail()(observation_of(shrinking.cumsum(axis=0))).value < 1.8
 
 
 def test_still_or_few_iterates_and_nan() -> None:
-    assert np.isnan(IncrementTail()(seen(np.ones((50, 3)))).value)
-    assert np.isnan(IncrementTail()(seen(np.ones((1, 3)))).value)
-    assert not IncrementTail()(seen(gaussian(100, 3))).valid
+    assert np.isnan(IncrementTail()(observation_of(np.ones((50, 3)))).value)
+    assert np.isnan(IncrementTail()(observation_of(np.ones((1, 3)))).value)
+    assert not IncrementTail()(observation_of(gaussian(100, 3))).valid
     broken = gaussian(100, 3)
     broken[5] = np.inf
-    assert "NaN or infinity" in IncrementTail()(seen(broken)).notes[0]
+    assert "NaN or infinity" in IncrementTail()(observation_of(broken)).notes[0]
 
 
 def test_gradients_around_a_mean() -> None:
     noise = stable(2000, 12, 1.5)
     mean = np.full(12, 3.0)
-    with_mean, without = (GradientNoiseTail()(seen(g, Gradients())).value for g in (noise + mean, noise))
+    with_mean, without = (GradientNoiseTail()(observation_of(g, Gradients())).value for g in (noise + mean, noise))
     assert with_mean == pytest.approx(without, rel=1e-9)
     assert without == pytest.approx(1.5, abs=0.15)
 
@@ -79,7 +79,7 @@ def test_gradients_around_a_mean() -> None:
 def test_steps_without_a_gradient_are_left_out() -> None:
     noise = stable(1200, 6, 1.5)
     gaps = np.insert(noise, [0, 7, 7, 1100], np.nan, axis=0)
-    assert GradientNoiseTail()(seen(gaps, Gradients())) == GradientNoiseTail()(seen(noise, Gradients()))
-    nothing = GradientNoiseTail()(seen(np.full((50, 4), np.nan), Gradients()))
+    assert GradientNoiseTail()(observation_of(gaps, Gradients())) == GradientNoiseTail()(observation_of(noise, Gradients()))
+    nothing = GradientNoiseTail()(observation_of(np.full((50, 4), np.nan), Gradients()))
     assert not nothing.valid
     assert "no gradient" in nothing.notes[0]

@@ -9,7 +9,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.measures import Magnitude, PositiveMagnitude
 from dyncompress.measures.distances import euclidean_distances, loss_distances
 from dyncompress.measures.magnitude import MagnitudeCurve, magnitude_curve
-from tests.measures.trajectories import cube, seen, walk
+from tests.measures.trajectories import cube, observation_of, walk
 
 
 def naive(distances: np.ndarray, scale: float) -> tuple[float, float]:
@@ -18,14 +18,14 @@ def naive(distances: np.ndarray, scale: float) -> tuple[float, float]:
 
 
 def magnitude(points: np.ndarray, scale: float = 1.0) -> float:
-    return Magnitude(scale)(seen(points)).value
+    return Magnitude(scale)(observation_of(points)).value
 
 
 @pytest.mark.parametrize(("distance", "expected"), [(0.1, 1.049958), (1.0, 1.462117), (5.0, 1.986614)])
 def test_two_points(distance: float, expected: float) -> None:
-    found = magnitude(np.array([[0.0], [distance]]))
-    assert found == pytest.approx(expected, abs=5e-7)
-    assert found == pytest.approx(2 / (1 + np.exp(-distance)), rel=1e-12)
+    result = magnitude(np.array([[0.0], [distance]]))
+    assert result == pytest.approx(expected, abs=5e-7)
+    assert result == pytest.approx(2 / (1 + np.exp(-distance)), rel=1e-12)
 
 
 @pytest.mark.parametrize(("distance", "expected"), [(0.1, 1.082403), (1.0, 2.023048)])
@@ -41,14 +41,15 @@ def test_points_on_a_line(scale: float) -> None:
     gaps = np.diff(np.sort(line[:, 0]))
     expected = 1 + np.tanh(scale * gaps / 2).sum()
     assert magnitude(line, scale) == pytest.approx(expected, rel=1e-10)
-    assert PositiveMagnitude(scale)(seen(line)).value == pytest.approx(expected, rel=1e-10)  # all weights are positive on a line
+    # on a line, all weights beta are positive
+    assert PositiveMagnitude(scale)(observation_of(line)).value == pytest.approx(expected, rel=1e-10)
 
 
 def test_limits_of_the_scale() -> None:
     points = cube(25, 3)
     assert magnitude(points, 1e-6) == pytest.approx(1, abs=1e-4)
     assert magnitude(points, 1e6) == pytest.approx(25, rel=1e-12)
-    assert PositiveMagnitude(1e6)(seen(points)).value == pytest.approx(25, rel=1e-12)
+    assert PositiveMagnitude(1e6)(observation_of(points)).value == pytest.approx(25, rel=1e-12)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
@@ -85,7 +86,7 @@ def test_order_scale_and_rotation() -> None:
 
 def test_equal_iterates_are_merged() -> None:
     points = cube(30, 2)
-    twice = Magnitude(1.0)(seen(np.concatenate([points, points])))
+    twice = Magnitude(1.0)(observation_of(np.concatenate([points, points])))
     assert twice.value == pytest.approx(magnitude(points), rel=1e-12)
     assert twice.n == 30
     assert any("30 iterates equal" in note for note in twice.notes)
@@ -98,7 +99,7 @@ def test_losses_have_a_magnitude_too() -> None:
 
 
 def test_a_singular_matrix_is_told() -> None:
-    estimate = Magnitude(1e-15)(seen(cube(30, 2)))
+    estimate = Magnitude(1e-15)(observation_of(cube(30, 2)))
     assert not estimate.valid
     assert any("singular" in note for note in estimate.notes)
     assert estimate.value == pytest.approx(1, rel=1e-3)
@@ -106,7 +107,7 @@ def test_a_singular_matrix_is_told() -> None:
 
 def test_what_is_no_metric_of_negative_type_is_refused() -> None:
     far = 1 - np.eye(4)
-    far[0, 1] = far[1, 0] = 50.0  # no triangle
+    far[0, 1] = far[1, 0] = 50.0  # no triangle inequality
     with pytest.raises(InvalidRequest, match="no Cholesky factor"):
         magnitude_curve(far, 0.1)
 
@@ -119,6 +120,6 @@ def test_senseless_sizes_are_refused(sizes: list[int]) -> None:
 
 def test_no_or_still_iterates() -> None:
     assert np.isnan(magnitude(np.ones((0, 3))))
-    still = Magnitude()(seen(np.ones((5, 3))))
+    still = Magnitude()(observation_of(np.ones((5, 3))))
     assert still.value == 1.0
     assert not still.valid

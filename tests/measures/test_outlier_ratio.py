@@ -26,18 +26,18 @@ def test_is_the_definition_weight_by_weight(groups: int) -> None:
     moment, flat = one[InputMoment()], weight.reshape(8, -1)
     scores = [[abs(w) * moment[row // (8 // groups), j, j] ** 0.5 for j, w in enumerate(line)] for row, line in enumerate(flat)]
     expected = (np.array(scores) > 5 * np.mean(scores)).mean()
-    found = OutlierRatio()(one)
-    assert 0 < found.value == pytest.approx(expected)
-    assert found.n == weight.size
-    assert found.stderr == pytest.approx((expected * (1 - expected) / weight.size) ** 0.5)
+    result = OutlierRatio()(one)
+    assert 0 < result.value == pytest.approx(expected)
+    assert result.n == weight.size
+    assert result.stderr == pytest.approx((expected * (1 - expected) / weight.size) ** 0.5)
 
 
 def test_more_outliers_are_told() -> None:
     """Of Gaussian weights behind equal inputs, 5 * E|x| is 4 standard deviations: 6.6e-5 lie beyond."""
     weight = np.random.default_rng(1).standard_normal((500, 400))
     spiked = np.where(np.arange(400) % 40 == 0, 30 * np.sign(weight), weight)
-    found = []
+    result = []
     for one in (weight, spiked):
         layer = Layer("l", "linear", weight.shape, weight.size)
-        found.append(OutlierRatio()(Observation(layer, {Weight(): one, InputMoment(): np.eye(400)[None]})).value)
-    assert found == [pytest.approx(6.6e-5, abs=6e-5), 1 / 40]
+        result.append(OutlierRatio()(Observation(layer, {Weight(): one, InputMoment(): np.eye(400)[None]})).value)
+    assert result == [pytest.approx(6.6e-5, abs=6e-5), 1 / 40]

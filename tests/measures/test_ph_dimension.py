@@ -13,11 +13,11 @@ from dyncompress.measures import DataPhDimension, PhDimension
 from dyncompress.measures.distances import euclidean_distances
 from dyncompress.measures.ph_dimension import lifetime_slopes
 from dyncompress.types import Estimate, ExampleLosses
-from tests.measures.trajectories import autoregression, circle, contraction, cube, gaussian, levy_walk, seen, walk
+from tests.measures.trajectories import autoregression, circle, contraction, cube, gaussian, levy_walk, observation_of, walk
 
 
 def dimension(points: np.ndarray) -> Estimate:
-    return PhDimension()(seen(points))
+    return PhDimension()(observation_of(points))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def dimension(points: np.ndarray) -> Estimate:
 )
 def test_sets_of_known_dimension(points: np.ndarray, expected: float) -> None:
     estimate = dimension(points)
-    # 1 000 points of a set are known to 5 %, to more with every dimension
+    # the error for 1 000 points is 5 %, and grows with the dimension
     assert estimate.value == pytest.approx(expected, rel=0.03 + 0.015 * round(expected))
     assert estimate.valid
     assert estimate.n == 1000
@@ -64,7 +64,7 @@ def test_sets_of_known_dimension(points: np.ndarray, expected: float) -> None:
 def test_processes(draw: Callable[[int], np.ndarray], expected: float) -> None:
     estimates = [dimension(draw(seed)) for seed in range(6)]
     values = np.array([e.value for e in estimates])
-    # each expectation is one reading of one draw by one schedule
+    # each expected value is from one draw and one schedule
     one_reading = np.hypot(values.std(ddof=1), np.mean([e.stderr for e in estimates]))
     assert values.mean() == pytest.approx(expected, abs=4 * one_reading)
     assert one_reading < 0.1 * expected
@@ -76,9 +76,9 @@ def test_a_thousand_dimensions_are_out_of_reach() -> None:
     estimate = dimension(points)
     assert estimate.value == pytest.approx(50)
     assert not estimate.valid
-    assert any("out of reach" in note for note in estimate.notes)
+    assert any("too high to estimate" in note for note in estimate.notes)
     slopes, _ = lifetime_slopes(euclidean_distances(points), np.arange(1000), alpha=1.0, repeats=10, seed=0)
-    assert 150 < 1 / (1 - slopes.mean()) < 400  # one schedule reads 284
+    assert 150 < 1 / (1 - slopes.mean()) < 400  # one schedule gives 284
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_equals_the_naive_one_on_the_same_subsamples(alpha: float) -> None:
         generator = np.random.default_rng([7, repeat])
         subsets = [generator.choice(200, size, replace=False) for size in sizes]
         slopes.append(1 - alpha / naive_dimension(points, alpha, sizes, subsets))
-    estimate = PhDimension(alpha=alpha, repeats=3, seed=7)(seen(points))
+    estimate = PhDimension(alpha=alpha, repeats=3, seed=7)(observation_of(points))
     assert estimate.value == pytest.approx(alpha / (1 - np.mean(slopes)), rel=1e-9)
     assert estimate.stderr == pytest.approx(np.std(alpha / (1 - np.array(slopes)), ddof=1), rel=1e-9)
 
@@ -144,23 +144,23 @@ def test_nan_is_told() -> None:
 def test_losses_that_follow_the_weights_have_the_dimension_of_the_weights() -> None:
     time = np.random.default_rng(3).random((400, 1))
     losses = 5 + time * np.random.default_rng(4).uniform(-1, 1, 60)  # rho is |t - t'| times a constant
-    found = DataPhDimension()(seen(losses, ExampleLosses()))
-    assert found.value == pytest.approx(dimension(time).value, rel=1e-9)
-    assert found.valid
+    result = DataPhDimension()(observation_of(losses, ExampleLosses()))
+    assert result.value == pytest.approx(dimension(time).value, rel=1e-9)
+    assert result.valid
 
 
 def test_more_examples_change_the_loss_dimension_little() -> None:
     generator = np.random.default_rng(5)
     weights = walk(300, 10)
     losses = np.log1p(np.exp(weights @ generator.standard_normal((10, 2000)) / 10))
-    few, many = (DataPhDimension()(seen(losses[:, :n], ExampleLosses())).value for n in (400, 2000))
+    few, many = (DataPhDimension()(observation_of(losses[:, :n], ExampleLosses())).value for n in (400, 2000))
     assert few == pytest.approx(many, rel=0.05)
 
 
 def test_zero_one_losses_at_convergence_leave_nothing_to_measure() -> None:
     losses = np.zeros((300, 100))
     losses[::60, 0] = 1
-    estimate = DataPhDimension()(seen(losses, ExampleLosses()))
+    estimate = DataPhDimension()(observation_of(losses, ExampleLosses()))
     assert not estimate.valid
     assert "2 distinct iterates" in estimate.notes[0]
 
@@ -170,11 +170,11 @@ def test_zero_one_losses_at_convergence_leave_nothing_to_measure() -> None:
 def test_equals_ripser_on_the_same_subsamples() -> None:
     ripser = pytest.importorskip("ripser", reason="the oracle of persistent homology").ripser
     points, sizes = walk(300, 500), np.arange(60, 300, 15)
-    found, slopes = PhDimension(repeats=2)(seen(points)), []
+    result, slopes = PhDimension(repeats=2)(observation_of(points)), []
     for repeat in range(2):
         generator, logs = np.random.default_rng([0, repeat]), []
         for size in sizes:
             bars = ripser(points[generator.choice(300, size, replace=False)], maxdim=0)["dgms"][0][:, 1]
             logs.append(np.log(bars[np.isfinite(bars)].sum()))
         slopes.append(np.polyfit(np.log(sizes), logs, 1)[0])
-    assert found.value == pytest.approx(1 / (1 - np.mean(slopes)), rel=1e-6)
+    assert result.value == pytest.approx(1 / (1 - np.mean(slopes)), rel=1e-6)

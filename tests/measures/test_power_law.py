@@ -1,4 +1,4 @@
-"""The pruned scan against the full one, against the package `powerlaw`, and on laws that are known."""
+"""The pruned scan compared with the full one and with the package `powerlaw`, and on known laws."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_equals_the_package_powerlaw(law: str, seed: int) -> None:
         "normal": generator.normal(size=800),
     }
     values = np.abs(draws[law])
-    # from 2.0 on the package refuses exponents above 3 unless told otherwise
+    # from version 2.0 on, the package needs a setting to allow exponents above 3
     unlimited = {"parameter_ranges": {"alpha": [1, None]}} if "parameter_ranges" in signature(powerlaw.Fit).parameters else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ from dyncompress.types import HessianSpectrum, Layer, Observation
 RATE = 0.1
 
 
-def seen(values: np.ndarray, counts: np.ndarray | None = None) -> Observation:
+def observation_of(values: np.ndarray, counts: np.ndarray | None = None) -> Observation:
     """A layer whose Hessian's eigenvalues are `values` `[batches, n]`."""
     values = np.atleast_2d(np.asarray(values, dtype=float))
     weights = values.shape[1] if counts is None else int(counts[0].sum())
@@ -38,8 +38,8 @@ def definition(values: np.ndarray) -> float:
 def test_diagonal_hessians_by_hand() -> None:
     """|1 - rate h| = e, 1 and 1/e^2: sums 1, 1, -1, so 2 + 1/2."""
     h = (1 - np.exp([1.0, 0.0, -2.0])) / RATE
-    assert SharpnessDimension(rate=RATE)(seen([h, h])).value == pytest.approx(2.5)
-    assert SharpnessDimension(rate=RATE)(seen([h[::-1], h])).value == pytest.approx(2.5)
+    assert SharpnessDimension(rate=RATE)(observation_of([h, h])).value == pytest.approx(2.5)
+    assert SharpnessDimension(rate=RATE)(observation_of([h[::-1], h])).value == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize(
@@ -47,25 +47,25 @@ def test_diagonal_hessians_by_hand() -> None:
     [
         ([1.0, 2.0, 3.0], 0.0),  # everything contracts
         ([-1.0, -2.0, -3.0], 3.0),  # everything expands
-        ([0.0, 0.0, 0.0, 5.0], 3.0),  # flat directions count whole
-        ([1e-9, -1e-9, 0.0, 5.0], 3.0),  # and so do those that are flat but for rounding
+        ([0.0, 0.0, 0.0, 5.0], 3.0),  # flat directions count as one dimension
+        ([1e-9, -1e-9, 0.0, 5.0], 3.0),  # and so do those that are flat up to rounding
         ([30.0, 5.0], 1.0 + math.log(2) / math.log(2)),  # above 2 / rate a step overshoots: |1 - 3| = 2 expands
     ],
 )
 def test_closed_forms(values: list[float], dimension: float) -> None:
-    assert SharpnessDimension(rate=RATE)(seen([values, values])).value == pytest.approx(dimension)
+    assert SharpnessDimension(rate=RATE)(observation_of([values, values])).value == pytest.approx(dimension)
 
 
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 12), batches=st.integers(1, 4))
 def test_equals_the_definition(seed: int, n: int, batches: int) -> None:
     values = np.random.default_rng(seed).normal(1.0, 6.0, (batches, n))
-    assert SharpnessDimension(rate=RATE)(seen(values)).value == pytest.approx(definition(values), abs=1e-6)
+    assert SharpnessDimension(rate=RATE)(observation_of(values)).value == pytest.approx(definition(values), abs=1e-6)
 
 
 def test_the_mean_over_batches_is_taken_before_the_sum() -> None:
     expanding, contracting = (1 - np.exp([0.5, 0.5])) / RATE, (1 - np.exp([-1.0, -1.0])) / RATE
-    assert SharpnessDimension(rate=RATE)(seen([expanding, contracting])).value == 0.0
-    assert SharpnessDimension(rate=RATE)(seen([expanding, expanding, contracting])).value == pytest.approx(2.0)
+    assert SharpnessDimension(rate=RATE)(observation_of([expanding, contracting])).value == 0.0
+    assert SharpnessDimension(rate=RATE)(observation_of([expanding, expanding, contracting])).value == pytest.approx(2.0)
 
 
 def test_values_that_stand_for_several_directions() -> None:
@@ -79,23 +79,23 @@ def test_values_that_stand_for_several_directions() -> None:
 def test_jackknife_and_single_batches() -> None:
     generator = np.random.default_rng(0)
     values = generator.normal(1, 3, (8, 50))
-    estimate = SharpnessDimension(rate=RATE)(seen(values))
+    estimate = SharpnessDimension(rate=RATE)(observation_of(values))
     left = [definition(np.delete(values, b, 0)) for b in range(8)]
     assert estimate.stderr == pytest.approx(math.sqrt(7 / 8 * ((np.array(left) - np.mean(left)) ** 2).sum()), rel=1e-6)
-    alone = SharpnessDimension(rate=RATE)(seen(values[:1]))
+    alone = SharpnessDimension(rate=RATE)(observation_of(values[:1]))
     assert not alone.valid and math.isnan(alone.stderr)
 
 
 def test_the_trace_is_the_mean_eigenvalue() -> None:
     values = np.random.default_rng(1).normal(2, 1, (5, 30))
-    estimate = HessianTrace()(seen(values))
+    estimate = HessianTrace()(observation_of(values))
     assert estimate.value == pytest.approx(values.mean())
     assert estimate.stderr == pytest.approx(values.mean(1).std(ddof=1) / math.sqrt(5))
     counts = np.full((2, 3), [1.0, 0.0, 9.0])
-    assert HessianTrace()(seen([[10.0, 99.0, 0.0]] * 2, counts)).value == pytest.approx(1.0)
-    assert not HessianTrace()(seen(values[:1])).valid
+    assert HessianTrace()(observation_of([[10.0, 99.0, 0.0]] * 2, counts)).value == pytest.approx(1.0)
+    assert not HessianTrace()(observation_of(values[:1])).valid
 
 
 def test_no_batch_no_number() -> None:
-    empty = seen(np.zeros((2, 3)), np.zeros((2, 3)))
+    empty = observation_of(np.zeros((2, 3)), np.zeros((2, 3)))
     assert not SharpnessDimension()(empty).valid and not HessianTrace()(empty).valid

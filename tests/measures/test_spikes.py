@@ -1,4 +1,4 @@
-"""Marchenko-Pastur bulk and planted spikes: the edge, the visibility threshold, the place of a spike."""
+"""Marchenko-Pastur bulk and planted spikes: the edge, the visibility threshold, the position of a spike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows and singular values: best approximations, the spread, and the inequality that joins them; the PQ index."""
+"""Rows and singular values: best approximations, the spread, and the inequality that relates them; the PQ index."""
 
 from __future__ import annotations
 

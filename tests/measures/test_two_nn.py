@@ -1,4 +1,4 @@
-"""TwoNN on sets of known dimension, on paths whose neighbours are neighbours in time, and its standard error."""
+"""TwoNN on sets of known dimension, on paths whose neighbours are close in time, and its standard error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dyncompress.measures import TwoNN
 from dyncompress.measures.distances import euclidean_distances
 from dyncompress.measures.two_nn import two_nn
 from dyncompress.types import Estimate
-from tests.measures.trajectories import autoregression, circle, cube, gaussian, seen, walk
+from tests.measures.trajectories import autoregression, circle, cube, gaussian, observation_of, walk
 
 
 def dimension(points: np.ndarray, window: int = 1) -> Estimate:
-    return TwoNN(window=window)(seen(points))
+    return TwoNN(window=window)(observation_of(points))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def dimension(points: np.ndarray, window: int = 1) -> Estimate:
 )
 def test_sets_and_processes(draw: Callable[[int], np.ndarray], expected: float) -> None:
     values = np.array([two_nn(euclidean_distances(draw(seed))).value for seed in range(6)])
-    # one reading of 1 000 points has a relative standard deviation of 4 %
+    # one estimate from 1 000 points has a relative standard deviation of 4 %
     assert values.mean() == pytest.approx(expected, rel=3 * 0.04 * np.sqrt(1 + 1 / 6))
 
 
@@ -68,7 +68,7 @@ def naive(points: np.ndarray, window: int, discard: float) -> float:
 @pytest.mark.parametrize("discard", [0.1, 0.5])
 def test_equals_the_naive_one(window: int, discard: float) -> None:
     points = walk(80, 4)
-    assert TwoNN(window, discard)(seen(points)).value == pytest.approx(naive(points, window, discard), rel=1e-9)
+    assert TwoNN(window, discard)(observation_of(points)).value == pytest.approx(naive(points, window, discard), rel=1e-9)
 
 
 @pytest.mark.parametrize(("dimension_of_noise", "forgetful"), [(10, 9.5), (20, 16.5)])
@@ -94,9 +94,9 @@ def test_neighbours_on_another_stretch_of_a_smooth_path_are_told() -> None:
 def test_neighbours_in_time_are_told(points: np.ndarray) -> None:
     estimate = dimension(points)
     assert not estimate.valid
-    assert any("next in time: record less often" in note for note in estimate.notes)
+    assert any("close in time: record less often" in note for note in estimate.notes)
     shuffled = dimension(points[np.random.default_rng(0).permutation(len(points))])
-    assert shuffled.valid  # only the order tells
+    assert shuffled.valid  # only the order differs
     assert shuffled.value == pytest.approx(estimate.value, rel=1e-9)
 
 
@@ -115,7 +115,7 @@ def test_standard_error_covers_the_spread_and_is_no_more_than_twice_as_large() -
 
 def test_fit_tells_a_law_from_none() -> None:
     assert dimension(cube(1000, 3)).fit < 0.06
-    spiral = 0.9 ** np.arange(300)[:, None] * gaussian(1, 5)  # all ratios alike
+    spiral = 0.9 ** np.arange(300)[:, None] * gaussian(1, 5)  # all ratios are equal
     assert dimension(spiral).fit > 0.3
 
 

@@ -1,4 +1,4 @@
-"""Point sets and processes whose dimensions are known, `[T, d]`; and an observation of one."""
+"""Point sets and processes `[T, d]` of known dimension, and their Observation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from dyncompress.types import Iterates, Layer, Need, Observation
 
 
-def seen(points: np.ndarray, need: Need | None = None) -> Observation:
-    """The observation of one layer that holds nothing but `points`, iterates where nothing else is said."""
+def observation_of(points: np.ndarray, need: Need | None = None) -> Observation:
+    """The Observation of one layer that holds `points` only, by default as its iterates."""
     values: dict[Need, Any] = {need or Iterates(): points}
     return Observation(Layer("layer", "linear", (1, points.shape[1]), macs=0), values)
 
@@ -20,7 +20,7 @@ def cube(count: int, dimension: int, seed: int = 0) -> np.ndarray:
 
 
 def circle(count: int, dimension: int = 100, seed: int = 0) -> np.ndarray:
-    """In a random plane."""
+    """A circle in a random plane."""
     generator = np.random.default_rng(seed)
     angles = generator.uniform(0, 2 * np.pi, count)
     plane = np.linalg.qr(generator.standard_normal((dimension, 2)))[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.measures.divergence import divergence_of_outputs
 from dyncompress.pipeline.budget_search import next_level
-from dyncompress.pipeline.task import opened, set_aside
+from dyncompress.pipeline.task import set_aside
 from dyncompress.recipe.toml_files import load_recipe
 from tests import tiny
 
@@ -79,7 +79,7 @@ def test_a_budget_that_no_plan_meets_is_refused_with_the_best_value(digits: tupl
 
 def test_examples_set_aside_are_not_fitted_and_count_as_seen() -> None:
     recipe = packed(distortion=0.5)
-    start = opened(tiny.network(), recipe, tiny.CALIBRATION)
+    start = tiny.task(tiny.network(), recipe, tiny.CALIBRATION)
     fitted, aside = (np.concatenate([batch["x"] for batch in part]) for part in (start.batches, start.aside))
     assert len(fitted) + len(aside) == len(tiny.CALIBRATION) and len(aside) == 24
     together = {row.tobytes() for row in np.concatenate([fitted, aside])}

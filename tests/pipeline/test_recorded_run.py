@@ -12,7 +12,7 @@ from torch import nn
 import dyncompress as dc
 from dyncompress.pipeline.profiling import probes
 from dyncompress.pipeline.recorded_run import folded_motion
-from dyncompress.pipeline.task import Opened, opened, with_run
+from dyncompress.pipeline.task import Task, with_run
 from dyncompress.recording.torch_callback import record
 from dyncompress.types import Choice, Gradients, Iterates, Motion, Option, Weight, WeightFisher, WeightMotion
 from dyncompress.types.progress import NoStep
@@ -31,18 +31,18 @@ def test_motion_follows_folded_weights() -> None:
 
 
 @pytest.fixture(scope="module")
-def model() -> Opened:
+def model() -> Task:
     recipe = dc.load_recipe("trajectory")
-    return with_run(opened(tiny.network(), recipe, None, tiny.CALIBRATION[:1]), tiny.trained()[1])
+    return with_run(tiny.task(tiny.network(), recipe, None, tiny.CALIBRATION[:1]), tiny.trained()[1])
 
 
-def test_every_recorded_layer_has_its_motion(model: Opened) -> None:
+def test_every_recorded_layer_has_its_motion(model: Task) -> None:
     for name, observation in model.observe((Weight(),)):
         assert {Motion(), Iterates(), WeightFisher()} <= set(observation.values) and Gradients() not in observation
         assert observation[WeightFisher()].shape == observation[Weight()].shape, name
 
 
-def test_the_distortion_of_a_relative_error_is_that_of_the_trained_weights(model: Opened) -> None:
+def test_the_distortion_of_a_relative_error_is_that_of_the_trained_weights(model: Task) -> None:
     """Folding multiplies a row by a gain and divides its Fisher information by the squared gain; the distortion is equal."""
     trained = {name: tiny.network().get_submodule(name).weight for name in tiny.LAYERS}
     motion = {name: replace(m, mean=trained[name].numpy()) for name, m in model.run.trajectory.motion.items()}
@@ -84,7 +84,7 @@ def test_layers_inside_modules_have_the_motion_of_these_modules() -> None:
         optimizer.step()
         recorder.step(loss.detach())
     run = writer.trajectory()
-    inside = with_run(opened(net.eval(), dc.load_recipe("trajectory"), [{"x": x}]), run)
+    inside = with_run(tiny.task(net.eval(), dc.load_recipe("trajectory"), [{"x": x}]), run)
     told = {name: Motion() in observation for name, observation in inside.observe((Weight(),))}
     assert told == {
         "conv.layer": True, "attention.q_proj": False, "attention.k_proj": False, "attention.v_proj": False,
@@ -95,7 +95,7 @@ def test_layers_inside_modules_have_the_motion_of_these_modules() -> None:
     dc.apply(net, dc.allocate(profile, dc.Budget(bytes=0.5)), trajectory=run, calibration=[{"x": x}])
 
 
-def test_a_layer_that_changed_its_shape_has_no_motion(model: Opened) -> None:
+def test_a_layer_that_changed_its_shape_has_no_motion(model: Task) -> None:
     weight = torch.zeros(4, 3, 3, 3)
     assert not model.run.of("stem", weight) and not model.run.of("absent", weight)
     silent = model.run.of("stem", torch.zeros(8, 3, 3, 3))
@@ -119,7 +119,7 @@ def test_smaller_structures_keep_the_motion_of_the_other_layers(change: str) -> 
 
 def test_probes_of_structure_work_with_a_trajectory(monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny.trained()[1]
-    model = with_run(opened(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
+    model = with_run(tiny.task(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
     seen = []
     monkeypatch.setattr(probes, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
     lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))

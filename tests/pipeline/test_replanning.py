@@ -10,7 +10,6 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.pipeline.replanning import plans_for_budgets, replan_with_measured_costs, without
-from dyncompress.pipeline.task import opened
 from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import Choice
 from tests import tiny
@@ -36,19 +35,19 @@ def narrow() -> dc.Recipe:
 
 def test_costs_of_neighbours_multiply_and_the_plan_is_solved_again() -> None:
     recipe, target = narrow(), load_target(tiny.TARGET)
-    start = opened(chain(), recipe, X)
+    start = tiny.task(chain(), recipe, X)
     profile = dc.measure(start, recipe, target=target, calibration=X)
     budget = dc.Budget(macs=0.5)
     first = dc.allocate(profile, budget, recipe=recipe)
-    plan = replan_with_measured_costs(start, profile, budget, recipe, target)
-    real = without(start.door, plan.asked).macs
+    plan = replan_with_measured_costs(start, profile, budget)
+    real = without(start.model, plan.asked).macs
     assert plan.cost["realised_macs"] == real
     kept = {unit: choice.keep for unit, choice in first.asked.items() if unit.startswith("channels:") and choice.keep}
     assert len(kept) > 1
-    added = without(start.door, {unit: Choice(keep=keep) for unit, keep in kept.items()}).macs
+    added = without(start.model, {unit: Choice(keep=keep) for unit, keep in kept.items()}).macs
     assert added > first.cost["macs"]  # two halves leave a quarter, but the sum of both savings leaves nothing
     assert real <= 0.5 * profile.macs
-    assert plans_for_budgets(start, profile, replace(recipe, budget=budget), target)[0].asked == plan.asked
+    assert plans_for_budgets(replace(start, recipe=replace(recipe, budget=budget)), profile)[0].asked == plan.asked
 
 
 @pytest.mark.parametrize("share", [0.8, 0.5, 0.3, 0.2, 0.12])

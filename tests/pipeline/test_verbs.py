@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.pipeline.profiling.candidates import layer_errors
-from dyncompress.pipeline.task import opened
 from dyncompress.recipe.plan_file import plan_to_toml
 from dyncompress.recipe.profile_file import load_profile, save_profile
 from dyncompress.recipe.recipe import LayerRule
@@ -265,7 +264,7 @@ def test_theory_needs_no_data_and_follows_its_measures() -> None:
     assert set(profile.source.values()) == {"theory"} and set(profile.estimates) == {"stable_rank", "block_sum", "farms", "hill"}
     rank = {name: e.value for name, e in profile.estimates["stable_rank"].items()}
     sensitivity = {}
-    for name, observation in opened(network(), recipe, None, CALIBRATION[:1]).observe((Weight(),)):
+    for name, observation in tiny.task(network(), recipe, None, CALIBRATION[:1]).observe((Weight(),)):
         rounded = profile.table[name][0]
         (error,) = layer_errors(observation, [rounded.choice], recipe)
         assert error.pruning == 0

@@ -1,4 +1,4 @@
-"""Elimination of channels: the curve is the refit's own error, the first step is optimal, and shapes are checked."""
+"""Elimination of channels: the error curve is that of a refit, every step is the best one, and shapes are checked."""
 
 import itertools
 
@@ -25,8 +25,8 @@ def problem(out=5, channels=6, size=3, device="cpu"):
     return (x.T @ x / 200).to(device), torch.randn(out, columns, generator=generator).double().to(device)
 
 
-def error_without(moment, weight, gone, size):
-    kept = torch.tensor([c for c in range(weight.shape[1]) if c // size not in gone], dtype=torch.long, device=weight.device)
+def error_without(moment, weight, removed, size):
+    kept = torch.tensor([c for c in range(weight.shape[1]) if c // size not in removed], dtype=torch.long, device=weight.device)
     full = torch.zeros_like(weight)
     full[:, kept] = refit_columns(weight, moment, kept, damping=0.0)
     e = weight - full
@@ -47,16 +47,16 @@ def test_the_curve_is_the_error_after_refitting(size, device):
 def test_each_step_is_the_best_one():
     moment, weight = problem()
     order, error = eliminate(moment, weight, 3, damping=0.0)
-    gone = []
-    for channel, reached in zip(order.tolist(), error.tolist(), strict=True):
-        candidates = {c: error_without(moment, weight, [*gone, c], 3) for c in range(6) if c not in gone}
-        assert reached == pytest.approx(min(candidates.values()), rel=1e-6)
-        gone.append(channel)
+    removed = []
+    for channel, value in zip(order.tolist(), error.tolist(), strict=True):
+        candidates = {c: error_without(moment, weight, [*removed, c], 3) for c in range(6) if c not in removed}
+        assert value == pytest.approx(min(candidates.values()), rel=1e-6)
+        removed.append(channel)
     pairs = min(error_without(moment, weight, pair, 3) for pair in itertools.combinations(range(6), 2))
     assert pairs * (1 - 1e-6) <= float(error[1]) <= 3 * pairs
 
 
-def test_the_columns_that_stay_solve_least_squares(device):
+def test_the_kept_columns_solve_least_squares(device):
     moment, weight = problem(device=device)
     kept = torch.tensor([0, 4, 5, 11], device=device)
     expected = torch.linalg.solve(moment[kept][:, kept], moment[kept] @ weight.T).T
@@ -68,7 +68,7 @@ def test_the_columns_that_stay_solve_least_squares(device):
     torch.testing.assert_close(refit_columns(weight, moment[None], chosen, damping=0.0), expected, rtol=1e-6, atol=1e-8)
 
 
-def test_dead_and_repeated_channels_go_first_and_cost_nothing():
+def test_dead_and_repeated_channels_are_removed_first_at_no_cost():
     moment, weight = problem()
     select = torch.eye(18, dtype=torch.float64)
     select[:, 3:6], select[:, 9:12] = 0, select[:, 0:3]  # channel 1 is always zero, channel 3 repeats channel 0
@@ -79,7 +79,7 @@ def test_dead_and_repeated_channels_go_first_and_cost_nothing():
     assert float(error[2]) > 10 * float(error[1])
 
 
-def test_conv_weights_floats_zero_moments_and_stops():
+def test_conv_weights_float32_moments_of_zeros_and_keep():
     moment, weight = problem(channels=4, size=9)
     order, error = eliminate(moment.float(), weight.float().reshape(5, 4, 3, 3), 9, keep=3)
     assert len(order) == 1
@@ -94,7 +94,7 @@ def test_conv_weights_floats_zero_moments_and_stops():
     assert error.tolist() == [0, 0, 0]
 
 
-def test_inputs_stay_as_they_were():
+def test_inputs_are_not_changed():
     moment, weight = problem()
     before = moment.clone(), weight.clone()
     eliminate(moment, weight, 3)

@@ -1,4 +1,4 @@
-"""Every pruner through the same properties; masks, refits and eliminations against plain algebra."""
+"""Every pruner through the same properties; masks and refits against plain algebra."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ def output_error(weight, approximation, moment):
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.77, 0.99])
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("method", PRUNERS)
-def test_exactly_the_zeros_asked_for(method, name, sparsity, device):
+def test_the_number_of_zeros_is_exact(method, name, sparsity, device):
     weight, observation = case(name, device)
     before = weight.clone()
     pruner = PRUNERS[method]()
@@ -82,7 +82,7 @@ def test_patterns_hold_in_every_run_of_inputs(method, name, pattern):
 
 @pytest.mark.parametrize("choice", [Choice(sparsity=0.5), Choice(sparsity=0.8), Choice(pattern="2:4")])
 @pytest.mark.parametrize("name", ["linear", "conv2d", "grouped", "depthwise", "wide"])
-def test_making_up_for_losses_pays(name, choice):
+def test_refits_and_error_feedback_lower_the_output_error(name, choice):
     weight, observation = case(name)
     moment = observation[InputMoment()]
     plain, one, several, feedback = (
@@ -95,8 +95,8 @@ def test_making_up_for_losses_pays(name, choice):
         assert several < one < feedback < plain
 
 
-def test_small_steps_by_what_weights_add_to_the_output_beat_few_by_magnitude():
-    """Inputs of unlike sizes: a weight's own size says little about what it adds."""
+def test_many_steps_by_contribution_to_the_output_beat_few_by_magnitude():
+    """With inputs of different scales, a weight's magnitude says little about what it adds to the output."""
     generator = torch.Generator().manual_seed(3)
     x = normal(600, 60, seed=4) @ normal(60, 60, seed=5) * torch.rand(60, generator=generator).mul(3).exp()
     moment = (x.mT @ x / 600).double()[None]
@@ -111,7 +111,7 @@ def test_small_steps_by_what_weights_add_to_the_output_beat_few_by_magnitude():
 
 @pytest.mark.parametrize("method", PRUNERS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_the_dtype_stays(method, dtype):
+def test_the_dtype_is_kept(method, dtype):
     weight, observation = case("linear")
     result = PRUNERS[method]()(weight.to(dtype), observation, Choice(sparsity=0.5))
     assert result.dtype == dtype
@@ -204,7 +204,7 @@ def test_refit_of_a_singular_moment_is_still_a_minimum():
         assert float(error) <= float(least) + 1e-5 * float((x @ weight[row].double()).square().sum())
 
 
-def test_refit_keeps_everything_or_nothing():
+def test_refit_of_a_mask_that_keeps_everything_or_nothing():
     weight, observation = case("conv2d")
     moment = observation[InputMoment()]
     torch.testing.assert_close(refit(weight, moment, torch.ones_like(weight, dtype=torch.bool)), weight)
@@ -221,19 +221,19 @@ def test_refit_in_small_batches_is_the_same(monkeypatch):
     torch.testing.assert_close(refit(weight, observation[InputMoment()], keep), whole)
 
 
-def test_one_weight_out_of_a_row_goes_as_optimal_brain_surgeon_says():
+def test_one_weight_of_a_row_is_pruned_as_optimal_brain_surgeon_says():
     x = normal(30, 4, seed=1).double() @ normal(4, 4, seed=2).double()
     moment = (x.T @ x / 30)[None]
     weight = normal(1, 4)
     observation = Observation(Layer("a", "linear", (1, 4), 0), {InputMoment(): moment})
     result = SparseGpt(damping=0.0)(weight, observation, Choice(sparsity=0.25))
-    gone = int(torch.nonzero(result[0] == 0))
-    # Columns before the one that goes are fixed, those after make up for it.
-    rest = list(range(gone + 1, 4))
+    pruned = int(torch.nonzero(result[0] == 0))
+    # Columns before the pruned one are fixed, those after it compensate for it.
+    rest = list(range(pruned + 1, 4))
     expected = weight[0].double().clone()
-    expected[gone] = 0
+    expected[pruned] = 0
     if rest:
-        expected[rest] += weight[0, gone].double() * torch.linalg.solve(moment[0][rest][:, rest], moment[0][rest][:, gone])
+        expected[rest] += weight[0, pruned].double() * torch.linalg.solve(moment[0][rest][:, rest], moment[0][rest][:, pruned])
     torch.testing.assert_close(result[0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -249,7 +249,7 @@ def test_magnitude_refit_against_all_masks():
             keep = torch.ones(1, 5, dtype=torch.bool)
             keep[0, list(zeros)] = False
             errors.append(output_error(weight, refit(weight, moment, keep, 0.0), moment))
-        found = output_error(weight, MagnitudeRefit(damping=0.0)(weight, observation, Choice(sparsity=0.4)), moment)
-        assert found >= min(errors) * (1 - 1e-6) - 1e-9
-        ours, best, whole = ours + found, best + min(errors), whole + output_error(weight, torch.zeros(1, 5), moment)
+        error = output_error(weight, MagnitudeRefit(damping=0.0)(weight, observation, Choice(sparsity=0.4)), moment)
+        assert error >= min(errors) * (1 - 1e-6) - 1e-9
+        ours, best, whole = ours + error, best + min(errors), whole + output_error(weight, torch.zeros(1, 5), moment)
     assert ours - best < 0.25 * (whole - best)

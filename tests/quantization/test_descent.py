@@ -1,4 +1,4 @@
-"""Coordinate descent on codes: against a plain loop, and never uphill."""
+"""Coordinate descent on codes against a plain loop; more sweeps never raise the error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyncompress.quantization import Gptq, decode
-from dyncompress.quantization.descent import descended
+from dyncompress.quantization.descent import descend
 from dyncompress.types import Choice, InputMoment, Layer, Observation
 
 
@@ -23,16 +23,16 @@ def problem(groups: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor
 
 
 def plain_sweep(weight: Tensor, codes: Tensor, scale: Tensor, limits: tuple[int, int], hessian: Tensor) -> Tensor:
-    """Every code of every row tried at its place, the best kept."""
+    """Try every code at every position, one position at a time, and keep the best."""
     codes = codes.clone()
-    tried = torch.arange(limits[0], limits[1] + 1, dtype=weight.dtype)
+    candidates = torch.arange(limits[0], limits[1] + 1, dtype=weight.dtype)
     for g in range(len(weight)):
         for row in range(weight.shape[2]):
             for j in range(weight.shape[1]):
-                options = codes[g, :, row].repeat(len(tried), 1)
-                options[:, j] = tried
+                options = codes[g, :, row].repeat(len(candidates), 1)
+                options[:, j] = candidates
                 error = weight[g, :, row] - options * scale[g, 0, row]
-                codes[g, j, row] = tried[((error @ hessian[g]) * error).sum(1).argmin()]
+                codes[g, j, row] = candidates[((error @ hessian[g]) * error).sum(1).argmin()]
     return codes
 
 
@@ -44,7 +44,7 @@ def test_a_sweep_is_the_plain_loop(groups: int, columns: int) -> None:
     added = 0.1 * moment.diagonal(dim1=-2, dim2=-1)
     hessian = moment + torch.diag_embed(added)
     expected = plain_sweep(weight, codes, scale, (-4, 3), hessian)
-    assert torch.equal(descended(weight, codes, scale, (-4, 3), moment, added), expected)
+    assert torch.equal(descend(weight, codes, scale, (-4, 3), moment, added), expected)
     assert not torch.equal(expected, codes)
 
 
@@ -52,7 +52,7 @@ def test_zeros_stay_zeros() -> None:
     weight, moment = problem(1, 5, 20)
     weight = torch.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) < 0.5, weight, 0)
     codes = (weight / 0.7).round().clamp(-2, 1)
-    new = descended(weight, codes, torch.full((1, 1, 1), 0.7, dtype=torch.float64), (-2, 1), moment, torch.zeros(1, 20))
+    new = descend(weight, codes, torch.full((1, 1, 1), 0.7, dtype=torch.float64), (-2, 1), moment, torch.zeros(1, 20))
     assert bool((new[weight == 0] == 0).all()) and not torch.equal(new, codes)
 
 

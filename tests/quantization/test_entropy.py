@@ -14,17 +14,17 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def case(rows=8, columns=24, fisher=None, spread=1.0, alike=False):
+def case(rows=8, columns=24, fisher=None, input_scale=1.0, white=False):
     weight = normal(rows, columns)
-    mixed = torch.eye(columns) if alike else normal(columns, columns, seed=2)
-    x = normal(1, 4000, columns, seed=1) @ mixed * spread
+    mixing = torch.eye(columns) if white else normal(columns, columns, seed=2)
+    x = normal(1, 4000, columns, seed=1) @ mixing * input_scale
     values: dict[Need, torch.Tensor] = {Weight(): weight, InputMoment(): x.mT @ x / 4000}
     if fisher is not None:
         values[OutputFisher()] = fisher
     return weight, Observation(Layer("one", "linear", (rows, columns), 0), values)
 
 
-def coded(step=0.05, **more):
+def choice_of(step=0.05, **more):
     return Choice(weight_bits=8, step=step, **more)
 
 
@@ -34,52 +34,52 @@ def nats(weight, new, observation):
     return 0.5 * float((power * observation[OutputFisher()].double()).sum())
 
 
-def test_rounding_costs_what_the_step_promises() -> None:
-    """Fine steps, inputs that count alike: an error spread evenly over one step, step^2 / 24 nats a weight."""
-    weight, observation = case(64, 48, alike=True, fisher=torch.rand(64, generator=torch.Generator().manual_seed(3)) + 0.5)
-    choice = coded(0.3)
-    lost = nats(weight, decode(Entropy(damping=0.0)(weight, observation, choice)), observation)
-    assert lost == pytest.approx(weight.numel() * choice.step**2 / 24, rel=0.1)
+def test_rounding_costs_what_the_step_predicts() -> None:
+    """Fine steps and inputs of equal power: an error distributed uniformly over one step costs step^2 / 24 nats per weight."""
+    weight, observation = case(64, 48, white=True, fisher=torch.rand(64, generator=torch.Generator().manual_seed(3)) + 0.5)
+    choice = choice_of(0.3)
+    cost = nats(weight, decode(Entropy(damping=0.0)(weight, observation, choice)), observation)
+    assert cost == pytest.approx(weight.numel() * choice.step**2 / 24, rel=0.1)
 
 
 def test_a_channel_that_matters_four_times_as_much_has_half_the_step() -> None:
     fisher = torch.ones(8)
     fisher[3] = 4.0
     weight, observation = case(fisher=fisher)
-    scale = Entropy(rows=1.0)(weight, observation, coded(0.3)).scale
+    scale = Entropy(rows=1.0)(weight, observation, choice_of(0.3)).scale
     others = torch.cat([scale[:3], scale[4:]])
     assert float(others.mean() / scale[3]) == pytest.approx(2.0, rel=0.02)
-    whole = Entropy(rows=0.0)(weight, observation, coded(0.3)).scale
+    whole = Entropy(rows=0.0)(weight, observation, choice_of(0.3)).scale
     assert float(whole.max() / whole.min()) == pytest.approx(1.0, rel=0.05)
 
 
 def test_larger_inputs_take_smaller_steps() -> None:
-    """The step is in units of what the output loses: inputs ten times larger, a tenth of the step."""
+    """The step is in units of the output error: with inputs ten times larger it is a tenth."""
     weight, small = case(fisher=torch.ones(8))
-    _, large = case(fisher=torch.ones(8), spread=10.0)
-    ratio = Entropy()(weight, small, coded(0.3)).scale / Entropy()(weight, large, coded(3.0)).scale
+    _, large = case(fisher=torch.ones(8), input_scale=10.0)
+    ratio = Entropy()(weight, small, choice_of(0.3)).scale / Entropy()(weight, large, choice_of(3.0)).scale
     assert torch.allclose(ratio, torch.ones(8), rtol=1e-3)
 
 
-def test_bolder_steps_leave_more_zeros_and_do_more_harm() -> None:
+def test_larger_steps_leave_more_zeros_and_more_distortion() -> None:
     weight, observation = case(fisher=torch.ones(8))
-    found = [Entropy()(weight, observation, coded(step)) for step in (0.3, 1.0, 3.0, 9.0)]
-    zeros = [float((e.codes == 0).float().mean()) for e in found]
-    harm = [nats(weight, decode(e), observation) for e in found]
-    assert zeros == sorted(zeros) and harm == sorted(harm) and zeros[-1] > 0.5
-    assert all(e.codes.dtype == torch.int8 and e.bits == 8 and e.scale.shape == (8,) for e in found)
+    encodings = [Entropy()(weight, observation, choice_of(step)) for step in (0.3, 1.0, 3.0, 9.0)]
+    zeros = [float((e.codes == 0).float().mean()) for e in encodings]
+    distortion = [nats(weight, decode(e), observation) for e in encodings]
+    assert zeros == sorted(zeros) and distortion == sorted(distortion) and zeros[-1] > 0.5
+    assert all(e.codes.dtype == torch.int8 and e.bits == 8 and e.scale.shape == (8,) for e in encodings)
 
 
 def test_error_feedback_beats_rounding_to_nearest() -> None:
     weight, observation = case(32, 48, fisher=torch.ones(32))
-    encoded = Entropy()(weight, observation, coded(1.0))
+    encoded = Entropy()(weight, observation, choice_of(1.0))
     nearest = (weight / encoded.scale[:, None]).round() * encoded.scale[:, None]
     assert nats(weight, decode(encoded), observation) < 0.5 * nats(weight, nearest, observation)
 
 
 def test_codes_stay_within_a_byte_however_fine_the_step() -> None:
     weight, observation = case(fisher=torch.ones(8))
-    encoded = Entropy()(weight, observation, coded(1e-9))
+    encoded = Entropy()(weight, observation, choice_of(1e-9))
     assert int(encoded.codes.abs().max()) == 127
     assert float((decode(encoded) - weight).abs().max()) < 0.05 * float(weight.abs().max())
 
@@ -87,36 +87,36 @@ def test_codes_stay_within_a_byte_however_fine_the_step() -> None:
 def test_zeros_stay_zeros() -> None:
     weight, observation = case(fisher=torch.ones(8))
     weight[:, ::3] = 0.0
-    codes = Entropy()(weight, observation, coded(0.1, sparsity=0.34)).codes
+    codes = Entropy()(weight, observation, choice_of(0.1, sparsity=0.34)).codes
     assert not codes[:, ::3].any() and codes.any()
 
 
-def test_groups_are_rounded_as_if_alone() -> None:
+def test_groups_are_rounded_independently() -> None:
     weight = normal(6, 10)
     x = normal(2, 300, 10, seed=4)
     moment, fisher = x.mT @ x / 300, torch.ones(6)
 
-    def found(rows, moment, groups):
+    def encode(rows, moment, groups):
         values = {Weight(): rows, InputMoment(): moment, OutputFisher(): fisher[: len(rows)]}
-        return Entropy()(rows, Observation(Layer("g", "conv1d", tuple(rows.shape), 0, groups), values), coded(0.1))
+        return Entropy()(rows, Observation(Layer("g", "conv1d", tuple(rows.shape), 0, groups), values), choice_of(0.1))
 
-    whole, parts = found(weight, moment, 2), [found(weight[i : i + 3], moment[i // 3][None], 1) for i in (0, 3)]
+    whole, parts = encode(weight, moment, 2), [encode(weight[i : i + 3], moment[i // 3][None], 1) for i in (0, 3)]
     assert torch.equal(whole.codes, torch.cat([p.codes for p in parts]))
     assert torch.allclose(whole.scale, torch.cat([p.scale for p in parts]))
 
 
 def test_without_fisher_information_an_error_is_relative_to_the_output() -> None:
-    weight, observation = case(64, 48, alike=True)
-    new = decode(Entropy(damping=0.0)(weight, observation, coded(1e-2)))
+    weight, observation = case(64, 48, white=True)
+    new = decode(Entropy(damping=0.0)(weight, observation, choice_of(1e-2)))
     moment = observation[InputMoment()][0].double()
-    lost, power = (float((e @ moment * e).sum()) for e in ((weight - new).double(), weight.double()))
-    assert lost / power == pytest.approx(weight.numel() * 1e-2**2 / 24, rel=0.15)
+    error, power = (float((e @ moment * e).sum()) for e in ((weight - new).double(), weight.double()))
+    assert error / power == pytest.approx(weight.numel() * 1e-2**2 / 24, rel=0.15)
 
 
 def test_embeddings_have_no_inputs_to_observe() -> None:
     weight = normal(20, 6)
     observation = Observation(Layer("table", "embedding", (20, 6), 0), {Weight(): weight})
-    encoded = Entropy()(weight, observation, coded(0.01))
+    encoded = Entropy()(weight, observation, choice_of(0.01))
     assert float((decode(encoded) - weight).norm() / weight.norm()) < 0.1
 
 
@@ -124,7 +124,7 @@ def test_embeddings_have_no_inputs_to_observe() -> None:
 def test_a_step_is_positive(step) -> None:
     weight, observation = case()
     with pytest.raises(InvalidRequest, match="step"):
-        Entropy()(weight, observation, coded(step))
+        Entropy()(weight, observation, choice_of(step))
 
 
 def test_rows_is_a_share() -> None:

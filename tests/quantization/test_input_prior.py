@@ -1,4 +1,4 @@
-"""Assumed inputs: what is recovered, the moment as a matrix, the cost of independent errors, a rectified Gaussian's mean."""
+"""The input prior: recovery of products, the moment as a matrix, the cost of independent errors, the default mean."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_a_product_of_rows_and_columns_is_recovered(name: str) -> None:
     rows, columns = normal(shape[0], seed=1).exp(), normal(groups, math.prod(shape[1:]), seed=2).exp()
     columns /= columns.mean(1, keepdim=True)
     fisher = (rows.unflatten(0, (groups, -1))[:, :, None] * columns[:, None, :]).reshape(shape)
-    found, profile = InputPrior().split(*case(name, fisher=fisher))
+    outputs, profile = InputPrior().split(*case(name, fisher=fisher))
     assert profile.mean(1).tolist() == pytest.approx([1.0] * groups)
     few = 8 * torch.finfo(torch.float32).eps  # the products came in float32, and all terms of their sums are positive
-    torch.testing.assert_close(found, rows.double() + 0.01 * rows.double().mean(), rtol=few, atol=0)
+    torch.testing.assert_close(outputs, rows.double() + 0.01 * rows.double().mean(), rtol=few, atol=0)
     torch.testing.assert_close(profile, (columns.double() + profile.new_tensor(0.01)) / 1.01, rtol=0.01 * shape[0], atol=0.02)
 
 
@@ -63,17 +63,17 @@ def test_the_moment_entry_by_entry() -> None:
 
 
 @pytest.mark.parametrize("prior", [InputPrior(), InputPrior(mean=0.0), InputPrior(mean=0.8, near=0.9)])
-def test_independent_errors_cost_the_same_on_average_whatever_is_assumed(prior: InputPrior) -> None:
+def test_independent_errors_cost_the_same_on_average_under_any_prior(prior: InputPrior) -> None:
     fisher = normal(8, 6, 3, 3, seed=4).square()
     weight, observation = case("conv", fisher=fisher)
     rows, columns = prior.split(weight, observation)
     errors = [normal(8, 6, 3, 3, seed=seed) for seed in range(400)]
-    harm = torch.stack([0.5 * (rows * prior.energy(error, columns, "conv2d")).sum() for error in errors])
+    cost = torch.stack([0.5 * (rows * prior.energy(error, columns, "conv2d")).sum() for error in errors])
     plain = 0.5 * float(fisher.sum()) * 1.01
-    assert float(harm.mean()) == pytest.approx(plain, abs=4 * float(harm.std()) / 20)
+    assert float(cost.mean()) == pytest.approx(plain, abs=4 * float(cost.std()) / 20)
 
 
-def test_a_rectified_gaussian_has_so_much_of_its_energy_in_its_mean() -> None:
+def test_the_default_mean_is_that_of_a_rectified_gaussian() -> None:
     x = normal(1_000_000).relu()
     assert float(x.mean().square() / x.square().mean()) == pytest.approx(InputPrior().mean, abs=0.003)
 

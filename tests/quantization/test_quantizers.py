@@ -10,7 +10,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
 from dyncompress.quantization import QUANTIZERS, Gptq, Grid, Mse, Nearest, decode
 from dyncompress.quantization.gptq import nearest_plane
-from dyncompress.quantization.grid import blocked
+from dyncompress.quantization.grid import scale_blocks
 from dyncompress.quantization.mse import clipped_scale
 from dyncompress.types import Choice, InputMoment, Layer, Need, Observation, Quantizer
 
@@ -207,14 +207,14 @@ def test_nearest_is_off_by_half_a_scale_at_most():
 def test_mse_scale_against_brute_force(bits):
     weight = normal(5, 200)
     limits = Grid().limits(bits)
-    found = decode(Mse()(weight, case("wide", moment=False)[1], Choice(weight_bits=bits)))
+    result = decode(Mse()(weight, case("wide", moment=False)[1], Choice(weight_bits=bits)))
     cover = torch.maximum(weight.amax(1) / limits[1], weight.amin(1) / limits[0])
     best = torch.full((5,), torch.inf)
     for ratio in torch.linspace(0.05, 1.0, 2000):
         s = (cover * ratio)[:, None]
         best = torch.minimum(best, ((weight / s).round().clamp(*limits) * s - weight).square().sum(1))
-    error = (weight - found).square().sum(1)
-    # At 8 bits the error is a jagged function of the scale: its level is found, not its last notch.
+    error = (weight - result).square().sum(1)
+    # At 8 bits the error is a jagged function of the scale, so the search comes close to its minimum only.
     assert bool((error <= (1.15 if bits == 8 else 1.01) * best).all())
     rtn = (weight - decode(Nearest()(weight, case("wide", moment=False)[1], Choice(weight_bits=bits)))).square().sum(1)
     assert bool((error <= rtn * (1 + 1e-6)).all())
@@ -246,7 +246,7 @@ def test_nearest_plane_gives_the_textbook_codes(bits, columns, device):
     x = normal(2 * columns, columns, seed=1) @ normal(columns, columns, seed=2)
     hessian = damped((x.T @ x / len(x))[None], 0.01)[0]
     limits = Grid().limits(bits)
-    scale = clipped_scale(blocked(weight, "channel"), limits, Grid())[:, 0]
+    scale = clipped_scale(scale_blocks(weight, "channel"), limits, Grid())[:, 0]
     factor = damped_cholesky(hessian.flip(0, 1)[None], 0.0).flip(-1, -2).to(device)
     target = weight.T[None].double().to(device)
     codes = nearest_plane(target, scale.double()[None, None].to(device), limits, factor)[0].T.cpu()
@@ -271,7 +271,7 @@ def test_error_feedback_beats_rounding(bits, granularity):
         ratios.append(feedback / rounding)
     assert max(ratios) < 1.3
     assert math.prod(ratios) ** (1 / len(ratios)) < 0.7
-    # A scale for every four weights leaves little rounding error to make up for.
+    # A scale for every four weights leaves little rounding error to compensate.
     assert ratios[-1] < (0.9 if granularity == "group:4" else 0.5)
 
 
@@ -321,7 +321,7 @@ def test_without_a_moment_gptq_is_mse():
     assert InputMoment() in Gptq().needs
 
 
-# ---------------------------------------------------------------- what callers ask of a quantizer
+# ---------------------------------------------------------------- the Quantizer protocol
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_a_quantizer_says_how_it_rounds_and_takes_a_targets_grid(name):
     quantizer, grid = QUANTIZERS[name](), Grid(power_of_two=True)
@@ -338,3 +338,14 @@ def test_a_full_range_at_8_bits_is_the_grids_to_say():
     observation = Observation(Layer("a", "linear", (1, 3), 0), {})
     codes = [Nearest(grid)(weight, observation, Choice(weight_bits=8)).codes for grid in (Grid(), Grid(full_range=True))]
     assert [int(code.min()) for code in codes] == [-127, -128]
+
+
+def test_a_wrong_shape_is_a_type_error_while_tests_run():
+    pytest.importorskip("beartype")
+    jaxtyping = pytest.importorskip("jaxtyping")
+    if jaxtyping.config.jaxtyping_disable:
+        pytest.skip("JAXTYPING_DISABLE turns the checks off")
+    with pytest.raises(jaxtyping.TypeCheckError):
+        scale_blocks(torch.zeros(3), "channel")
+    with pytest.raises(jaxtyping.TypeCheckError):
+        nearest_plane(torch.zeros(1, 4, 2), torch.ones(1, 1, 1), (-8, 7), torch.eye(3)[None])

@@ -1,4 +1,4 @@
-"""Fisher information from increments: the random walk's variance, simulated SGD with a known answer, no answer."""
+"""Fisher information from increments: the random walk's variance, simulated SGD with a known answer, and no estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE, BATCH, RATE = (20, 15), 32, 0.01
 FISHER = np.geomspace(0.01, 1.0, 300).reshape(SHAPE)
 
 
-def descended(
+def sgd_run(
     beta: float = 0.0, every: int = 5, records: int = 300, seed: int = 0, curvature: float = 0.0, scale: Callable = lambda g: g
 ) -> Trajectory:
     """Heavy-ball SGD, gradient noise of covariance Fisher / batch, a Hessian of `curvature` times the Fisher information."""
@@ -48,27 +48,27 @@ def test_the_variance_of_a_heavy_balls_steps(k: int, m: float) -> None:
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("every", [1, 5])
 def test_it_finds_the_fisher_information_of_plain_and_of_heavy_ball_sgd(beta: float, every: int) -> None:
-    trajectory = without_gradients(descended(beta, every, records=600))
+    trajectory = without_gradients(sgd_run(beta, every, records=600))
     assert momentum(trajectory) == pytest.approx(beta, abs=0.07)
-    found = increment_fisher(trajectory)
-    assert found.nats and f"{every} steps between records" in found.note
-    assert found.layers["fc"].sum() == pytest.approx(FISHER.sum(), rel=0.35 if beta else 0.1)
-    assert np.corrcoef(np.log(found.layers["fc"].ravel()), np.log(FISHER.ravel()))[0, 1] > 0.95
+    estimate = increment_fisher(trajectory)
+    assert estimate.nats and f"{every} steps between records" in estimate.note
+    assert estimate.layers["fc"].sum() == pytest.approx(FISHER.sum(), rel=0.35 if beta else 0.1)
+    assert np.corrcoef(np.log(estimate.layers["fc"].ravel()), np.log(FISHER.ravel()))[0, 1] > 0.95
     # coordinates twice as large: a quarter of the information
-    assert found.layers["other"] == pytest.approx(4 * found.layers["fc"], rel=1e-4)
+    assert estimate.layers["other"] == pytest.approx(4 * estimate.layers["fc"], rel=1e-4)
 
 
-def test_recorded_gradients_tell_the_scale_whatever_made_the_steps() -> None:
-    for trajectory in (descended(0.9), replace(descended(), learning_rate=float("nan")), descended(scale=lambda g: 7 * g)):
-        found = increment_fisher(trajectory)
-        assert found.nats and "recorded gradients" in found.note
-        for name, wanted in (("fc", FISHER), ("other", FISHER / 4)):
-            assert found.layers[name].sum() == pytest.approx(wanted.sum(), rel=0.15)
+def test_the_scale_comes_from_recorded_gradients_where_there_are_some() -> None:
+    for trajectory in (sgd_run(0.9), replace(sgd_run(), learning_rate=float("nan")), sgd_run(scale=lambda g: 7 * g)):
+        estimate = increment_fisher(trajectory)
+        assert estimate.nats and "recorded gradients" in estimate.note
+        for name, expected in (("fc", FISHER), ("other", FISHER / 4)):
+            assert estimate.layers[name].sum() == pytest.approx(expected.sum(), rel=0.15)
 
 
 def test_iterates_at_rest_are_alike_everywhere_where_increments_are_not() -> None:
-    """Noise in proportion to curvature leaves iterates of variance eta / (2 B) in every direction: free of any order."""
-    motion = descended(curvature=10.0, every=1, records=4000).motion["fc"]
+    """With noise in proportion to curvature the iterates have variance eta / (2 B) in every direction, which orders nothing."""
+    motion = sgd_run(curvature=10.0, every=1, records=4000).motion["fc"]
     stiff = FISHER > 0.1  # those that come to rest within the run
     assert np.median(motion.variance[stiff]) == pytest.approx(RATE / (2 * BATCH * 10.0), rel=0.1)
     order = np.corrcoef(np.log(motion.variance[stiff]), np.log(FISHER[stiff]))[0, 1]
@@ -78,19 +78,19 @@ def test_iterates_at_rest_are_alike_everywhere_where_increments_are_not() -> Non
 
 
 @pytest.mark.parametrize("changed", [{"learning_rate": float("nan")}, {"batch_size": 0}, {"steps": None}])
-def test_without_a_scale_harm_is_relative(changed: dict) -> None:
-    trajectory = descended(records=60)
+def test_without_a_scale_distortion_is_relative(changed: dict) -> None:
+    trajectory = sgd_run(records=60)
     steps = trajectory.steps.copy()
     steps[-1] += 3
-    found = increment_fisher(without_gradients(trajectory, **({"steps": steps} if "steps" in changed else changed)))
-    assert not found.nats and "relative" in found.note
-    zeroed = sum(0.5 * float((f * np.square(trajectory.motion[name].mean)).sum()) for name, f in found.layers.items())
+    estimate = increment_fisher(without_gradients(trajectory, **({"steps": steps} if "steps" in changed else changed)))
+    assert not estimate.nats and "relative" in estimate.note
+    zeroed = sum(0.5 * float((f * np.square(trajectory.motion[name].mean)).sum()) for name, f in estimate.layers.items())
     assert zeroed == pytest.approx(ZEROED, rel=1e-4)
 
 
-def test_nothing_is_read_from_nothing() -> None:
-    few = descended(records=FEWEST - 1)
+def test_too_few_records_and_weights_at_rest_give_no_estimate() -> None:
+    few = sgd_run(records=FEWEST - 1)
     assert not increment_fisher(few).layers and f"takes at least {FEWEST}" in increment_fisher(few).note
-    still = descended(records=20, scale=lambda g: 0 * g)
+    still = sgd_run(records=20, scale=lambda g: 0 * g)
     assert not increment_fisher(still).layers and "didn't move" in increment_fisher(still).note
     assert momentum(still) == 0

@@ -1,4 +1,4 @@
-"""Keras 3, the real one, on each backend that is installed; a backend is chosen once a process, so each has its own."""
+"""Keras 3 on each backend that is installed; a process has one backend, so each runs in its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ x, y = np.random.default_rng(0).standard_normal((56, 8, 7, 4)), np.random.defaul
 seen = []
 
 class Exact(keras.callbacks.Callback):
-    """The loss that the next batch is going to have, computed apart."""
+    """Computes the loss of each batch before its step, without the training loop."""
 
     def on_train_batch_begin(self, batch, logs=None):
         rows = slice(8 * batch, 8 * batch + 8)
@@ -56,12 +56,12 @@ def test_every_few_batches_are_recorded_and_the_end_is_the_models(backend: str, 
     words = [sys.executable, "-c", RUN, str(tmp_path / "run.npz")]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told, trajectory = json.loads(done.stdout), load_trajectory(tmp_path / "run.npz")
-    assert told["backend"] == backend
+    result, trajectory = json.loads(done.stdout), load_trajectory(tmp_path / "run.npz")
+    assert result["backend"] == backend
     assert trajectory.steps.tolist() == [3, 6, 9, 12]  # two epochs of seven batches
-    np.testing.assert_allclose(trajectory.losses, np.array(told["losses"])[2::3], rtol=1e-4)
+    np.testing.assert_allclose(trajectory.losses, np.array(result["losses"])[2::3], rtol=1e-4)
     assert trajectory.learning_rate == pytest.approx(0.05)
-    assert trajectory.digest == told["digest"] and told["last"] == told["dense"]
-    assert sorted(map(tuple, told["shapes"].values())) == sorted([(6, 2, 3, 2), (12, 1, 3, 3), (3, 12, 2, 3), (2, 90)])
-    assert {name: list(motion.mean.shape) for name, motion in trajectory.motion.items()} == told["shapes"]
+    assert trajectory.digest == result["digest"] and result["last"] == result["dense"]
+    assert sorted(map(tuple, result["shapes"].values())) == sorted([(6, 2, 3, 2), (12, 1, 3, 3), (3, 12, 2, 3), (2, 90)])
+    assert {name: list(motion.mean.shape) for name, motion in trajectory.motion.items()} == result["shapes"]
     assert all((motion.increment_variance > 0).any() for motion in trajectory.motion.values())

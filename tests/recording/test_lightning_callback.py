@@ -1,4 +1,4 @@
-"""Lightning's Trainer, the real one, with the recorder among its callbacks."""
+"""Lightning's Trainer with the recorder's callback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Regression(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
-def trained(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Regression, TrajectoryWriter]:
+def train(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Regression, TrajectoryWriter]:
     """Sixteen batches of eight."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(128, 4, generator=generator), torch.randn(128, 1, generator=generator)
@@ -59,7 +59,7 @@ def trained(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) 
 
 
 def test_every_few_steps_are_recorded_and_the_end_is_the_models(tmp_path: Path) -> None:
-    model, writer = trained(tmp_path)
+    model, writer = train(tmp_path)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [3, 6, 9, 12, 15]
     assert set(trajectory.motion) == {"0", "2"}
@@ -69,14 +69,14 @@ def test_every_few_steps_are_recorded_and_the_end_is_the_models(tmp_path: Path) 
 
 
 def test_batches_that_share_a_step_are_one(tmp_path: Path) -> None:
-    model, writer = trained(tmp_path, accumulate=2, every=2)
+    model, writer = train(tmp_path, accumulate=2, every=2)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [2, 4, 6, 8]
     np.testing.assert_allclose(trajectory.losses, np.array(model.returned)[3::4], rtol=1e-6)
 
 
 def test_gradients_are_those_of_the_steps(tmp_path: Path) -> None:
-    _, writer = trained(tmp_path, every=1, gradients=True)
+    _, writer = train(tmp_path, every=1, gradients=True)
     trajectory = writer.trajectory()
     for name, sketch in trajectory.sketches.items():
         np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * trajectory.gradients[name][1:], atol=1e-6)

@@ -1,4 +1,4 @@
-"""A chain of optax, the real one, with the recorder at its end, inside jit and out of it."""
+"""An optax chain with the recorder at its end, with and without jit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loss(params: dict, x: object) -> object:
     return sum(jax.numpy.square(leaf - x).mean() for leaf in jax.tree_util.tree_leaves(params))
 
 
-def trained(jitted: bool) -> tuple[dict, TrajectoryWriter, list[tuple[dict, float]]]:
+def train(jitted: bool) -> tuple[dict, TrajectoryWriter, list[tuple[dict, float]]]:
     """Eleven steps; the iterates and losses as the loop sees them."""
     writer = TrajectoryWriter(learning_rate=0.05)
     optimizer = optax.chain(optax.sgd(0.05, momentum=0.9), recorded(writer, every=3))
@@ -50,7 +50,7 @@ def trained(jitted: bool) -> tuple[dict, TrajectoryWriter, list[tuple[dict, floa
 
 @pytest.mark.parametrize("jitted", [True, False])
 def test_the_iterates_of_every_few_steps_are_recorded(jitted: bool) -> None:
-    params, writer, seen = trained(jitted)
+    params, writer, seen = train(jitted)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [3, 6, 9]
     np.testing.assert_allclose(trajectory.losses, [value for _, value in seen[2::3]], rtol=1e-5)
@@ -64,7 +64,7 @@ def test_the_iterates_of_every_few_steps_are_recorded(jitted: bool) -> None:
     assert writer.trajectory().digest == weights_digest(seen[-1][0])
 
 
-def test_updates_pass_unchanged_and_a_loss_need_not_be_told() -> None:
+def test_updates_pass_unchanged_and_a_loss_is_optional() -> None:
     writer, params = TrajectoryWriter(), {"w": jax.numpy.ones((2, 3))}
     transform = recorded(writer, every=1)
     updates, state = transform.update({"w": jax.numpy.full((2, 3), 0.5)}, transform.init(params), params)
@@ -83,7 +83,7 @@ def test_half_precision_is_read() -> None:
     assert writer.trajectory().motion["w"].mean.tolist() == [[2.0, 2.0]] * 3
 
 
-def test_senseless_requests_are_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="every is 0"):
         recorded(TrajectoryWriter(), every=0)
     transform = recorded(TrajectoryWriter())

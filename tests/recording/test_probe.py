@@ -1,4 +1,4 @@
-"""The probe: the rate from the noise alone, on a problem with a closed form and on networks; what it leaves behind."""
+"""The probe: its learning rate, on a problem with a closed form and on networks, and that it restores the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RISE = 0.01
 
 
 class Valley:
-    """Half of w H w, H diagonal from 0.1 to 10, with gradient noise of covariance H / batch: what drawn labels make."""
+    """The loss w H w / 2, H diagonal from 0.1 to 10, with gradient noise of covariance H / batch, as drawn labels cause it."""
 
     curvature = torch.logspace(-1, 1, 40)
 
@@ -36,18 +36,18 @@ class Valley:
         noise = torch.randn(40, generator=generator) * (self.curvature / batch).sqrt()
         return 0.5 * (self.curvature * weight.square()).sum() + (noise * weight).sum()
 
-    def harm(self) -> float:
+    def divergence(self) -> float:
         return float(0.5 * (self.curvature * self.module.weight[0].detach().square()).sum())
 
     def problem(self) -> Problem:
-        return Problem(self.module, self.loss, self.harm, examples=64, labels="noise")
+        return Problem(self.module, self.loss, self.divergence, examples=64, labels="noise")
 
 
-def test_the_rate_lets_the_loss_rise_by_what_was_asked_whatever_the_curvature() -> None:
+def test_at_the_chosen_rate_the_loss_rises_as_asked_for_any_curvature() -> None:
     harms = []
     for seed in range(20):
         valley, seen = Valley(), []
-        problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.harm()) or 0.0, 64, "noise")
+        problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.divergence()) or 0.0, 64, "noise")
         Probe(steps=150, batch=16, rise=RISE, seed=seed)(problem)
         harms += seen
     # at rest the rise is `rise` (1 + eta h / 2 to first order); before, and where the curvature is small, it is less
@@ -63,41 +63,41 @@ def test_the_rate_is_four_times_the_rise_over_the_trace_of_the_noise() -> None:
 
 def test_increments_are_large_where_the_curvature_is() -> None:
     """At rest w <- (1 - eta h) w - eta noise, noise of variance h / batch, has increments of variance 2 c (1 - (1 - eta h)^5)."""
-    found, rate = np.zeros(40), 0.02
+    variance, rate = np.zeros(40), 0.02
     for seed in range(6):
         motion = Probe(steps=1000, batch=16, rate=rate, seed=seed)(Valley().problem()).motion[""]
-        found += motion.increment_variance[0] / 6
+        variance += motion.increment_variance[0] / 6
     h = Valley.curvature.double().numpy()
     at_rest = rate**2 * h / 16 / (1 - (1 - rate * h) ** 2)
-    wanted = 2 * at_rest * (1 - (1 - rate * h) ** 5)
-    assert np.mean(found / wanted) == pytest.approx(1, abs=0.04)
-    assert np.corrcoef(np.log(found), np.log(h))[0, 1] > 0.95
+    expected = 2 * at_rest * (1 - (1 - rate * h) ** 5)
+    assert np.mean(variance / expected) == pytest.approx(1, abs=0.04)
+    assert np.corrcoef(np.log(variance), np.log(h))[0, 1] > 0.95
 
 
-def test_a_rate_at_which_answers_change_too_much_is_halved() -> None:
+def test_a_rate_at_which_outputs_diverge_too_much_is_halved() -> None:
     valley, calls = Valley(), []
 
-    def harm() -> float:
+    def divergence() -> float:
         calls.append(1)
         return float("inf") if len(calls) < 3 else 0.0
 
-    found = Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, harm, 64, "noise"))
+    trajectory = Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, divergence, 64, "noise"))
     first = Probe(steps=50, batch=16)(Valley().problem()).learning_rate
-    assert found.learning_rate == pytest.approx(first / 4)
+    assert trajectory.learning_rate == pytest.approx(first / 4)
     with pytest.raises(Unsupported, match="after 8 halvings"):
         Probe(steps=50, batch=16)(Problem(valley.module, valley.loss, lambda: 1.0, 64, "noise"))
 
 
 @pytest.mark.slow
-def test_on_a_real_network_the_noise_weighs_errors_as_the_fisher_information_does() -> None:
+def test_on_a_trained_network_increments_predict_the_divergence_of_rounding() -> None:
     """Half the error of a weight squared, times the variance of its increments over 5 rate^2 / batch: nats, layer by layer."""
     network, images = data.resnet20().eval(), data.cifar10("train", 6144)[0]
-    found = dc.probe(network, images[:1024], steps=200)
+    trajectory = dc.probe(network, images[:1024], steps=200)
     tuning, layers = images[4096:4352], dict(network.named_modules())
     predicted, true = [], []
     with torch.no_grad():
         before = network(tuning).log_softmax(1)
-        for name, motion in found.motion.items():
+        for name, motion in trajectory.motion.items():
             weight = layers[name].weight
             kept, step = weight.clone(), weight.abs().flatten(1).amax(1).reshape(-1, *[1] * (weight.ndim - 1)) / 3
             weight.copy_((weight / step).round() * step)  # three bits
@@ -105,17 +105,17 @@ def test_on_a_real_network_the_noise_weighs_errors_as_the_fisher_information_doe
             error = (weight - kept).square().numpy()
             weight.copy_(kept)
             true.append(float((before.exp() * (before - after)).sum(1).mean()))
-            predicted.append(float((error * motion.increment_variance).sum()) / 2 * 64 / (5 * found.learning_rate**2))
+            predicted.append(float((error * motion.increment_variance).sum()) / 2 * 64 / (5 * trajectory.learning_rate**2))
     assert spearmanr(predicted, true).statistic > 0.85
     assert 0.5 < np.median(np.divide(true, predicted)) < 2
 
 
 @pytest.fixture(scope="module")
-def found() -> dc.types.Trajectory:
+def trajectory() -> dc.types.Trajectory:
     return dc.probe(tiny.network(), tiny.CALIBRATION, steps=200, batch=32)
 
 
-def test_the_model_is_untouched_and_the_record_is_its_own(found: dc.types.Trajectory) -> None:
+def test_the_model_is_untouched_and_the_record_is_its_own(trajectory: dc.types.Trajectory) -> None:
     network = tiny.network()
     grads = [p.grad for p in network.parameters()]
     before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
@@ -123,54 +123,54 @@ def test_the_model_is_untouched_and_the_record_is_its_own(found: dc.types.Trajec
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(p.grad is g for p, g in zip(network.parameters(), grads, strict=True))
-    assert again.digest == found.digest == weights_digest(layer_weights(network))
-    assert all(np.array_equal(again.sketches[name], found.sketches[name]) for name in found.sketches)
+    assert again.digest == trajectory.digest == weights_digest(layer_weights(network))
+    assert all(np.array_equal(again.sketches[name], trajectory.sketches[name]) for name in trajectory.sketches)
     assert not np.array_equal(
-        dc.probe(network, tiny.CALIBRATION, steps=200, batch=32, seed=1).sketches["stem"], found.sketches["stem"]
+        dc.probe(network, tiny.CALIBRATION, steps=200, batch=32, seed=1).sketches["stem"], trajectory.sketches["stem"]
     )
 
 
-def test_it_says_that_it_is_no_training_run(found: dc.types.Trajectory) -> None:
-    assert "not the original training" in found.notes[0] and "drawn from the model's own answers" in found.notes[0]
-    assert found.steps.tolist() == list(range(45, 201, 5)) and found.batch_size == 32
-    assert np.isfinite(found.losses).all()
-    assert all(np.isfinite(sketch).all() for sketch in found.gradients.values())
+def test_it_says_that_it_is_no_training_run(trajectory: dc.types.Trajectory) -> None:
+    assert "not the original training" in trajectory.notes[0] and "drawn from the model's own answers" in trajectory.notes[0]
+    assert trajectory.steps.tolist() == list(range(45, 201, 5)) and trajectory.batch_size == 32
+    assert np.isfinite(trajectory.losses).all()
+    assert all(np.isfinite(sketch).all() for sketch in trajectory.gradients.values())
 
 
-def test_the_measures_and_the_verbs_take_it(found: dc.types.Trajectory) -> None:
-    motion = found.motion["conv3"]
+def test_the_measures_and_the_verbs_take_it(trajectory: dc.types.Trajectory) -> None:
+    motion = trajectory.motion["conv3"]
     estimate = FluctuationScale()(Observation(Layer("conv3", "conv2d", motion.mean.shape, 1), {Motion(): motion}))
     assert estimate.valid and estimate.value > 0
     options = {"target": tiny.TARGET, "calibration": tiny.CALIBRATION}
-    profile = dc.measure(tiny.network(), "trajectory", trajectory=found, **options)
+    profile = dc.measure(tiny.network(), "trajectory", trajectory=trajectory, **options)
     assert set(profile.source.values()) == {"trajectory"}
     assert any("not the original training" in note for note in profile.notes)
 
 
-def test_weights_move_as_far_as_the_answers_bear(found: dc.types.Trajectory) -> None:
-    """A network whose weights are at a mean iterate plus the recorded spread answers much the same."""
+def test_a_network_at_the_recorded_spread_has_about_the_same_outputs(trajectory: dc.types.Trajectory) -> None:
+    """Weights are set to the mean iterate plus noise of the recorded variance."""
     network, generator = copy.deepcopy(tiny.network()), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, motion in found.motion.items():
+        for name, motion in trajectory.motion.items():
             weight = network.get_submodule(name).weight
             weight += torch.randn(weight.shape, generator=generator) * torch.from_numpy(motion.variance).sqrt()
         moved = network(torch.from_numpy(tiny.HELD_OUT[0])).numpy()
     assert np.mean(moved.argmax(1) == tiny.original_scores().argmax(1)) > 0.97
 
 
-def test_labels_lead_it_downhill() -> None:
+def test_with_given_labels_the_loss_descends() -> None:
     x, y = tiny.images(256, seed=5)
-    found = dc.probe(tiny.network(), x, labels=(y + 1) % tiny.CLASSES, rate=0.005, steps=200, batch=32)
-    assert "rate 0.005 on the labels given" in found.notes[0]
-    assert found.losses[-8:].mean() < 0.8 * found.losses[:8].mean()
+    trajectory = dc.probe(tiny.network(), x, labels=(y + 1) % tiny.CLASSES, rate=0.005, steps=200, batch=32)
+    assert "rate 0.005 on the labels given" in trajectory.notes[0]
+    assert trajectory.losses[-8:].mean() < 0.8 * trajectory.losses[:8].mean()
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5)])
-def test_outputs_that_are_no_scores_are_probed_too(shape: tuple[int, ...]) -> None:
+def test_outputs_that_are_not_scores_are_probed_too(shape: tuple[int, ...]) -> None:
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, int(np.prod(shape))), nn.Unflatten(1, shape)).eval()
     x = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
-    found = dc.probe(network, x, labels=None if shape == (2, 5) else np.zeros((128, 3), np.float32), steps=100, batch=16)
-    assert found.digest == weights_digest(layer_weights(network))
+    trajectory = dc.probe(network, x, labels=None if shape == (2, 5) else np.zeros((128, 3), np.float32), steps=100, batch=16)
+    assert trajectory.digest == weights_digest(layer_weights(network))
 
 
 class Detached(nn.Module):
@@ -182,10 +182,10 @@ class Detached(nn.Module):
         return self.fc(x).detach()
 
 
-def test_senseless_requests_are_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     network, x = nn.Sequential(nn.Linear(4, 3)).eval(), torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
-    refused = [
-        ({"steps": 5}, "steps is 5; 200 to 1000 are advised"),
+    cases = [
+        ({"steps": 5}, "steps is 5; give at least 20, better 200 to 1000"),
         ({"batch": 64}, "batch is 64 of 40 examples"),
         ({"rate": -1.0}, "rate is -1.0"),
         ({"rate": 1e39}, r"the run diverged, at learning rate 1e\+39"),
@@ -193,7 +193,7 @@ def test_senseless_requests_are_refused() -> None:
         ({"labels": np.full(40, 3)}, "labels go from 3 to 3 for 3 scores"),
         ({"labels": np.zeros((40, 2))}, r"labels are float64\[40, 2\] for outputs of \[3\] an example"),
     ]
-    for options, message in refused:
+    for options, message in cases:
         with pytest.raises(InvalidRequest, match=message):
             dc.probe(network, x, **{"batch": 8, "steps": 100, **options})
     with pytest.raises(Unsupported, match="no gradient"):

@@ -46,16 +46,16 @@ def test_the_file_is_the_models(folder: Path, capsys: pytest.CaptureFixture[str]
     assert code == 0 and "16 records of 2 layers" in text and "not the original training" in text
     words = [f"{folder / 'net.py'}:network", "--recipe", "trajectory", "--trajectory", out, "--calibration", folder / "data.npz"]
     assert cli.main(["measure", *map(str, words), "--quiet", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert any("not the original training" in note for note in told["notes"])
-    assert told["estimates"]["fluctuation_scale"]["0"]["value"] > 0
+    result = json.loads(capsys.readouterr().out)
+    assert any("not the original training" in note for note in result["notes"])
+    assert result["estimates"]["fluctuation_scale"]["0"]["value"] > 0
 
 
 def test_labels_are_those_of_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text, _ = run(capsys, folder, "--labels", "--rate", 0.001, "--seed", 3, "--json", "--out", folder / "run.npz")
     assert code == 0 and "the labels given" in json.loads(text)["notes"][0]
-    found = load_trajectory(folder / "run.npz")
-    assert (found.seed, found.learning_rate, found.batch_size) == (3, 0.001, 16)
+    trajectory = load_trajectory(folder / "run.npz")
+    assert (trajectory.seed, trajectory.learning_rate, trajectory.batch_size) == (3, 0.001, 16)
 
 
 def test_what_cannot_be_done_is_one_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

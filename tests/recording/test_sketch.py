@@ -1,4 +1,4 @@
-"""The block sketch: linear, seeded, the same on every device, and true to distances."""
+"""The block sketch: linear, seeded, the same on every device, and distances are preserved on average."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_equals_the_sum_written_as_a_loop(shape: tuple[int, ...], size: int, dev
     np.testing.assert_allclose(sketch.cpu().numpy(), naive(weight.numpy(), signs.numpy(), size), rtol=1e-12, atol=1e-12)
 
 
-def test_signs_are_fair_and_depend_on_seed_and_name_only() -> None:
+def test_signs_are_balanced_and_depend_on_seed_and_name_only() -> None:
     signs = entry_signs(0, "conv1", 40_000)
     assert set(signs.tolist()) == {-1, 1}
     assert abs(signs.float().mean()) < 4 / np.sqrt(40_000)
@@ -49,12 +49,14 @@ def test_is_linear() -> None:
 def test_squared_distances_are_right_on_average_and_spread_as_stated(tilt: float) -> None:
     difference = torch.randn(30, 100, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     difference.view(-1)[::64] *= 1 + tilt  # the first bucket may hold more than its share
-    size, truth = 64, float(difference.square().sum())
-    found = np.array([float(block_sketch(difference, entry_signs(s, "layer", 3000), size).square().sum()) for s in range(400)])
+    size, distance = 64, float(difference.square().sum())
+    distances = np.array(
+        [float(block_sketch(difference, entry_signs(s, "layer", 3000), size).square().sum()) for s in range(400)]
+    )
     padded = torch.nn.functional.pad(difference.view(-1).square(), (0, -difference.numel() % size)).view(-1, size)
     bound = np.sqrt(2 * float(padded.sum(0).square().sum()))
-    assert found.mean() == pytest.approx(truth, abs=4 * bound / np.sqrt(len(found)))
-    assert 0.7 * bound < found.std() < 1.15 * bound
+    assert distances.mean() == pytest.approx(distance, abs=4 * bound / np.sqrt(len(distances)))
+    assert 0.7 * bound < distances.std() < 1.15 * bound
 
 
 def test_a_small_layer_keeps_its_distances_exactly() -> None:
@@ -71,5 +73,5 @@ def test_late_training_distances_survive_float32_weights() -> None:
     signs = entry_signs(0, "layer", weight.numel())
     moved = weight + step
     apart = block_sketch(moved, signs, 512) - block_sketch(weight, signs, 512)
-    wanted = block_sketch(moved.double() - weight.double(), signs, 512)
-    torch.testing.assert_close(apart, wanted, rtol=0, atol=1e-9)
+    expected = block_sketch(moved.double() - weight.double(), signs, 512)
+    torch.testing.assert_close(apart, expected, rtol=0, atol=1e-9)

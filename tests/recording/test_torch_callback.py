@@ -1,4 +1,4 @@
-"""The hook in a real training loop: which weights, in which layout, at which steps."""
+"""The recorder in a training loop: which weights are recorded, in which layout, at which steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def network() -> nn.Sequential:
         )
 
 
-def trained(steps: int, **options: int) -> tuple[nn.Module, TrajectoryWriter]:
+def train(steps: int, **options: int) -> tuple[nn.Module, TrajectoryWriter]:
     """A few steps of noisy training with the recorder attached to the optimizer."""
     model, generator = network(), torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -46,7 +46,7 @@ def trained(steps: int, **options: int) -> tuple[nn.Module, TrajectoryWriter]:
     return model, recorder.writer
 
 
-def test_takes_the_weights_of_layers_only() -> None:
+def test_only_weights_of_layers_are_recorded() -> None:
     weights = layer_weights(nn.Sequential(nn.Embedding(5, 3), nn.LayerNorm(3), nn.Linear(3, 2), nn.PReLU(), nn.Conv3d(1, 2, 1)))
     assert {name: tuple(weight.shape) for name, weight in weights.items()} == {"0": (5, 3), "2": (2, 3), "4": (2, 1, 1, 1, 1)}
     assert not any(weight.requires_grad for weight in weights.values())
@@ -64,7 +64,7 @@ def test_transposed_convolutions_are_laid_out_by_output(groups: int) -> None:
 
 
 def test_records_every_few_steps_of_a_training_loop() -> None:
-    _, writer = trained(12, every=4)
+    _, writer = train(12, every=4)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [4, 8, 12]
     assert set(trajectory.motion) == {"0", "2", "5"}
@@ -72,7 +72,7 @@ def test_records_every_few_steps_of_a_training_loop() -> None:
 
 
 def test_a_recorded_run_feeds_the_measures(tmp_path: Path) -> None:
-    _, writer = trained(40)
+    _, writer = train(40)
     motion = load_trajectory(writer.save(tmp_path / "run.npz")).motion["5"]
     layer = Layer("5", "linear", motion.mean.shape, macs=motion.mean.size)
     estimate = FluctuationScale()(Observation(layer, {Motion(): motion}))
@@ -89,7 +89,7 @@ def test_digest_is_that_of_the_module_at_the_last_record() -> None:
 
 
 def test_the_last_step_need_not_be_recorded() -> None:
-    model, writer = trained(11, every=4)
+    model, writer = train(11, every=4)
     assert writer.trajectory().steps.tolist() == [4, 8]
     Recorder(model, writer).finish()  # it has recorded nothing yet
     assert writer.trajectory().digest != weights_digest(layer_weights(model))
@@ -104,11 +104,11 @@ def test_the_last_step_need_not_be_recorded() -> None:
 
 
 def test_gradients_and_the_rate_are_read_off_the_optimizer() -> None:
-    _, writer = trained(6, every=2, gradients=True)
+    _, writer = train(6, every=2, gradients=True)
     trajectory = writer.trajectory()
     assert trajectory.learning_rate == 0.05
     # plain gradient descent: an iterate is the last one less the rate times the gradient, and so are their sketches
-    _, again = trained(6, every=1, gradients=True)
+    _, again = train(6, every=1, gradients=True)
     full = again.trajectory()
     for name, sketch in full.sketches.items():
         np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * full.gradients[name][1:], atol=1e-6)
@@ -116,14 +116,14 @@ def test_gradients_and_the_rate_are_read_off_the_optimizer() -> None:
 
 
 def test_two_runs_record_the_same() -> None:
-    first, second = trained(6)[1].trajectory(), trained(6)[1].trajectory()
+    first, second = train(6)[1].trajectory(), train(6)[1].trajectory()
     assert first.digest == second.digest
     for name in first.motion:
         assert np.array_equal(first.sketches[name], second.sketches[name])
         assert np.array_equal(first.motion[name].variance, second.motion[name].variance)
 
 
-def test_senseless_requests_are_refused() -> None:
+def test_invalid_requests_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="every is 0"):
         record(nn.Linear(2, 2), TrajectoryWriter(), every=0)
     with pytest.raises(InvalidRequest, match="LayerNorm has no convolution, linear or embedding"):

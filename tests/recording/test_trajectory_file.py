@@ -1,4 +1,4 @@
-"""A trajectory on disk: comes back as it was, or is refused in one sentence."""
+"""Trajectory files: what is written is read back, and everything else is refused with a message."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def writer() -> TrajectoryWriter:
     return writer
 
 
-def test_comes_back_as_it_was(writer: TrajectoryWriter, tmp_path: Path) -> None:
+def test_what_is_written_is_read_back(writer: TrajectoryWriter, tmp_path: Path) -> None:
     saved = writer.save(tmp_path / "run.npz")
     old, new = writer.trajectory(), load_trajectory(saved)
     for field in fields(old):
@@ -40,7 +40,7 @@ def test_comes_back_as_it_was(writer: TrajectoryWriter, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.npz"]
 
 
-def test_a_path_is_taken_literally(writer: TrajectoryWriter, tmp_path: Path) -> None:
+def test_no_suffix_is_added_to_a_path(writer: TrajectoryWriter, tmp_path: Path) -> None:
     assert writer.save(str(tmp_path / "run")) == tmp_path / "run"
     assert load_trajectory(str(tmp_path / "run")).seed == 3
 
@@ -96,8 +96,8 @@ def test_a_file_of_the_first_version_is_read(tmp_path: Path) -> None:
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files if key != "notes"}
     np.savez(path, **arrays)
-    found = load_trajectory(path)
-    assert (found.gradients, found.losses_per_example, found.notes) == ({}, None, ())
+    trajectory = load_trajectory(path)
+    assert (trajectory.gradients, trajectory.losses_per_example, trajectory.notes) == ({}, None, ())
 
 
 def test_what_cannot_be_written_leaves_nothing_behind(

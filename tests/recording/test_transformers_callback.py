@@ -1,4 +1,4 @@
-"""The Trainer of Hugging Face transformers, the real one, with the recorder among its callbacks."""
+"""The Trainer of Hugging Face transformers with the recorder's callback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Network(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-def trained(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Network, TrajectoryWriter]:
+def train(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Network, TrajectoryWriter]:
     """Sixteen batches of eight, looked at on other examples after every fifth step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -68,7 +68,7 @@ def trained(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) 
 
 
 def test_every_few_steps_are_recorded_and_the_end_is_the_models(tmp_path: Path) -> None:
-    model, writer = trained(tmp_path)
+    model, writer = train(tmp_path)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [3, 6, 9, 12, 15]
     assert set(trajectory.motion) == {"first", "second"}
@@ -78,14 +78,14 @@ def test_every_few_steps_are_recorded_and_the_end_is_the_models(tmp_path: Path) 
 
 
 def test_batches_that_share_a_step_are_one_and_their_loss_is_not_known(tmp_path: Path) -> None:
-    _, writer = trained(tmp_path, accumulate=2, every=2)
+    _, writer = train(tmp_path, accumulate=2, every=2)
     trajectory = writer.trajectory()
     assert trajectory.steps.tolist() == [2, 4, 6, 8]
     assert np.isnan(trajectory.losses).all()
 
 
 def test_gradients_are_those_of_the_steps(tmp_path: Path) -> None:
-    _, writer = trained(tmp_path, every=1, gradients=True)
+    _, writer = train(tmp_path, every=1, gradients=True)
     trajectory = writer.trajectory()
     for name, sketch in trajectory.sketches.items():
         np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * trajectory.gradients[name][1:], atol=1e-6)

@@ -1,4 +1,4 @@
-"""The writer against naive moments, its refusals, and its memory."""
+"""The writer against naively computed moments, what it refuses, and its memory."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_moments_equal_the_naive_ones(count: int) -> None:
         if count == 2:
             assert np.isnan(motion.increment_variance).all()
         else:
-            wanted, atol = increments.var(0, ddof=1), rounding(values**2, count)
-            np.testing.assert_allclose(motion.increment_variance, wanted, rtol=1e-6, atol=atol)
+            expected, atol = increments.var(0, ddof=1), rounding(values**2, count)
+            np.testing.assert_allclose(motion.increment_variance, expected, rtol=1e-6, atol=atol)
 
 
 def test_variances_survive_a_large_mean() -> None:
@@ -54,7 +54,7 @@ def test_variances_survive_a_large_mean() -> None:
     np.testing.assert_allclose(motion.increment_variance, np.diff(values, axis=0).var(0, ddof=1), rtol=1e-5)
 
 
-def test_the_noun_holds_steps_losses_sketches_and_settings() -> None:
+def test_the_trajectory_holds_steps_losses_sketches_and_settings() -> None:
     data = iterates()
     trajectory = recorded(data, seed=7, sketch=16, batch_size=64).trajectory()
     assert trajectory.steps.tolist() == [10 * step for step in range(12)]
@@ -63,8 +63,8 @@ def test_the_noun_holds_steps_losses_sketches_and_settings() -> None:
     assert math.isnan(trajectory.learning_rate)
     assert trajectory.sketches["conv"].shape == (12, 16)
     signs = entry_signs(7, "fc", 30)
-    wanted = block_sketch(torch.from_numpy(data["fc"][4]), signs, 16).numpy()
-    np.testing.assert_allclose(trajectory.sketches["fc"][4], wanted, rtol=1e-6, atol=rounding(data["fc"], 2))
+    expected = block_sketch(torch.from_numpy(data["fc"][4]), signs, 16).numpy()
+    np.testing.assert_allclose(trajectory.sketches["fc"][4], expected, rtol=1e-6, atol=rounding(data["fc"], 2))
 
 
 def test_losses_may_be_missing_or_by_example() -> None:
@@ -152,7 +152,7 @@ def test_a_record_that_does_not_continue_is_refused(step: int, weights: dict[str
     assert len(writer.trajectory().steps) == 1
 
 
-def test_an_empty_record_and_a_senseless_sketch_are_refused() -> None:
+def test_an_empty_record_and_a_sketch_of_length_zero_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="nothing was recorded"):
         TrajectoryWriter().trajectory()
     with pytest.raises(InvalidRequest, match="sketch is 0"):
@@ -173,17 +173,17 @@ def test_memory_does_not_grow_with_the_number_of_records() -> None:
     assert sum(tensor.numel() for tensor in state) == 5 * weight.size
 
 
-def test_layers_longer_than_a_chunk_and_transposed_ones_are_recorded_right() -> None:
+def test_layers_longer_than_a_chunk_and_transposed_ones_are_recorded_correctly() -> None:
     count = chunk_length(torch.device("cpu"))
     values = torch.randn(4, 3, count // 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     writer = TrajectoryWriter()
     for step, value in enumerate(values):
         writer.append(step, {"long": value, "transposed": value.T})
     motion = writer.trajectory().motion
-    wanted = np.diff(values.numpy(), axis=0).var(0, ddof=1)
+    expected = np.diff(values.numpy(), axis=0).var(0, ddof=1)
     atol = rounding(values.numpy() ** 2, len(values))
-    np.testing.assert_allclose(motion["long"].increment_variance, wanted, rtol=1e-5, atol=atol)
-    np.testing.assert_allclose(motion["transposed"].increment_variance, wanted.T, rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(motion["long"].increment_variance, expected, rtol=1e-5, atol=atol)
+    np.testing.assert_allclose(motion["transposed"].increment_variance, expected.T, rtol=1e-5, atol=atol)
     np.testing.assert_allclose(motion["transposed"].variance, values.numpy().var(0, ddof=1).T, rtol=1e-5, atol=atol)
 
 
@@ -193,10 +193,10 @@ def test_gradients_are_sketched_with_the_signs_of_the_iterates() -> None:
     for step in range(4):
         weights, gradients = ({name: values[step] for name, values in part.items()} for part in (data, slopes))
         writer.append(step, weights, gradients={"fc": gradients["fc"], "conv": gradients["conv"] if step else None})
-    found = writer.trajectory().gradients
-    wanted = block_sketch(torch.from_numpy(slopes["fc"][2]), entry_signs(7, "fc", 30), 16).numpy()
-    np.testing.assert_allclose(found["fc"][2], wanted, rtol=1e-6, atol=rounding(slopes["fc"], 2))
-    assert np.isnan(found["conv"][0]).all() and np.isfinite(found["conv"][1:]).all()
+    gradients = writer.trajectory().gradients
+    expected = block_sketch(torch.from_numpy(slopes["fc"][2]), entry_signs(7, "fc", 30), 16).numpy()
+    np.testing.assert_allclose(gradients["fc"][2], expected, rtol=1e-6, atol=rounding(slopes["fc"], 2))
+    assert np.isnan(gradients["conv"][0]).all() and np.isfinite(gradients["conv"][1:]).all()
     assert recorded(data).trajectory().gradients == {}
 
 
@@ -245,7 +245,7 @@ def test_a_record_is_tied_to_the_weights_it_is_finished_with() -> None:
         TrajectoryWriter().finish(last)
 
 
-def test_what_the_measures_assume_and_the_record_lacks_is_said() -> None:
+def test_notes_name_assumptions_that_the_record_does_not_fulfil() -> None:
     def notes(steps: tuple[int, ...], rates: tuple[float, ...]) -> tuple[str, ...]:
         writer = TrajectoryWriter()
         for step, rate in zip(steps, rates, strict=True):

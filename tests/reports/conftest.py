@@ -1,4 +1,4 @@
-"""A finished file, its plan, profile and certificate, made by hand: two layers rounded, one left alone."""
+"""An exported file with plan, profile and certificate, written by hand: two layers are rounded, one is left alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan() -> Plan:
     return Plan(
         asked={"stem": Choice(weight_bits=8), "body.<1>": Choice(weight_bits=4, sparsity=0.5)},
         realised={"stem": Choice(weight_bits=8), "body.<1>": Choice(weight_bits=4, sparsity=0.5)},
-        why={"stem": "few weights, much harm", "body.<1>": "many weights & little harm"},
+        why={"stem": "few weights, much distortion", "body.<1>": "many weights & little distortion"},
         reasons={"head": "recipe 'r' leaves it alone"},
         cost={"bytes": 2_000.0, "macs": 87_712.0},
         distortion=0.0125,

@@ -1,4 +1,4 @@
-"""What stands on top: bytes that ship, accuracy or agreement, milliseconds, the certificate, in text, JSON and HTML alike."""
+"""The headline: bytes that ship, accuracy or agreement, milliseconds and certificate, in text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def packed(file: OnnxFile) -> OnnxFile:
     return replace(file, packed=b"\0" * 300, speed=SPEED)
 
 
-def test_a_container_is_announced_by_its_own_bytes(packed: OnnxFile) -> None:
+def test_a_container_counts_with_its_own_bytes(packed: OnnxFile) -> None:
     assert headline(packed)[0] == "bytes: 9,000 -> 300 (30.00 times smaller; the ONNX file in the container takes 2,000)"
     data = as_json(packed, {})["bytes"]
     assert (data["before"], data["after"], data["times_smaller"], data["file"]) == (9_000, 300, 30.0, 2_000)

@@ -1,4 +1,4 @@
-"""The page: self-contained, well nested, every layer and every sentence on it, nothing unescaped."""
+"""The page is self-contained and well nested, has every layer and every sentence, and escapes all text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
 class Nesting(HTMLParser):
-    """Collects text, and checks that tags close in order."""
+    """Collects text and checks that tags are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_a_broken_promise_is_marked(file: OnnxFile) -> None:
     assert 'class="broken"' not in page(file)
 
 
-def test_a_vacuous_certificate_is_neither_green_nor_plain(file: OnnxFile) -> None:
+def test_a_vacuous_certificate_has_its_own_colour_and_remark(file: OnnxFile) -> None:
     assert file.certificate is not None
     vacuous = replace(file.certificate, lines=(replace(file.certificate.lines[0], upper=1.0),))
     for certificate in (vacuous, replace(vacuous, promise=None)):
@@ -96,13 +96,13 @@ def test_a_vacuous_certificate_is_neither_green_nor_plain(file: OnnxFile) -> Non
     assert 'class="kept"' in page(file) and 'class="vacuous"' not in page(file)
 
 
-def test_the_sample_is_told_in_examples_and_groups(file: OnnxFile) -> None:
+def test_the_sample_is_given_in_examples_and_groups(file: OnnxFile) -> None:
     assert file.certificate is not None
     assert "800 held-out examples; examples 800" in page(file)
     assert "800 held-out examples in 6 groups;" in page(replace(file, certificate=replace(file.certificate, n=6)))
 
 
-def test_a_notebook_shows_fragments_of_the_same_pieces(file: OnnxFile, profile: Profile) -> None:
+def test_a_notebook_shows_the_parts_of_the_report(file: OnnxFile, profile: Profile) -> None:
     shown = {
         "file": file._repr_html_(),
         "plan": file.plan._repr_html_(),
@@ -114,6 +114,6 @@ def test_a_notebook_shows_fragments_of_the_same_pieces(file: OnnxFile, profile: 
         read(text)
         assert "<script" not in text and "<test>" not in text and "<body" not in text, name
     assert "4.50×" in shown["file"] and "nothing smaller" not in shown["file"]
-    assert "many weights &amp; little harm" in shown["plan"] and "8 bits to 4 bits" in shown["profile"]
+    assert "many weights &amp; little distortion" in shown["plan"] and "8 bits to 4 bits" in shown["profile"]
     assert str(file.certificate) in shown["certificate"]
     assert shown["list"].startswith('<div class="scroll"><svg class="plot"') and "svg.plot .mark" in shown["list"]

@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing overflows at the widths of a phone, a tablet and a desktop.
+"""The pages in a browser: nothing overflows at the widths of a phone, a tablet and a desktop.
 
 Runs where Chromium is on the PATH. A page that frames the report at each width writes what it measured into its own title.
 """
@@ -30,21 +30,21 @@ FLAGS = (
 )
 FRAMES = """<!doctype html><title>none</title><body>{frames}<script>
 window.onload = () => {{
-  const found = [...document.querySelectorAll("iframe")].map(frame => {{
+  const sizes = [...document.querySelectorAll("iframe")].map(frame => {{
     const page = frame.contentDocument.documentElement, wide = page.clientWidth;
     const over = [...frame.contentDocument.querySelectorAll("body *")].filter(
       e => !e.closest(".scroll") && e.getBoundingClientRect().right > wide + 1);
     return [wide, page.scrollWidth, over.map(e => e.tagName + "." + e.getAttribute("class"))];
   }});
-  document.title = JSON.stringify(found);
+  document.title = JSON.stringify(sizes);
 }};
 </script></body>"""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH, e.g. apt-get install chromium")
 
 
-def measured(text: str, folder: Path) -> list[tuple[int, int, list[str]]]:
-    """For each width: that of the page, that of its content, and the elements beyond its edge."""
+def overflow(text: str, folder: Path) -> list[tuple[int, int, list[str]]]:
+    """For each width: the width of the page, that of its content, and the elements beyond the edge."""
     frames = "".join(f'<iframe style="width:{w}px;height:800px;border:0" srcdoc="{html.escape(text)}"></iframe>' for w in WIDTHS)
     (folder / "frames.html").write_text(FRAMES.format(frames=frames), encoding="utf-8")
     command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", f"file://{folder / 'frames.html'}"]
@@ -55,15 +55,15 @@ def measured(text: str, folder: Path) -> list[tuple[int, int, list[str]]]:
 
 
 def assert_nothing_overflows(text: str, folder: Path) -> None:
-    found = measured(text, folder)
-    assert [width for width, _, _ in found] == list(WIDTHS)
-    for width, content, beyond in found:
+    sizes = overflow(text, folder)
+    assert [width for width, _, _ in sizes] == list(WIDTHS)
+    for width, content, beyond in sizes:
         assert content <= width, f"at {width} px the page is {content} px wide"
         assert not beyond, f"at {width} px these lie beyond the edge: {beyond}"
 
 
 def test_the_report_fits(file: OnnxFile, profile: Profile, tmp_path: Path) -> None:
-    long = {name if name != "stem" else LONG: found for name, found in profile.estimates["hill"].items()}
+    long = {name if name != "stem" else LONG: estimate for name, estimate in profile.estimates["hill"].items()}
     wide = replace(
         file,
         errors={LONG: (0.1, 0.2), "stem": (0.0, 1e-9)},
@@ -81,5 +81,5 @@ def test_the_pareto_page_fits(tmp_path: Path) -> None:
 
 def test_a_page_that_overflows_is_noticed(tmp_path: Path) -> None:
     wide = '<!doctype html><body style="margin:0"><div class="wide" style="width:500px">x</div></body>'
-    found = measured(wide, tmp_path)
-    assert found[0] == [360, 500, ["DIV.wide"]] and found[1] == [768, 768, []]
+    sizes = overflow(wide, tmp_path)
+    assert sizes[0] == [360, 500, ["DIV.wide"]] and sizes[1] == [768, 768, []]

@@ -1,4 +1,4 @@
-"""The plot: well-formed, every finite point on it once and in place, logarithmic where values differ much."""
+"""The plot is well-formed, has every finite point once at its place, and is logarithmic where values differ much."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def circles(text: str) -> list[tuple[float, float]]:
 
 @given(st.lists(st.tuples(st.floats(1, 1e9), st.floats(0, 1e3)), min_size=1, max_size=8))
 def test_every_point_lies_inside_the_axes(points: list[tuple[float, float]]) -> None:
-    found = circles(plot([Series("a", tuple(points), line=True)], "t", AXES))
-    assert len(found) == len(points)
-    for x, y in found:
+    centres = circles(plot([Series("a", tuple(points), line=True)], "t", AXES))
+    assert len(centres) == len(points)
+    for x, y in centres:
         assert LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1
         assert TOP - 0.1 <= y <= HEIGHT - BOTTOM + 0.1
 
@@ -38,7 +38,7 @@ def test_equal_factors_are_equal_distances_where_values_differ_much() -> None:
     assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.11)
 
 
-def test_what_is_not_finite_is_left_out_and_nothing_is_drawn_of_nothing() -> None:
+def test_points_that_are_not_finite_are_left_out_and_an_empty_plot_is_an_empty_string() -> None:
     assert plot([Series("a", ((1.0, math.nan),))], "t", AXES) == ""
     assert legend([Series("a", ((1.0, math.nan),))]) == ""
     assert len(circles(plot([Series("a", ((1.0, math.nan), (1.0, 0.0)))], "t", AXES))) == 1

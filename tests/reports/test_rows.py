@@ -1,4 +1,4 @@
-"""Rows: well-formed, lengths in proportion, whiskers one standard error long, labels escaped."""
+"""Rows are well-formed, bars in proportion, whiskers one standard error long, and labels escaped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_bar_never_leaves_the_drawing_and_nan_has_none() -> None:
     assert [style(bar)["width"] for bar in drawn(text, "i")] == [100.0, 0.0]
 
 
-def test_labels_are_escaped_and_told_whole() -> None:
+def test_labels_are_escaped_and_complete() -> None:
     label = "<script>" + "x" * 40 + ".conv1"
     text = rows.bars([rows.Bar(label, 1.0, "a & b")], "t <t>")
     assert "<script>" not in text
@@ -57,10 +57,10 @@ def test_a_whisker_is_one_standard_error_to_either_side() -> None:
 
 @given(st.floats(-1e6, 1e6, allow_subnormal=False), st.floats(0, 1e6, allow_subnormal=False))
 def test_ticks_cover_the_range_with_a_handful_of_round_numbers(low: float, span: float) -> None:
-    found = ticks(low, low + span)
-    assert 2 <= len(found) <= 8
-    assert found[0] <= low + 1e-6 * abs(low)
-    assert found[-1] >= low + span - 1e-6 * abs(low + span)
+    positions = ticks(low, low + span)
+    assert 2 <= len(positions) <= 8
+    assert positions[0] <= low + 1e-6 * abs(low)
+    assert positions[-1] >= low + span - 1e-6 * abs(low + span)
 
 
 def test_an_empty_drawing_is_still_one() -> None:

@@ -27,7 +27,7 @@ def test_every_layer_has_one_row_in_the_order_of_the_forward_pass(plan: Plan, pr
     table = layer_table(plan, profile.layers, profile.estimates)
     assert [row[0] for row in table.rows] == ["stem", "body.<1>", "head"]
     assert table.header == ("layer", "shape", "hill", "choice", "why")
-    assert table.rows[0] == ("stem", "8×3×3×3", "2.5 ± 0.25", "8 bits", "few weights, much harm")
+    assert table.rows[0] == ("stem", "8×3×3×3", "2.5 ± 0.25", "8 bits", "few weights, much distortion")
     assert table.rows[1][2:4] == ("4.5 ?", "4 bits, 50 % zeros")
     assert table.rows[2][2:] == ("–", "left alone", "recipe 'r' leaves it alone")
 

@@ -1,4 +1,4 @@
-"""The theorem itself: no bound and no choice of a plan fails more often than it says; benchmarks/violation.py runs longer."""
+"""No bound and no chosen plan fails more often than with probability delta; benchmarks/violation.py runs more repetitions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ QUICK = [cell for cell in violation.cells() if cell.n <= 400]
 
 @pytest.mark.parametrize("index", range(len(QUICK)))
 def test_no_cell_fails_more_often_than_delta(index):
-    found = violation.outcome(QUICK[index], index, 80)
-    assert found.p_value >= 0.001 / len(QUICK), found
+    result = violation.outcome(QUICK[index], index, 80)
+    assert result.p_value >= 0.001 / len(QUICK), result
 
 
 @pytest.mark.slow
 def test_all_cells_at_full_length():
     listed = list(violation.cells())
-    found = [violation.outcome(cell, index, violation.REPETITIONS) for index, cell in enumerate(listed)]
-    assert all(one.p_value >= violation.LEVEL / len(found) for one in found)
+    result = [violation.outcome(cell, index, violation.REPETITIONS) for index, cell in enumerate(listed)]
+    assert all(one.p_value >= violation.LEVEL / len(result) for one in result)
 
 
 def test_the_cells_can_tell_a_bound_that_lies():

@@ -14,9 +14,8 @@ from dyncompress.models.torch.calling import CALL_ERRORS, outputs
 from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.layer_trace import Trace
 from dyncompress.models.torch.layers import kind_of
-from dyncompress.types import Batch, LowRank
+from dyncompress.types import OUTER, Batch, LowRank
 
-INNER, OUTER = ".0", ".1"  # suffixes of the layer's name, for its two factors
 _EXACT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # subclasses may compute something else
 
 
@@ -58,7 +57,7 @@ def factorise(module: nn.Module, trace: Trace, edits: Sequence[LowRank]) -> None
         path = trace.modules.get(edit.layer)
         old = None if path is None else module.get_submodule(path)
         if path is None or old is None or type(old) not in _EXACT:
-            raise InvalidRequest(f"there is no layer '{edit.layer}' that can be factorised; choose one of `model.factorable`.")
+            raise InvalidRequest(f"there is no layer '{edit.layer}' that can be factorised; see `factorable_layers()`.")
         inner, outer = edit.inner, edit.outer
         if inner.shape[1:] != old.weight.shape[1:] or outer.shape != (old.weight.shape[0], inner.shape[0]):
             raise InvalidRequest(

@@ -4,7 +4,7 @@
 
 The calibration examples run through the network twice in one batch: the first half as the original computes them, the second
 half as the layers that are compressed already compute them. At each layer, y is the original's output and x' the layer's inputs
-in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `ResidualMoments`
+in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `SequentialMoments`
 holds these moments. The layer is compressed at once, and the second half continues with its new weight, so that the whole
 network takes one forward pass. Where a layer's output is added to a tensor that is known by then, as at the end of a residual
 block, the error of that tensor counts as part of the residual.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, native_layout
 from dyncompress.models.torch.matching import join_batches
 from dyncompress.models.torch.model import TorchModel
-from dyncompress.types import Batch
+from dyncompress.types import Batch, LayerFit, SequentialMoments
 
 # Numbers in the largest activation of the pass, both halves together.
 _LARGEST_ACTIVATION = 100_000_000
@@ -43,29 +42,9 @@ _BLOCK_NUMBERS = 16_000_000
 _TEMPORARY_NUMBERS = 4_000_000
 
 
-@dataclass(frozen=True)
-class ResidualMoments:
-    """Moments of one layer's inputs x' and of its residual y - W x', with y the original's output. All are float64.
-
-    Attributes:
-        moment: `[groups, K, K]`, E[x' x'^T].
-        residual_cross_moment: `[out, K]`, E[(y - W x') x'^T].
-        mean: `[groups, K]`, E[x'].
-        residual_mean: `[out]`, E[y - W x'].
-    """
-
-    moment: Tensor
-    residual_cross_moment: Tensor
-    mean: Tensor
-    residual_mean: Tensor
-
-
-Solve = Callable[[str, ResidualMoments], Tensor]  # layer and its moments -> its new weight, in canonical layout
-
-
 @torch.no_grad()
 def in_sequence(
-    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: Solve, *, shortcuts: bool = True
+    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Compress layers in the order of the forward pass.
 
@@ -105,7 +84,7 @@ class _SequentialPass:
         block_inputs: residual block -> its input.
     """
 
-    def __init__(self, model: TorchModel, plan: Mapping[str, int | None], solve: Solve, shortcuts: bool) -> None:
+    def __init__(self, model: TorchModel, plan: Mapping[str, int | None], solve: LayerFit, shortcuts: bool) -> None:
         """Prepare a pass over the layers of `plan`, each with the call whose result is added to its output."""
         self.model, self.plan, self.solve = model, plan, solve
         self.weights: dict[str, tuple[Tensor, Tensor]] = {}
@@ -162,7 +141,7 @@ class _SequentialPass:
             moments = _residual_moments(layer, x, residual)
             weight = self.solve(name, moments).to(layer.weight)
             change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(moments.mean), -1))
-            shift = moments.residual_mean - (change * moments.mean[:, None, :]).sum(-1).flatten()
+            shift = moments.shift - (change * moments.mean[:, None, :]).sum(-1).flatten()
             self.weights[name] = weight, shift.to(layer.weight)
             _write_output(layer, self.weights[name], x, own)
             return output
@@ -178,7 +157,7 @@ def _write_output(layer: nn.Module, weights: tuple[Tensor, Tensor], x: Tensor, o
         torch.add(torch.func.functional_call(layer, parameters, (inputs,)), shift.view(shape), out=outputs)
 
 
-def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> ResidualMoments:
+def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> SequentialMoments:
     """The moments over examples and positions, summed in blocks of bounded size."""
     rows = residual.numel() // canonical(layer).shape[0]
     moment, total, mean, residual_mean = InputSums(), 0.0, 0.0, 0.0
@@ -189,7 +168,7 @@ def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> Residual
         mean = mean + _input_sums(layer, inputs)
         residual_mean = residual_mean + residuals.sum(axes).double()
         total = total + canonical(layer, _residual_products(layer, inputs, residuals)).flatten(1).double()
-    return ResidualMoments(moment.value, total / rows, mean / rows, residual_mean / rows)
+    return SequentialMoments(moment.value, total / rows, mean / rows, residual_mean / rows)
 
 
 def _input_sums(layer: nn.Module, x: Tensor) -> Tensor:

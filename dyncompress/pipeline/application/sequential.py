@@ -9,15 +9,27 @@ weight is pruned and rounded under the moment of x'. Biases take up the means, s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from dyncompress import linalg
 from dyncompress.models.augmentation import is_image
-from dyncompress.models.torch.sequence import ResidualMoments, in_sequence
-from dyncompress.pipeline.task import Opened
-from dyncompress.types import Affine, Array, Batch, Edit, InputMoment, Need, Observation, SetWeight, Weight
+from dyncompress.pipeline.observed_model import ObservedModel
+from dyncompress.types import (
+    Affine,
+    Array,
+    Batch,
+    Edit,
+    InputMoment,
+    LayerwiseCalibration,
+    Need,
+    Observation,
+    SequentialMoments,
+    SetWeight,
+    Weight,
+)
 
 # Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
 _DAMPING = 0.01
@@ -25,39 +37,54 @@ _PRECISION = 2e-6  # of a moment summed in float32, as a share of its diagonal
 _CONSTANT = 30.0  # inputs whose variance is below this many times that are noise of sums
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """Compresses one layer towards the weight that least squares wants.
+
+    Attributes:
+        observations: layer -> its weight, and what else `compress` reads.
+        compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
+    """
+
+    observations: Mapping[str, Observation]
+    compress: Callable[[Observation], Array]
+
+    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
+        """The layer's new weight."""
+        moment, cross = centred(moments)
+        known = self.observations[layer]
+        weight = known[Weight()]
+        aim = weight + ridge(moment, cross).reshape(weight.shape).to(weight)
+        return self.compress(Observation(known.layer, {**known.values, Weight(): aim, InputMoment(): moment.float()}))
+
+
 def compressed_in_order(
-    model: Opened,
+    source: ObservedModel,
     names: Sequence[str],
     compress: Callable[[Observation], Array],
     needs: Sequence[Need] = (),
     *,
-    mirrored: bool = False,
+    flips: bool = False,
 ) -> dict[str, tuple[Array, Array]]:
     """Compress these layers one after the other.
 
     Args:
-        model: opened, with calibration data.
-        names: layers; those that can't be taken in order (called twice, no batch axis in front) are passed over.
-        needs: what else `compress` reads.
+        source: with calibration data; its adapter has the capability `LayerwiseCalibration`.
+        names: layers; those that can't be taken in order (called twice, no batch axis in front) are left out.
         compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
-        mirrored: whether images are observed a second time, flipped left to right.
+        needs: what else `compress` reads.
+        flips: whether images are observed a second time, flipped left to right.
 
     Returns:
         layer -> (new weight, shift of its output).
     """
-    layers = {layer.name: layer for layer in model.door.layers()}
+    model = source.model
+    assert isinstance(model, LayerwiseCalibration)
     others = tuple(need for need in needs if not isinstance(need, InputMoment))
-    known = {name: observation for name, observation in model.observe((Weight(), *others)) if name in names}
-
-    def solve(name: str, wanted: ResidualMoments) -> Array:
-        """The layer compressed towards its aim: the weight that gives the wanted outputs from these inputs."""
-        moment, lack = centred(wanted)
-        weight = known[name][Weight()]
-        aim = weight + ridge(moment, lack).reshape(weight.shape).to(weight)
-        return compress(Observation(layers[name], {**known[name].values, Weight(): aim, InputMoment(): moment.float()}))
-
-    flipped = [_flipped(batch) for batch in model.batches] if mirrored else []
-    return in_sequence(model.door, [*model.batches, *flipped], [name for name in layers if name in known], solve)
+    known = {name: observation for name, observation in source.observe((Weight(), *others)) if name in names}
+    flipped = [_flipped(batch) for batch in source.batches] if flips else []
+    order = [layer.name for layer in model.layers() if layer.name in known]
+    return model.in_sequence([*source.batches, *flipped], order, _Fit(known, compress))
 
 
 def _flipped(batch: Batch) -> Batch:
@@ -72,23 +99,23 @@ def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
     return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
 
 
-def centred(wanted: ResidualMoments) -> tuple[Array, Array]:
-    """Covariance of the inputs `[groups, K, K]`, and of what the outputs lack with the inputs, `[out, K]`.
+def centred(moments: SequentialMoments) -> tuple[Array, Array]:
+    """Covariance of the inputs `[groups, K, K]`, and of the residuals with the inputs, `[out, K]`.
 
     Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
     diagonal gets the least that the moment's precision can tell from nothing.
     """
-    mean = wanted.mean
-    rows = mean.repeat_interleave(len(wanted.residual_mean) // len(mean), dim=0)
-    covariance = wanted.moment - mean[:, :, None] * mean[:, None, :]
-    least = _PRECISION * wanted.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
+    mean = moments.mean
+    rows = mean.repeat_interleave(len(moments.shift) // len(mean), dim=0)
+    covariance = moments.moment - mean[:, :, None] * mean[:, None, :]
+    least = _PRECISION * moments.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
     least = torch.where(covariance.diagonal(dim1=-2, dim2=-1).mean(-1) < _CONSTANT * least, _CONSTANT * least, least)
     covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
-    return covariance, wanted.residual_cross_moment - wanted.residual_mean[:, None] * rows
+    return covariance, moments.residual_cross_moment - moments.shift[:, None] * rows
 
 
-def ridge(moment: Array, lack: Array) -> Array:
-    """lack (moment + damping)^-1, `[out, K]`, each row with its group's moment."""
+def ridge(moment: Array, cross: Array) -> Array:
+    """cross (moment + damping)^-1, `[out, K]`, each row with its group's moment."""
     factor = linalg.damped_cholesky(linalg.damped(moment, _DAMPING), 0.0)
-    right = lack.unflatten(0, (len(moment), -1)).mT
+    right = cross.unflatten(0, (len(moment), -1)).mT
     return torch.cholesky_solve(right, factor).mT.flatten(0, 1)

@@ -1,7 +1,7 @@
 """Less structure: blocks dropped, channels removed, and what comes after refitted to compute what the original did.
 
 Front to back, each layer after the first change is fitted by least squares: the original's output there, from the inputs that it
-gets in the smaller network (`torch_sequence`). Where its output closes a residual block, the sum with the shortcut counts, so
+gets in the smaller network. Where its output closes a residual block, the sum with the shortcut counts, so
 that one block makes up for what another no longer adds. The channels of a group are chosen when its reader is reached, by
 elimination on the reader's inputs as they are by then; those of a group with several readers before, on the original's inputs.
 """
@@ -15,10 +15,8 @@ import torch
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped, damped_cholesky
-from dyncompress.models.torch.blocks import bypass_blocks
-from dyncompress.models.torch.model import TorchModel
-from dyncompress.models.torch.sequence import ResidualMoments, in_sequence
-from dyncompress.pipeline.task import Opened
+from dyncompress.pipeline.capabilities import channel_groups, residual_blocks
+from dyncompress.pipeline.task import Task
 from dyncompress.pruning.channels import Reader, eliminate_together, refit_columns
 from dyncompress.types import (
     BLOCKS,
@@ -32,7 +30,10 @@ from dyncompress.types import (
     InputMoment,
     Keep,
     Layer,
+    LayerwiseCalibration,
+    Model,
     Observation,
+    SequentialMoments,
     SetWeight,
     Weight,
 )
@@ -51,39 +52,38 @@ def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
 
 
 def restructured(
-    model: Opened, choices: Mapping[str, Choice], reach: int | None = None, *, mirrored: bool = False
-) -> tuple[Opened, dict[str, Choice]]:
+    task: Task, choices: Mapping[str, Choice], reach: int | None = None, *, flips: bool = False
+) -> tuple[Task, dict[str, Choice]]:
     """Drop the blocks and remove the channels that choices give up, and refit what comes after.
 
     Args:
-        model: with calibration data.
+        task: with calibration data.
         choices: by unit; those of layers are passed over, and those of channels inside a dropped block.
         reach: at most this many layers after the last change are refitted; None: all.
-        mirrored: whether layers are refitted on mirrored images too; not where `reach` says how far, since a probe is quick.
+        flips: whether layers are refitted on images flipped left to right too; not where `reach` is set, since a probe is quick.
 
     Returns:
-        the smaller model, and the realised choices (with indices) of blocks and channels.
+        the task with the smaller model, and the realised choices (with indices) of blocks and channels.
 
     Raises:
         InvalidRequest: a unit that the model doesn't have, or a reader that can't be refitted.
     """
     asked = structural(choices)
     if not asked:
-        return model, {}
-    door = model.door
+        return task, {}
+    model = task.model
     drops = [Drop(unit.removeprefix(BLOCKS)) for unit in asked if unit.startswith(BLOCKS)]
-    gone = {name for block in door.residual_blocks() if Drop(block.name) in drops for name in block.layers} if drops else set()
-    there = {layer.name for layer in door.layers()} - gone
+    gone = {name for block in residual_blocks(model) if Drop(block.name) in drops for name in block.layers} if drops else set()
+    there = {layer.name for layer in model.layers()} - gone
     cut = {
         group.name: (group, asked[CHANNELS + group.name])
-        for group in door.channel_groups()
+        for group in channel_groups(model)
         if CHANNELS + group.name in asked and group.producers[0] in there  # those inside a dropped block went with it
     }
-    affected = _affected(door, there, [group for group, _ in cut.values()], reach)
-    fit = _Fit({name: o for name, o in door.observe((Weight(), Bias())) if name in affected}, cut, _together(model, cut))
-    with bypass_blocks(door.module, door.residual_blocks() if drops else (), drops):
-        data = with_mirrored(model.batches) if mirrored and reach is None else model.batches
-        found = in_sequence(door, data, affected, fit)
+    affected = _affected(model, there, [group for group, _ in cut.values()], reach)
+    fit = _Fit({name: o for name, o in model.observe((Weight(), Bias()), ()) if name in affected}, cut, _together(task, cut))
+    data = with_mirrored(task.batches) if flips and reach is None else task.batches
+    found = model.in_sequence(data, affected, fit, dropped=drops) if isinstance(model, LayerwiseCalibration) else {}
     _refuse_unfitted(cut, found)
     edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
     keeps = [Keep(name, fit.kept[name]) for name in cut]
@@ -91,8 +91,7 @@ def restructured(
     for keep in keeps:
         unit = CHANNELS + keep.group
         realised[unit] = replace(asked[unit], keep=len(keep.indices), indices=keep.indices, method=METHOD[CHANNELS])
-    small = door.edited([*edits, *drops, *keeps])
-    return replace(model, door=small, kept={}), realised
+    return task.with_model(model.edited([*edits, *drops, *keeps])), realised
 
 
 def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:
@@ -106,12 +105,12 @@ def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:
     return found
 
 
-def _affected(door: TorchModel, there: set[str], cut: Sequence[ChannelGroup], reach: int | None) -> list[str]:
+def _affected(model: Model, there: set[str], cut: Sequence[ChannelGroup], reach: int | None) -> list[str]:
     """Layers to refit, front to back: readers of removed channels, and those that see a change before them."""
     readers = {name for group in cut for name in group.consumers}
     found: list[str] = []
     since: int | None = None
-    for layer in door.layers():
+    for layer in model.layers():
         if layer.name not in there:
             since = 0
         elif layer.name in readers:
@@ -128,12 +127,12 @@ def _refittable(layer: Layer) -> bool:
     return not layer.left_alone and layer.has_inputs and layer.groups == 1
 
 
-def _together(model: Opened, cut: Mapping[str, tuple[ChannelGroup, Choice]]) -> dict[str, tuple[int, ...]]:
+def _together(task: Task, cut: Mapping[str, tuple[ChannelGroup, Choice]]) -> dict[str, tuple[int, ...]]:
     """The channels that stay in groups with several readers, and in those where the plan names them."""
     kept = {name: tuple(sorted(choice.indices)) for name, (_, choice) in cut.items() if choice.indices is not None}
     shared = {name: group for name, (group, _) in cut.items() if name not in kept and len(group.consumers) > 1}
     readers = {name for group in shared.values() for name in group.consumers}
-    seen = {name: o for name, o in model.observe((Weight(), InputMoment())) if name in readers} if readers else {}
+    seen = {name: o for name, o in task.observe((Weight(), InputMoment())) if name in readers} if readers else {}
     for name, group in shared.items():
         parts = [Reader(seen[n][InputMoment()][0], _matrix(seen[n]), columns) for n, columns in group.consumers.items()]
         kept[name] = _chosen(group, parts, cut[name][1])
@@ -161,17 +160,17 @@ class _Fit:
     cut: Mapping[str, tuple[ChannelGroup, Choice]]
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def __call__(self, name: str, wanted: ResidualMoments) -> Array:
+    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
         """The layer's new weight, zero in the columns of removed channels."""
-        observation = self.seen[name]
-        weight, mean = _matrix(observation), wanted.mean[0].double()
-        moment = wanted.moment[0].double() - torch.outer(mean, mean)  # the bias restores the mean
-        lack = wanted.residual_cross_moment.double() - torch.outer(wanted.residual_mean.double(), mean)
+        observation = self.seen[layer]
+        weight, mean = _matrix(observation), moments.mean[0].double()
+        moment = moments.moment[0].double() - torch.outer(mean, mean)  # the bias restores the mean
+        cross = moments.residual_cross_moment.double() - torch.outer(moments.shift.double(), mean)
         factor = damped_cholesky(damped(moment, DAMPING), 0.0)
-        new = weight + torch.cholesky_solve(lack.T, factor).T
-        group, choice = next((found for found in self.cut.values() if name in found[0].consumers), (None, None))
+        new = weight + torch.cholesky_solve(cross.T, factor).T
+        group, choice = next((found for found in self.cut.values() if layer in found[0].consumers), (None, None))
         if group is not None and choice is not None:
-            n = group.consumers[name]
+            n = group.consumers[layer]
             if group.name not in self.kept:
                 self.kept[group.name] = _chosen(group, [Reader(moment, new, n)], choice)
             columns = [channel * n + i for channel in self.kept[group.name] for i in range(n)]

@@ -16,7 +16,7 @@ import torch
 from dyncompress.allocation import distortion
 from dyncompress.coding import code_length
 from dyncompress.errors import InvalidRequest
-from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.application.round_layers import pruned_weight, rounded_weight
 from dyncompress.quantization.input_prior import InputPrior
 from dyncompress.recipe.choice_checks import fits_pattern
 from dyncompress.recipe.recipe import LayerRule, Recipe
@@ -166,12 +166,12 @@ def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Reci
     norm = float(weight.double().square().sum()) or 1.0
     sorted_squares = weight.double().square().flatten().sort().values
     sketch = None if recipe.quantizer is None else recipe.quantizer.sketch
-    quick = recipe if sketch is None else replace(recipe, quantizer=sketch)
+    quick = recipe.quantizer if sketch is None else sketch
     found, masked = [], {}
     for choice in tried:
         key = (choice.sparsity, choice.pattern)
         if key not in masked:
-            masked[key] = pruned_weight(observation, choice, recipe)
+            masked[key] = pruned_weight(observation, choice, recipe.pruner)
         pruned = masked[key]
         new, encoding = rounded_weight(observation, pruned, choice, quick)
         found.append(

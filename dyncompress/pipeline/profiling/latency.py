@@ -15,9 +15,10 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, integer_file, narrowed
-from dyncompress.models.torch.model import TorchModel
+from dyncompress.pipeline.capabilities import channel_groups, residual_blocks
+from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.onnx_export import as_numpy
-from dyncompress.pipeline.task import Opened, first_examples
+from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
     BLOCKS,
@@ -26,6 +27,7 @@ from dyncompress.types import (
     ChannelGroup,
     Drop,
     Layer,
+    Model,
     OnnxFile,
     Option,
     Placement,
@@ -57,33 +59,33 @@ class LatencyTable:
     batch: int
 
 
-def latency_table(model: Opened, table: Mapping[str, Sequence[Option]], recipe: Recipe, target: Target) -> LatencyTable:
+def latency_table(task: Task, table: Mapping[str, Sequence[Option]]) -> LatencyTable:
     """Time every structural option of a table.
 
     Args:
-        model: with calibration data; its first examples are what is run.
+        task: with calibration data, of which the first examples are run; its recipe names the widths and `latency_batch`, its
+            target the session options and integer forms.
         table: unit -> options; those of layers cost no time of their own.
-        recipe: widths of weights and activations, and `latency_batch`.
-        target: session options and integer forms.
     """
-    door, batch = model.door, as_numpy(first_examples(model.batches, RANGED)[0])
-    float_file, places = door.to_onnx(batch)
-    writer = _Writer(batch, recipe, target)
+    model, batch = task.model, as_numpy(first_examples(task.batches, RANGED)[0])
+    groups, blocks = channel_groups(model), residual_blocks(model)
+    float_file, places = model.to_onnx(batch)
+    writer = _Writer(batch, task.recipe, task.target)
     files, shares = {"original": float_file, "whole": writer(float_file, places)}, {}
-    layers = {layer.name: layer for layer in door.layers()}
-    for form, members in _forms(table, door.channel_groups(), door.residual_blocks(), layers).items():
+    layers = {layer.name: layer for layer in model.layers()}
+    for form, members in _forms(table, groups, blocks, layers).items():
         options = table[members[0]]
         for i, option in enumerate(options):
-            cuts = {k: v for unit in members for k, v in _cuts(unit, option, door.channel_groups()).items()}
+            cuts = {k: v for unit in members for k, v in _cuts(unit, option, groups).items()}
             if option.choice.keep is not None:
                 files[f"{form}:{i}"] = writer(narrowed(float_file, places, cuts), places)
             elif option.choice.drop:
-                small, left = door.edited([Drop(unit.removeprefix(BLOCKS)) for unit in members]).to_onnx(batch)
+                small, left = model.edited([Drop(unit.removeprefix(BLOCKS)) for unit in members]).to_onnx(batch)
                 files[f"{form}:{i}"] = writer(small, left)
         shares.update({unit: (form, len(members), len(options)) for unit in members})
-    size = recipe.latency_batch
+    size = task.recipe.latency_batch
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
-    ratio, whole = _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))
+    ratio, whole = _timed(files, inputs, task.target, ROUNDS.get(size, FEW_ROUNDS))
     change = {name: value - 1.0 if abs(value - 1.0) > NOISE else 0.0 for name, value in ratio.items()}
     units = {
         unit: tuple(change.get(f"{form}:{i}", 0.0) * whole / n for i in range(count)) for unit, (form, n, count) in shares.items()
@@ -91,21 +93,21 @@ def latency_table(model: Opened, table: Mapping[str, Sequence[Option]], recipe: 
     return LatencyTable(ratio["original"] * whole, whole, units, size)
 
 
-def seconds_of(model: Opened, small: TorchModel, recipe: Recipe, target: Target) -> float:
+def seconds_of(task: Task, small: Model) -> float:
     """The time of a smaller network over that of the whole one, both in the shipped form."""
-    batch = as_numpy(first_examples(model.batches, RANGED)[0])
-    writer, size = _Writer(batch, recipe, target), max(1, recipe.latency_batch)
-    files = {name: writer(*door.to_onnx(batch)) for name, door in (("whole", model.door), ("small", small))}
+    batch = as_numpy(first_examples(task.batches, RANGED)[0])
+    writer, size = _Writer(batch, task.recipe, task.target), max(1, task.recipe.latency_batch)
+    files = {name: writer(*model.to_onnx(batch)) for name, model in (("whole", task.model), ("small", small))}
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
-    return _timed(files, inputs, target, ROUNDS.get(size, FEW_ROUNDS))[0]["small"]
+    return _timed(files, inputs, task.target, ROUNDS.get(size, FEW_ROUNDS))[0]["small"]
 
 
-def seconds_of_file(model: Opened, file: OnnxFile, profile: Profile, recipe: Recipe) -> float:
+def seconds_of_file(task: Task, file: OnnxFile, profile: Profile) -> float:
     """The time of one run of a finished file: its ratio to the original's float32 file, times what that was measured to take."""
-    batch = as_numpy(first_examples(model.batches, RANGED)[0])
-    size = max(1, recipe.latency_batch)
+    batch = as_numpy(first_examples(task.batches, RANGED)[0])
+    size = max(1, task.recipe.latency_batch)
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
-    files = {"whole": model.door.to_onnx(batch)[0], "file": file.body}
+    files = {"whole": task.model.to_onnx(batch)[0], "file": file.body}
     return profile.seconds * _timed(files, inputs, file.target, ROUNDS.get(size, FEW_ROUNDS))[0]["file"]
 
 

@@ -10,9 +10,9 @@ from dyncompress.allocation.prior import posterior
 from dyncompress.errors import InvalidRequest
 from dyncompress.pipeline.profiling import probes
 from dyncompress.pipeline.profiling.candidates import Errors
-from dyncompress.pipeline.task import Opened
+from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import Estimate, Layer
+from dyncompress.types import Estimate
 from dyncompress.types.progress import Step
 
 Estimates = Mapping[str, Mapping[str, Estimate]]
@@ -38,9 +38,7 @@ def by_coefficients(estimates: Estimates, recipe: Recipe) -> Sensed:
 
 
 def by_prior(
-    model: Opened,
-    recipe: Recipe,
-    layers: Sequence[Layer],
+    task: Task,
     estimates: Estimates,
     errors: Mapping[str, Sequence[Errors]],
     base: str,
@@ -49,9 +47,7 @@ def by_prior(
     """The posterior of a learned prior, given what few probes say.
 
     Args:
-        model: probed where it has calibration data and the recipe asks for probes.
-        recipe: its priors and its share of probes.
-        layers: of the model.
+        task: its model is probed where there are calibration data and the recipe asks for probes.
         estimates: measure -> layer -> estimate.
         errors: of every choice of every layer that is chosen for.
         base: what the sensitivity multiplies: `error`, relative squared error of the weight, or `fisher`, the harm that Fisher
@@ -61,13 +57,14 @@ def by_prior(
     Raises:
         InvalidRequest: the prior lacks a kind of choice that the recipe makes, and harm would have two units.
     """
-    chosen = [layer for layer in layers if layer.name in errors]
+    recipe = task.recipe
+    chosen = [layer for layer in task.model.layers() if layer.name in errors]
     names = [layer.name for layer in chosen]
     known = {**estimates, **distortion.shapes(chosen)}
     log: dict[str, dict[str, float]] = {}
     said: dict[str, list[str]] = {name: [] for name in names}
     largest = sorted(chosen, key=lambda layer: -layer.weights)
-    probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if model.calibrated else []
+    probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if task.calibrated else []
     for kind in distortion.KINDS:
         bases = recipe.priors.get(kind, {})
         if not any(getattr(e, probes.PARTS[kind]) > 0 for found in errors.values() for e in found):
@@ -78,7 +75,7 @@ def by_prior(
                     f"recipe '{recipe.name}': its prior knows no {kind} on '{base}', which its choices need; take another prior."
                 )
             continue
-        rates = probes.kind_rates(model, recipe, {n: errors[n] for n in probed}, kind, base, step)
+        rates = probes.kind_rates(task, {n: errors[n] for n in probed}, kind, base, step)
         scores = distortion.z_scores(known, names, bases[base].measures)
         found = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
         log[kind] = dict(zip(names, found.log.tolist(), strict=True))

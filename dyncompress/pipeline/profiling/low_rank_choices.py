@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dyncompress.pipeline.application.apply_plan import rounded_weight
+from dyncompress.pipeline.application.round_layers import rounded_weight
 from dyncompress.pipeline.profiling.candidates import Errors, fisher_harm, motion_harm, weight_change
 from dyncompress.pruning import low_rank
 from dyncompress.recipe.recipe import Recipe
@@ -45,7 +45,7 @@ def rank_errors(observation: Observation, tried: Sequence[Choice], recipe: Recip
             shaped = half.reshape(layer.shape)
             values: dict[Need, Array] = {Weight(): shaped}
             values.update({} if seen is None else {InputMoment(): seen})
-            product.append(rounded_weight(Observation(layer, values), shaped, choice, recipe)[0])
+            product.append(rounded_weight(Observation(layer, values), shaped, choice, recipe.quantizer)[0])
         new = low_rank.composed(product[0], product[1].flatten(1)).to(weight)
         error = float((weight - new).double().square().sum())
         one = Errors(

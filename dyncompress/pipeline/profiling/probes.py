@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from dyncompress.measures.divergence import divergence, per_example
-from dyncompress.models.torch.model import TorchModel
-from dyncompress.pipeline.application.apply_plan import pruned_weight, rounded_weight
+from dyncompress.pipeline.application.round_layers import pruned_weight, rounded_weight
 from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.capabilities import matched
+from dyncompress.pipeline.observed_model import ObservedModel, first_examples, outputs
 from dyncompress.pipeline.profiling.candidates import Errors
-from dyncompress.pipeline.task import Opened, first_examples, outputs
-from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import CHANNELS, Choice, InputMoment, Need, Observation, Option, SetWeight, Weight
+from dyncompress.pipeline.task import Task
+from dyncompress.types import CHANNELS, Choice, InputMoment, Model, Need, Observation, Option, SetWeight, Weight
 from dyncompress.types.progress import Step
 
 EXAMPLES = 256
@@ -26,70 +26,70 @@ FEW = 128  # examples of a structural probe
 REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
 
 
-def layer_rates(model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], step: Step) -> dict[str, float]:
+def layer_rates(task: Task, errors: Mapping[str, Sequence[Errors]], step: Step) -> dict[str, float]:
     """Divergence for a unit of relative error, by layer: its boldest choice alone, moments matched."""
-    probe, found = Probe(model), {}
+    probe, rates = Probe(task.source), {}
     needs: tuple[Need, ...] = (Weight(), InputMoment())
-    for name, observation in model.observe(needs):
+    for name, observation in task.observe(needs):
         if name not in errors:
             continue
         step.advance()
         bold = max((e for e in errors[name] if e.choice.rank is None), key=lambda e: e.pruning + e.rounding)
         if bold.pruning + bold.rounding == 0:
             continue
-        found[name] = probe(_alone(model, observation, bold.choice, recipe)) / (bold.pruning + bold.rounding)
-    return found
+        rates[name] = probe(_alone(task, observation, bold.choice)) / (bold.pruning + bold.rounding)
+    return rates
 
 
 def kind_rates(
-    model: Opened, recipe: Recipe, errors: Mapping[str, Sequence[Errors]], kind: str, base: str, step: Step
+    task: Task, errors: Mapping[str, Sequence[Errors]], kind: str, base: str, step: Step
 ) -> dict[str, tuple[float, float]]:
     """Layer -> (log of the divergence over what was foreseen, its variance), by one choice of this kind alone.
 
     Args:
-        model: opened, with calibration data.
-        recipe: its tools carry the choices out.
+        task: with calibration data; the tools of its recipe carry the choices out.
         errors: of the layers to be probed.
         kind: `pruning` or `quantization`.
         base: what is foreseen: `error`, the relative error itself, or `fisher`, the harm by Fisher information.
         step: told of every layer.
     """
     own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
-    probe, found = Probe(model), {}
-    for name, observation in model.observe((Weight(), InputMoment())) if errors else ():
+    probe, rates = Probe(task.source), {}
+    for name, observation in task.observe((Weight(), InputMoment())) if errors else ():
         pure = [e for e in errors.get(name, ()) if e.choice.rank is None and getattr(e, other) <= SMALL * getattr(e, own) > 0]
         if not pure:
             continue
         step.advance()
         mild = [e for e in pure if getattr(e, own) <= MILD]
         one = max(mild, key=lambda e: getattr(e, own)) if mild else min(pure, key=lambda e: getattr(e, own))
-        moved = probe.examples(_alone(model, observation, one.choice, recipe))
+        moved = probe.examples(_alone(task, observation, one.choice))
         mean = max(float(moved.mean()), LEAST)
         foreseen = one.output if base == "fisher" else getattr(one, own)
         if foreseen > 0:  # never where it is nan
-            found[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
-    return found
+            rates[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
+    return rates
 
 
-def _alone(model: Opened, observation: Observation, choice: Choice, recipe: Recipe) -> TorchModel:
+def _alone(task: Task, observation: Observation, choice: Choice) -> Model:
     """The model with this layer alone pruned and rounded."""
-    weight, _ = rounded_weight(observation, pruned_weight(observation, choice, recipe), choice, recipe)
-    return model.door.edited([SetWeight(observation.layer.name, weight)])
+    pruned = pruned_weight(observation, choice, task.recipe.pruner)
+    weight, _ = rounded_weight(observation, pruned, choice, task.recipe.quantizer)
+    return task.model.edited([SetWeight(observation.layer.name, weight)])
 
 
-def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
+def structure_probed(task: Task, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
     """Channel and block units of a table with their harms corrected by probes.
 
     A channel group is probed at its smallest and its boldest removal, a block by dropping it; the layers nearby are refitted.
     Predicted from the reader's output error, the harm is right in form but not in size: Fisher information takes the errors at
     different positions for independent, and in front of an average over positions they add up (a factor of 60 was seen).
     """
-    probe, found = Probe(model, FEW), {}
-    few = replace(model, batches=probe.batches, kept={})
+    probe, corrected_table = Probe(task.source, FEW), {}
+    few = replace(task, source=replace(task.source.with_model(task.model), batches=probe.batches))
 
     def harm(unit: str, choice: Choice) -> float:
         small, _ = restructured(few, {unit: choice}, REACH)
-        return divergence(probe.before, outputs(small.door, probe.batches)[0])  # refitted outputs have their moments
+        return divergence(probe.before, outputs(small.model, probe.batches)[0])  # refitted outputs have their moments
 
     for unit, lines in table.items():
         step.advance()
@@ -98,26 +98,26 @@ def structure_probed(model: Opened, table: Mapping[str, Sequence[Option]], step:
         harms = [measured.get(i, line.distortion) for i, line in enumerate(lines)]
         if unit.startswith(CHANNELS):
             harms = corrected([line.distortion for line in lines], measured)
-        found[unit] = tuple(replace(line, distortion=h) for line, h in zip(lines, harms, strict=True))
-    return found
+        corrected_table[unit] = tuple(replace(line, distortion=h) for line, h in zip(lines, harms, strict=True))
+    return corrected_table
 
 
 class Probe:
     """Divergence of an edited model from the original on a few calibration examples, moments matched."""
 
-    def __init__(self, model: Opened, examples: int = EXAMPLES) -> None:
+    def __init__(self, source: ObservedModel, examples: int = EXAMPLES) -> None:
         """Run the original once."""
-        self.original, self.batches = model.door, first_examples(model.batches, examples)
+        self.original, self.batches = source.model, first_examples(source.batches, examples)
         self.before = outputs(self.original, self.batches)[0]
 
-    def __call__(self, edited: TorchModel) -> float:
+    def __call__(self, edited: Model) -> float:
         """The divergence, in nats for scores."""
         return float(self.examples(edited).mean())
 
-    def examples(self, edited: TorchModel) -> np.ndarray:
+    def examples(self, edited: Model) -> np.ndarray:
         """The divergence on each example, `[n]`."""
-        matched, _ = edited.matched(self.original, self.batches)
-        return per_example(self.before, outputs(matched, self.batches)[0])
+        alike, _ = matched(edited, self.original, self.batches)
+        return per_example(self.before, outputs(alike, self.batches)[0])
 
 
 def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:

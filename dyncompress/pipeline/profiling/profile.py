@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from dyncompress import deployment
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
-from dyncompress.pipeline.application.apply_plan import fitted
+from dyncompress.pipeline.application.round_layers import fitted
+from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, refuse_incapable, residual_blocks
+from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
-from dyncompress.pipeline.task import Opened, first_examples, with_run
-from dyncompress.recipe.recipe import Recipe, rules_for
+from dyncompress.pipeline.task import Task
+from dyncompress.recipe.recipe import LayerRule, Recipe, rules_for
 from dyncompress.types import (
     BLOCKS,
     CHANNELS,
@@ -34,11 +35,8 @@ from dyncompress.types import (
     Placement,
     Profile,
     ResidualBlock,
-    Target,
-    Trajectory,
     Weight,
 )
-from dyncompress.types.progress import Progress
 
 Considered = Callable[[Layer, Sequence[Choice], candidates.Bytes], tuple[Choice, ...]]
 
@@ -46,121 +44,153 @@ SPLIT_BYTES = 120  # of the graph: one more operator, its output's grid, and the
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a profile is made of.
+class Units:
+    """What may be chosen for in a model.
 
     Attributes:
-        model: opened, with its data and the recorded run, if there is one.
-        recipe, target: values.
+        layers: layer -> the choices to compare, for the layers that aren't left alone.
+        reasons: layer -> why it is left alone.
+        groups: channel groups that may be narrowed.
+        blocks: residual blocks that may be dropped.
     """
 
-    model: Opened
-    recipe: Recipe
-    target: Target
+    layers: Mapping[str, tuple[Choice, ...]]
+    reasons: Mapping[str, str]
+    groups: tuple[ChannelGroup, ...]
+    blocks: tuple[ResidualBlock, ...]
 
     @property
-    def calibrated(self) -> bool:
-        """Whether there are calibration data."""
-        return self.model.calibrated
+    def decided(self) -> bool:
+        """Whether there is nothing to compare: every unit has one option."""
+        return not self.groups and not self.blocks and all(len(choices) == 1 for choices in self.layers.values())
+
+    @property
+    def in_groups(self) -> set[str]:
+        """The layers that make or read the channels of a group."""
+        return {name for group in self.groups for name in (*group.producers, *group.consumers)}
 
 
-def profiled(
-    model: Opened,
-    recipe: Recipe,
-    target: Target,
-    trajectory: Trajectory | str | Path | None,
-    progress: Progress,
-    *,
-    considered: Considered = candidates.worth_trying,
-) -> Profile:
+@dataclass(frozen=True)
+class Measured:
+    """What one pass over the layers gives.
+
+    Attributes:
+        estimates: measure -> layer -> estimate.
+        errors: layer -> the errors of its choices.
+        observations: of the layers in channel groups.
+    """
+
+    estimates: Mapping[str, Mapping[str, Estimate]]
+    errors: Mapping[str, tuple[candidates.Errors, ...]]
+    observations: Mapping[str, Observation]
+
+
+def profiled(task: Task, *, considered: Considered = candidates.worth_trying) -> Profile:
     """Observe every layer once, and tabulate.
 
     Where `considered` leaves every layer one choice there is nothing to compare: errors and sensitivities aren't computed, and
     only what the measures read is observed.
     """
-    model, recipe = with_run(model, trajectory), fitted(recipe, target)
-    setting, door = Setting(model, recipe, target), model.door
-    given = {"theory": True, "trajectory": model.run is not None, "fisher": model.calibrated, "probe": model.calibrated}
+    task = replace(task, recipe=fitted(task.recipe, task.target))
+    model, recipe = task.model, task.recipe
+    refuse_incapable(model, recipe)
+    given = {"theory": True, "trajectory": task.run is not None, "fisher": task.calibrated, "probe": task.calibrated}
     if not any(given[name] for name in recipe.sensitivity):
         raise _unread(recipe)
-    layers = door.layers()
+    layers = model.layers()
     rules = rules_for(recipe, [layer.name for layer in layers])
-    with progress.phase("export the original"):
-        float_file, places = door.to_onnx(first_examples(model.batches, 2)[0])
-    reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
-    groups = _groups(setting, reasons)
-    blocks = _blocks(setting, reasons)
-    readers = {name for group in groups for name in (*group.producers, *group.consumers)}
-    weights = sum(layer.weights for layer in layers if layer.name not in reasons)
-    price = file_bytes if recipe.budget.sparsity is None else candidates.bits_left
-    splits = door.factorable if recipe.ranks else frozenset()
-
-    def allowed(layer: Layer) -> tuple[Choice, ...]:
-        found = candidates.choices(layer, recipe, target, rules.get(layer.name), weights)
-        return (*found, *low_rank_choices.ranked(layer, recipe, found)) if layer.name in splits else found
-
-    tried = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
     by_name = {layer.name: layer for layer in layers}
-    with progress.phase("count the bytes that stay fixed"):
-        placed = {name: places[name] for name in tried}
-        float_bytes, fixed = len(float_file), _fixed_bytes(float_file, placed, by_name, target, recipe)
+    with task.progress.phase("export the original"):
+        float_file, places = model.to_onnx(first_examples(task.batches, 2)[0])
+    units = _units(task, places, considered, rules)
+    with task.progress.phase("count the bytes that stay fixed"):
+        placed = {name: places[name] for name in units.layers}
+        float_bytes, fixed = len(float_file), _fixed_bytes(float_file, placed, task)
         del float_file  # as large as the model
-    decided = not groups and not blocks and all(len(found) == 1 for found in tried.values())
-    estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
-    errors: dict[str, tuple[candidates.Errors, ...]] = {}
-    kept: dict[str, Observation] = {}
-    with progress.phase("measure the layers", len(layers)) as step:
-        for name, observation in model.observe(_needs(setting, bool(groups), decided)):
-            step.advance()
-            for measure, value in recipe.measures.items():
-                if all(need in observation for need in value.needs):
-                    estimates[measure][name] = value(observation)
-            if name in readers:
-                kept[name] = observation
-            if name in tried and decided:
-                errors[name] = tuple(candidates.unmeasured(choice) for choice in tried[name])
-            elif name in tried:
-                dense, thin = ([c for c in tried[name] if (c.rank is None) == kept] for kept in (True, False))
-                errors[name] = candidates.layer_errors(observation, dense, recipe)
-                errors[name] += low_rank_choices.rank_errors(observation, thin, recipe)
-    source = UNMEASURED if decided else _source(setting, errors)
-    sensed = _sensed(setting, source, estimates, errors, progress)
+    measured = _measured(task, units)
+    source = UNMEASURED if units.decided else _source(task, measured.errors)
+    sensed = _sensed(task, source, measured)
     probed = {}
     if source == "probe":
-        with progress.phase("probe the layers", len(errors)) as step:
-            probed = probes.layer_rates(model, recipe, errors, step)
-    harm = candidates.harms(errors, source, sensed.log, probed)
+        with task.progress.phase("probe the layers", len(measured.errors)) as step:
+            probed = probes.layer_rates(task, measured.errors, step)
+    harm = candidates.harms(measured.errors, source, sensed.log, probed)
     table: dict[str, tuple[Option, ...]] = {
-        name: candidates.layer_options(by_name[name], found, harm[name], file_bytes) for name, found in errors.items()
+        name: candidates.layer_options(by_name[name], errors, harm[name], file_bytes) for name, errors in measured.errors.items()
     }
-    table |= _structure(setting, groups, blocks, kept, progress)
-    table, seconds, whole_seconds = _measured(setting, table, progress)
+    table |= _structure(task, units, measured.observations)
+    table, seconds, whole_seconds = _timed(task, table)
     return Profile(
         layers=layers,
-        estimates={name: found for name, found in estimates.items() if found},
+        estimates={name: found for name, found in measured.estimates.items() if found},
         table=table,
         source={unit: "probe" if unit.startswith(STRUCTURE) else _told(source, sensed.said.get(unit)) for unit in table},
-        reasons=reasons,
+        reasons=units.reasons,
         float_bytes=float_bytes,
         fixed_bytes=SEAL_BYTES + fixed,
-        macs=door.macs,
-        digest=door.state_digest,
+        macs=model.macs,
+        digest=model.state_digest,
         recipe=recipe.name,
-        target=target.name,
-        notes=(*door.notes, *(model.run.notes if model.run else ()), *filter(None, [deployment.matches_target(target)])),
+        target=task.target.name,
+        notes=(*model.notes, *(task.run.notes if task.run else ()), *filter(None, [deployment.matches_target(task.target)])),
         seconds=seconds,
         whole_seconds=whole_seconds,
     )
 
 
-def profiled_for_budget(
-    model: Opened, recipe: Recipe, target: Target, trajectory: Trajectory | str | Path | None, progress: Progress
-) -> Profile:
+def profiled_for_budget(task: Task) -> Profile:
     """What the recipe's own budgets are solved from; where none asks for less, every layer's most careful choice alone."""
+    recipe = task.recipe
     if recipe.path or recipe.budget != Budget():
-        return profiled(model, recipe, target, trajectory, progress)
-    whole = replace(recipe, keeps=(), blocks=False)
-    return profiled(model, whole, target, trajectory, progress, considered=candidates.most_careful)
+        return profiled(task)
+    return profiled(replace(task, recipe=replace(recipe, keeps=(), blocks=False)), considered=candidates.most_careful)
+
+
+def _units(
+    task: Task, places: Mapping[str, Sequence[Placement]], considered: Considered, rules: Mapping[str, LayerRule]
+) -> Units:
+    """The layers with their choices, and the groups and blocks that the recipe may shrink."""
+    model, recipe = task.model, task.recipe
+    layers = model.layers()
+    reasons = left_alone(layers, places, {name for name, rule in rules.items() if rule.leave_alone}, recipe.name)
+    weights = sum(layer.weights for layer in layers if layer.name not in reasons)
+    price = file_bytes if recipe.budget.sparsity is None else candidates.bits_left
+    splits = factorable_layers(model) if recipe.ranks else frozenset()
+
+    def allowed(layer: Layer) -> tuple[Choice, ...]:
+        choices = candidates.choices(layer, recipe, task.target, rules.get(layer.name), weights)
+        return (*choices, *low_rank_choices.ranked(layer, recipe, choices)) if layer.name in splits else choices
+
+    choices = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
+    return Units(choices, reasons, _groups(task, reasons), _blocks(task, reasons))
+
+
+def _measured(task: Task, units: Units) -> Measured:
+    """One pass over the layers: estimates of every measure, and the errors of every choice."""
+    recipe, members = task.recipe, units.in_groups
+    estimates: dict[str, dict[str, Estimate]] = {name: {} for name in recipe.measures}
+    errors: dict[str, tuple[candidates.Errors, ...]] = {}
+    observations: dict[str, Observation] = {}
+    with task.progress.phase("measure the layers", len(task.model.layers())) as step:
+        for name, observation in task.observe(_needs(task, units)):
+            step.advance()
+            for measure, value in recipe.measures.items():
+                if all(need in observation for need in value.needs):
+                    estimates[measure][name] = value(observation)
+            if name in members:
+                observations[name] = observation
+            if name in units.layers:
+                errors[name] = _errors(observation, units.layers[name], recipe, units.decided)
+    return Measured(estimates, errors, observations)
+
+
+def _errors(observation: Observation, choices: Sequence[Choice], recipe: Recipe, decided: bool) -> tuple[candidates.Errors, ...]:
+    """The errors of one layer's choices, in their order; not computed where there is nothing to compare."""
+    if decided:
+        return tuple(candidates.unmeasured(choice) for choice in choices)
+    dense = [choice for choice in choices if choice.rank is None]
+    thin = [choice for choice in choices if choice.rank is not None]
+    return candidates.layer_errors(observation, dense, recipe) + low_rank_choices.rank_errors(observation, thin, recipe)
 
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
@@ -188,91 +218,67 @@ def left_alone(
     return reasons
 
 
-def share_left_alone(layers: Sequence[Layer], reasons: Mapping[str, str]) -> dict[str, float]:
-    """The share of weights and of MACs that no choice touches, fractions."""
-    weights, macs = sum(layer.weights for layer in layers), sum(layer.macs for layer in layers)
-    alone = [layer for layer in layers if layer.name in reasons]
-    return {
-        "weights": sum(layer.weights for layer in alone) / max(weights, 1),
-        "macs": sum(layer.macs for layer in alone) / max(macs, 1),
-    }
-
-
-def _groups(setting: Setting, reasons: Mapping[str, str]) -> tuple[ChannelGroup, ...]:
+def _groups(task: Task, reasons: Mapping[str, str]) -> tuple[ChannelGroup, ...]:
     """Channel groups the recipe may shrink."""
-    if not setting.recipe.keeps:
+    if not task.recipe.keeps:
         return ()
-    layers = {layer.name: layer for layer in setting.model.door.layers()}
+    layers = {layer.name: layer for layer in task.model.layers()}
     return tuple(
         group
-        for group in setting.model.door.channel_groups()
+        for group in channel_groups(task.model)
         if not any(name in reasons for name in (*group.producers, *group.consumers))
         and all(layers[name].groups == 1 for name in group.consumers)  # the refit sees one moment for all rows
     )
 
 
-def _blocks(setting: Setting, reasons: Mapping[str, str]) -> tuple[ResidualBlock, ...]:
+def _blocks(task: Task, reasons: Mapping[str, str]) -> tuple[ResidualBlock, ...]:
     """Residual blocks the recipe may drop."""
-    if not setting.recipe.blocks:
+    if not task.recipe.blocks:
         return ()
-    blocks = setting.model.door.residual_blocks()
+    blocks = residual_blocks(task.model)
     return tuple(block for block in blocks if block.droppable and not any(name in reasons for name in block.layers))
 
 
-def _structure(
-    setting: Setting,
-    groups: Sequence[ChannelGroup],
-    blocks: Sequence[ResidualBlock],
-    kept: Mapping[str, Observation],
-    progress: Progress,
-) -> dict[str, tuple[Option, ...]]:
+def _structure(task: Task, units: Units, observations: Mapping[str, Observation]) -> dict[str, tuple[Option, ...]]:
     """The lines of channel groups and blocks, probed."""
-    recipe, layers = setting.recipe, {layer.name: layer for layer in setting.model.door.layers()}
+    recipe, layers = task.recipe, {layer.name: layer for layer in task.model.layers()}
     table = {
-        CHANNELS + group.name: structure_choices.channel_options(group, kept, recipe, setting.target, file_bytes)
-        for group in groups
+        CHANNELS + group.name: structure_choices.channel_options(group, observations, recipe, task.target, file_bytes)
+        for group in units.groups
     }
-    table |= {BLOCKS + block.name: structure_choices.block_options(block, layers, recipe, file_bytes) for block in blocks}
+    table |= {BLOCKS + block.name: structure_choices.block_options(block, layers, recipe, file_bytes) for block in units.blocks}
     if not table:
         return {}
-    with progress.phase("probe channels and blocks", len(table)) as step:
-        return probes.structure_probed(setting.model, table, step)
+    with task.progress.phase("probe channels and blocks", len(table)) as step:
+        return probes.structure_probed(task, table, step)
 
 
-def _measured(
-    setting: Setting, table: Mapping[str, tuple[Option, ...]], progress: Progress
-) -> tuple[dict[str, tuple[Option, ...]], float, float]:
+def _timed(task: Task, table: Mapping[str, tuple[Option, ...]]) -> tuple[dict[str, tuple[Option, ...]], float, float]:
     """The table with measured seconds, and those of the float32 file and of the shipped form; zeros where none are asked for."""
-    if not setting.recipe.latency_batch:
+    if not task.recipe.latency_batch:
         return dict(table), 0.0, 0.0
-    with progress.phase("time runs on this machine"):
-        found = latency.latency_table(setting.model, table, setting.recipe, setting.target)
-    return latency.with_seconds(table, found), found.original, found.whole
+    with task.progress.phase("time runs on this machine"):
+        seconds = latency.latency_table(task, table)
+    return latency.with_seconds(table, seconds), seconds.original, seconds.whole
 
 
-def _needs(setting: Setting, channels: bool, decided: bool) -> tuple[Need, ...]:
+def _needs(task: Task, units: Units) -> tuple[Need, ...]:
     """What has to be observed: by the measures and, where there is something to decide, for errors and sensitivities."""
-    recipe = setting.recipe
-    rounding = () if decided else (t for t in (recipe.pruner, recipe.quantizer) if t is not None)
+    recipe = task.recipe
+    rounding = () if units.decided else (t for t in (recipe.pruner, recipe.quantizer) if t is not None)
     needs: set[Need] = {Weight(), *(need for tool in (*recipe.measures.values(), *rounding) for need in tool.needs)}
-    if setting.calibrated and not decided and ("fisher" in recipe.sensitivity or channels):
+    if task.calibrated and not units.decided and ("fisher" in recipe.sensitivity or units.groups):
         needs |= {InputMoment(), OutputFisher()}
     return tuple(needs)
 
 
-def _sensed(
-    setting: Setting,
-    source: str,
-    estimates: Mapping[str, Mapping[str, Estimate]],
-    errors: Mapping[str, Sequence[candidates.Errors]],
-    progress: Progress,
-) -> learned_prior.Sensed:
+def _sensed(task: Task, source: str, measured: Measured) -> learned_prior.Sensed:
     """What theory says where harm comes from it, or where a prior corrects Fisher information."""
-    recipe, base = setting.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
+    recipe, base = task.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
     if base is None or not recipe.priors:
-        return learned_prior.by_coefficients(estimates, recipe) if source == "theory" else learned_prior.Sensed({}, {})
-    with progress.phase("apply the learned prior", len(errors)) as step:
-        return learned_prior.by_prior(setting.model, recipe, setting.model.door.layers(), estimates, errors, base, step)
+        return learned_prior.by_coefficients(measured.estimates, recipe) if source == "theory" else learned_prior.Sensed({}, {})
+    with task.progress.phase("apply the learned prior", len(measured.errors)) as step:
+        return learned_prior.by_prior(task, measured.estimates, measured.errors, base, step)
 
 
 def _told(source: str, said: str | None) -> str:
@@ -280,19 +286,19 @@ def _told(source: str, said: str | None) -> str:
     return f"{source} ({said})" if said else source
 
 
-def _source(setting: Setting, errors: Mapping[str, Sequence[candidates.Errors]]) -> str:
+def _source(task: Task, errors: Mapping[str, Sequence[candidates.Errors]]) -> str:
     """The first of the recipe's sensitivities that this model and these data allow."""
     flat = [e for found in errors.values() for e in found]
     possible = {
         "fisher": any(np.isfinite(e.output) for e in flat),
         "trajectory": any(np.isfinite(e.motion) for e in flat),
-        "probe": setting.calibrated,
+        "probe": task.calibrated,
         "theory": True,
     }
-    for name in setting.recipe.sensitivity:
+    for name in task.recipe.sensitivity:
         if possible[name]:
             return name
-    raise _unread(setting.recipe)
+    raise _unread(task.recipe)
 
 
 def _unread(recipe: Recipe) -> InvalidRequest:
@@ -303,11 +309,11 @@ def _unread(recipe: Recipe) -> InvalidRequest:
     return InvalidRequest(text)
 
 
-def _fixed_bytes(
-    float_file: bytes, places: Mapping[str, Sequence[Placement]], layers: Mapping[str, Layer], target: Target, recipe: Recipe
-) -> int:
+def _fixed_bytes(float_file: bytes, places: Mapping[str, Sequence[Placement]], task: Task) -> int:
     """What the shipped file holds whatever is chosen, by writing one."""
+    recipe, target = task.recipe, task.target
     if recipe.quantizer is None or not places:
+        layers = {layer.name: layer for layer in task.model.layers()}
         return len(float_file) - int(sum(file_bytes(layers[name], Choice()) for name in places))
     if recipe.activation_bits == FLOAT_BITS:
         target = replace(target, activation_dtype="float32")

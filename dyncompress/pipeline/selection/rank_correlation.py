@@ -8,69 +8,18 @@ each other, so they are drawn together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.types.representation import short_repr
+from dyncompress.types.ranking import Agreement, Correlation, Setting
 
 RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
 FEWEST = 3
 DEFINED = 0.5  # share of the resamples in which a coefficient must exist for an interval
-Setting = float | int | str
 Settings = Mapping[str, Sequence[Setting]]
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A coefficient between -1 and 1 with its percentile bootstrap interval at 95 %; nan where it doesn't exist.
-
-    Attributes:
-        value, low, high: the coefficient and the interval's ends.
-        n: runs.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    __repr__ = short_repr
-
-    def turned(self) -> Correlation:
-        """That of the measure times -1."""
-        return Correlation(-self.value, -self.high, -self.low, self.n)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How a measure goes with the gap over runs, every coefficient by itself.
-
-    Attributes:
-        kendall: tau-b over all pairs of runs.
-        granulated: hyper-parameter -> psi, over pairs of runs that differ in it alone.
-        mean_granulated: Psi, the mean of these; None without hyper-parameters.
-        partial: partial Spearman correlation given all hyper-parameters; None without them.
-    """
-
-    kendall: Correlation
-    granulated: Mapping[str, Correlation] = field(default_factory=dict)
-    mean_granulated: Correlation | None = None
-    partial: Correlation | None = None
-
-    __repr__ = short_repr
-
-    def turned(self) -> Agreement:
-        """That of the measure times -1."""
-        return Agreement(
-            self.kendall.turned(),
-            {name: part.turned() for name, part in self.granulated.items()},
-            None if self.mean_granulated is None else self.mean_granulated.turned(),
-            None if self.partial is None else self.partial.turned(),
-        )
 
 
 def agreement(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,64 +13,16 @@ import numpy as np
 from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.measures import MEASURES
 from dyncompress.pipeline.selection.prediction import KINDS, Prediction, prediction
-from dyncompress.pipeline.selection.rank_correlation import FEWEST, Agreement, Setting, agreement
+from dyncompress.pipeline.selection.rank_correlation import FEWEST, agreement
 from dyncompress.pipeline.selection.reading import Examples, checkpoint, estimates
 from dyncompress.types import Estimate, Measure
 from dyncompress.types.progress import SILENT, Progress
-from dyncompress.types.representation import describe, short_repr
+from dyncompress.types.ranking import Agreement, Ranking, Row, Setting
 
 INDICATOR = (
     "These are indicators, not a certificate: no bound with computed constants stands behind them. `certify` makes a certificate."
 )
 LEARNED = "learned from these gaps: the order is no prediction of them"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One checkpoint.
-
-    Attributes:
-        checkpoint: its name.
-        place: mean over measures of its place in the measure's order, 1 the smallest predicted gap; nan where none gave a number.
-        estimates: measure -> Estimate.
-        gap: as it was given, or None.
-        hyperparameters: as they were given.
-    """
-
-    checkpoint: str
-    place: float
-    estimates: Mapping[str, Estimate]
-    gap: float | None = None
-    hyperparameters: Mapping[str, Setting] = field(default_factory=dict)
-
-    __repr__ = short_repr
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Checkpoints in predicted order, the smallest gap first.
-
-    Attributes:
-        rows: in that order.
-        predictions: measure -> the sign by which it orders, and whose it is.
-        agreements: measure -> correlations of its prediction (the measure times its sign) with the gaps: 1 where the predicted
-            order is theirs. Empty without gaps.
-        notes: sentences for the report.
-    """
-
-    rows: tuple[Row, ...]
-    predictions: Mapping[str, Prediction]
-    agreements: Mapping[str, Agreement]
-    notes: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        order = [row.checkpoint for row in self.rows]
-        return describe(self, best=order[:1], order=order, measures=tuple(self.predictions), gaps_known=bool(self.agreements))
-
-    @property
-    def best(self) -> str:
-        """The checkpoint with the smallest predicted gap."""
-        return self.rows[0].checkpoint
 
 
 class Checkpoints(Protocol):

@@ -9,12 +9,12 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import whole_run
+from dyncompress.models import open_model
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
-from dyncompress.models.torch.model import open_model
+from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, first_examples
 from dyncompress.pipeline.recorded_run import recorded_run
 from dyncompress.pipeline.selection.prediction import of_network, prediction
-from dyncompress.pipeline.task import FROM_DATA, Opened, first_examples
 from dyncompress.recording import load_trajectory, weights_digest
 from dyncompress.types import (
     Estimate,
@@ -135,12 +135,12 @@ def _of_layers(found: Checkpoint, measures: Mapping[str, Measure], examples: Exa
             )
     names, data = resolve_inputs(found.module, examples.data)
     batches = as_batches(data, names)
-    door = open_model(found.module, first_examples(batches, 2)[0])
-    run = None if found.run is None else recorded_run(found.run, door)
-    model = Opened(door, batches, examples.calibrated, run=run)
+    model = open_model(found.module, first_examples(batches, 2)[0])
+    run = None if found.run is None else recorded_run(found.run, model)
+    source = ObservedModel(model, batches, examples.calibrated, run=run)
     by_layer: dict[str, dict[str, Estimate]] = {name: {} for name in measures}
-    sizes = {layer.name: layer.weights for layer in door.layers()}
-    for layer, observation in model.observe(tuple({need for measure in measures.values() for need in measure.needs})):
+    sizes = {layer.name: layer.weights for layer in model.layers()}
+    for layer, observation in source.observe(tuple({need for measure in measures.values() for need in measure.needs})):
         for name, measure in measures.items():
             if all(need in observation for need in measure.needs):
                 by_layer[name][layer] = measure(observation)

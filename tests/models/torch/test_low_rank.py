@@ -45,7 +45,7 @@ LAYERS = {
 def test_full_rank_computes_the_same(kind: str) -> None:
     adapter, x = opened(*LAYERS[kind][:1], *LAYERS[kind][1])
     names = [layer.name for layer in adapter.layers()]
-    assert adapter.factorable == set(names)
+    assert adapter.factorable_layers() == set(names)
     before = adapter.module.state_dict()
     small = adapter.edited([whole(adapter, name) for name in names])
     torch.testing.assert_close(small.predict({"input": x})[0], adapter.predict({"input": x})[0], rtol=1e-4, atol=1e-4)
@@ -79,7 +79,7 @@ class Odd(nn.Module):
 
 def test_layers_that_cannot_be_split_are_left_out() -> None:
     adapter, _ = opened(Odd(), 4, 5, 5)
-    assert adapter.factorable == {"plain"}
+    assert adapter.factorable_layers() == {"plain"}
     with pytest.raises(InvalidRequest, match="there is no layer 'up' that can be factorised"):
         adapter.edited([LowRank("up", torch.ones(1, 4, 1, 1), torch.ones(4, 1))])
 

@@ -14,7 +14,6 @@ from torch import nn
 import dyncompress as dc
 from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.checkpoint import save_compressed
-from dyncompress.pipeline.task import Opened, opened
 from dyncompress.recipe.bundled_files import recipe_files
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, InputMoment, Plan, Weight
@@ -179,14 +178,14 @@ def test_a_plan_of_another_model_is_refused() -> None:
 
 # ---------------------------------------------------------------- observing once
 def test_observations_are_kept_completely_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = opened(network(), dc.load_recipe("edge-int8"), CALIBRATION)
+    model = tiny.task(network(), dc.load_recipe("edge-int8"), CALIBRATION)
     needs = (Weight(), InputMoment())
     next(iter(model.observe(needs)))  # only a part is read
     assert [name for name, _ in model.observe(needs)] == list(LAYERS)
-    assert [name for name, _ in model.observe(needs)] == list(LAYERS) and set(model.kept) == set(LAYERS)
-    monkeypatch.setattr("dyncompress.pipeline.task.KEEP_BYTES", 100_000)
-    small = Opened(model.door, model.batches, True)
-    assert [name for name, _ in small.observe(needs)] == list(LAYERS) and not small.kept
+    assert [name for name, _ in model.observe(needs)] == list(LAYERS) and set(model.source.cache.observations) == set(LAYERS)
+    monkeypatch.setattr("dyncompress.pipeline.observed_model.KEEP_BYTES", 100_000)
+    small = tiny.task_on(model.model, model.batches)
+    assert [name for name, _ in small.observe(needs)] == list(LAYERS) and not small.source.cache.observations
 
 
 # ---------------------------------------------------------------- horizontal flips

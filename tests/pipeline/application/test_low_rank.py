@@ -16,7 +16,6 @@ from dyncompress.pipeline.checkpoint import load, save_compressed
 from dyncompress.pipeline.profiling.candidates import worth_trying
 from dyncompress.pipeline.profiling.low_rank_choices import halves, ranked
 from dyncompress.pipeline.profiling.profile import file_bytes
-from dyncompress.pipeline.task import opened
 from dyncompress.recipe.plan_file import plan_from_toml, plan_to_toml
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
@@ -99,10 +98,10 @@ def test_a_plan_with_ranks_and_its_network_are_saved_and_loaded(tmp_path: Path) 
 
 def test_layers_after_a_split_compensate_for_it() -> None:
     """Each layer is fitted to the original's output from the inputs that the preceding factors produce."""
-    model = opened(tiny.network(), recipe(), tiny.CALIBRATION, None)
+    model = tiny.task(tiny.network(), recipe(), tiny.CALIBRATION)
     after = small().model
     x = {"x": torch.from_numpy(tiny.CALIBRATION)}
-    means = [door.predict(x)[0].mean(0) for door in (model.door, after)]
+    means = [adapter.predict(x)[0].mean(0) for adapter in (model.model, after)]
     torch.testing.assert_close(*means, rtol=0, atol=0.02)
 
 

@@ -13,12 +13,23 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.models.torch.sequence import ResidualMoments, _residual_products, in_sequence
+from dyncompress.models.torch.sequence import _residual_products, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
-from dyncompress.pipeline.task import Opened
+from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe.toml_files import load_recipe
-from dyncompress.types import FLOAT_BITS, Batch, Budget, Choice, Distillation, InputMoment, Observation, Weight
+from dyncompress.types import (
+    FLOAT_BITS,
+    Batch,
+    Budget,
+    Choice,
+    Distillation,
+    InputMoment,
+    Model,
+    Observation,
+    SequentialMoments,
+    Weight,
+)
 from tests import tiny
 
 
@@ -46,8 +57,8 @@ def data(n: int = 96) -> list[Batch]:
     return [{"x": part} for part in (x + 0.5).split(40)]
 
 
-def opened(module: nn.Module, batches: list[Batch]) -> Opened:
-    return Opened(open_model(module, batches[0]), batches, True)
+def opened(module: nn.Module, batches: list[Batch]) -> ObservedModel:
+    return ObservedModel(open_model(module, batches[0]), batches, True)
 
 
 def names(model: TorchModel) -> list[str]:
@@ -60,11 +71,11 @@ def weight_of(model: TorchModel, name: str) -> Tensor:
 
 def test_an_unchanged_network_has_no_residual() -> None:
     batches = data()
-    model = opened(Residual(), batches).door
+    model = opened(Residual(), batches).model
     lacks = []
 
-    def same(name: str, wanted: ResidualMoments) -> Tensor:
-        lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.residual_mean.abs().max()))
+    def same(name: str, wanted: SequentialMoments) -> Tensor:
+        lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.shift.abs().max()))
         return weight_of(model, name)
 
     found = in_sequence(model, batches, names(model), same)
@@ -77,10 +88,10 @@ def test_an_unchanged_network_has_no_residual() -> None:
 def test_moments_are_those_of_two_networks_run_separately() -> None:
     """The oracle runs the original and the compressed network separately and unfolds every patch."""
     batches = data(24)
-    model = opened(Residual(), batches).door
-    seen: dict[str, ResidualMoments] = {}
+    model = opened(Residual(), batches).model
+    seen: dict[str, SequentialMoments] = {}
 
-    def coarse(name: str, wanted: ResidualMoments) -> Tensor:
+    def coarse(name: str, wanted: SequentialMoments) -> Tensor:
         seen[name] = wanted
         return weight_of(model, name).mul(4).round().div(4)
 
@@ -104,27 +115,27 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     assert torch.allclose(seen["outer"].moment[0], patches.mT @ patches / rows, atol=1e-5)
     assert torch.allclose(seen["outer"].residual_cross_moment, missing.mT @ patches / rows, atol=1e-5)
     assert torch.allclose(seen["outer"].mean[0], patches.mean(0), atol=1e-5)
-    assert torch.allclose(seen["outer"].residual_mean, missing.mean(0), atol=1e-5)
+    assert torch.allclose(seen["outer"].shift, missing.mean(0), atol=1e-5)
 
 
-def compressed(model: Opened, bits: int, *, aim: bool) -> TorchModel:
+def compressed(model: ObservedModel, bits: int, *, aim: bool) -> Model:
     """The network with every layer rounded, sequentially or each on the original's inputs."""
 
     def rounded(observation: Observation) -> Tensor:
         return decode(Gptq()(observation[Weight()], observation, Choice(weight_bits=bits)))
 
     if aim:
-        found = compressed_in_order(model, names(model.door), rounded)
-        return model.door.edited([e for name, new in found.items() for e in edits(name, *new)])
+        found = compressed_in_order(model, names(model.model), rounded)
+        return model.model.edited([e for name, new in found.items() for e in edits(name, *new)])
     plain = {name: rounded(o) for name, o in model.observe((Weight(), InputMoment()))}
-    return model.door.edited([e for name, weight in plain.items() for e in edits(name, weight, None)])
+    return model.model.edited([e for name, weight in plain.items() for e in edits(name, weight, None)])
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_sequential_compression_is_nearer_to_the_original(bits: int) -> None:
     model = opened(Residual(), data(256))
     fresh = {"x": torch.randn(256, 3, 10, 12, generator=torch.Generator().manual_seed(9)) + 0.5}
-    reference = np.asarray(model.door.predict(fresh)[0])
+    reference = np.asarray(model.model.predict(fresh)[0])
     far, near = (divergence(reference, compressed(model, bits, aim=aim).predict(fresh)[0].numpy()) for aim in (False, True))
     assert near < 0.8 * far
 
@@ -137,17 +148,17 @@ def test_a_layer_compensates_for_errors_before_it() -> None:
     model = opened(module, [{"x": x}])
     turn = torch.linalg.qr(torch.randn(6, 6)).Q
 
-    def solve(name: str, wanted: ResidualMoments) -> Tensor:
-        weight = weight_of(model.door, name)
+    def solve(name: str, wanted: SequentialMoments) -> Tensor:
+        weight = weight_of(model.model, name)
         if name == "first":
             return turn @ weight
         moment = wanted.moment - wanted.mean[:, :, None] * wanted.mean[:, None, :]
-        lack = wanted.residual_cross_moment - wanted.residual_mean[:, None] * wanted.mean
+        lack = wanted.residual_cross_moment - wanted.shift[:, None] * wanted.mean
         return weight + torch.linalg.solve(moment[0], lack.mT).mT.float()
 
-    found = in_sequence(model.door, model.batches, ["first", "second"], solve)
-    repaired = model.door.edited([e for name, new in found.items() for e in edits(name, *new)])
-    assert torch.allclose(repaired.predict({"x": x})[0], model.door.predict({"x": x})[0], atol=1e-4)
+    found = in_sequence(model.model, model.batches, ["first", "second"], solve)
+    repaired = model.model.edited([e for name, new in found.items() for e in edits(name, *new)])
+    assert torch.allclose(repaired.predict({"x": x})[0], model.model.predict({"x": x})[0], atol=1e-4)
 
 
 def test_ridge_is_the_naive_solution_group_by_group() -> None:
@@ -178,7 +189,7 @@ def test_layers_called_twice_and_time_first_networks_are_left_out() -> None:
 
     for module, shape, expected in ((Twice(), (32, 6), ["head"]), (TimeFirst(), (32, 7, 6), [])):
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        model = opened(module, [{"x": x}]).door
+        model = opened(module, [{"x": x}]).model
         found = in_sequence(model, [{"x": x}], names(model), lambda name, _, model=model: weight_of(model, name))
         assert list(found) == expected
 
@@ -222,7 +233,7 @@ def test_flipped_images_are_observed_too() -> None:
     seen = {}
     for mirrored in (False, True):
         compressed_in_order(
-            opened(Flat(), [{"x": x}]), ["conv"], lambda o, key=mirrored: seen.update({key: o}) or o[Weight()], mirrored=mirrored
+            opened(Flat(), [{"x": x}]), ["conv"], lambda o, key=mirrored: seen.update({key: o}) or o[Weight()], flips=mirrored
         )
     rows = torch.cat([x, x.flip(3)]).reshape(-1, 8).double()
     expected = torch.cov(rows.T, correction=0)
@@ -259,7 +270,7 @@ def test_nearly_constant_inputs_have_a_factor() -> None:
     mean = torch.rand(1, 64, generator=generator, dtype=torch.float64)
     noise = 1e-7 * torch.randn(64, 64, generator=generator, dtype=torch.float64)
     moment = mean[:, :, None] * mean[:, None, :] + noise + noise.mT
-    wanted = ResidualMoments(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
+    wanted = SequentialMoments(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
     covariance, _ = centred(wanted)
     assert float(torch.linalg.eigvalsh(covariance).min()) > 0
     assert float(torch.linalg.eigvalsh(moment - mean[:, :, None] * mean[:, None, :]).min()) < -1e-6

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch.model import open_model
-from dyncompress.pipeline.application import structured_pruning
+from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.pipeline.application.apply_plan import applied
 from dyncompress.pipeline.application.structured_pruning import restructured, structural, with_mirrored
-from dyncompress.pipeline.task import Opened, outputs
+from dyncompress.pipeline.observed_model import outputs
+from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice
-from dyncompress.types.progress import SILENT
+from tests import tiny
 
 X = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
 
@@ -42,7 +45,7 @@ class Twins(nn.Module):
         return torch.tanh(self.left(hidden)) * self.right(hidden)
 
 
-def opened(module: nn.Module) -> Opened:
+def opened(module: nn.Module) -> Task:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for parameter in module.parameters():
@@ -50,11 +53,11 @@ def opened(module: nn.Module) -> Opened:
         if isinstance(module, Twins):
             with torch.no_grad():
                 module.make.weight[6:], module.make.bias[6:] = module.make.weight[:6], module.make.bias[:6]
-    return Opened(open_model(module.eval(), {"x": X[:4]}), [{"x": X[:300]}, {"x": X[300:]}], True)
+    return tiny.task_on(open_model(module.eval(), {"x": X[:4]}), [{"x": X[:300]}, {"x": X[300:]}])
 
 
-def distance(one: Opened, other: Opened) -> float:
-    a, b = (torch.from_numpy(outputs(model.door, model.batches)[0]) for model in (one, other))
+def distance(one: Task, other: Task) -> float:
+    a, b = (torch.from_numpy(outputs(model.model, model.batches)[0]) for model in (one, other))
     return float((a - b).square().mean() / a.var())
 
 
@@ -63,20 +66,20 @@ def test_the_next_block_replaces_a_dropped_block_exactly() -> None:
     model = opened(nn.Sequential(Adds(), Adds(), nn.Linear(6, 3)))
     small, realised = restructured(model, {"block:0": Choice(drop=True)})
     assert realised == {"block:0": Choice(drop=True, method="drop + refit")}
-    assert [layer.name for layer in small.door.layers()] == ["1.inner", "2"]
+    assert [layer.name for layer in small.model.layers()] == ["1.inner", "2"]
     assert distance(model, small) < 1e-4 < 0.01 < distance(model, restructured(model, {"block:0": Choice(drop=True)}, reach=0)[0])
-    assert len(model.door.layers()) == 3  # untouched
+    assert len(model.model.layers()) == 3  # untouched
 
 
 def test_removing_duplicate_channels_changes_no_layer_that_reads_them() -> None:
     model = opened(Twins())
-    (group,) = model.door.channel_groups()
+    (group,) = model.model.channel_groups()
     assert set(group.consumers) == {"left", "right"}
     small, realised = restructured(model, {"channels:make": Choice(keep=6)})
     kept = realised["channels:make"].indices or ()
     assert {channel % 6 for channel in kept} == set(range(6))
     assert distance(model, small) < 1e-4
-    assert {layer.name: layer.shape for layer in small.door.layers()}["right"] == (4, 6)
+    assert {layer.name: layer.shape for layer in small.model.layers()}["right"] == (4, 6)
 
 
 def test_named_channels_stay_and_the_refit_compensates_for_the_others() -> None:
@@ -85,7 +88,7 @@ def test_named_channels_stay_and_the_refit_compensates_for_the_others() -> None:
     small, realised = restructured(model, mine)
     assert realised["channels:0"].indices == (0, 2, 3, 5, 7)
     with torch.no_grad():
-        hidden, output = torch.relu(model.door.module[0](X))[:, [0, 2, 3, 5, 7]], model.door.module(X)
+        hidden, output = torch.relu(model.model.module[0](X))[:, [0, 2, 3, 5, 7]], model.model.module(X)
     inputs = torch.cat([hidden, torch.ones(len(X), 1)], 1)
     rest = inputs @ torch.linalg.lstsq(inputs, output).solution - output
     assert distance(model, small) == pytest.approx(float(rest.square().mean() / output.var()), rel=0.01)
@@ -106,7 +109,7 @@ def test_units_inside_a_dropped_block_get_the_default_choice() -> None:
     choices = {"block:0": Choice(drop=True), "channels:0.up": Choice(keep=3), "0.up": Choice(weight_bits=8)}
     assert set(structural(choices)) == {"block:0", "channels:0.up"}
     small, realised = restructured(model, choices)
-    assert list(realised) == ["block:0"] and small.door.macs == 18
+    assert list(realised) == ["block:0"] and small.model.macs == 18
 
 
 def test_default_choices_change_nothing() -> None:
@@ -130,22 +133,22 @@ def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.Monke
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten()).eval()
     x = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    model, choices, seen = Opened(open_model(net, {"x": x[:2]}), [{"x": x}], True), {"channels:0": Choice(keep=4)}, []
+    model, choices, seen = tiny.task_on(open_model(net, {"x": x[:2]}), [{"x": x}]), {"channels:0": Choice(keep=4)}, []
 
-    def watched(door: object, data: list, *rest: object) -> object:
+    def watched(model: TorchModel, data: list, *rest: Any, **how: Any) -> object:
         seen.append(len(data))
-        return in_sequence(door, data, *rest)  # type: ignore[arg-type]
+        return in_sequence(model, data, *rest, **how)
 
-    in_sequence = structured_pruning.in_sequence
-    monkeypatch.setattr(structured_pruning, "in_sequence", watched)
-    for how in ({}, {"mirrored": True}, {"mirrored": True, "reach": 2}):
+    in_sequence = TorchModel.in_sequence
+    monkeypatch.setattr(TorchModel, "in_sequence", watched)
+    for how in ({}, {"flips": True}, {"flips": True, "reach": 2}):
         restructured(model, choices, **how)  # type: ignore[arg-type]
     assert seen == [1, 2, 1]
     for mirrored in (False, True):
         seen.clear()
         recipe = Recipe("mine", mirrored=mirrored, match=False)
         plan = dc.Plan(choices, {}, {}, {}, 0.0, 0.0, "mine", "onnxruntime-x86-vnni", "", {}, {})
-        applied(model, plan, recipe, dc.load_target("onnxruntime-x86-vnni"), SILENT)
+        applied(replace(model, recipe=recipe), plan)
         assert seen == [2 if mirrored else 1]
 
 

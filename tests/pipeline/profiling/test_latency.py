@@ -14,8 +14,7 @@ from benchmarks.cifar_resnet import CifarResNet
 from dyncompress.deployment.latency import Cut, narrowed
 from dyncompress.models.torch.model import TorchModel, open_model
 from dyncompress.pipeline.profiling.latency import LatencyTable, latency_table, with_seconds
-from dyncompress.pipeline.task import Opened
-from dyncompress.recipe.toml_files import load_recipe, load_target
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Keep, Option
 from tests import tiny
 
@@ -51,14 +50,13 @@ def test_options_that_are_not_faster_are_left_out() -> None:
 @pytest.mark.slow
 def test_every_structural_option_is_timed() -> None:
     model = small_resnet()
-    start = Opened(model, [{"x": X}], True)
     table = {
         "channels:layer3.0.conv1": (line(), line(keep=32), line(keep=8)),
         "block:layer1.0": (line(), line(drop=True)),
         "layer1.0.conv1": (line(weight_bits=8),),
     }
-    recipe = replace(load_recipe("fastest"), latency_batch=4)
-    found = latency_table(start, table, recipe, load_target(tiny.TARGET))
+    task = tiny.task_on(model, [{"x": X}], replace(load_recipe("fastest"), latency_batch=4))
+    found = latency_table(task, table)
     assert found.original > 0 and found.whole > 0 and set(found.units) == set(table) - {"layer1.0.conv1"}
     assert {unit: len(seconds) for unit, seconds in found.units.items()} == {u: len(table[u]) for u in found.units}
     assert all(seconds[0] == 0.0 for seconds in found.units.values())

@@ -9,13 +9,12 @@ import torch
 
 import dyncompress as dc
 from dyncompress.allocation.cost import UNMEASURED
+from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling.profile import profiled_for_budget
-from dyncompress.pipeline.task import first_examples, opened
-from dyncompress.recipe.toml_files import load_recipe, load_target
+from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, Weight
-from dyncompress.types.progress import SILENT
 from tests import tiny
-from tests.tiny import CALIBRATION, TARGET, network
+from tests.tiny import CALIBRATION, network
 
 
 def observed(monkeypatch: pytest.MonkeyPatch) -> list[set[type]]:
@@ -35,9 +34,9 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> list[set[type]]:
 
 def test_without_a_budget_the_plan_compresses_least_and_nothing_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = observed(monkeypatch)
-    recipe, target = load_recipe("edge-int8"), load_target(TARGET)
-    start = opened(network(), recipe, CALIBRATION)
-    profile = profiled_for_budget(start, recipe, target, None, SILENT)
+    recipe = load_recipe("edge-int8")
+    start = tiny.task(network(), recipe, CALIBRATION)
+    profile = profiled_for_budget(start)
     plan = dc.allocate(profile)
     assert asked == [{Weight}]
     assert set(profile.source.values()) == {UNMEASURED} and set(plan.why.values()) == {"the only option"}
@@ -48,15 +47,16 @@ def test_without_a_budget_the_plan_compresses_least_and_nothing_is_observed(monk
 def test_with_a_budget_options_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = observed(monkeypatch)
     recipe = load_recipe("edge-int8", {"budget.bytes": 0.5})
-    profile = profiled_for_budget(opened(network(), recipe, CALIBRATION), recipe, load_target(TARGET), None, SILENT)
+    profile = profiled_for_budget(tiny.task(network(), recipe, CALIBRATION))
     assert asked == [{Weight, InputMoment, OutputFisher}] and max(map(len, profile.table.values())) > 1
 
 
 def test_a_recipe_may_observe_fewer_examples() -> None:
     recipe = replace(load_recipe("edge-int8"), observed=32)
-    some, every = opened(network(), recipe, CALIBRATION), opened(network(), replace(recipe, observed=0), CALIBRATION)
+    some = tiny.task(network(), recipe, CALIBRATION)
+    every = tiny.task(network(), replace(recipe, observed=0), CALIBRATION)
     first = dict(some.observe((InputMoment(),)))["conv1"][InputMoment()]
-    direct = dict(some.door.observe((InputMoment(),), first_examples(some.batches, 32)))["conv1"][InputMoment()]
+    direct = dict(some.model.observe((InputMoment(),), first_examples(some.batches, 32)))["conv1"][InputMoment()]
     assert torch.equal(first, direct)
     assert not torch.allclose(first, dict(every.observe((InputMoment(),)))["conv1"][InputMoment()], rtol=1e-3)
     assert sum(len(batch["x"]) for batch in some.batches) == len(CALIBRATION), "ranges still see all of them"

@@ -1,0 +1,157 @@
+"""A model adapter with the data that it is observed on, and what was observed of it, kept while it is small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from dyncompress import deployment
+from dyncompress.errors import Unsupported
+from dyncompress.pipeline.recorded_run import RecordedRun
+from dyncompress.types import (
+    Batch,
+    HessianSpectrum,
+    InputMoment,
+    Model,
+    Need,
+    NoiseGain,
+    Observation,
+    OfTrajectories,
+    OutputFisher,
+    Weight,
+)
+
+FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
+KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
+
+
+class ObservationCache:
+    """The observations of one model, kept between the steps of a task while all of them together are small."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.observations: dict[str, Observation] = {}
+
+    def serves(self, needs: Sequence[Need]) -> bool:
+        """Whether every layer was observed with all of these needs."""
+        data_needs = {need for need in needs if isinstance(need, FROM_DATA)}
+        known = set().union(*(o.values.keys() for o in self.observations.values()))
+        return bool(self.observations) and data_needs <= known and all(need in known for need in needs)
+
+    def filled(self, observations: Iterator[tuple[str, Observation]]) -> Iterator[tuple[str, Observation]]:
+        """Pass the observations on, and keep them in place of the earlier ones if they take at most `KEEP_BYTES` together."""
+        self.observations.clear()
+        size, kept = 0, {}
+        for name, observation in observations:
+            size += sum(v.numel() * v.element_size() for v in observation.values.values() if hasattr(v, "element_size"))
+            kept[name] = observation
+            yield name, observation
+            if size > KEEP_BYTES:
+                kept.clear()
+        if size <= KEEP_BYTES:
+            self.observations.update(kept)
+
+
+@dataclass(frozen=True)
+class ObservedModel:
+    """A model adapter and the batches that it is observed on.
+
+    Attributes:
+        model: the adapter.
+        batches: calibration batches, or one example batch.
+        calibrated: whether they are calibration data.
+        seed: of what is drawn at random while observing.
+        observed: at most this many examples are observed; 0: all.
+        run: the recorded run that ends at the model's weights, or None; what it recorded of a layer is part of every observation.
+        aside: calibration batches that nothing is fitted on; a plan's divergence is measured on them.
+        cache: observations of this model, shared by copies that hold the same one.
+    """
+
+    model: Model
+    batches: Sequence[Batch]
+    calibrated: bool
+    seed: int = 0
+    observed: int = 0
+    run: RecordedRun | None = field(default=None, repr=False, compare=False)
+    aside: Sequence[Batch] = field(default=(), repr=False, compare=False)
+    cache: ObservationCache = field(default_factory=ObservationCache, repr=False, compare=False)
+
+    def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
+        """Layer by layer, what `needs` asks for; nothing is computed twice while it fits in memory."""
+        if self.run is None:
+            yield from self._without_run(needs)
+            return
+        for name, observation in self._without_run(tuple({Weight(), *needs})):
+            recorded = self.run.of(name, observation[Weight()])
+            yield name, Observation(observation.layer, {**observation.values, **recorded})
+
+    def _without_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
+        """What the model and its data alone yield."""
+        wanted = [n for n in needs if not isinstance(n, OfTrajectories) and (self.calibrated or not isinstance(n, FROM_DATA))]
+        if self.cache.serves(wanted):
+            yield from self.cache.observations.items()
+            return
+        batches = first_examples(self.batches, self.observed) if self.observed else self.batches
+        yield from self.cache.filled(self.model.observe(wanted, batches, self.seed))
+
+    def with_model(self, model: Model) -> ObservedModel:
+        """The same data with another model, of which nothing was observed yet."""
+        return replace(self, model=model, cache=ObservationCache())
+
+
+def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
+    """The first n examples, batch by batch."""
+    found: list[Batch] = []
+    for batch in batches:
+        size = len(next(iter(batch.values())))
+        found.append({name: value[:n] for name, value in batch.items()} if size > n else batch)
+        n -= size
+        if n <= 0:
+            break
+    return found
+
+
+def cropped(batch: Batch, free: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """The examples cut to three quarters along their free axes, to two entries at least."""
+    found = dict(batch)
+    for name, axes in free.items():
+        for axis in axes:
+            size = found[name].shape[axis]
+            length = max(size - max(size // 4, 1), min(size, 2))
+            found[name] = found[name][(slice(None),) * axis + (slice(length),)]
+    return found
+
+
+def of_every_form(batches: Sequence[Batch], n: int) -> list[Batch]:
+    """About n examples, as many of every form as there are: the first ones, batch by batch."""
+    forms: dict[tuple, list[Batch]] = {}
+    for batch in batches:
+        forms.setdefault(form_of(batch), []).append(batch)
+    return [batch for alike in forms.values() for batch in first_examples(alike, -(-n // len(forms)))]
+
+
+def form_of(batch: Batch) -> tuple[tuple[int, ...], ...]:
+    """The shapes of one example."""
+    return tuple(tuple(value.shape[1:]) for value in batch.values())
+
+
+def outputs(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """The outputs on all batches, numpy, each `[n, ...]`.
+
+    Raises:
+        Unsupported: one has no batch axis in front.
+    """
+    found = []
+    for batch in batches:
+        n = len(next(iter(batch.values())))
+        found.append([np.asarray(value.detach().cpu()) for value in model.predict(batch)])
+        for i, value in enumerate(found[-1]):
+            if value.ndim == 0 or len(value) != n:
+                raise Unsupported(
+                    f"output {i} of the model has shape {list(value.shape)} for {n} examples; wrap the model in a module "
+                    "that returns outputs [n, ...] only, scores first."
+                )
+    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
