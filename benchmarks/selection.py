@@ -289,7 +289,7 @@ def correlated(found: list[dict[str, Any]]) -> dict[str, Any]:
             with_seeds = agreement(np.array(values), gaps, {**settings, "seed": [row["seed"] for row in found]}, groups=cells)
             seeds = with_seeds.granulated.get("seed")
             agreed = agreed if seeds is None else replace(agreed, granulated={**agreed.granulated, "seed": seeds})
-            agreed = agreed.turned() if sign < 0 else agreed
+            agreed = agreed.negated() if sign < 0 else agreed
             valid = sum(row["measures"][name]["valid"] for row in found) if name in found[0]["measures"] else len(found)
             result[gap][name] = {"sign": sign, "valid": valid, "runs": len(found), **asdict(agreed)}
     return result

@@ -1,7 +1,8 @@
-"""dyncompress: a model is observed, its layers are measured, a plan is applied, the ONNX file is written and certified.
+"""Compress a trained network into a small ONNX file with a certificate.
 
-The names below are loaded on first use (PEP 562), so that `import dyncompress` costs nothing and reading a certificate needs
-neither torch nor onnx.
+`compress` does it in one call. The other verbs do one step each: `measure` the layers, `allocate` a plan, `apply` it, `export`
+the ONNX file and `certify` it. All public names are imported on first use (PEP 562), so that `import dyncompress` is fast and
+verifying a certificate needs neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "compress": "pipeline.verbs",
     "measure": "pipeline.verbs",
     "allocate": "pipeline.verbs",
@@ -103,18 +104,18 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from its room on first use.
+    """Import a public name from its module on first use.
 
     Raises:
-        AttributeError: there is no such public name.
+        AttributeError: the package has no such public name.
     """
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'dyncompress' has no attribute {name!r}; the public names are {', '.join(__all__)}.")
-    value = getattr(import_module(f"dyncompress.{_HOME[name]}"), name)
+    value = getattr(import_module(f"dyncompress.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion."""
+    """The public names, for completion in an interactive session."""
     return sorted([*__all__, "__version__"])

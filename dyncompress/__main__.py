@@ -1,4 +1,4 @@
-"""The command `dyncompress`, also as `python -m dyncompress`: Ctrl-C ends it in one line even while it is imported."""
+"""The command `dyncompress`, also as `python -m dyncompress`; Ctrl-C ends it with one line, even during its imports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def entry() -> int:
-    """Import the command line and run it."""
+    """Import the command line, run it, and return its exit code."""
     try:
         from dyncompress.cli import entry as run
 

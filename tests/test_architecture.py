@@ -1,4 +1,4 @@
-"""The house rules, read off the syntax trees: who may import what, no cycles, small files and functions, no loose prints."""
+"""The rules of the code, read off the syntax trees: who may import what, no circles, small files and functions, no prints."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from tools import layout
+
 ROOT = Path(__file__).resolve().parent.parent
+LAYOUT = layout.Layout()
+# The verbs that took `free_axes` and `keep_float` beside the eight parameters that a verb may have.
+MANY_PARAMETERS = {"pipeline.verbs.apply": 9, "pipeline.verbs.compress": 10}
 PACKAGE = ROOT / "dyncompress"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FORBIDDEN_NAMES = {"utils", "helpers", "misc", "common", "core", "manager", "engine", "factory"}
-EVERYTHING = frozenset({"*"})
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a room may import from outside (top-level packages; the standard library always) and inside (rooms)."""
+    """What a package may import from outside (the standard library always) and of the others."""
 
     outside: frozenset[str]
     inside: frozenset[str]
@@ -30,38 +33,37 @@ def rule(outside: str, inside: str) -> Rule:
     return Rule(frozenset(outside.split()), frozenset(inside.split()))
 
 
-# A longer key wins: `recording.sketch` before `recording`.
+# A longer key wins: `recording.sketch` before `recording`. Every package has its own line, and there is none for the others.
 RULES = {
-    "types": rule("numpy", "errors"),
-    # Methods that a person calls on a value need the packages above it: they pass here, and import when they are called.
-    "types.presentation": rule("", "types output_files reports"),
+    "": rule("", "errors models pipeline recipe recording types"),  # the public names, each loaded on first use
     "errors": rule("", ""),
-    "deferred": rule("torch", ""),
-    "linalg": rule("torch numpy threadpoolctl", "errors deferred types.arrays"),
+    "types": rule("numpy", "errors"),
+    # Methods that a person calls on a value need the packages above it: they are here, and import when they are called.
+    "types.presentation": rule("", "types reports"),
+    "linalg": rule("torch numpy threadpoolctl", "errors types.arrays"),
     "recording.sketch": rule("torch", ""),
-    "coding": rule("numpy constriction", "errors types.arrays"),
+    "coding": rule("numpy constriction", "errors types"),
     "measures": rule("numpy scipy", "types errors coding"),
     "allocation": rule("numpy scipy", "types errors coding"),
     "certificates": rule("numpy scipy", "types errors coding"),
-    "pruning": rule("torch", "types errors linalg deferred"),
-    "quantization": rule("torch numpy", "types errors linalg coding deferred"),
-    "models": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg"),
+    "pruning": rule("torch", "types errors linalg"),
+    "quantization": rule("torch numpy", "types errors linalg coding"),
+    "models.torch": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg models recording"),
+    "models": rule("torch numpy", "types errors coding"),
     "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
     "recording.lightning_callback": rule("lightning pytorch_lightning", "types errors"),
     "recording.transformers_callback": rule("transformers torch", "types errors"),
     "recording.keras_callback": rule("keras numpy", "types errors"),
     "recording.optax_transform": rule("jax optax numpy", "types errors"),
-    "recording": rule("torch numpy safetensors", "types errors delivery npz recording.sketch"),
-    "reports": rule("torch numpy matplotlib", "* !cli"),
-    "training": rule("torch numpy matplotlib", "* !cli"),
-    "selection": rule("torch numpy matplotlib", "* !cli"),
-    "progress": rule("rich", "*"),
+    "recording": rule("torch numpy", "types errors coding recording.sketch"),
+    "recipe": rule("numpy", "types errors coding measures allocation pruning quantization certificates"),
+    "pipeline": rule("torch numpy safetensors", "* !cli !reports"),
+    "reports": rule("numpy matplotlib", "types errors coding recipe certificates allocation deployment.certificate_file"),
+    "cli": rule("rich numpy torch safetensors", "*"),
+    "cli.demo": rule("torch numpy sklearn", "*"),
     "__main__": rule("", "cli"),
-    "cli": rule("rich numpy torch", "*"),
-    "demo": rule("torch numpy sklearn", "*"),
 }
-CATCH_EVERYTHING = {"cli", "user_code"}  # the end of a command, and code that isn't ours
-HALL = rule("torch numpy safetensors onnx", "* !cli")  # the top-level files that no line above names
+CATCH_EVERYTHING = {"cli.commands", "models.user_code"}  # the end of a command, and code that isn't ours
 
 
 def module_of(path: Path) -> str:
@@ -71,8 +73,8 @@ def module_of(path: Path) -> str:
 
 
 def rule_of(module: str) -> Rule:
-    fitting = [key for key in RULES if module == key or module.startswith(key + ".")]
-    return RULES[max(fitting, key=len)] if fitting else HALL
+    fitting = [key for key in RULES if module == key or (key and module.startswith(key + "."))]
+    return RULES[max(fitting, key=len)]
 
 
 def trees() -> dict[str, ast.Module]:
@@ -84,10 +86,8 @@ MODULES = frozenset(TREES)
 
 
 def statements(tree: ast.AST, *, lazily: bool) -> Iterator[ast.stmt]:
-    """Import statements that run; `lazily` counts those inside functions too. Blocks under TYPE_CHECKING never run."""
+    """Import statements; `lazily` counts those inside functions too. Imports for types alone are counted."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
         elif lazily or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -101,7 +101,7 @@ def imports(module: str, *, lazily: bool = True) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative imports hide the room; write the whole name"
+            assert node.level == 0, f"{module}: relative imports hide the package; write the whole name"
             base = node.module or ""
             inner = {alias.name for alias in node.names if f"{base}.{alias.name}".removeprefix("dyncompress.") in MODULES}
             found |= {f"{base}.{name}" for name in inner}
@@ -111,45 +111,49 @@ def imports(module: str, *, lazily: bool = True) -> set[str]:
 
 
 def inside(module: str, *, lazily: bool = True) -> set[str]:
-    """Rooms and files of the package that a module imports, without the leading `dyncompress.`."""
+    """Packages and files of the library that a module imports, without the leading `dyncompress.`."""
     found = {name for name in imports(module, lazily=lazily) if name.partition(".")[0] == "dyncompress"}
     return {name.removeprefix("dyncompress").removeprefix(".") for name in found}
 
 
 def allowed_inside(name: str, module: str, allowed: frozenset[str]) -> bool:
-    room = module.partition(".")[0]
+    package = module.partition(".")[0]
     refused = {word.removeprefix("!") for word in allowed if word.startswith("!")}
     if name.partition(".")[0] in refused:
         return False
-    return "*" in allowed or name.partition(".")[0] == room or any(name == a or name.startswith(a + ".") for a in allowed)
+    return "*" in allowed or name.partition(".")[0] == package or any(name == a or name.startswith(a + ".") for a in allowed)
 
 
-@pytest.mark.parametrize("module", sorted(MODULES - {""}))
-def test_a_room_imports_only_what_its_line_allows(module: str) -> None:
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_package_imports_only_what_its_line_allows(module: str) -> None:
     line = rule_of(module)
     outside = {n.partition(".")[0] for n in imports(module)} - set(sys.stdlib_module_names) - {"dyncompress", "jaxtyping"}
     foreign = sorted(outside - line.outside)
-    assert not foreign, f"{module} imports {foreign}; its room may import {sorted(line.outside)}"
+    assert not foreign, f"{module} imports {foreign}; it may import {sorted(line.outside)}"
     wrong = sorted(name for name in inside(module) if not allowed_inside(name, module, line.inside))
-    assert not wrong, f"{module} imports {wrong} of the package; its room may import {sorted(line.inside)}"
+    assert not wrong, f"{module} imports {wrong} of the package; it may import {sorted(line.inside)}"
 
 
-def test_no_import_cycles() -> None:
-    graph = {module: {name for name in inside(module, lazily=False) if name in MODULES - {module}} for module in MODULES - {""}}
-    try:
-        tuple(TopologicalSorter(graph).static_order())
-    except CycleError as cycle:
-        pytest.fail(" -> ".join(cycle.args[1]))
+def test_there_is_no_circle_and_few_floors() -> None:
+    assert not LAYOUT.circle(), " -> ".join(LAYOUT.circle())
+    assert max(LAYOUT.floors.values()) <= layout.FLOORS, LAYOUT.floors
+
+
+def test_the_root_is_small_and_every_package_has_its_line() -> None:
+    assert len(LAYOUT.entries) <= layout.ENTRIES, LAYOUT.entries
+    entries = {name.removesuffix(".py").removeprefix("__init__") for name in LAYOUT.entries}
+    assert entries <= set(RULES), sorted(entries - set(RULES))
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_torch_pruning_lives_in_one_file() -> None:
     users = {module for module in MODULES if any(n.partition(".")[0] == "torch_pruning" for n in imports(module))}
-    assert users <= {"models.torch_channels"}
+    assert users == {"models.torch.channels"}
 
 
 def test_certificates_never_import_scipy_stats() -> None:
-    rooms = [module for module in MODULES if module.startswith("certificates")]
-    assert not [module for module in rooms if any(name.startswith("scipy.stats") for name in imports(module))]
+    modules = [module for module in MODULES if module.startswith("certificates")]
+    assert not [module for module in modules if any(name.startswith("scipy.stats") for name in imports(module))]
 
 
 def test_the_runner_imports_nothing_of_the_package() -> None:
@@ -160,7 +164,7 @@ def test_the_runner_imports_nothing_of_the_package() -> None:
         assert outside <= {"numpy", "onnxruntime"}, path
 
 
-@pytest.mark.parametrize("module", sorted(MODULES - {"cli"}))
+@pytest.mark.parametrize("module", sorted(MODULES - {"cli.commands"}))
 def test_only_the_command_line_prints(module: str) -> None:
     lines = [n.lineno for n in ast.walk(TREES[module]) if isinstance(n, ast.Call) and ast.unparse(n.func) == "print"]
     assert not lines, f"{module} prints in lines {lines}; return the text, or report through progress"
@@ -170,15 +174,18 @@ def test_only_the_command_line_prints(module: str) -> None:
 def test_a_file_is_one_idea(path: Path) -> None:
     assert path.stem not in FORBIDDEN_NAMES, f"{path.stem} says nothing about what lies inside"
     lines = len(path.read_text().splitlines())
-    limit = {"pipeline.py": 200}.get(str(path.relative_to(PACKAGE)), 400)
-    assert lines < limit, f"{lines} lines; split it by idea"
+    limit = {"pipeline/verbs.py": 200}.get(str(path.relative_to(PACKAGE)), layout.FILE_LINES)
+    assert lines <= limit, f"{lines} lines; split it by idea"
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    assert not LAYOUT.long_functions()
+    assert LAYOUT.many_parameters() == MANY_PARAMETERS
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
-def test_functions_are_short_and_raise_nothing_away(module: str) -> None:
+def test_nothing_catches_everything(module: str) -> None:
     for node in ast.walk(TREES[module]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < 100, f"{module}.{node.name} is 100 lines or longer"
         if isinstance(node, ast.ExceptHandler):
             caught = "" if node.type is None else ast.unparse(node.type)
             everything = caught in {"", "Exception", "BaseException"} and module not in CATCH_EVERYTHING

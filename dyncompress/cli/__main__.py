@@ -1,4 +1,4 @@
-"""The command as `python -m dyncompress.cli`."""
+"""The command line as `python -m dyncompress.cli`."""
 
 import sys
 

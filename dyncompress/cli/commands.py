@@ -1,4 +1,4 @@
-"""The command line: words to verbs, results to standard output, messages and progress to standard error, errors to exit codes."""
+"""The commands: each calls a verb and prints its result to standard output; messages and progress go to standard error."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 
 from dyncompress import __version__
 from dyncompress.cli import streams
-from dyncompress.cli.arguments import amounts, parse, parser, settings
-from dyncompress.cli.exit_codes import TRACEBACK, ending
+from dyncompress.cli.arguments import parse, parser
+from dyncompress.cli.exit_codes import TRACEBACK, code_and_sentence
+from dyncompress.cli.option_values import amounts, settings
 from dyncompress.cli.progress_bars import on_standard_error
 from dyncompress.cli.sources import load_data
 from dyncompress.coding.whole_files import check_writable, check_writable_file, deliver, made
@@ -42,143 +43,150 @@ from dyncompress.types.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command found: `text` for people, `data` for machines."""
+class Result:
+    """The result of a command.
+
+    Attributes:
+        text: for people.
+        data: for machines, printed by `--json`.
+    """
 
     text: str
     data: dict[str, Any]
 
 
 def entry() -> int:
-    """The command itself, with the streams of its process set up and left so that nothing else ever appears on them."""
-    streams.separate()
+    """Run the command of the process with its standard streams set up, and return the exit code."""
+    streams.set_up()
     code = main()
-    return streams.flushed(code)
+    streams.flush()
+    return code
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command. Whatever happens, the answer or nothing goes to standard output, and one sentence to standard error.
+    """Run one command: print its result to standard output, or one sentence about an error to standard error.
 
     Args:
         words: the arguments; None: those of the process.
 
     Returns:
-        the exit code: 0 done, 2 usage or unreadable input (the user's own code that fails is such input), 3 the budget can't be
-        met, 4 not certified or promise not kept, 5 file altered, 6 outputs differ, 70 an error of dyncompress itself, 71 not
+        The exit code: 0 done, 2 usage or unreadable input (an error in the user's own code included), 3 the budget can't be met,
+        4 not certified or promise not kept, 5 file altered, 6 outputs differ, 70 an error of dyncompress itself, 71 not
         enough memory, 74 the answer can't be written to standard output, 130 interrupted (Ctrl-C).
     """
     try:
-        with redirect_stdout(sys.stderr):  # what the user's code and libraries print isn't the answer
-            text = _answered(words)
+        with redirect_stdout(sys.stderr):  # what the user's code and libraries print isn't the result
+            text = _output(words)
     except BaseException as error:
-        code, sentence = ending(error)
+        code, sentence = code_and_sentence(error)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
-            streams.tell("".join(traceback.format_exception(error)).rstrip())
-        streams.tell(f"dyncompress: {sentence}")
+            streams.print_message("".join(traceback.format_exception(error)).rstrip())
+        streams.print_message(f"dyncompress: {sentence}")
         return code
-    return streams.answer(text)
+    return streams.print_result(text)
 
 
-def _answered(words: Sequence[str] | None) -> str:
-    """What goes to standard output."""
-    shown = io.StringIO()
+def _output(words: Sequence[str] | None) -> str:
+    """Run a command and return the text for standard output."""
+    help_text = io.StringIO()
     try:
-        with redirect_stdout(shown):
+        with redirect_stdout(help_text):
             args = parse(words)
-    except SystemExit:  # argparse's way to end after --help
-        return shown.getvalue().rstrip("\n")
+    except SystemExit:  # argparse raises it after --help
+        return help_text.getvalue().rstrip("\n")
     if args.version or args.command is None:
         return f"dyncompress {__version__}" if args.version else parser().format_help()
-    answer = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
-    return json.dumps(plain_json(answer.data), allow_nan=False) if args.json else answer.text
+    result = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
+    return json.dumps(plain_json(result.data), allow_nan=False) if args.json else result.text
 
 
 # ---------------------------------------------------------------- the verbs
-def _compress(args: argparse.Namespace, progress: Progress) -> Answer:
+def _compress(args: argparse.Namespace, progress: Progress) -> Result:
     check_writable(args.out)
-    from dyncompress.cli.early_checks import check_words
+    from dyncompress.cli.early_checks import check_arguments
 
-    check_words(args)
-    from dyncompress.cli.requests import compressed
+    check_arguments(args)
+    from dyncompress.cli.requests import compress_model
 
-    return _finished(args.out, *compressed(args, progress))
+    return _written(args.out, *compress_model(args, progress))
 
 
-def _demo(args: argparse.Namespace, progress: Progress) -> Answer:
+def _demo(args: argparse.Namespace, progress: Progress) -> Result:
     check_writable(args.out)
     from dyncompress.cli.early_checks import refuse_overwriting
 
     refuse_overwriting(args, [args.out / name for name in RESULTS])
     from dyncompress.cli.demo import run
 
-    return _finished(args.out, run(progress)[0], None)
+    return _written(args.out, run(progress)[0], None)
 
 
-def _finished(out: Path, file: Any, profile_text: str | None) -> Answer:
-    """Write the files of a run, and tell what came out, what the user came for first."""
+def _written(out: Path, file: Any, profile_text: str | None) -> Result:
+    """Write the files of a run, and describe the ONNX file, most important numbers first."""
     paths = write_directory(file, out, profile_text)
     layers, estimates = (file.profile.layers, file.profile.estimates) if file.profile is not None else ((), {})
     where = "files: " + ", ".join(str(path) for path in paths.values())
     text = "\n\n".join((as_text(file), layer_table(file.plan, layers, estimates).plain(), where))
-    return Answer(text, as_json(file, paths))
+    return Result(text, as_json(file, paths))
 
 
-def _measure(args: argparse.Namespace, progress: Progress) -> Answer:
+def _measure(args: argparse.Namespace, progress: Progress) -> Result:
     if args.out is not None:
         check_writable(args.out)
-    from dyncompress.cli.early_checks import check_words
+    from dyncompress.cli.early_checks import check_arguments
 
-    check_words(args)
+    check_arguments(args)
     from dyncompress.allocation.plan import share_left_alone
-    from dyncompress.cli.requests import measured
+    from dyncompress.cli.requests import measure_model
 
-    profile, text = measured(args, progress)
+    profile, text = measure_model(args, progress)
     paths = deliver(args.out, {PROFILE: text}) if args.out is not None else {}
-    estimates = {name: {layer: asdict(e) for layer, e in found.items()} for name, found in profile.estimates.items()}
+    estimates = {name: {layer: asdict(e) for layer, e in by_layer.items()} for name, by_layer in profile.estimates.items()}
     shares = share_left_alone(profile.layers, profile.reasons)
     alone = left_alone_sentence(shares, profile.reasons)
-    told = filter(None, [alone, measures_sentence(profile), *(f"note: {note}" for note in profile.notes)])
-    lines = [profile_table(profile).plain(), "", *told, *map(str, paths.values())]
+    sentences = filter(None, [alone, measures_sentence(profile), *(f"note: {note}" for note in profile.notes)])
+    lines = [profile_table(profile).plain(), "", *sentences, *map(str, paths.values())]
     data = {"bytes": profile.float_bytes, "macs": profile.macs, "left_alone": {**shares, "layers": profile.reasons}}
     data |= {"distortion_unit": profile.unit, "sources": profile.source}
-    return Answer("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
+    return Result("\n".join(lines), {**data, "estimates": estimates, "notes": profile.notes, "paths": paths})
 
 
-def _probe(args: argparse.Namespace, progress: Progress) -> Answer:
+def _probe(args: argparse.Namespace, progress: Progress) -> Result:
     check_writable_file(args.out)
     from dyncompress.cli.early_checks import check_sources, refuse_overwriting
 
     check_sources(args)
     refuse_overwriting(args, [args.out])
-    from dyncompress.cli.requests import probed
+    from dyncompress.cli.requests import record_probe
     from dyncompress.recording import save_trajectory
 
-    found = probed(args, progress)
+    trajectory = record_probe(args, progress)
     with made(args.out.parent):
-        path = save_trajectory(found, args.out)
-    text = "\n".join((f"{path}: {len(found.steps)} records of {len(found.motion)} layers", *(f"note: {n}" for n in found.notes)))
-    data = {"path": path, "records": len(found.steps), "learning_rate": found.learning_rate, "notes": found.notes}
-    return Answer(text, {**data, "digest": found.digest})
+        path = save_trajectory(trajectory, args.out)
+    records, notes = len(trajectory.steps), trajectory.notes
+    text = "\n".join((f"{path}: {records} records of {len(trajectory.motion)} layers", *(f"note: {note}" for note in notes)))
+    data = {"path": path, "records": records, "learning_rate": trajectory.learning_rate, "notes": notes}
+    return Result(text, {**data, "digest": trajectory.digest})
 
 
-def _rank(args: argparse.Namespace, progress: Progress) -> Answer:
+def _rank(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.cli.early_checks import check_ranking
 
     check_ranking(args)
-    from dyncompress.cli.requests import ranked
+    from dyncompress.cli.requests import rank_runs
     from dyncompress.reports.ranking import ranking_json, ranking_text
 
-    found = ranked(args, progress)
-    return Answer(ranking_text(found), ranking_json(found))
+    ranking = rank_runs(args, progress)
+    return Result(ranking_text(ranking), ranking_json(ranking))
 
 
-def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
+def _plan(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.cli.early_checks import refuse_overwriting
     from dyncompress.recipe.plan_file import plan_to_toml
     from dyncompress.recipe.profile_file import profile_from_json
     from dyncompress.recipe.toml_files import recipe_for
 
-    source = _inside(args.profile, PROFILE)
+    source = _input_file(args.profile, PROFILE)
     if args.out is not None:
         check_writable_file(args.out)
         refuse_overwriting(args, [args.out])
@@ -194,10 +202,10 @@ def _plan(args: argparse.Namespace, progress: Progress) -> Answer:
     predicted = f"{predicted_sentence(plan, profile)}\n{alone}{notes}"
     text = "\n\n".join((layer_table(plan, profile.layers, profile.estimates).plain(), predicted))
     data = {"predicted": {**plan.cost, "distortion": plan.distortion, "gap": plan.gap}, "left_alone": shares, "paths": paths}
-    return Answer(text, {**data, "notes": plan.notes})
+    return Result(text, {**data, "notes": plan.notes})
 
 
-def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
+def _pareto(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.cli.early_checks import refuse_overwriting
     from dyncompress.pipeline.pareto import pareto
     from dyncompress.recipe.profile_file import profile_from_json
@@ -208,98 +216,98 @@ def _pareto(args: argparse.Namespace, progress: Progress) -> Answer:
         check_writable_file(args.out)
         refuse_overwriting(args, [args.out])
     write = None if args.out is None else drawn_as(args.out)
-    profile = profile_from_json(_inside(args.profile, PROFILE))
+    profile = profile_from_json(_input_file(args.profile, PROFILE))
     budgets = [{args.of: value} for value in amounts(args.budgets)]
-    found = pareto(profile, budgets, of=args.of, recipe=recipe_for(args.recipe, profile, settings(args.set)))
-    paths = {} if args.out is None or write is None else deliver(args.out.parent, {args.out.name: write(found)})
-    text = "\n".join((pareto_text(found), *map(str, paths.values())))
-    return Answer(text, {**pareto_json(found), "paths": paths})
+    curve = pareto(profile, budgets, of=args.of, recipe=recipe_for(args.recipe, profile, settings(args.set)))
+    paths = {} if args.out is None or write is None else deliver(args.out.parent, {args.out.name: write(curve)})
+    text = "\n".join((pareto_text(curve), *map(str, paths.values())))
+    return Result(text, {**pareto_json(curve), "paths": paths})
 
 
-def _verify(args: argparse.Namespace, progress: Progress) -> Answer:
-    path = _inside(args.file, MODEL)
+def _verify(args: argparse.Namespace, progress: Progress) -> Result:
+    path = _input_file(args.file, MODEL)
     held_out = None if args.held_out is None else load_data(args.held_out, "held-out data")
     from dyncompress.pipeline.verification import verify
 
-    found = verify(path, certificate=args.certificate, held_out=held_out)
-    differ = found.context.get("examples_that_differ", 0)
+    certificate = verify(path, certificate=args.certificate, held_out=held_out)
+    differ = certificate.context.get("examples_that_differ", 0)
     how = "recomputed from the stored losses" if held_out is None else f"run again here, {differ} examples differ"
-    text = f"verified: {path} is the file that was certified; {how}\n{certificate_text(found)}"
-    return Answer(text, {"verified": True, "file": path, "certificate": certificate_json(found)})
+    text = f"verified: {path} is the file that was certified; {how}\n{certificate_text(certificate)}"
+    return Result(text, {"verified": True, "file": path, "certificate": certificate_json(certificate)})
 
 
-def _bench(args: argparse.Namespace, progress: Progress) -> Answer:
+def _bench(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.cli.early_checks import check_sources
 
-    files = {str(path): _onnx(path) for path in (_inside(p, MODEL) for p in (args.file, *args.against))}
+    files = {str(path): _read_onnx(path) for path in (_input_file(p, MODEL) for p in (args.file, *args.against))}
     check_sources(args)
-    from dyncompress.cli.requests import timed
+    from dyncompress.cli.requests import time_files
 
-    timings = timed(files, args)
+    timings = time_files(files, args)
     header = ("file", "bytes", "median ms", "p10", "p90", "relative")
     rows = tuple(
         (name, f"{len(files[name]):,}", *(f"{1e3 * s:.3f}" for s in (t.median, t.p10, t.p90)), f"{t.relative:.2f}")
         for name, t in timings.items()
     )
-    return Answer(Table(header, rows, frozenset(header[1:])).plain(), {name: asdict(t) for name, t in timings.items()})
+    return Result(Table(header, rows, frozenset(header[1:])).plain(), {name: asdict(t) for name, t in timings.items()})
 
 
-def _pack(args: argparse.Namespace, progress: Progress) -> Answer:
+def _pack(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.coding import pack
 
-    source = _inside(args.file, MODEL)
-    return _repacked(source, args.out or source.with_suffix(".dync"), pack)
+    source = _input_file(args.file, MODEL)
+    return _convert(source, args.out or source.with_suffix(".dync"), pack)
 
 
-def _unpack(args: argparse.Namespace, progress: Progress) -> Answer:
+def _unpack(args: argparse.Namespace, progress: Progress) -> Result:
     from dyncompress.coding import unpack
 
-    source = _inside(args.file, MODEL)
-    return _repacked(source, args.out or source.with_suffix(".onnx"), unpack)
+    source = _input_file(args.file, MODEL)
+    return _convert(source, args.out or source.with_suffix(".onnx"), unpack)
 
 
-def _repacked(source: Path, out: Path, turn: Callable[[bytes], bytes]) -> Answer:
-    """One file turned into another."""
+def _convert(source: Path, out: Path, conversion: Callable[[bytes], bytes]) -> Result:
+    """Write the result of a conversion of one file to another."""
     check_writable_file(out)
     if out.exists() and out.samefile(source):
         raise InvalidRequest(f"--out {out}: it is the file itself; name another file.")
     before = source.read_bytes()
-    after = turn(before)
+    after = conversion(before)
     path = deliver(out.parent, {out.name: after})[out.name]
     text = f"{path}: {len(after):,} bytes, of {source}: {len(before):,} bytes"
-    return Answer(text, {"from": source, "from_bytes": len(before), "file": path, "bytes": len(after)})
+    return Result(text, {"from": source, "from_bytes": len(before), "file": path, "bytes": len(after)})
 
 
-# ---------------------------------------------------------------- what is shipped
-def _recipes(args: argparse.Namespace, progress: Progress) -> Answer:
-    return _listed(args, recipe_files())
+# ---------------------------------------------------------------- recipes and targets
+def _recipes(args: argparse.Namespace, progress: Progress) -> Result:
+    return _list_or_show(args, recipe_files())
 
 
-def _targets(args: argparse.Namespace, progress: Progress) -> Answer:
+def _targets(args: argparse.Namespace, progress: Progress) -> Result:
     if args.verb != "check":
-        return _listed(args, target_files())
+        return _list_or_show(args, target_files())
     from dyncompress.recipe.toml_files import load_target
 
-    found = {name: load_target(name) for name in args.names or target_files()}
-    rows = tuple((name, target.verified, target.summary) for name, target in found.items())
-    data = {name: asdict(target) for name, target in found.items()}
-    return Answer(Table(("target", "verified by", "summary"), rows).plain(), data)
+    targets = {name: load_target(name) for name in args.names or target_files()}
+    rows = tuple((name, target.verified, target.summary) for name, target in targets.items())
+    data = {name: asdict(target) for name, target in targets.items()}
+    return Result(Table(("target", "verified by", "summary"), rows).plain(), data)
 
 
-def _listed(args: argparse.Namespace, files: dict[str, Path]) -> Answer:
-    """Names and summaries, or the text of the named files."""
+def _list_or_show(args: argparse.Namespace, files: dict[str, Path]) -> Result:
+    """The names and summaries of all files, or the text of the named ones."""
     if args.verb == "show":
         if not args.names:
             raise InvalidRequest(f"{args.command} show: name one of {', '.join(files)}.")
-        paths = {name: _shipped(name, files, args.command) for name in args.names}
+        paths = {name: _path_of(name, files, args.command) for name in args.names}
         texts = {name: read_text(path, f"'{name}'") for name, path in paths.items()}
-        return Answer("\n".join(texts.values()), {name: toml(text, f"'{name}'") for name, text in texts.items()})
+        return Result("\n".join(texts.values()), {name: toml(text, f"'{name}'") for name, text in texts.items()})
     summaries = {name: str(toml(read_text(path, name), name).get("summary", "")) for name, path in files.items()}
-    return Answer(Table(("name", "summary"), tuple(summaries.items())).plain(), summaries)
+    return Result(Table(("name", "summary"), tuple(summaries.items())).plain(), summaries)
 
 
-def _shipped(name: str, files: dict[str, Path], kind: str) -> Path:
-    """The file of a shipped name, or the path itself."""
+def _path_of(name: str, files: dict[str, Path], kind: str) -> Path:
+    """The path of a file that comes with the library, or of the user's own file."""
     if name in files:
         return files[name]
     if is_file(Path(name), f"{kind} show '{name}'"):
@@ -309,23 +317,23 @@ def _shipped(name: str, files: dict[str, Path], kind: str) -> Path:
     raise InvalidRequest(f"{kind} show: there is no '{name}'{nearest(name, files)}")
 
 
-def _inside(path: Path, name: str) -> Path:
-    """The file, or the one of that name in the directory.
+def _input_file(path: Path, name: str) -> Path:
+    """The path of a file, or of the file `name` in it if it is a directory.
 
     Raises:
         InvalidRequest: there is no such file.
     """
-    found = path / name if is_directory(path) else path
-    if not is_file(found, f"'{path}'"):
-        raise InvalidRequest(f"'{found}': there is no such file.")
-    return found
+    file = path / name if is_directory(path) else path
+    if not is_file(file, f"'{path}'"):
+        raise InvalidRequest(f"'{file}': there is no such file.")
+    return file
 
 
-def _onnx(path: Path) -> bytes:
-    """The bytes of an ONNX file that is whole.
+def _read_onnx(path: Path) -> bytes:
+    """Read an ONNX file.
 
     Raises:
-        InvalidRequest: it is something else.
+        InvalidRequest: it is a container, truncated, no ONNX file, or its weights are stored in other files.
     """
     from dyncompress.coding import is_packed
     from dyncompress.coding.external import refuse_external
@@ -340,7 +348,7 @@ def _onnx(path: Path) -> bytes:
     return content
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Answer]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Result]] = {
     "demo": _demo,
     "compress": _compress,
     "measure": _measure,

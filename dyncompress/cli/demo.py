@@ -1,6 +1,6 @@
-"""A whole run in a minute: a small network learns handwritten digits, is compressed, and its file is certified.
+"""The demo: a small network is trained on handwritten digits, compressed, and certified, in about a minute.
 
-Data: the 1 797 digits of 8 x 8 pixels that scikit-learn carries; nothing is downloaded.
+The data are the 1 797 digits of 8 x 8 pixels in scikit-learn; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ TRAINING, CALIBRATION = 800, 197  # the other 800 are held out
 EPOCHS, RECORDED_EPOCHS = 16, 6
 BATCH = 32
 LEARNING_RATE, LATE_LEARNING_RATE = 0.05, 0.005
-EVERY = 5  # optimizer steps between two recorded iterates: at small batches neighbours say nothing new
+EVERY = 5  # optimizer steps between two recorded iterates; with small batches, closer ones hold little new information
 
 
 @dataclass(frozen=True)
 class Digits:
-    """A fixed split of the digits.
+    """The digits, split into three parts.
 
     Attributes:
         training: `(x, y)`, x `[800, 1, 8, 8]` in [0, 1].
         calibration: x `[197, 1, 8, 8]`.
-        held_out: `(x, y)` of the 800 others.
+        held_out: `(x, y)` of the other 800 examples, x `[800, 1, 8, 8]`.
     """
 
     training: tuple[np.ndarray, np.ndarray]
@@ -47,10 +47,10 @@ class Digits:
 
 
 def digits() -> Digits:
-    """The split.
+    """Load the digits and split them; the split is always the same.
 
     Raises:
-        Unsupported: scikit-learn isn't installed; the message says how to get it.
+        Unsupported: scikit-learn isn't installed; the message says how to install it.
     """
     try:
         from sklearn.datasets import load_digits
@@ -65,7 +65,7 @@ def digits() -> Digits:
 
 
 def network() -> nn.Module:
-    """Three convolutions with batch normalisation and a linear layer, 57 000 weights, untrained."""
+    """An untrained network of three convolutions with batch normalisation and a linear layer; it has 57 000 weights."""
     with _seeded():
         layers = OrderedDict[str, nn.Module]()
         for i, (inputs, outputs) in enumerate(((1, 32), (32, 64), (64, 64)), 1):
@@ -76,8 +76,8 @@ def network() -> nn.Module:
         return nn.Sequential(OrderedDict([*layers.items(), ("flatten", nn.Flatten()), ("head", nn.Linear(64, 10))]))
 
 
-def trained(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Trajectory]:
-    """The network after training, and the record of its last epochs at a constant learning rate."""
+def train(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Trajectory]:
+    """Train the network; return it with the recorded trajectory of its last epochs, which have a constant learning rate."""
     x, y = (torch.from_numpy(part) for part in data.training)
     model = network().train()
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
@@ -97,15 +97,15 @@ def trained(data: Digits, progress: Progress = SILENT) -> tuple[nn.Module, Traje
 
 
 def run(progress: Progress = SILENT) -> tuple[OnnxFile, Profile, nn.Module]:
-    """Train, measure, allocate, apply, export and certify, by the same verbs as every other run.
+    """Train, measure, allocate, apply, export and certify.
 
     Returns:
-        the certified file, what was measured, and the trained network.
+        The certified file, the profile, and the trained network.
     """
     import dyncompress
 
     data = digits()
-    model, trajectory = trained(data, progress)
+    model, trajectory = train(data, progress)
     profile = dyncompress.measure(
         model, RECIPE, target=TARGET, calibration=data.calibration, trajectory=trajectory, progress=progress
     )
@@ -116,7 +116,7 @@ def run(progress: Progress = SILENT) -> tuple[OnnxFile, Profile, nn.Module]:
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> Tensor:
-    """One optimizer step; the loss before it."""
+    """Take one optimizer step and return the loss before it."""
     optimizer.zero_grad()
     loss = nn.functional.cross_entropy(model(x), y)
     loss.backward()
@@ -126,7 +126,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tens
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Torch draws initial weights from its global state: seed it here, and put it back."""
+    """Seed torch's global random state, from which initial weights are drawn, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         yield
@@ -134,7 +134,7 @@ def _seeded() -> Iterator[None]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Layers this small gain nothing from more threads (on busy cores they wait for one another), and the sums come out alike."""
+    """Let torch use one thread: layers this small aren't faster with more, and sums don't depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

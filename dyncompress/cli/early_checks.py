@@ -1,6 +1,6 @@
-"""What can be refused about a command before torch is imported, which takes seconds: words, recipes, and files that aren't there.
+"""Checks of a command's arguments, recipes and files before torch is imported, which takes seconds.
 
-Also here: no command writes over a file that it reads.
+They also make sure that no command overwrites a file that it reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dyncompress.cli.arguments import settings
+from dyncompress.cli.option_values import settings
 from dyncompress.cli.sources import check_data, check_model
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.text_files import is_file
@@ -20,32 +20,35 @@ if TYPE_CHECKING:
     from dyncompress.types import Plan
 
 DATA = {"calibration": "calibration data", "held_out": "held-out data", "data": "data", "example": "example"}
-FILES = ("plan", "trajectory", "recipe", "target", "profile", "file", "certificate", "runs", "against")  # other words for inputs
+# Other arguments that name input files.
+FILES = ("plan", "trajectory", "recipe", "target", "profile", "file", "certificate", "runs", "against")
 
 
-def check_words(args: argparse.Namespace) -> None:
-    """Refuse what `compress` and `measure` can't begin with.
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check the arguments of `compress` and `measure`.
 
     Raises:
-        InvalidRequest: a recipe, a target, a plan, data or a model that can't be read, or a file that would be written over.
+        InvalidRequest: a recipe, target, plan, model or data file can't be read, or an input file would be overwritten.
     """
     check_sources(args)
     from dyncompress.recipe.plan_file import read_plan
-    from dyncompress.recipe.toml_files import recipe_for, refuse_others, target_for
+    from dyncompress.recipe.toml_files import recipe_for, refuse_mismatch, target_for
 
     plan = None if getattr(args, "plan", None) is None else read_plan(args.plan)
-    target = target_for(args.target, plan)  # first: a recipe takes longer to read, with all that it names
+    target = target_for(args.target, plan)  # first, because reading a recipe takes longer
     recipe = recipe_for(args.recipe, plan, settings(args.set))
-    refuse_others(recipe, target, plan)
+    refuse_mismatch(recipe, target, plan)
     if args.calibration is None and getattr(args, "held_out", None) is None:
-        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+        raise InvalidRequest(
+            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
+        )
     names = RESULTS if args.command == "compress" else (PROFILE,)
     if args.out is not None:
         refuse_overwriting(args, [args.out / name for name in names], plan)
 
 
 def check_sources(args: argparse.Namespace) -> None:
-    """Refuse data, a trajectory or a model that aren't there."""
+    """Refuse data, a trajectory or a model that don't exist."""
     trajectory = getattr(args, "trajectory", None)
     if trajectory is not None and not is_file(trajectory, f"trajectory '{trajectory}'"):
         raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file.")
@@ -57,13 +60,18 @@ def check_sources(args: argparse.Namespace) -> None:
 
 
 def refuse_overwriting(args: argparse.Namespace, outputs: list[Path], plan: Plan | None = None) -> None:
-    """Refuse to write over a file that the command reads, under whatever name or link; and a directory in the place of a file.
+    """Refuse to overwrite a file that the command reads, links to it included, and an output that is a directory.
 
-    A plan that is applied is written again with what was realised, so that `compress --plan out/plan.toml --out out` can be
-    repeated: that is refused where notes of the user's own would be lost.
+    The plan that is applied may be overwritten, so that `compress --plan out/plan.toml --out out` can be repeated, unless
+    comments of the user would be lost.
+
+    Args:
+        args: of the command.
+        outputs: the files that the command writes.
+        plan: the plan that is applied, read from `args.plan`.
 
     Raises:
-        InvalidRequest: names both.
+        InvalidRequest: names the output and the input.
     """
     for out in outputs:
         if out.is_dir():
@@ -73,9 +81,9 @@ def refuse_overwriting(args: argparse.Namespace, outputs: list[Path], plan: Plan
                 continue
             if plan is None or word != "--plan":
                 raise InvalidRequest(f"--out {args.out}: {out} is what {word} reads and would be lost; name another place.")
-            from dyncompress.recipe.plan_file import handwritten
+            from dyncompress.recipe.plan_file import user_comments
 
-            if notes := handwritten(path.read_text(encoding="utf-8-sig"), plan):
+            if notes := user_comments(path.read_text(encoding="utf-8-sig"), plan):
                 raise InvalidRequest(
                     f"--out {args.out}: {out} is the plan that is applied, and your comment '{notes[0]}' in it would be lost; "
                     "name another directory."
@@ -83,7 +91,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: list[Path], plan: Plan
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Every file that the words name as an input, and the word that names it."""
+    """Pairs of an argument's name, as messages show it, and the input file that it names."""
     for word in ("model", *DATA, *FILES):
         value = getattr(args, word, None)
         for one in value if isinstance(value, list) else [] if value is None else [value]:
@@ -95,11 +103,12 @@ def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def _option(word: str) -> str:
+    """`held_out` as `--held-out`."""
     return f"--{word.replace('_', '-')}"
 
 
 def check_ranking(args: argparse.Namespace) -> None:
-    """Refuse what `rank` can't begin with: a table that can't be read, measures that don't exist, models that aren't there."""
+    """Check the arguments of `rank`: the table, the names of measures, and the models."""
     from dyncompress.cli.run_table import MODEL, read_runs
     from dyncompress.measures import MEASURES
     from dyncompress.recipe.checks import check_one_of

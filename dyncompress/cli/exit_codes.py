@@ -1,4 +1,4 @@
-"""How a command ends: for every exception one sentence and an exit code."""
+"""The exit code of a command, and one sentence for every exception."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ MEANINGS: Mapping[int, str] = {
     NO_ANSWER: "the answer can't be written to standard output",
     INTERRUPTED: "interrupted",
 }
-LONGEST = 1200  # characters of a sentence
-TRACEBACK = "DYNCOMPRESS_TRACEBACK"  # set to 1, an error is shown with all the calls that led to it
+LONGEST = 1200  # characters of a message
+TRACEBACK = "DYNCOMPRESS_TRACEBACK"  # environment variable: 1 shows errors with their traceback
 
 
 def table() -> str:
-    """All codes in one line.
+    """All exit codes with their meanings, in one line.
 
     Example:
         >>> table()[:46]
@@ -35,15 +35,15 @@ def table() -> str:
     return ", ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
 
 
-def ending(error: BaseException) -> tuple[int, str]:
-    """The exit code and the sentence of an exception."""
+def code_and_sentence(error: BaseException) -> tuple[int, str]:
+    """The exit code for an exception, and one sentence about it."""
     if isinstance(error, DyncompressError):
         return error.exit_code, one_sentence(_with_place(error))
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; the files of a run are written all together or not at all."
-    if (told := of_user(error)) is not None:
-        return USAGE, one_sentence(told)
-    if _is_lack_of_memory(error):
+    if (message := of_user(error)) is not None:
+        return USAGE, one_sentence(message)
+    if _is_out_of_memory(error):
         return MEMORY, "there is not enough memory; give fewer or smaller examples, or a smaller model."
     if isinstance(error, OSError) and error.strerror:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
@@ -63,7 +63,7 @@ def ending(error: BaseException) -> tuple[int, str]:
 
 
 def _with_place(error: DyncompressError) -> str:
-    """The error's text, and where an exception of the user's code led to it, that line."""
+    """The error's text; if an exception in the user's code caused it, with the line of that code."""
     text, cause = str(error), error.__cause__
     place = "" if cause is None else place_of_user(cause)
     if cause is None or not place or place in text:
@@ -72,15 +72,15 @@ def _with_place(error: DyncompressError) -> str:
 
 
 def one_sentence(text: str) -> str:
-    """The text in one line of printable characters, ended by a full stop or a question mark."""
+    """The text as one line of printable characters that ends with a punctuation mark."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
-    if len(line) > LONGEST:  # a value of the user's that goes on and on: its begin tells what it is, the end what to do
+    if len(line) > LONGEST:  # a long value: the beginning says what it is, the end what to do
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
     return line if line.endswith((".", "?", "!")) else f"{line}."
 
 
-def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or a device of torch, ran out of memory; torch has classes and texts of its own for that."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or an accelerator ran out of memory; torch has its own exceptions for that."""
     text = text_of(error).lower()
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and ("can't allocate memory" in text or "not enough memory" in text))

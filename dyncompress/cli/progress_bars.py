@@ -1,4 +1,4 @@
-"""What a person sees of the progress: a bar with the time left on a terminal, or a line for each phase in a log."""
+"""Progress on standard error: a bar with the remaining time on a terminal, or one line for each phase in a log."""
 
 from __future__ import annotations
 
@@ -14,40 +14,45 @@ from dyncompress.types.progress import SILENT, NoStep, Progress, Step
 
 @dataclass(frozen=True)
 class Lines:
-    """A line when a phase ends, with its seconds: for logs and pipes.
+    """Writes one line with the seconds at the end of each phase, for logs and pipes.
 
     Attributes:
-        stream: where the lines go.
+        stream: that the lines are written to.
     """
 
     stream: TextIO
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Write the line when the phase has ended without an error."""
+        """Write the line if the phase ends without an error."""
         start = time.perf_counter()
         yield NoStep()
         of = "" if total is None else f" ({total})"
-        with suppress(OSError, ValueError):  # closed or full: the work goes on without anybody being told
+        with suppress(OSError, ValueError):  # the stream is closed or full, which is no reason to stop
             self.stream.write(f"{name}{of}: {time.perf_counter() - start:.1f} s\n")
             self.stream.flush()
 
 
 @dataclass(frozen=True)
 class BarStep:
-    """One bar of a terminal."""
+    """One bar on a terminal.
+
+    Attributes:
+        bars: the `rich.progress.Progress` that draws it.
+        task: the bar's identifier in it.
+    """
 
     bars: Any
     task: Any
 
     def advance(self, amount: int = 1) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         self.bars.advance(self.task, amount)
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars with the time left, on a terminal; each stays as a line when its phase ends.
+    """Draws a bar with the remaining time for each phase, which stays visible when the phase ends.
 
     Attributes:
         stream: a terminal.
@@ -57,7 +62,7 @@ class Bars:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Draw one bar for as long as the phase lasts."""
+        """Draw one bar during the phase."""
         from rich import progress
         from rich.console import Console
 
@@ -77,7 +82,7 @@ class Bars:
 
 
 def on_standard_error() -> Progress:
-    """Bars where standard error is a terminal, else a line a phase; nothing where it is closed."""
+    """Bars if standard error is a terminal, else one line for each phase; nothing if it is closed."""
     if sys.stderr is None or sys.stderr.closed:
         return SILENT
     return Bars(sys.stderr) if sys.stderr.isatty() else Lines(sys.stderr)

@@ -1,4 +1,4 @@
-"""The command line's work around the verbs: open what words name, measure once, reuse what was measured, call the verbs."""
+"""Call the verbs with what the arguments name: models, data and plans are opened and checked, and saved profiles reused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dyncompress import __version__
 from dyncompress.certificates.promise import Promise
-from dyncompress.cli.arguments import free_axes, settings
+from dyncompress.cli.option_values import free_axes, settings
 from dyncompress.cli.run_table import read_runs
 from dyncompress.cli.sources import load_data, load_model
 from dyncompress.deployment import Session
@@ -28,7 +28,7 @@ from dyncompress.pipeline.verbs import compress, measure
 from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_others, target_for
+from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_mismatch, target_for
 from dyncompress.reports.output_files import PROFILE
 from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
 from dyncompress.types.progress import Progress
@@ -37,14 +37,14 @@ from dyncompress.types.representation import whole_text
 
 @dataclass(frozen=True)
 class Request:
-    """What the words of `compress` and `measure` name, opened and checked.
+    """The arguments of `compress` and `measure`, opened and checked.
 
     Attributes:
-        model: opened once for all verbs: what one of them observed or exported serves the next.
-        recipe, target: values.
+        model: opened once for all verbs, so that they share what is observed and exported.
+        recipe, target: the values.
         batches: calibration batches, or None.
-        held_out: or None.
-        trajectory: path, or None.
+        held_out: held-out examples, or None.
+        trajectory: path of a recorded trajectory, or None.
     """
 
     model: Task
@@ -55,8 +55,8 @@ class Request:
     trajectory: Path | None
 
     def key(self) -> str:
-        """Digest of all that a profile depends on, the library's version too; budgets, allocators, certificates may change."""
-        zeros = None if self.recipe.budget.sparsity is None else 0.5  # which choices are worth trying hangs on it, at any share
+        """A digest of all that a profile depends on, the library's version included; budget, allocator and certificate aren't."""
+        zeros = None if self.recipe.budget.sparsity is None else 0.5  # whether it is given decides which choices are tried
         free = replace(self.recipe, budget=Budget(sparsity=zeros), path=(), allocator=None, certificate=None)  # type: ignore[arg-type]
         parts = [
             __version__,
@@ -71,11 +71,11 @@ class Request:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, str | None]:
-    """`dyncompress compress`: the file, and the text of the profile that it was made from, where there is one."""
+def compress_model(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, str | None]:
+    """`dyncompress compress`: the file, and the text of the profile that it was made from (None if a plan was given)."""
     plan = None if args.plan is None else read_plan(args.plan)
-    request = opened(args, args.held_out, plan)
-    profile, text = (None, None) if plan is not None else profiled(request, args.out, progress)
+    request = open_request(args, args.held_out, plan)
+    profile, text = (None, None) if plan is not None else reuse_or_measure(request, args.out, progress)
     file = compress(
         request.model,
         request.recipe,
@@ -90,13 +90,13 @@ def compressed(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFile, 
     return file, text
 
 
-def measured(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
+def measure_model(args: argparse.Namespace, progress: Progress) -> tuple[Profile, str]:
     """`dyncompress measure`: the profile and its text."""
-    return profiled(opened(args, None), args.out, progress)
+    return reuse_or_measure(open_request(args, None), args.out, progress)
 
 
-def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
-    """`dyncompress probe`: the record of a short run from the final weights."""
+def record_probe(args: argparse.Namespace, progress: Progress) -> Trajectory:
+    """`dyncompress probe`: the trajectory of a short training run that starts from the final weights."""
     data, labels, model = load_data(args.calibration, "calibration data"), None, load_model(args.model)
     if args.labels:
         names, data = resolve_inputs(model, data)
@@ -116,8 +116,8 @@ def probed(args: argparse.Namespace, progress: Progress) -> Trajectory:
     )
 
 
-def ranked(args: argparse.Namespace, progress: Progress) -> Ranking:
-    """`dyncompress rank`: the runs of a table in predicted order."""
+def rank_runs(args: argparse.Namespace, progress: Progress) -> Ranking:
+    """`dyncompress rank`: the runs of a table in the order that measures predict."""
     runs = read_runs(args.runs)
     return rank(
         runs,
@@ -130,26 +130,28 @@ def ranked(args: argparse.Namespace, progress: Progress) -> Ranking:
     )
 
 
-def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = None) -> Request:
-    """Open what the words name; everything that can be refused is refused before any heavy work.
+def open_request(args: argparse.Namespace, held_out: str | None, plan: Plan | None = None) -> Request:
+    """Open and check everything that the arguments name, before any heavy work.
 
     Args:
-        args: the words.
-        held_out: data, or None.
-        plan: to be carried out, which names its recipe and target where no word does.
+        args: of `compress` or `measure`.
+        held_out: the argument that names held-out examples, or None.
+        plan: to be applied; its recipe and target are used where the arguments name none.
     """
     recipe, target = recipe_for(args.recipe, plan, settings(args.set)), target_for(args.target, plan)
-    refuse_others(recipe, target, plan)
-    kept = None if held_out is None else load_data(held_out, "held-out data")
-    seen = None if args.calibration is None else load_data(args.calibration, "calibration data")
-    if seen is None and kept is None:
-        raise InvalidRequest("give --calibration DATA (or --held-out DATA): one example tells what the model takes.")
+    refuse_mismatch(recipe, target, plan)
+    fresh_data = None if held_out is None else load_data(held_out, "held-out data")
+    calibration = None if args.calibration is None else load_data(args.calibration, "calibration data")
+    if calibration is None and fresh_data is None:
+        raise InvalidRequest(
+            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
+        )
     model = load_model(args.model)
-    names, seen = resolve_inputs(model, kept if seen is None else seen)
-    batches = None if args.calibration is None else as_batches(seen, names, task.examples_drawn(recipe), unchecked=True)
-    examples = None if kept is None else as_held_out(kept, names, unchecked=True)
+    names, data = resolve_inputs(model, fresh_data if calibration is None else calibration)
+    batches = None if args.calibration is None else as_batches(data, names, task.examples_drawn(recipe), unchecked=True)
+    examples = None if fresh_data is None else as_held_out(fresh_data, names, unchecked=True)
     if examples is not None:
-        fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the dropped ones itself
+        fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the others
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
     example = None if examples is None else first_rows(examples)
@@ -158,13 +160,13 @@ def opened(args: argparse.Namespace, held_out: str | None, plan: Plan | None = N
     return Request(start, recipe, target, batches, examples, args.trajectory)
 
 
-def profiled(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:
-    """The profile that lies in the directory, if all that it depends on is the same, else a new one; and its text."""
+def reuse_or_measure(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:
+    """The profile that is saved in the directory if everything that it depends on is unchanged, else a new one; and its text."""
     key = request.key()
-    kept = None if directory is None else _kept(directory / PROFILE, key)
-    if kept is not None:
+    saved = None if directory is None else _saved(directory / PROFILE, key)
+    if saved is not None:
         with progress.phase("reuse the measured profile"):
-            return kept
+            return saved
     example = None if request.held_out is None else request.held_out.inputs
     profile = measure(
         request.model,
@@ -179,12 +181,12 @@ def profiled(request: Request, directory: Path | None, progress: Progress) -> tu
 
 
 def with_key(text: str, key: str) -> str:
-    """The profile's JSON with the digest of all that it depends on."""
+    """The profile's JSON together with a digest of what the profile depends on."""
     return f'{{"depends_on":"{key}","profile":{text.strip()}}}\n'
 
 
-def _kept(path: Path, key: str) -> tuple[Profile, str] | None:
-    """The saved profile, if there is one with this key."""
+def _saved(path: Path, key: str) -> tuple[Profile, str] | None:
+    """The saved profile and its text, if there is one with this key."""
     if not path.is_file():
         return None
     try:
@@ -192,12 +194,12 @@ def _kept(path: Path, key: str) -> tuple[Profile, str] | None:
         if json.loads(text)["depends_on"] != key:
             return None
     except (ValueError, KeyError, TypeError):
-        return None  # not one of ours, or cut: it is measured again
+        return None  # another or a truncated file: the model is measured again
     return profile_from_json(text), text
 
 
-def timed(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Timing]:
-    """`dyncompress bench`: files against each other on the first examples of the data."""
+def time_files(files: Mapping[str, bytes], args: argparse.Namespace) -> dict[str, Timing]:
+    """`dyncompress bench`: the times of several files on the first examples of the data."""
     target = load_target(args.target)
     names = Session(next(iter(files.values())), target).input_names
     held = as_labelled(load_data(args.data, "data"), names)

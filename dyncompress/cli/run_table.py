@@ -1,4 +1,4 @@
-"""A table of training runs in a CSV file, one a row: name, model and/or trajectory, weights, gap, and hyper-parameters."""
+"""The CSV table of training runs that `rank` reads: one row for each run, with its files, gap and hyper-parameters."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.text_files import is_file, read_text
 
 NAME, MODEL, WEIGHTS, TRAJECTORY, GAP = OWN = ("name", "model", "weights", "trajectory", "gap")
-# What torch's and safetensors' readers raise on bytes that are none of theirs.
+# What torch and safetensors raise when a file has another format.
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, MemoryError)
-ALIKE = 0.75  # of a column's name with one of ours, above which it is a slip of the pen
+ALIKE = 0.75  # similarity of a column's name to one of ours from which it counts as a typing error
 
 
 @dataclass(frozen=True)
 class RunTable:
-    """The runs of a table; a model is loaded when its run is asked for, and not kept.
+    """The runs of a table. A model is loaded when its run is read, and not kept.
 
     Attributes:
-        rows: name -> column -> text, not empty.
-        folder: that relative paths start from: the table's own.
-        gaps: name -> gap of those that have one, or None where the table has no such column.
-        hyperparameters: name -> hyper-parameter -> number or word, or None where there is none.
+        rows: name of a run -> column -> text; empty cells are absent.
+        folder: of the table, to which paths in it are relative.
+        gaps: name -> generalization gap, of the runs whose gap is known; None: the table has no such column.
+        hyperparameters: name -> hyper-parameter -> number or text; None: the table has none.
     """
 
     rows: Mapping[str, Mapping[str, str]]
@@ -38,25 +38,25 @@ class RunTable:
     hyperparameters: Mapping[str, Mapping[str, float | str]] | None
 
     def keys(self) -> list[str]:
-        """The names, in the table's order."""
+        """The names of the runs, in the order of the table."""
         return list(self.rows)
 
     def __getitem__(self, name: str) -> tuple[Any, Path | None]:
-        """The module or None, and the path of the trajectory or None.
+        """The network and the path of the trajectory of a run; each is None if the row doesn't name it.
 
         Raises:
-            InvalidRequest: the model, its weights or the trajectory can't be had.
+            InvalidRequest: the model or its weights can't be loaded.
         """
         row = self.rows[name]
         return self._module(name, row), self.folder / row[TRAJECTORY] if TRAJECTORY in row else None
 
     def model(self, name: str) -> str:
-        """What the row names as its model, with a file's place told from here."""
+        """The model of a run as `load_model` reads it, with the file's path relative to the working directory."""
         place, _, function = self.rows[name][MODEL].rpartition(":")
         return f"{self.folder / place}:{function}" if place.endswith(".py") else self.rows[name][MODEL]
 
     def _module(self, name: str, row: Mapping[str, str]) -> Any:
-        """The network with its weights."""
+        """Load the network and its weights."""
         if MODEL not in row:
             return None
         module = load_model(self.model(name))
@@ -116,7 +116,7 @@ def read_runs(path: str | Path) -> RunTable:
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
-    """Refuse a header without the columns that are needed, or with one that looks like a slip of the pen."""
+    """Refuse a header that lacks a required column, or in which a column's name looks like a typing error."""
     if len(set(header)) < len(header) or "" in header:
         raise InvalidRequest(f"runs '{path}': a column has no name, or two have the same; name each once.")
     for column in header:
@@ -124,12 +124,12 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         if column not in OWN and close:
             raise InvalidRequest(f"runs '{path}': column '{column}' would be a hyper-parameter; did you mean '{close[0]}'?")
     if NAME not in header or not {MODEL, TRAJECTORY} & set(header):
-        lacking = NAME if NAME not in header else f"{MODEL} or {TRAJECTORY}"
-        raise InvalidRequest(f"runs '{path}': there is no column {lacking}; its columns are {', '.join(header) or 'none'}.")
+        missing = NAME if NAME not in header else f"{MODEL} or {TRAJECTORY}"
+        raise InvalidRequest(f"runs '{path}': there is no column {missing}; its columns are {', '.join(header) or 'none'}.")
 
 
 def _gap(path: Path, name: str, text: str) -> float:
-    """A gap as a number."""
+    """The number in a cell of the column `gap`."""
     number = _number(text)
     if number is None:
         raise InvalidRequest(f"runs '{path}': the gap of run '{name}' is '{text}'; write a number, or leave it empty.")
@@ -137,13 +137,13 @@ def _gap(path: Path, name: str, text: str) -> float:
 
 
 def _values(column: Sequence[str]) -> list[float | str]:
-    """Numbers if all are, else words."""
+    """The cells of a column as numbers if all of them are numbers, else as text."""
     numbers = [_number(text) for text in column]
     return list(column) if None in numbers else [number for number in numbers if number is not None]
 
 
 def _number(text: str) -> float | None:
-    """A finite number, or None."""
+    """The finite number that a text stands for, or None."""
     try:
         number = float(text)
     except ValueError:
@@ -152,7 +152,7 @@ def _number(text: str) -> float | None:
 
 
 def _state(path: Path) -> Mapping[str, Any]:
-    """The tensors of a file, without running what a pickle may hold."""
+    """Load the tensors of a file, without executing code that a pickle may contain."""
     if not is_file(path, f"weights '{path}'"):
         raise InvalidRequest(f"weights '{path}': there is no such file.")
     if path.suffix == ".safetensors":

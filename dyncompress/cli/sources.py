@@ -1,4 +1,4 @@
-"""What a command line names: a model or data as `file.py:callable` or `package.module:callable`, data as an `.npz` file."""
+"""Load what arguments name: a model or data as `file.py:callable` or `package.module:callable`, data as an `.npz` file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ MODEL_FILES = {
 
 
 def check_model(source: str) -> None:
-    """Refuse, before torch is imported, what can't name a network.
+    """Check the form of a model argument, and that its file exists, without importing torch.
 
     Raises:
-        Unsupported: a file that isn't Python; the message says how to name the network instead.
-        InvalidRequest: it has another form, or there is no such file or it isn't Python.
+        Unsupported: it is a file of another format; the message says how to name the network instead.
+        InvalidRequest: it has another form, there is no such file, or the file isn't Python.
     """
     kind = MODEL_FILES.get(Path(source).suffix)
     if kind:
@@ -41,7 +41,7 @@ def check_model(source: str) -> None:
 
 
 def check_data(source: str, what: str) -> None:
-    """Refuse, before torch is imported, what can't name data: an `.npz` or a callable.
+    """Check the form of a data argument, an `.npz` file or a callable, and that its file exists, without importing torch.
 
     Args:
         source: as on the command line.
@@ -58,43 +58,43 @@ def check_data(source: str, what: str) -> None:
 
 
 def load_model(source: str) -> Any:
-    """The network that `file.py:callable` or `package.module:callable` returns when it is called.
+    """Call `file.py:callable` or `package.module:callable` and return the network.
 
     Raises:
-        Unsupported: a file that isn't Python; the message says how to name the network instead.
-        InvalidRequest: no such file, module or callable, or it returns something else than a `torch.nn.Module`.
+        Unsupported: it is a file of another format; the message says how to name the network instead.
+        InvalidRequest: there is no such file, module or callable, or it doesn't return a `torch.nn.Module`.
     """
     check_model(source)
     import torch
 
-    model = _called(source, "model")
+    model = _call(source, "model")
     if not isinstance(model, torch.nn.Module):
         raise InvalidRequest(f"model '{source}' returned a {type(model).__name__}; it has to return a torch.nn.Module.")
     return model
 
 
 def load_data(source: str, what: str) -> Any:
-    """The path of an `.npz` file, checked to be there, or what `file.py:callable` returns: an iterable of batches.
+    """The path of an existing `.npz` file, or the iterable of batches that `file.py:callable` returns.
 
     Args:
         source: as on the command line.
         what: `calibration data` or `held-out data`, for messages.
 
     Raises:
-        InvalidRequest: no such file, module or callable.
+        InvalidRequest: there is no such file, module or callable, or it returns None.
     """
     check_data(source, what)
     path = Path(source)
     if path.suffix == ".npz":
         return path
-    found = _called(source, what)
-    if found is None:  # elsewhere it means that no data are given
+    data = _call(source, what)
+    if data is None:  # None would mean that no data are given
         raise InvalidRequest(f"{what} '{source}' returned None; it has to return examples or batches of them.")
-    return guard_data(found, f"{what} '{source}'")
+    return guard_data(data, f"{what} '{source}'")
 
 
 def _check_callable(source: str, what: str) -> None:
-    """Refuse what isn't `place:name`, and a file that isn't there or isn't Python."""
+    """Refuse an argument that isn't `place:name`, and a file that doesn't exist or isn't Python."""
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
         forms = "`file.py:callable` or `package.module:callable`" + ("" if what == "model" else ", or an .npz file")
@@ -110,23 +110,23 @@ def _check_callable(source: str, what: str) -> None:
         compile(text, place, "exec", dont_inherit=True)
 
 
-def _called(source: str, what: str) -> Any:
-    """What the named callable returns."""
+def _call(source: str, what: str) -> Any:
+    """Import the named callable, call it, and return its result."""
     place, _, name = source.rpartition(":")
     module = _from_file(Path(place), source, what) if place.endswith(".py") else _from_name(place, source, what)
     with calling_user_code(f"{what} '{source}'"):
-        found = getattr(module, name, None)
-    if not callable(found):
+        function = getattr(module, name, None)
+    if not callable(function):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         near = difflib.get_close_matches(name, public, 1)
         hint = f"; did you mean '{near[0]}'?" if near else "."
         raise InvalidRequest(f"{what} '{source}': {place} has no callable '{name}'{hint}")
     with calling_user_code(f"{what} '{source}'"):
-        return found()
+        return function()
 
 
 def _from_file(path: Path, source: str, what: str) -> ModuleType:
-    """Import a file by its path; its folder is searched for the modules that it imports, as `python file.py` does."""
+    """Import a file by its path; its folder is put on `sys.path`, as `python file.py` does."""
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -138,19 +138,19 @@ def _from_file(path: Path, source: str, what: str) -> ModuleType:
         raise InvalidRequest(f"{what} '{source}': {path} can't be imported as Python.")
     module = importlib.util.module_from_spec(spec)
     remember(path, f"{what} '{source}'")
-    sys.modules[key], whole = module, False
+    sys.modules[key], complete = module, False
     try:
         with calling_user_code(f"{what} '{source}'"):
             spec.loader.exec_module(module)
-        whole = True
+        complete = True
     finally:
-        if not whole:  # the next to ask for it must not get half of a module
+        if not complete:  # the next import must not return an incomplete module
             del sys.modules[key]
     return module
 
 
 def _from_name(name: str, source: str, what: str) -> ModuleType:
-    """Import a module by name; the working directory is searched first."""
+    """Import a module by name; the working directory is on the search path."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     with calling_user_code(f"{what} '{source}'"):

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +109,8 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype; nothing of the values is read."""
+def _header(stream: Any, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype, from a `zipfile.ZipExtFile`; nothing of the values is read."""
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)

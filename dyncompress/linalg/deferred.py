@@ -1,4 +1,4 @@
-"""Torch, imported at its first use: a wrong recipe is refused without the seconds that importing torch takes."""
+"""The module torch, imported at its first use, so that a wrong recipe is refused without waiting for the import of torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ R = TypeVar("R")
 
 
 class Deferred:
-    """A module that is imported when something of it is asked for."""
+    """A module that is imported when one of its attributes is first read."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
-        """The module's own attribute."""
+        """Import the module and return its attribute."""
         return getattr(importlib.import_module(self._name), attribute)
 
 
@@ -41,7 +41,7 @@ else:
 
 
 def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
-    """The function under `torch.no_grad()`, whose own decorator would import torch where the function is defined."""
+    """The function, run under `torch.no_grad()`; torch's own decorator would import torch where the function is defined."""
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:

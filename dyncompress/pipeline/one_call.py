@@ -27,7 +27,7 @@ from dyncompress.pipeline.task import (
     with_run,
 )
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.recipe.toml_files import refuse_others
+from dyncompress.recipe.toml_files import refuse_mismatch
 from dyncompress.types import Batch, HeldOut, OnnxFile, Plan, Profile, Target
 from dyncompress.types.progress import Progress
 
@@ -84,7 +84,7 @@ def _opened(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None
         InvalidRequest: names what doesn't go together.
     """
     recipe, plan = call.recipe, call.plan
-    refuse_others(recipe, call.target, plan)
+    refuse_mismatch(recipe, call.target, plan)
     if recipe.budget.risk_increase is not None and call.held_out is None:
         raise InvalidRequest("budget.risk_increase is a promise on held-out examples; give held_out=(x, y).")
     data, batches, held = with_held_out(call.model, call.data, call.held_out, recipe)

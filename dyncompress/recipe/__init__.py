@@ -1,1 +1,1 @@
-"""Text that a person edits: recipes, targets, plans and profiles, how they are read, and where the shipped ones lie."""
+"""Text files for people: recipes, targets and plans as TOML, profiles as JSON, and the files that come with the library."""

@@ -1,34 +1,35 @@
-"""Where the files that travel with the library lie: inside an installed package, else beside it in a checkout."""
+"""Paths of the files that come with the library: inside an installed package, or beside the package in a checkout."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PLACES = (PACKAGE / "_shipped", PACKAGE.parent)  # a wheel carries them inside; a checkout has them at its top
+FOLDERS = (PACKAGE / "_shipped", PACKAGE.parent)  # in an installed wheel, in a checkout
 
 
 def recipe_files() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with the library, sorted."""
-    return _named("recipes")
+    """Name -> path of every recipe that comes with the library, sorted by name."""
+    return _toml_files("recipes")
 
 
 def target_files() -> dict[str, Path]:
-    """Name -> file of every hardware profile that comes with the library, sorted."""
-    return _named("export/targets")
+    """Name -> path of every target (hardware profile) that comes with the library, sorted by name."""
+    return _toml_files("export/targets")
 
 
 def prior_files() -> dict[str, Path]:
-    """Name -> file of every prior on sensitivities that comes with the library, sorted."""
-    return _named("recipes/priors")
+    """Name -> path of every prior on sensitivities that comes with the library, sorted by name."""
+    return _toml_files("recipes/priors")
 
 
 def runner_file() -> Path:
-    """The runner that goes to the device: onnxruntime and numpy only."""
-    found = [place / "export/runner/runner.py" for place in PLACES]
-    return next((path for path in found if path.is_file()), found[-1])
+    """The path of the runner, a script for the device that needs onnxruntime and numpy alone."""
+    paths = [folder / "export/runner/runner.py" for folder in FOLDERS]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
-def _named(folder: str) -> dict[str, Path]:
-    place = next((place / folder for place in PLACES if (place / folder).is_dir()), None)
-    return {} if place is None else {path.stem: path for path in sorted(place.glob("*.toml"))}
+def _toml_files(name: str) -> dict[str, Path]:
+    """Stem -> path of the TOML files in a folder of that name; empty if there is no such folder."""
+    folder = next((folder / name for folder in FOLDERS if (folder / name).is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.toml"))}

@@ -1,4 +1,4 @@
-"""Tables of a TOML or JSON file -> dataclasses, strictly: keys are exactly the fields, and every mistake names its place."""
+"""Make dataclasses of the tables of a TOML or JSON file: keys are exactly the fields, and every error names its position."""
 
 from __future__ import annotations
 
@@ -11,27 +11,38 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from dyncompress.errors import InvalidRequest, nearest
 
 T = TypeVar("T")
-Where = Callable[[str], str]  # key (empty: the table itself) -> the place to name in a message
-LARGEST = 10**18  # integers below it fit into 64 bits, as seeds and counts of numpy and torch must
-SHOWN = 80  # characters of a value in a message
+Where = Callable[[str], str]  # key (empty: the table itself) -> how messages name its position
+LARGEST = 10**18  # smaller integers fit into 64 bits, which numpy and torch need for seeds and counts
+MOST_CHARACTERS = 80  # of a value in a message
 NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "a table", list: "a list"}
 
 
 def at(place: str) -> Where:
-    """The same place for every key."""
+    """A `Where` that names the same position for every key.
+
+    Example:
+        >>> at("measure.hill")("fraction")
+        'measure.hill'
+    """
     return lambda key: place
 
 
 def build(cls: type[T], table: Any, where: Where) -> T:
-    """The dataclass `cls` with the values of `table`.
+    """An instance of the dataclass `cls` with the values of `table`.
 
     Args:
         cls: a dataclass.
-        table: key -> value as tomllib or json give them.
-        where: names the place of a key, e.g. `measure.hill` or `plan.toml line 41`.
+        table: key -> value, as tomllib or json return it.
+        where: names the position of a key, e.g. `measure.hill` or `plan.toml line 41`.
 
     Raises:
-        InvalidRequest: an unknown or missing key, a value of the wrong type, or one that the class refuses.
+        InvalidRequest: an unknown or missing key, a value of the wrong type, or one that the class itself refuses.
+
+    Example:
+        >>> from dyncompress.types import Budget
+        >>> build(Budget, {"bytes": 1000}, at("budget"))
+        Budget(bytes=1000.0)
+
     """
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     check_keys(table, fields, where)
@@ -48,21 +59,24 @@ def build(cls: type[T], table: Any, where: Where) -> T:
 
 
 def check_keys(table: Any, known: Collection[str], where: Where) -> None:
-    """Refuse what isn't a table, and the first unknown key."""
+    """Refuse a value that isn't a table, and the first key of a table that isn't known."""
     if not isinstance(table, Mapping):
-        raise InvalidRequest(f"{where('')}: {shown(table)} was given where a table is needed.")
+        raise InvalidRequest(f"{where('')}: {value_text(table)} was given where a table is needed.")
     for key in table:
         if key not in known:
             raise InvalidRequest(f"{where(key)}: unknown key '{key}'{nearest(key, known)}")
 
 
 def read(kind: Any, value: Any, what: str) -> Any:
-    """`value` as the type `kind`; lists become tuples, and an integer may stand for a float.
+    """Convert `value` to the type `kind`: lists become tuples, and integers become floats where a float is needed.
 
     Args:
         kind: bool, int, float, str, a dataclass, `tuple[X, ...]`, `Mapping[str, X]`, or one of these or None.
-        value: as tomllib or json give it.
-        what: for messages, e.g. `measure.hill: 'fraction'`.
+        value: as tomllib or json return it.
+        what: how messages name the value, e.g. `measure.hill: 'fraction'`.
+
+    Raises:
+        InvalidRequest: the value has another type.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -79,14 +93,14 @@ def read(kind: Any, value: Any, what: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         _need(isinstance(value, Mapping), value, "a table", what)
         return {key: read(inner[1], entry, f"{what} '{key}'") for key, entry in value.items()}
-    return _plain(kind, value, what)
+    return _scalar(kind, value, what)
 
 
-def shown(value: Any) -> str:
-    """A value in a message, short.
+def value_text(value: Any) -> str:
+    """A value as messages show it, at most about 80 characters.
 
     Example:
-        >>> shown("gptq"), shown(True), shown([1, 2])
+        >>> value_text("gptq"), value_text(True), value_text([1, 2])
         ("'gptq'", 'true', 'a list')
     """
     if isinstance(value, bool):
@@ -96,10 +110,11 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= LARGEST:
         return "an integer of more than 18 digits"
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 
 
-def _plain(kind: Any, value: Any, what: str) -> Any:
+def _scalar(kind: Any, value: Any, what: str) -> Any:
+    """A boolean, number or text."""
     if isinstance(value, int) and not isinstance(value, bool):
         _need(abs(value) < LARGEST, value, "an integer of at most 18 digits", what)
     if kind is float:
@@ -109,9 +124,9 @@ def _plain(kind: Any, value: Any, what: str) -> Any:
     return value
 
 
-def _need(fine: bool, value: Any, wanted: str, what: str) -> None:
-    if not fine:
-        raise InvalidRequest(f"{what} is {shown(value)}; {wanted} is needed.")
+def _need(condition: bool, value: Any, kind: str, what: str) -> None:
+    if not condition:
+        raise InvalidRequest(f"{what} is {value_text(value)}; {kind} is needed.")
 
 
 def check_finite(value: float, what: str) -> None:

@@ -1,4 +1,4 @@
-"""A plan as a text file that a person reads, edits and applies again; a wrong edit is an error with its line."""
+"""Plans as TOML text that a person reads, edits and applies; an error in an edited file names its line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.recipe.choice_checks import misplaced, wrong_for_channels, wrong_for_layer
+from dyncompress.recipe.choice_checks import channels_fault, kind_fault, layer_fault
 from dyncompress.recipe.parsing import Where, at, build, check_keys, read
 from dyncompress.recipe.text_files import read_text, refuse_not_finite
 from dyncompress.types import BLOCKS, CHANNELS, STRUCTURE, Choice, Layer, Plan
 
 SCHEMA = 1
-ALWAYS = ("weight_bits", "sparsity", "granularity", "activation_bits")  # written even where they are the default: to be edited
+ALWAYS = ("weight_bits", "sparsity", "granularity", "activation_bits")  # also written with default values, for editing
 HEAD = {
     "schema": int,
     "recipe": str,
@@ -31,16 +31,20 @@ HEAD = {
 TABLES = (*HEAD, "cost", "share_left_alone", "unit", "realised", "left_alone", "shapes")
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
-Places = Mapping[tuple[str, ...], str]  # (table, ..., key) -> `plan.toml line 41`; () -> the file's name
+Places = Mapping[tuple[str, ...], str]  # (table, ..., key) -> its position, `plan.toml line 41`; () -> the file's name
 
 
 def plan_to_toml(plan: Plan) -> str:
-    """The plan as TOML: what was asked, unit by unit with its reason as a comment, and what was realised."""
+    """The plan as TOML text.
+
+    Every unit has a table `[unit."name"]` with the choice that is asked for, and the reason for it as a comment. Tables
+    `[realised."name"]` hold what was applied, where the plan was applied. `plan_from_toml` reads an equal plan from the text.
+    """
     head = [
-        "# What dyncompress does to each layer. Edit the [unit] tables and apply the file again; the rest checks an edit.",
+        "# What dyncompress does to each layer. Edit the [unit] tables and apply the file; the other tables check edits.",
         "# weight_bits: 2 to 8, 32 leaves the weights float. sparsity: share of zeros. keep: number of channels that stay.",
-        "# drop: whether a block goes, its layers' own tables with it.",
-        "# The comment under a unit tells why, and of which choice; it is passed over where another one is written.",
+        "# drop: whether a block is removed; the tables of its layers then have no effect.",
+        "# The comment under a unit gives the reason for the choice that it names; for any other choice it is ignored.",
         *(f"# note: {' '.join(note.split())}" for note in plan.notes),
         *_lines({"schema": SCHEMA, "recipe": plan.recipe, "target": plan.target, "digest": plan.digest}),
         *_lines({"distortion": plan.distortion, "gap": plan.gap, "units": len(plan.asked), "layers": len(plan.shapes)}),
@@ -54,22 +58,22 @@ def plan_to_toml(plan: Plan) -> str:
 
 
 def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
-    """The plan of a text; the reverse of `plan_to_toml`.
+    """The plan of a TOML text that `plan_to_toml` or a person wrote.
 
     Args:
         text: of the file.
-        path: for messages.
+        path: of the file; its name occurs in messages.
 
     Raises:
-        InvalidRequest: broken or truncated text, an unknown key, or a choice that no layer of that shape can have, each with
-            its line.
+        InvalidRequest: the text is broken or truncated, a key is unknown, or no layer of that shape can have a choice. The
+            message names the line.
     """
     name, text = Path(path).name, text.replace("\r\n", "\n")
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(_broken(name, str(error))) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise InvalidRequest(_syntax_message(name, str(error))) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deeply nested lists
         raise InvalidRequest(f"{name}: a value is too large to be read ({error}).") from error
     places = _places(text, name)
     check_keys(table, TABLES, lambda key: place(places, key))
@@ -98,14 +102,14 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
         realised=_choices(table, "realised", places),
         source=places,
     )
-    for key in ("cost", "share_left_alone", "realised"):  # units are checked with their lines; a distortion may be unknown, nan
+    for key in ("cost", "share_left_alone", "realised"):  # `_check_units` checks the units; an unknown distortion is nan
         refuse_not_finite(table.get(key, {}), place(places, key), key)
-    for what, count, there in (("units", head["units"], len(plan.asked)), ("layers", head["layers"], len(plan.shapes))):
-        if count != there:
+    for what, count, present in (("units", head["units"], len(plan.asked)), ("layers", head["layers"], len(plan.shapes))):
+        if count != present:
             hint = (
                 "the file is truncated, or a table was removed (to leave a layer as it is, write weight_bits = 32, sparsity = 0)"
             )
-            raise InvalidRequest(f"{name} tells of {count} {what} and holds {there}; {hint}.")
+            raise InvalidRequest(f"{name} declares {count} {what} and holds {present}; {hint}.")
     for layer, shape in plan.shapes.items():
         if not shape or min(shape) < 1:
             raise InvalidRequest(f"{place(places, 'shapes', layer)}: {list(shape)} is no weight's shape; restore the file's own.")
@@ -114,30 +118,30 @@ def plan_from_toml(text: str, path: str | Path = "plan.toml") -> Plan:
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan of a file.
+    """Read the plan of a file.
 
     Raises:
-        InvalidRequest: no such file, not text, or as `plan_from_toml`.
+        InvalidRequest: there is no such file, it isn't text, or for the reasons of `plan_from_toml`.
     """
     return plan_from_toml(read_text(Path(path), f"plan {path}"), path)
 
 
-def handwritten(text: str, plan: Plan) -> list[str]:
-    """The comments of a plan's text that `plan_to_toml` wouldn't write again.
+def user_comments(text: str, plan: Plan) -> list[str]:
+    """The comments of a plan file that a person added: those that `plan_to_toml` wouldn't write.
 
     Args:
         text: of the file.
-        plan: read from it.
+        plan: the plan that was read from it.
     """
     ours = {line for line in plan_to_toml(plan).split("\n") if line.startswith("#")}
-    found, before = [], ""
+    comments, before = [], ""
     for line in (line.strip() for line in text.split("\n")):
-        reason = before.startswith("[unit.") and re.match(r"# [^:]*: ", line)  # ours, of a choice that was edited since
-        bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'', "", line)  # without its quoted texts
+        reason = before.startswith("[unit.") and re.match(r"# [^:]*: ", line)  # of a choice that was edited since
+        bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'[^\']*\'', "", line)  # the line without quoted texts, which may hold a #
         if "#" in bare and line not in ours and not reason and not line.startswith("# note: "):
-            found.append(line[line.index("#") :])
+            comments.append(line[line.index("#") :])
         before = line
-    return found
+    return comments
 
 
 def check_plan(
@@ -147,22 +151,21 @@ def check_plan(
     weight_bits: Collection[int] = BITS,
     splits: Collection[str] | None = None,
     blocks: Collection[str] | None = None,
-    text: str = "",
-    path: str | Path = "plan",
 ) -> None:
-    """Refuse a plan that doesn't fit these layers.
+    """Refuse a plan that can't be applied to a model with these layers.
 
     Args:
-        plan: asked choices are checked.
-        layers: of the model it shall be applied to.
-        weight_bits: widths that the target stores.
-        splits, blocks: layers that can have a rank, and units of blocks that can be dropped; None: not known.
-        text, path: of the plan's file, for line numbers; without a text those that the plan was read with.
+        plan: its asked choices are checked.
+        layers: of the model.
+        weight_bits: widths in bits that the target stores.
+        splits: names of the layers that two thin layers can replace; None: unknown, so that ranks aren't checked.
+        blocks: units of the residual blocks that can be dropped (`block:NAME`); None: unknown.
 
     Raises:
-        InvalidRequest: shapes differ, a unit doesn't exist, or a choice isn't possible.
+        InvalidRequest: a shape differs, a unit doesn't exist, or a choice isn't possible. The message names the line if the plan
+            was read from a file.
     """
-    places = _places(text.replace("\r\n", "\n"), Path(path).name) if text else plan.source or {(): Path(path).name}
+    places = plan.source or {(): "plan"}
     shapes = {layer.name: tuple(layer.shape) for layer in layers}
     for layer, shape in plan.shapes.items():
         where = place(places, "shapes", layer)
@@ -176,7 +179,13 @@ def check_plan(
 
 
 def place(places: Places, *path: str) -> str:
-    """`plan.toml line 41`, of a key or of the nearest table around it that has a line; the file's name where none has."""
+    """The position of a key, e.g. `plan.toml line 41`.
+
+    Args:
+        places: positions of the tables and keys, e.g. `Plan.source`.
+        path: table, ..., key. Where the key isn't in the file, the position is that of the nearest table around it, else the
+            file's name.
+    """
     return next((places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in places), "plan")
 
 
@@ -188,7 +197,7 @@ def _check_units(
     groups: Mapping[str, int] | None,
     weight_bits: Collection[int],
 ) -> None:
-    """Every choice against its unit; without a model (None) no channel group's size is known."""
+    """Check every choice against its unit. `groups` maps channel groups to their sizes; without a model it is None."""
     known = [*shapes, *(groups or ())]
     for unit, choice in plan.asked.items():
         if unit.startswith(BLOCKS):
@@ -198,15 +207,15 @@ def _check_units(
                 raise _unknown(unit, place(places, "unit", unit), known)
         elif unit not in shapes:
             raise _unknown(unit, place(places, "unit", unit), known)
-        wrong = misplaced(unit, choice)
-        if wrong is None and unit.startswith(CHANNELS):
-            wrong = wrong_for_channels(choice, None if groups is None else groups[unit])
-        elif wrong is None and not unit.startswith(BLOCKS):
-            wrong = wrong_for_layer(choice, shapes[unit], weight_bits)
-        if wrong is None and unit in plan.reasons and choice != Choice():
-            wrong = "", f"it is left alone, {plan.reasons[unit]}; leave its table out."
-        if wrong is not None:
-            raise InvalidRequest(f"{place(places, 'unit', unit, wrong[0])}: unit '{unit}': {wrong[1]}")
+        fault = kind_fault(unit, choice)
+        if fault is None and unit.startswith(CHANNELS):
+            fault = channels_fault(choice, None if groups is None else groups[unit])
+        elif fault is None and not unit.startswith(BLOCKS):
+            fault = layer_fault(choice, shapes[unit], weight_bits)
+        if fault is None and unit in plan.reasons and choice != Choice():
+            fault = "", f"it is left alone, {plan.reasons[unit]}; leave its table out."
+        if fault is not None:
+            raise InvalidRequest(f"{place(places, 'unit', unit, fault[0])}: unit '{unit}': {fault[1]}")
 
 
 def _unknown(unit: str, where: str, known: Collection[str]) -> InvalidRequest:
@@ -214,7 +223,7 @@ def _unknown(unit: str, where: str, known: Collection[str]) -> InvalidRequest:
 
 
 def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """A block holds layers; whether it can be dropped, the model says."""
+    """Refuse a block without layers; whether a block can be dropped is checked against the model."""
     inside = unit.removeprefix(BLOCKS) + "."
     if not any(layer.startswith(inside) for layer in shapes):
         raise _unknown(unit, where, [BLOCKS + name.rpartition(".")[0] for name in shapes])
@@ -223,7 +232,7 @@ def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], where: str) -
 def _check_structure(
     plan: Plan, places: Places, layers: Sequence[Layer], splits: Collection[str] | None, blocks: Collection[str] | None
 ) -> None:
-    """What only the model can tell: which weights can be compressed at all, which layers split, which blocks dropped."""
+    """Check what only the model knows: weights that can't be compressed, layers that have a rank, droppable blocks."""
     alone = {layer.name: layer.left_alone for layer in layers if layer.left_alone}
     for unit, choice in plan.asked.items():
         key, reason = "", ""
@@ -240,24 +249,27 @@ def _check_structure(
 
 # ---------------------------------------------------------------- writing
 def _lines(values: Mapping[str, Any]) -> list[str]:
+    """Lines `key = value`."""
     return [f"{_key(key)} = {_value(value)}" for key, value in values.items()]
 
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
+    """A blank line, a table's header, and its lines."""
     return ["", f"[{name}]", *_lines(values)]
 
 
 def _unit(kind: str, unit: str, choice: Choice, why: str) -> list[str]:
+    """The table of one unit, with the reason for its choice as a comment."""
     default = Choice()
     fields = {f.name: getattr(choice, f.name) for f in dataclasses.fields(Choice)}
     structure = unit.startswith(STRUCTURE)
     shown = {k: v for k, v in fields.items() if v != getattr(default, k) or (k in ALWAYS and not structure and kind == "unit")}
-    comment = [f"{_reason_of(choice)}{' '.join(why.split())}"] if why else []
+    comment = [f"{_comment_beginning(choice)}{' '.join(why.split())}"] if why else []
     return ["", f"[{kind}.{_value(unit)}]", *comment, *_lines(shown)]
 
 
-def _reason_of(choice: Choice) -> str:
-    """How the comment begins that is the reason for exactly this choice."""
+def _comment_beginning(choice: Choice) -> str:
+    """The beginning of the comment that gives the reason for exactly this choice."""
     changed = {f.name: value for f in dataclasses.fields(Choice) if (value := getattr(choice, f.name)) != f.default}
     return f"# {', '.join(f'{name} {_value(value)}' for name, value in changed.items()) or 'as it is'}: "
 
@@ -267,31 +279,31 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """TOML of a plain value: text, number, true or false, or a list of them."""
+    """The TOML text of a string, number, boolean, or a list of them."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, str):  # TOML's basic strings are JSON's but for DEL, which json leaves bare
+    if isinstance(value, str):  # a TOML string is a JSON string, except that DEL has to be escaped
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(int(value)) if isinstance(value, int) else repr(float(value))
 
 
 # ---------------------------------------------------------------- reading
 def line_numbers(text: str) -> dict[tuple[str, ...], int]:
-    """(table, ..., key) -> line, from 1; `(table, ...)` is its header's line."""
-    found: dict[tuple[str, ...], int] = {}
+    """(table, ..., key) -> its line number, from 1; `(table, ...)` -> the line of the table's header."""
+    numbers: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
-    for number, line in enumerate(text.split("\n"), 1):  # as TOML counts: splitlines() would also break at U+2028
+    for number, line in enumerate(text.split("\n"), 1):  # as TOML counts lines; splitlines() would also split at U+2028
         path = _path_of(line)
         if path is None:
             continue
         if line.lstrip().startswith("["):
             table = path
-            found.setdefault(table, number)
+            numbers.setdefault(table, number)
         else:
-            found.setdefault((*table, *path), number)
-    return found
+            numbers.setdefault((*table, *path), number)
+    return numbers
 
 
 def _path_of(line: str) -> tuple[str, ...] | None:
@@ -314,11 +326,13 @@ def _path_of(line: str) -> tuple[str, ...] | None:
 
 
 def _places(text: str, name: str) -> Places:
-    """Where every table and key of a text stands."""
+    """The positions of all tables and keys of a text."""
     return {(): name, **{path: f"{name} line {number}" for path, number in line_numbers(text).items()}}
 
 
 def _choices(table: Mapping[str, Any], kind: str, places: Places) -> dict[str, Choice]:
+    """Unit -> choice, of all tables `[kind."unit"]`."""
+
     def where(unit: str) -> Where:
         return lambda key: place(places, kind, unit, key)
 
@@ -328,19 +342,19 @@ def _choices(table: Mapping[str, Any], kind: str, places: Places) -> dict[str, C
 
 
 def _reasons(text: str, asked: Mapping[str, Choice]) -> dict[str, str]:
-    """The comment under each unit's header, where it is about the choice that stands there."""
-    rows, found = text.split("\n"), {}
+    """Unit -> the reason in the comment under its header, if the comment names the choice that the unit has now."""
+    rows, reasons = text.split("\n"), {}
     for path, number in line_numbers(text).items():
         if len(path) != 2 or path[0] != "unit" or path[1] not in asked or number >= len(rows):
             continue
-        begins = _reason_of(asked[path[1]])
-        if rows[number].startswith(begins):
-            found[path[1]] = rows[number].removeprefix(begins).strip()
-    return found
+        beginning = _comment_beginning(asked[path[1]])
+        if rows[number].startswith(beginning):
+            reasons[path[1]] = rows[number].removeprefix(beginning).strip()
+    return reasons
 
 
-def _broken(name: str, message: str) -> str:
-    """tomllib's message as ours: `(at line 41, column 7)` goes to the front."""
+def _syntax_message(name: str, message: str) -> str:
+    """tomllib's message with the position in front, in place of `(at line 41, column 7)` at its end."""
     place = re.search(r"\s*\(at line (\d+), column \d+\)", message)
     if place is None:
         return f"{name}: {message.replace(' (at end of document)', '')} at the end: the file is truncated."

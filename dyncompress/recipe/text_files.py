@@ -1,4 +1,4 @@
-"""Text, TOML and JSON files of the user's: every fault of one in a sentence."""
+"""Read the user's text, TOML and JSON files; every fault of a file is an error of one sentence."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest
 
-MOST_BYTES = 1 << 28  # of a text; the profile of a network with a thousand layers takes 10 MB
+MOST_BYTES = 1 << 28  # of a text file; the profile of a network with a thousand layers takes 10 MB
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """The bytes of an ordinary file: a pipe would be waited for, and a device never ends.
+    """The content of a regular file. Pipes and devices are refused, because reading one may never end.
 
     Args:
         path: of the file.
-        what: how a message calls it.
+        what: how messages name it.
 
     Raises:
         InvalidRequest: there is no such file, it is a directory, a pipe or a device, or it can't be opened.
@@ -39,10 +39,11 @@ def read_text(path: Path, what: str) -> str:
 
     Args:
         path: of the file.
-        what: how a message calls it, e.g. `plan out/plan.toml`.
+        what: how messages name it, e.g. `plan out/plan.toml`.
 
     Raises:
-        InvalidRequest: there is no such file, it is a directory, a pipe or a device, it can't be opened, or it is no such text.
+        InvalidRequest: there is no such file, it is a directory, a pipe or a device, it can't be opened, or it isn't text in
+            UTF-8.
     """
     content = read_bytes(path, what)
     if len(content) > MOST_BYTES:
@@ -59,8 +60,12 @@ def read_text(path: Path, what: str) -> str:
 def toml(text: str, what: str) -> dict[str, Any]:
     """The table of a TOML text.
 
+    Args:
+        text: the whole text.
+        what: how messages name it.
+
     Raises:
-        InvalidRequest: it isn't TOML, or too deep, or holds a number of thousands of digits.
+        InvalidRequest: it isn't TOML, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
         return tomllib.loads(text.replace("\r\n", "\n"))
@@ -69,19 +74,19 @@ def toml(text: str, what: str) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidRequest(f"{what}: it holds a number with too many digits; write a smaller one.") from error
     except RecursionError as error:
-        raise InvalidRequest(f"{what}: its lists or tables lie too deep inside each other; write fewer levels.") from error
+        raise InvalidRequest(f"{what}: its lists or tables are nested too deeply; write fewer levels.") from error
 
 
 def refuse_not_finite(value: Any, what: str, key: str = "") -> None:
     """Refuse nan and infinity, which TOML can write, anywhere in a table.
 
     Args:
-        value: a table, or what lies in one.
+        value: a table, a list, or a single value of one.
         what: the file, for messages.
-        key: dotted, where `value` stands.
+        key: dotted key of `value`.
 
     Raises:
-        InvalidRequest: names the key.
+        InvalidRequest: a number isn't finite; the message names its key.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidRequest(f"{what}: {key} is {value}; a finite number is needed.")
@@ -92,10 +97,10 @@ def refuse_not_finite(value: Any, what: str, key: str = "") -> None:
 
 
 def is_file(path: Path, what: str) -> bool:
-    """Whether there is an ordinary file; what is there and can't be read as one is refused.
+    """Whether a regular file exists at the path.
 
     Raises:
-        InvalidRequest: it is a directory, a device or a pipe, or its folder can't be searched.
+        InvalidRequest: the path is a directory, a device or a pipe, or its folder can't be searched.
     """
     try:
         if path.exists() and not path.is_file():
@@ -107,7 +112,7 @@ def is_file(path: Path, what: str) -> bool:
 
 
 def is_directory(path: Path) -> bool:
-    """Whether there is a directory; what can't be looked at, `is_file` refuses."""
+    """Whether a directory exists at the path; False where it can't be accessed, which `is_file` reports."""
     try:
         return path.is_dir()
     except OSError:
@@ -115,18 +120,18 @@ def is_directory(path: Path) -> bool:
 
 
 def json_table(text: str, name: str) -> dict[str, Any]:
-    """The object of a JSON text; `{"float": "nan"}` in it is a number that JSON lacks.
+    """The object of a JSON text, as a dictionary. `{"float": "nan"}` in it is read as a number that JSON has no syntax for.
 
     Args:
         text: the whole text.
-        name: how a message calls the file.
+        name: how messages name the file.
 
     Raises:
-        InvalidRequest: it isn't JSON, is truncated, holds a key twice, or is no object.
+        InvalidRequest: it isn't JSON, is truncated, holds a key twice, or isn't an object.
     """
     try:
-        content = json.loads(text, object_pairs_hook=_pairs, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\ud" in text.lower():  # half of a character of two: nothing could be written with it
+        content = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():  # half of a surrogate pair, which no file could be written with
             json.dumps(content, ensure_ascii=False).encode()
     except InvalidRequest as error:
         raise InvalidRequest(f"{name}: {error}.") from error
@@ -138,20 +143,20 @@ def json_table(text: str, name: str) -> dict[str, Any]:
 
 
 def _refuse_constant(word: str) -> Any:
-    """NaN and infinities are no JSON; ours stand as texts."""
+    """NaN and infinity aren't JSON; files of this library write them as text."""
     raise InvalidRequest(f'{word} is no JSON; write {{"float": "{word.lower()}"}}')
 
 
 def _finite(digits: str) -> float:
-    """A number as JSON writes it; one with too large an exponent would be read as infinity."""
+    """The number of a JSON text; refuse one with so large an exponent that it would be read as infinity."""
     return float(digits) if math.isfinite(float(digits)) else _refuse_constant(digits)
 
 
-def _pairs(found: list[tuple[str, Any]]) -> Any:
-    """An object, every key once; `{"float": "nan"}` is the number."""
-    table = dict(found)
-    if len(table) < len(found):
-        keys = [key for key, _ in found]
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """A dictionary, or the number that `{"float": "nan"}` stands for; refuse a key that occurs twice."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
         raise InvalidRequest(f"key '{max(keys, key=keys.count)}' stands twice in one object; write it once")
     if table.keys() == {"float"} and isinstance(table["float"], str):
         try:

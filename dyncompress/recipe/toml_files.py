@@ -1,4 +1,4 @@
-"""Recipes, priors and targets: TOML files -> values, keys 1:1 to constructor fields, every mistake with its place."""
+"""Read recipes, priors and targets from TOML files, whose keys are the fields of the classes; errors name the key."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dyncompress.allocation.distortion import KINDS, SHAPES
 from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.recipe.bundled_files import prior_files, recipe_files, target_files
-from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, measures_read, parse_budget
-from dyncompress.recipe.parsing import at, build, check_keys, shown
+from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, parse_budget, with_required_measures
+from dyncompress.recipe.parsing import at, build, check_keys, value_text
 from dyncompress.recipe.recipe import CertificateSpec, LayerRule, Recipe, allocators
 from dyncompress.recipe.text_files import is_file, read_text, refuse_not_finite, toml
 from dyncompress.types import FLOAT_BITS, Distillation, Plan, Profile, Target
@@ -22,20 +22,28 @@ if TYPE_CHECKING:
     from dyncompress.allocation.prior import Prior
 
 DEFAULT_RECIPE, DEFAULT_TARGET = "edge-int8", "onnxruntime-x86-vnni"
-INTEGER_OPS = ("Conv", "Gemm", "MatMul", "Add")  # that the fusion audit knows
-BASES = {"error": "theory", "fisher": "fisher"}  # what a prior multiplies, and the source of harms that reads it
+INTEGER_OPS = ("Conv", "Gemm", "MatMul", "Add")  # operators whose integer kernels the fusion audit can recognise
+BASES = {"error": "theory", "fisher": "fisher"}  # quantity that a prior multiplies -> the sensitivity that uses the prior
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped recipe by name, or the one in a TOML file; a `Recipe` is returned as it is.
+    """Load a recipe that comes with the library, or one from a TOML file.
 
     Args:
-        recipe: name, path or value.
-        overrides: dotted key -> value as in the file, e.g. `{"budget.bytes": 0.2, "measure.hill.fraction": 0.1}`; texts are
-            read as TOML where they can be.
+        recipe: a name that `dyncompress recipes list` shows, the path of a TOML file, or a `Recipe`, which is returned unchanged.
+        overrides: dotted key -> value, as in the file, e.g. `{"budget.bytes": 0.2, "measure.hill.fraction": 0.1}`. A text that is
+            valid TOML is read as TOML.
 
     Raises:
-        InvalidRequest: no such recipe, broken TOML, an unknown key or name, or a value out of range.
+        InvalidRequest: there is no such recipe, the TOML is broken, a key or name is unknown, or a value is out of range.
+
+    Example:
+        >>> recipe = load_recipe("edge-int8", {"budget.bytes": 0.2})
+        >>> recipe.budget
+        Budget(bytes=0.2)
+        >>> load_recipe("edge-int9")
+        Traceback (most recent call last):
+        dyncompress.errors.InvalidRequest: recipe 'edge-int9': there is no such recipe; did you mean 'edge-int8'?
     """
     if isinstance(recipe, Recipe):
         if overrides:
@@ -49,39 +57,53 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None
 
 
 def load_target(target: str | Path | Target) -> Target:
-    """A shipped hardware profile by name, or the one in a TOML file; a `Target` is returned as it is.
+    """Load a target (hardware profile) that comes with the library, or one from a TOML file.
+
+    Args:
+        target: a name that `dyncompress targets list` shows, the path of a TOML file, or a `Target`, which is returned unchanged.
 
     Raises:
-        InvalidRequest: as `load_recipe`.
+        InvalidRequest: there is no such target, the TOML is broken, a key is unknown, or a value is out of range.
+
+    Example:
+        >>> target = load_target("onnxruntime-x86-vnni")
+        >>> target.activation_dtype, target.weight_granularity
+        ('uint8', 'channel')
     """
     if isinstance(target, Target):
         return target
     table, where = _table(target, target_files(), "target")
     refuse_not_finite(table, where)
-    found = build(Target, table, at(where))
-    wrong = [bits for bits in found.weight_bits if bits not in BITS]
-    if wrong or not found.weight_bits:
+    profile = build(Target, table, at(where))
+    wrong = [bits for bits in profile.weight_bits if bits not in BITS]
+    if wrong or not profile.weight_bits:
         raise InvalidRequest(f"{where}: weight_bits holds {wrong or 'nothing'}; widths from 2 to 8 are stored.")
     for name, allowed in (
         ("activation_dtype", ("uint8", "int8", "float32")),
         ("weight_granularity", ("channel", "tensor")),
         ("verified", ("runtime", "schema")),
     ):
-        check_one_of(getattr(found, name), allowed, f"{where}: {name}")
-    for op in found.integer_ops:
+        check_one_of(getattr(profile, name), allowed, f"{where}: {name}")
+    for op in profile.integer_ops:
         check_one_of(op, INTEGER_OPS, f"{where}: integer_ops")
-    if found.channel_multiple < 1 or found.max_model_bytes < 0:
+    if profile.channel_multiple < 1 or profile.max_model_bytes < 0:
         raise InvalidRequest(f"{where}: channel_multiple is at least 1 and max_model_bytes at least 0.")
-    return found
+    return profile
 
 
 def recipe_for(
     recipe: str | Path | Recipe | None, made: Plan | Profile | None, overrides: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """The recipe that is given, else the one that a plan or profile was made by, else `edge-int8`.
+    """The recipe that is given, else the one that a plan or profile was made with, else `edge-int8`.
+
+    Args:
+        recipe: as in `load_recipe`, or None.
+        made: a plan or profile, or None.
+        overrides: as in `load_recipe`.
 
     Raises:
-        InvalidRequest: as `load_recipe`; or a recipe of the user's own is to be found by its name.
+        InvalidRequest: as in `load_recipe`; or the plan or profile was made with a recipe of the user's own, whose file isn't
+            known.
     """
     if recipe is None and made is not None and made.recipe not in recipe_files():
         raise InvalidRequest(
@@ -94,8 +116,13 @@ def recipe_for(
 def target_for(target: str | Path | Target | None, made: Plan | Profile | None) -> Target:
     """The target that is given, else the one that a plan or profile was made for, else `onnxruntime-x86-vnni`.
 
+    Args:
+        target: as in `load_target`, or None.
+        made: a plan or profile, or None.
+
     Raises:
-        InvalidRequest: as `load_target`; or a target of the user's own is to be found by its name.
+        InvalidRequest: as in `load_target`; or the plan or profile was made for a target of the user's own, whose file isn't
+            known.
     """
     if target is None and made is not None and made.target not in target_files():
         raise InvalidRequest(
@@ -105,11 +132,11 @@ def target_for(target: str | Path | Target | None, made: Plan | Profile | None) 
     return load_target(target if target is not None else DEFAULT_TARGET if made is None else made.target)
 
 
-def refuse_others(recipe: Recipe, target: Target, made: Plan | Profile | None) -> None:
-    """Refuse to carry out by one recipe, or for one target, what was chosen for another.
+def refuse_mismatch(recipe: Recipe, target: Target, made: Plan | Profile | None) -> None:
+    """Refuse a plan or profile that was made with another recipe, or for another target, than the one that is given.
 
     Raises:
-        InvalidRequest: tells both names, and what to do.
+        InvalidRequest: names both, and says what to change.
     """
     if made is None:
         return
@@ -121,21 +148,25 @@ def refuse_others(recipe: Recipe, target: Target, made: Plan | Profile | None) -
 
 
 def allocated_by_another(recipe: Recipe, profile: Profile) -> tuple[str, ...]:
-    """A note for a plan whose budget and allocator are another recipe's than its profile's: the choices aren't."""
+    """A note for a plan whose recipe isn't the one that its profile was measured with; empty if it is.
+
+    The recipe determines the budget and the allocator; the choices are those of the profile.
+    """
     if recipe.name == profile.recipe:
         return ()
     return (
         f"recipe '{recipe.name}' gave the budget and the allocator alone: the choices are those of recipe '{profile.recipe}', "
-        "which the profile was measured by and which carries the plan out.",
+        "which the profile was measured with and which the plan is applied with.",
     )
 
 
 def _kind(made: Plan | Profile) -> str:
+    """`plan` or `profile`, for messages."""
     return "plan" if isinstance(made, Plan) else "profile"
 
 
 def _table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[dict[str, Any], str]:
-    """The file's table, and its name for messages."""
+    """The table of a TOML file, and the file's name for messages."""
     path = Path(source)
     if str(source) in shipped:
         path = shipped[str(source)]
@@ -145,30 +176,31 @@ def _table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[
 
 
 def _override(table: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set one key; inside a list of tables the word is a `name` or `match`."""
+    """Set the value of a dotted key; in a list of tables, the word selects the table with this `name` or `match`."""
     *parents, last = dotted.split(".")
     node: Any = table
     for word in parents:
         if isinstance(node, list):
             tables = [entry for entry in node if isinstance(entry, dict)]
-            inner = next((t for t in tables if word in (t.get("name"), t.get("match"))), None)
-            if inner is None:
+            selected = next((t for t in tables if word in (t.get("name"), t.get("match"))), None)
+            if selected is None:
                 known = [str(t.get("name", "")) for t in tables]
                 raise InvalidRequest(f"--set {dotted}: there is no '{word}'{nearest(word, known)}")
-            node = inner
+            node = selected
         else:
             node = node.setdefault(word, {})
         if not isinstance(node, dict | list):
-            raise InvalidRequest(f"--set {dotted}: '{word}' is {shown(node)}, not a table.")
+            raise InvalidRequest(f"--set {dotted}: '{word}' is {value_text(node)}, not a table.")
     if isinstance(node, list):
         raise InvalidRequest(f"--set {dotted}: '{'.'.join(parents)}' is a list; name one entry of it first.")
     node[last] = _as_toml(value) if isinstance(value, str) else value
 
 
 def _as_toml(text: str) -> Any:
+    """The value of a TOML text, or the text itself if it isn't TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # TOML's own error is a ValueError, as is a number of thousands of digits
+    except (ValueError, RecursionError):  # tomllib's error and that of a number of thousands of digits are ValueErrors
         return text
 
 
@@ -240,7 +272,7 @@ TABLES = (*HEAD, *SECTIONS, "budget", "measure", "theory", "allocator", "prune",
 
 
 def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """The values of a recipe file."""
+    """The recipe of a TOML table."""
     from dyncompress.certificates import BOUNDS, RISKS
     from dyncompress.measures import MEASURES
 
@@ -254,22 +286,22 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     if len(set(names)) < len(names):
         raise InvalidRequest(f"measure: '{max(names, key=names.count)}' is listed twice; list every measure once.")
     theory = build(_Theory, table.get("theory", {}), at("theory"))
-    coefficients = {kind: found for kind in KINDS if (found := getattr(theory, kind))}
+    coefficients = {kind: weights for kind in KINDS if (weights := getattr(theory, kind))}
     priors = _priors(theory.prior) if theory.prior else {}
     head = {key: table[key] for key in HEAD if key in table}
     sources = head.get("sensitivity", Recipe.sensitivity)
     used = [prior for bases in priors.values() for base, prior in bases.items() if BASES[base] in sources]
-    read = dict.fromkeys(name for prior in used for name in prior.measures)
-    path, promise = sections["path"], sections["certificate"]
+    by_priors = dict.fromkeys(name for prior in used for name in prior.measures)
+    path, certificate = sections["path"], sections["certificate"]
     if path.bytes and path.macs:
         raise InvalidRequest("path: give bytes or macs, not both.")
-    check_one_of(promise.risk, RISKS, "certificate.risk")
-    check_one_of(promise.method, ("", *BOUNDS), "certificate.method")
+    check_one_of(certificate.risk, RISKS, "certificate.risk")
+    check_one_of(certificate.method, ("", *BOUNDS), "certificate.method")
     allocator = _named(table.get("allocator", {"name": "knapsack"}), allocators(), "allocator")[1]
     return dataclasses.replace(
         build(Recipe, head, at(where)),
         budget=parse_budget(table.get("budget", {})),
-        measures=measures_read(dict(listed), allocator, [name for name in read if name not in SHAPES]),
+        measures=with_required_measures(dict(listed), allocator, [name for name in by_priors if name not in SHAPES]),
         coefficients=coefficients,
         priors=priors,
         probes=theory.probes,
@@ -284,7 +316,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
         distill=sections["distill"],
         calibration=sections["calibration"].limit,
         observed=sections["calibration"].observed,
-        certificate=promise,
+        certificate=certificate,
         path=path.macs or path.bytes,
         path_row="macs" if path.macs else "bytes",
         layers=tuple(build(LayerRule, entry, at(f"layer '{_match(entry)}'")) for entry in _tables(table, "layer")),
@@ -292,22 +324,22 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
 
 
 def _priors(source: str) -> dict[str, dict[str, Prior]]:
-    """A shipped prior by name, or the one in a TOML file: kind -> base -> prior."""
+    """Load a prior that comes with the library, or one from a TOML file: kind -> base -> prior."""
     from dyncompress.allocation.prior_table import prior_from_table
 
     table, where = _table(source, prior_files(), "prior")
     refuse_not_finite(table, where)
     check_schema(table.pop("schema", SCHEMA), where)
     check_keys(table, KINDS, at(where))
-    found = {}
+    priors = {}
     for kind, bases in table.items():
         check_keys(bases, BASES, at(f"{where}: {kind}"))
-        found[kind] = {base: prior_from_table(entry, f"{where}: {kind}.{base}") for base, entry in bases.items()}
-    return found
+        priors[kind] = {base: prior_from_table(entry, f"{where}: {kind}.{base}") for base, entry in bases.items()}
+    return priors
 
 
 def _pruners() -> Mapping[str, type]:
-    from dyncompress.pruning import PRUNERS  # torch is loaded only where weights are pruned or rounded
+    from dyncompress.pruning import PRUNERS  # imported when a recipe names a pruner
 
     return PRUNERS
 
@@ -319,18 +351,20 @@ def _quantizers() -> Mapping[str, type]:
 
 
 def _match(entry: Any) -> str:
+    """The pattern of a `[[layer]]` table, for messages."""
     return str(entry.get("match", "")) if isinstance(entry, Mapping) else ""
 
 
 def _tables(table: Mapping[str, Any], name: str) -> list[Any]:
-    found = table.get(name, [])
-    if not isinstance(found, list):
+    """The list of tables `[[name]]`; empty if there is none."""
+    tables = table.get(name, [])
+    if not isinstance(tables, list):
         raise InvalidRequest(f"{name}: it is a list of tables; write [[{name}]] with two brackets.")
-    return found
+    return tables
 
 
 def _named(entry: Any, index: Mapping[str, type], where: str) -> tuple[str, Any]:
-    """(name, object) of a table with `name` and the fields of the class that the index gives it."""
+    """(name, object) of a table: its `name` is a key of the index, and its other keys are the fields of that class."""
     check_keys(entry, entry if isinstance(entry, Mapping) else (), at(where))
     name = entry.get("name")
     if not isinstance(name, str):
@@ -341,15 +375,15 @@ def _named(entry: Any, index: Mapping[str, type], where: str) -> tuple[str, Any]
     return name, build(index[name], rest, at(f"{where}.{name}"))
 
 
-def _with_object(entry: Any, section: type, rooms: Callable[[], Mapping[str, type]], where: str) -> tuple[Any, Any]:
-    """A section whose table holds both its own keys and those of the object that its `name` chooses."""
+def _with_object(entry: Any, section: type, load_index: Callable[[], Mapping[str, type]], where: str) -> tuple[Any, Any]:
+    """(section, object) of a table that holds the section's own keys and the fields of the class that its `name` selects."""
     if entry is None:
         return section(), None
     check_keys(entry, entry if isinstance(entry, Mapping) else (), at(where))
-    own, index = {f.name for f in dataclasses.fields(section)}, rooms()
+    own, index = {f.name for f in dataclasses.fields(section)}, load_index()
     name = entry.get("name")
     if isinstance(name, str) and name in index:
         check_keys(entry, {"name", *own, *(f.name for f in dataclasses.fields(index[name]))}, at(f"{where}.{name}"))
-    mine = {key: value for key, value in entry.items() if key in own}
+    section_keys = {key: value for key, value in entry.items() if key in own}
     rest = {key: value for key, value in entry.items() if key not in own}
-    return build(section, mine, at(where)), _named(rest, index, where)[1]
+    return build(section, section_keys, at(where)), _named(rest, index, where)[1]

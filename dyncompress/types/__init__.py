@@ -1,7 +1,7 @@
-"""The values that all packages exchange: frozen dataclasses, and the Protocols of what may be plugged in.
+"""The values that all packages exchange: frozen dataclasses, and the Protocols of what can be plugged in.
 
-Arrays inside `Observation` and `Encoding` are the model adapter's own (torch tensors on their device, or numpy). Nothing here
-computes. A file a theme; every name is re-exported, so that `from dyncompress.types import Layer` needs no knowledge of them.
+Arrays in `Observation` and `Encoding` are those of the model adapter: torch tensors on their device, or numpy arrays. This
+package computes nothing. Every module has one theme, and all names are re-exported here: `from dyncompress.types import Layer`.
 """
 
 from dyncompress.types.certificate import (

@@ -1,4 +1,4 @@
-"""The ONNX file: integer weights, the target it is written for, its sizes, and how far it is from the model that came in."""
+"""The ONNX file: its integer weights, its target, its sizes, and its differences from the original model."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from dyncompress.types.network import Array
 from dyncompress.types.plan import Plan, Profile
 from dyncompress.types.representation import describe, short_repr
 
-SEAL_BYTES = 1_500  # reserved for the seal in the budget of bytes
+SEAL_BYTES = 1_500  # of a budget of bytes, reserved for the seal
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """An integer weight. The weight it stands for is exactly `codes * scale` in float32.
+    """A weight as integers: the float weight is exactly `codes * scale` in float32.
 
     Attributes:
         codes: int8, `[out, in / groups, *kernel]`, within `[-2**(bits-1), 2**(bits-1) - 1]`, symmetric around zero.
         scale: float32, positive; `[out]` for channels, `[1]` for the tensor, `[out, n_groups]` for groups of inputs.
-        bits: 2 to 8: the width at which the codes are stored.
-        group: number of consecutive inputs (row-major over in / groups and kernel) sharing a scale; 0: not by groups.
+        bits: width at which the codes are stored, 2 to 8.
+        group: number of consecutive inputs (row-major over in / groups and kernel) that share a scale; 0: scales of channels or
+            of the tensor.
     """
 
     codes: Array
@@ -36,26 +37,33 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Target:
-    """A hardware profile: what a runtime on a device accepts and runs well. Each number's source stands in the TOML file.
+    """A hardware profile: what a runtime on a device accepts and runs fast. The TOML file gives the source of every number.
 
     Attributes:
-        name, summary: for the list.
-        verified: `runtime` if files for it were run on such a device, `schema` if only their form was checked.
+        name, summary: for lists and messages.
+        verified: `runtime` if files for the target were run on such a device, `schema` if only their form was checked.
         opset, ir_version: of the ONNX file.
         activation_dtype: `uint8`, `int8`, or `float32`.
-        activation_symmetric: whether the zero point must be the middle of the range.
-        weight_bits: widths that may be stored; with 8 alone, every code is a whole byte.
-        folds_constants: whether the runtime computes once, at load, what depends on constants alone; else it is written out.
-        weight_symmetric_range: True keeps codes in [-127, 127] at 8 bits; False allows -128 too.
-        weight_granularity: finest scales the kernels take: `channel` or `tensor`.
-        reduce_range: 7-bit weights at 8 bits (instruction sets whose 16-bit sums saturate).
-        power_of_two_scales: whether scales must be powers of two.
-        static_shapes: whether the batch size must be fixed.
-        channel_multiple: widths that run well are multiples of this.
-        processor_flags: flags that the processor must show for `verified` to hold; empty: any.
+        activation_symmetric: whether the zero point has to be the middle of the range.
+        weight_bits: widths in bits that may be stored; `(8,)`: every code takes a whole byte.
+        folds_constants: whether the runtime evaluates constant expressions once, when it loads the file; if it doesn't, their
+            values are stored.
+        weight_symmetric_range: True: codes of 8 bits are in [-127, 127]; False: -128 is allowed too.
+        weight_granularity: finest scales that the kernels support: `channel` or `tensor`.
+        reduce_range: use 7 of 8 bits for weights, for instruction sets whose 16-bit sums saturate.
+        power_of_two_scales: whether scales have to be powers of two.
+        static_shapes: whether the batch size has to be fixed.
+        channel_multiple: numbers of channels that run fast are multiples of this.
+        processor_flags: flags of the processor without which `verified` doesn't hold; empty: none are needed.
         session: onnxruntime session options, key -> value.
-        integer_ops: operators expected on integer kernels after fusion; a note of the file tells which aren't.
-        max_model_bytes: largest file; 0: no limit.
+        integer_ops: operators that are expected on integer kernels after fusion; a note of the file names those that aren't.
+        max_model_bytes: largest size of the file in bytes; 0: no limit.
+
+    Example:
+        >>> import dyncompress
+        >>> target = dyncompress.load_target("onnxruntime-x86-vnni")
+        >>> target.name, target.activation_dtype, target.static_shapes
+        ('onnxruntime-x86-vnni', 'uint8', False)
     """
 
     name: str
@@ -83,9 +91,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Honest sizes, in bytes: the file; the file under zlib; the weights as the runtime keeps them; of the payload alone
-    (weights, scales, biases) for comparison with papers; and of the container, where one was made. `compute` names the
-    arithmetic."""
+    """The sizes of a file in bytes.
+
+    Attributes:
+        file: of the ONNX file.
+        compressed: of the ONNX file compressed by zlib.
+        resident: of the weights as the runtime stores them in memory.
+        payload: of the weights, scales and biases alone, which papers report.
+        compute: name of the arithmetic, e.g. `int8`.
+        container: of the container; 0: none was made.
+    """
 
     file: int
     compressed: int
@@ -99,14 +114,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class OutputParity:
-    """One output, named, of the file against the same output of the model that came in.
+    """The difference of one output of the file from the same output of the original model.
 
     Attributes:
-        relative_error: root mean square difference, relative to the output's own root mean square.
-        axis, channel: of the channel with the largest error.
-        channel_error: that channel's root mean square difference, relative to its spread; nan where channels can't be judged.
-        file_error: the same of the worst channel against the compressed torch model: what integers and the export did.
-        lost: channels of which nothing is left, `(axis, channel)` each.
+        name: of the output.
+        relative_error: root mean square difference, divided by the root mean square of the output.
+        axis, channel: the channel with the largest error.
+        channel_error: root mean square difference of that channel, divided by its standard deviation; nan where channels can't be
+            compared.
+        file_error: the same for the worst channel, compared with the compressed torch model: the error of integer arithmetic and
+            of the export.
+        lost: `(axis, channel)` of every channel whose output is unrelated to the original's.
     """
 
     name: str
@@ -122,17 +140,18 @@ class OutputParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the shipped file is from the model that came in.
+    """The differences of the file from the original model.
 
     Attributes:
-        float_error: largest difference between the exported float graph and the compressed torch model, relative to the range.
-        relative_error: of the output with the largest one; root mean square, against the model that came in.
-        agreement: share of examples with the same largest output as that model's; nan where outputs aren't scores.
-        n: examples compared; `unit` names what else counts, positions where the inputs have several lengths.
-        outputs: one by one, each with its worst channel.
-        compressed_error, compressed_agreement: as the two above, against the compressed torch model.
-        divergence: of the first output from that of the model that came in: mean KL in nats for scores, else the relative mean
-            squared error.
+        float_error: largest difference between the exported float graph and the compressed torch model, divided by the range.
+        relative_error: root mean square difference from the original model, of the output where it is largest.
+        agreement: share of examples whose largest output is the original's; nan where outputs aren't scores of classes.
+        n: number of examples that were compared, or of what `unit` names.
+        outputs: for each output.
+        compressed_error, compressed_agreement: `relative_error` and `agreement` in comparison with the compressed torch model.
+        divergence: of the first output from the original's: mean KL divergence in nats for scores of classes, else the mean
+            squared error divided by the mean square.
+        unit: what `n` counts: `examples`, or positions where inputs have several lengths.
     """
 
     float_error: float
@@ -150,15 +169,15 @@ class Parity:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long one run of the original's float32 file and of the shipped one takes on this machine, measured in turn.
+    """The times of the original's float32 file and of the compressed file on this machine, which run alternately.
 
     Attributes:
-        before, after: median seconds of one run; nan where nothing was timed.
-        ratio: median over the rounds of before / after: how many times faster the shipped file is.
-        rounds: runs of each file.
+        before, after: median seconds of one run of the float32 file and of the compressed one; nan: nothing was timed.
+        ratio: median of before / after over the rounds: how many times faster the compressed file is.
+        rounds: number of runs of each file.
         batch, threads: examples and threads of a run.
-        processor: of this machine, by name.
-        reason: why nothing was timed; empty: it was.
+        processor: name of this machine's processor.
+        reason: why nothing was timed; empty: the files were timed.
     """
 
     before: float = float("nan")
@@ -175,13 +194,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One file that was made in the search for the one that keeps the budget.
+    """One of the files that were made in the search for a file within the budget.
 
     Attributes:
-        bytes: that would ship.
-        distortion: predicted for its plan, in all.
-        divergence: measured, of its first output from the original's: KL in nats for scores, else relative squared error.
-        chosen: whether it is the file that came out.
+        bytes: of the file, or of the container where one is made.
+        distortion: predicted total of its plan.
+        divergence: measured, of its first output from the original's: KL divergence in nats for scores of classes, else the mean
+            squared error divided by the mean square.
+        chosen: whether this file is the result.
     """
 
     bytes: int
@@ -194,29 +214,41 @@ class Candidate:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A finished ONNX file.
+    """A finished ONNX file in memory; `save` writes it.
 
     Attributes:
-        body: the bytes without the seal.
-        plan: what was done.
+        body: the bytes of the file without the seal.
+        plan: what was applied.
         sizes: of the file.
-        float_bytes: of the original's float32 file.
-        parity: against the model that came in.
-        fused: operator -> (on an integer kernel, in all), from onnxruntime's own optimized graph; empty if not audited.
-        macs: original and compressed, one example.
-        stages: divergence from the original after prune, weights and match; from the compressed model after export (the float
-            graph) and activations (the shipped file).
-        target: the profile it was written for.
+        float_bytes: size in bytes of the original's float32 file.
+        parity: differences from the original model.
+        fused: operator -> (number on integer kernels, total number), from onnxruntime's optimized graph; empty: not audited.
+        macs: multiply-accumulates of one example, of the original and of the compressed model.
+        stages: stage -> divergence. After `prune`, `weights` and `match` it is measured from the original; after `export` (the
+            float graph) and `activations` (the finished file), from the compressed model.
+        target: that the file was written for.
         notes: warnings for the user.
-        certificate: or None.
-        seen: sha256 digests of the examples that compression saw.
-        errors: layer -> relative error of its output after pruning and after rounding.
-        packed: the container of `content`, where one was made.
-        profile: what was measured of the model, where `compress` measured it or was given it.
-        speed: of one run before and after, on this machine; None where `compress` didn't make the file.
-        candidates: the files that were made for the budget, this one among them; empty where there was no search.
-        inputs: name -> shape, a number where an axis is fixed and a word where it takes any length.
-        float_body: the original's float32 ONNX file, where `compress(..., keep_float=True)` was asked to keep it.
+        certificate: None: the file isn't certified.
+        sealed: the bytes of the file with the seal; empty without a certificate.
+        seen: sha256 digests of the examples that the compression has seen.
+        errors: layer -> relative errors of its output after pruning and after rounding.
+        packed: the container of `content`; empty: none was made.
+        profile: what was measured of the model; None: `compress` didn't make the file, or applied a plan.
+        speed: None: `compress` didn't make the file.
+        candidates: the files that were made in the search for the budget, this one among them; empty: there was no search.
+        float_body: the original's float32 ONNX file, if `compress` was called with `keep_float=True`.
+        inputs: input name -> shape: a number for an axis of fixed length, a word for a free one.
+
+    Example:
+        >>> import dyncompress, onnxruntime, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> file = dyncompress.compress(network, "edge-int8", calibration=x)
+        >>> file.sizes.file < file.float_bytes / 2
+        True
+        >>> session = onnxruntime.InferenceSession(file.content, providers=["CPUExecutionProvider"])
+        >>> session.run(None, {session.get_inputs()[0].name: x[:1].numpy()})[0].shape
+        (1, 8)
     """
 
     body: bytes
@@ -241,33 +273,33 @@ class OnnxFile:
     inputs: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        told = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
-        return describe(self, **told, container=bool(self.packed), certified=self.certificate is not None)
+        shown = {"recipe": self.plan.recipe, "target": self.target.name, "bytes": len(self.shipped), "of": self.float_bytes}
+        return describe(self, **shown, container=bool(self.packed), certified=self.certificate is not None)
 
     @property
     def content(self) -> bytes:
-        """The bytes to ship: sealed where there is a certificate."""
+        """The bytes of the ONNX file: with the seal if there is a certificate."""
         return self.sealed or self.body
 
     @property
     def shipped(self) -> bytes:
-        """What travels: the container where there is one, else the file itself."""
+        """The bytes that are shipped: the container if there is one, else `content`."""
         return self.packed or self.content
 
     def save(self, path: str | Path) -> Path:
-        """Write the file with its certificate beside it, or a directory of all results: all of it, or nothing.
+        """Write the file with its certificate, or a directory with all results; if an error occurs, nothing is written.
 
         Args:
-            path: a file: `small.onnx`, or `small.dync` for the container; the certificate goes to `small.certificate.json`, where
-                `dyncompress verify small.onnx` looks for it. Or a directory (one that exists, or a path that ends in a separator
-                or has no suffix): it gets `model.onnx`, `plan.toml`, `report.html`, and where there are such, `model.dync`,
-                `certificate.json`, `profile.json` and `model.float32.onnx`.
+            path: a file or a directory. A file, `small.onnx`, or `small.dync` for the container, is written together with its
+                certificate `small.certificate.json`, which `dyncompress verify small.onnx` reads. A directory is one that exists,
+                or a path that ends in a separator or has no suffix. It gets `model.onnx`, `plan.toml`, `report.html` and, if they
+                exist, `model.dync`, `certificate.json`, `profile.json` and `model.float32.onnx`.
 
         Returns:
-            the path of the file; in a directory, that of its `model.onnx`.
+            The path of the file; for a directory, that of its `model.onnx`.
 
         Raises:
-            InvalidRequest: no container was made, or the place can't be written.
+            InvalidRequest: there is no container, or the path can't be written.
         """
         return presentation.save(self, path)
 

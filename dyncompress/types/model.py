@@ -1,6 +1,6 @@
 # pyright: reportReturnType=false
 # (the methods of Protocols have no bodies)
-"""Edits of a model, the Protocol of a model adapter, and the compressed model."""
+"""The edits of a model, the Protocol of a model adapter, and the compressed model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SetWeight:
 
 @dataclass(frozen=True)
 class Keep:
-    """Keep these output channels of every layer of a group, and what depends on them."""
+    """Keep the output channels `indices` of every layer of a channel group; the layers that read them lose the other inputs."""
 
     group: str
     indices: tuple[int, ...]
@@ -38,7 +38,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Affine:
-    """Multiply a layer's output channels by `gain` and add `shift`, inside its weight and bias."""
+    """Multiply a layer's output channels by `gain` `[out]` and add `shift` `[out]`, by changing its weight and bias."""
 
     layer: str
     gain: Array
@@ -49,7 +49,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Drop:
-    """Leave nothing of a residual block but its shortcut."""
+    """Remove a residual block except for its shortcut."""
 
     block: str
 
@@ -58,7 +58,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class LowRank:
-    """Two layers in place of one: `inner` `[r, in, *kernel]`, bias 0, and `outer` `[out, r]` with `bias` (None: the layer's)."""
+    """Replace a layer by `inner` `[r, in, *kernel]` without bias and then `outer` `[out, r]` with `bias` (None: the layer's)."""
 
     layer: str
     inner: Array
@@ -68,16 +68,16 @@ class LowRank:
     __repr__ = short_repr
 
 
-INNER, OUTER = ".0", ".1"  # behind the name of a layer of lower rank: its two factors
+INNER, OUTER = ".0", ".1"  # suffixes of the names of the two layers that replace one
 
 Edit = SetWeight | Keep | Affine | Drop | LowRank
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A model adapter: a network of one framework, seen as layers. Its arrays are torch tensors, on their device.
+    """A model adapter: a network of one framework, described by its layers. Its arrays are torch tensors on their device.
 
-    This much is required of every adapter; the capabilities below are optional, and a caller asks for one by `isinstance`.
+    Every adapter has these attributes and methods. The capabilities below are optional; `isinstance` tests for them.
     """
 
     @property
@@ -90,7 +90,7 @@ class Model(Protocol):
 
     @property
     def example(self) -> Batch:
-        """One batch that it runs on."""
+        """One batch of inputs that the network accepts."""
 
     @property
     def macs(self) -> int:
@@ -98,65 +98,68 @@ class Model(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about it."""
+        """Sentences about the network that the user should know."""
 
     @property
     def free(self) -> Mapping[str, tuple[int, ...]]:
-        """Input -> axes behind the batch axis that take any length."""
+        """Input name -> its axes, other than the batch axis, that may have any length."""
 
     @property
     def state_digest(self) -> str:
-        """sha256 of all the numbers of the network that came in."""
+        """sha256 of all parameters and buffers of the original network."""
 
     def digest(self) -> str:
-        """sha256 of its layers' weights, as the last weights of a recorded trajectory have it."""
+        """sha256 of the layers' weights, which `Trajectory.digest` is compared with."""
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass."""
 
     def observe(self, needs: Sequence[Need], data: Sequence[Batch], seed: int = 0) -> Iterator[tuple[str, Observation]]:
-        """Layer by layer, what `needs` asks for and the adapter can tell; what it can't is absent from the observation."""
+        """Observe the layers on the batches of `data`; yields pairs of a layer's name and its observation.
+
+        A need that the adapter can't determine is absent from the observation.
+        """
 
     def edited(self, edits: Sequence[Edit]) -> Model:
-        """A new model; this one is untouched."""
+        """A new model with the edits applied; this one isn't changed."""
 
     def with_notes(self, *notes: str) -> Model:
-        """The same model with more notes."""
+        """The same model with more `notes`."""
 
     def with_free_axes(self, free: Mapping[str, tuple[int, ...]]) -> Model:
-        """The same model with these axes free in its file."""
+        """The same model with other `free` axes."""
 
     def predict(self, inputs: Batch) -> tuple[Array, ...]:
-        """The outputs, flattened to a tuple."""
+        """The outputs of the network, nested outputs flattened to one tuple."""
 
     def original(self, inputs: Batch) -> tuple[Array, ...]:
-        """The outputs of the network that came in, whatever was edited since."""
+        """The outputs of the network before any edit."""
 
     def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
-        """The float32 ONNX file, stripped, and where each layer's weight lies in it (layers not found are absent)."""
+        """The float32 ONNX file without metadata, and layer -> positions of its weight in it, for the layers that are found."""
 
     def to_onnx_with_notes(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
-        """The same, and sentences about what the exporter couldn't do."""
+        """The results of `to_onnx`, and sentences about what the exporter couldn't do."""
 
 
 # ---------------------------------------------------------------- optional capabilities of an adapter
 @runtime_checkable
 class Structured(Protocol):
-    """Layers can be narrowed, dropped in blocks, and split into two of a lower rank."""
+    """The adapter can remove channels, drop residual blocks, and replace a layer by two thin ones."""
 
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
-        """Sets of layers whose output channels can be removed together."""
+        """The sets of layers whose output channels can only be removed together."""
 
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
-        """Parts that add a shortcut to their last layer, in the order of the forward pass."""
+        """The modules that add a shortcut to the output of their last layer, in the order of the forward pass."""
 
     def factorable_layers(self) -> frozenset[str]:
-        """Layers that two of a lower rank can take the place of."""
+        """The names of the layers that two thin layers can replace."""
 
 
 @runtime_checkable
 class MomentMatching(Protocol):
-    """The outputs of layers can be given the moments that another model's have."""
+    """The adapter can match the moments of the layers' outputs to those of another model."""
 
     def matched(self, reference: Any, batches: Sequence[Batch]) -> tuple[Any, Mapping[str, tuple[Array, Array]]]:
         """The model with matched moments, and layer -> (gain, shift), each `[out]`."""
@@ -164,47 +167,47 @@ class MomentMatching(Protocol):
 
 @runtime_checkable
 class LayerwiseCalibration(Protocol):
-    """Layers can be fitted in the order of the forward pass, each on what the layers before leave it."""
+    """The adapter can fit layers in the order of the forward pass, each on inputs from the fitted layers before it."""
 
     def in_sequence(
         self, batches: Sequence[Batch], names: Sequence[str], fit: LayerFit, *, dropped: Sequence[Drop] = ()
     ) -> dict[str, tuple[Array, Array]]:
-        """Layer -> (new weight, shift of its output); layers that can't be taken in order are absent.
+        """Layer -> (new weight, shift of its output). Layers that can't be fitted in order are absent.
 
         Args:
             batches: calibration inputs.
             names: layers to fit.
-            fit: makes the new weight of one layer.
-            dropped: blocks that are passed by.
+            fit: computes the new weight of one layer.
+            dropped: residual blocks that are replaced by their shortcuts.
         """
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Weights, gains and shifts can be learned from the original's outputs by gradient descent."""
+    """The adapter can train weights, gains and shifts by gradient descent to reproduce the original's outputs."""
 
     def distilled(self, reference: Any, batches: Sequence[Batch], how: DistillationTask) -> Any:
-        """The model with weights learned from the reference's outputs; layers in `how.spared` keep theirs."""
+        """The model with all weights trained on the reference's outputs, except those of the layers in `how.spared`."""
 
     def tunable(self) -> bool:
-        """Whether a layer has a gain or a shift that can be learned on its own."""
+        """Whether any layer has a gain or a shift that can be trained without its weight."""
 
     def tuned(
         self, reference: Any, batches: Sequence[Batch], how: DistillationTask
     ) -> tuple[Any, dict[str, tuple[Array, Array]]]:
-        """The model with learned gains (where `how.gains`) and shifts, and layer -> (gain, shift)."""
+        """The model with trained shifts and, if `how.gains`, gains; and layer -> (gain, shift), each `[out]`."""
 
 
 @dataclass(frozen=True)
 class DistillationTask:
-    """What one distillation is told.
+    """The settings of one distillation.
 
     Attributes:
-        spec: epochs, rate, and how images are varied.
-        seed: of the order and of the variations.
-        flips: whether images may be flipped left to right.
-        spared: layers that keep their weights.
-        gains: whether gains may change, beside shifts.
+        spec: passes, learning rates and data augmentation.
+        seed: of the order of the examples and of the augmentation.
+        flips: whether images are flipped horizontally.
+        spared: layer -> why its weights aren't trained.
+        gains: whether gains are trained as well as shifts.
     """
 
     spec: Distillation
@@ -213,10 +216,12 @@ class DistillationTask:
     spared: Mapping[str, str] = field(default_factory=dict)
     gains: bool = True
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class SequentialMoments:
-    """The moments that one layer is fitted on: y is the original's output, x the input that the compressed layers leave it.
+    """The moments that one layer is fitted to: y is the original's output, x the input from the compressed layers before it.
 
     Attributes:
         moment: `[groups, K, K]`, second moment of the inputs x.
@@ -230,9 +235,11 @@ class SequentialMoments:
     mean: Array
     shift: Array
 
+    __repr__ = short_repr
+
 
 class LayerFit(Protocol):
-    """Makes the new weight of one layer from its moments."""
+    """Computes the new weight of one layer from its moments."""
 
     def __call__(self, layer: str, moments: SequentialMoments) -> Array:
         """The weight, in the shape of `Layer.shape`."""
@@ -241,18 +248,30 @@ class LayerFit(Protocol):
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compressed model before export.
+    """A compressed model before export; `dyncompress.export` makes the ONNX file of it.
 
     Attributes:
-        model: the adapter of the compressed network; its weights equal the encodings' values.
-        encodings: layer -> Encoding, for the layers stored as integers.
-        plan: with what was realised.
-        stages: `prune`, `weights`, `match`, `teach`, `distil` -> divergence from the original after that stage, on calibration
-            data; `teach` comes first where the plan rounds.
-        calibration: the batches used, for activation ranges at export.
-        errors: layer -> relative error of its output, on its own inputs, after pruning and after rounding.
-        activation_share: of the examples that activation ranges hold whole, where the outputs bear it.
-        aside: batches that nothing was fitted on, which parity is measured on first.
+        model: adapter of the compressed network, whose weights equal the values of the encodings.
+        encodings: layer -> encoding, for the layers that are stored as integers.
+        plan: with the choices that were applied.
+        stages: `prune`, `weights`, `match`, `teach` (distillation of all weights) and `distil` (of gains and biases) ->
+            divergence from the original after that stage, on calibration data. `teach` comes first if the plan rounds.
+        calibration: the batches, from which the export determines activation ranges.
+        errors: layer -> relative errors of its output, on the layer's own inputs, after pruning and after rounding.
+        activation_share: share of the calibration examples whose values activation ranges have to hold, see `Recipe`.
+        aside: batches that nothing was fitted on; differences from the original are measured on them first.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plan = dyncompress.allocate(profile, dyncompress.Budget(bytes=0.5))
+        >>> small = dyncompress.apply(network, plan, calibration=x)
+        >>> sorted(small.encodings), small.encodings["0"].bits
+        (['0', '2'], 8)
+        >>> small.module(x).shape
+        torch.Size([64, 8])
     """
 
     model: Model
@@ -265,8 +284,8 @@ class Compressed:
     aside: Sequence[Batch] = ()
 
     def __repr__(self) -> str:
-        told = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
-        return describe(self, **told, stages=self.stages)
+        shown = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}
+        return describe(self, **shown, stages=self.stages)
 
     @property
     def module(self) -> Any:

@@ -1,6 +1,6 @@
-"""The network, layer by layer: what is known of it without data.
+"""The layers of a network, and how they depend on each other: all that is known without data.
 
-Weights have one layout everywhere, `(out, in / groups, *kernel)`; the model adapters translate.
+Weights have the layout `(out, in / groups, *kernel)` everywhere; the model adapters convert other layouts.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from dyncompress.types.representation import short_repr
 
 Array = Any  # torch.Tensor on its device, or numpy.ndarray
 Batch = Mapping[str, Array]  # inputs by name, each [n, ...]
-FLOAT_BITS = 32  # the width that stands for "left in float32"
+FLOAT_BITS = 32  # the width of weights and activations that stay in float32
 CHANNELS = "channels:"  # prefix of a unit that is a channel group
 BLOCKS = "block:"  # prefix of a unit that is a residual block; units without a prefix are layers
 STRUCTURE = (CHANNELS, BLOCKS)
 
 
-WITHOUT_INPUTS = ("embedding", "recurrent")  # kinds: a table looks up, and what a recurrent weight multiplies is inside one call
+WITHOUT_INPUTS = ("embedding", "recurrent")  # kinds of layers whose weight multiplies no input that can be observed
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight of the model and what is known about it without data.
+    """A layer with a weight, and what is known about it without data.
 
     Attributes:
-        name: the model's own name, e.g. `layer1.0.conv1`.
+        name: in the model, e.g. `layer1.0.conv1`.
         kind: `conv1d`, `conv2d`, `conv3d`, `conv_transpose1d`, `conv_transpose2d`, `linear`, `embedding`, `recurrent` (a
-            matrix of an LSTM, GRU or RNN), or the class name of a module whose weights are left alone.
+            matrix of an LSTM, GRU or RNN), or the class name of a module whose weights aren't compressed.
         shape: of the weight, `(out, in / groups, *kernel)`.
         macs: multiply-accumulates of one example.
-        groups: convolution groups.
-        group: name of the set of layers whose output channels are removed together; empty: they can't be removed.
+        groups: number of convolution groups.
+        group: name of the channel group, the layers whose output channels are removed together; empty: they can't be removed.
         left_alone: why the weight can't be compressed at all; empty: it can.
         fixed_channels: why its output channels can't be removed; empty: they can.
     """
@@ -68,7 +68,7 @@ class Layer:
 
     @property
     def fan_in(self) -> int:
-        """Inputs of one output: the length of a row of the weight as a matrix."""
+        """Number of inputs of one output: the length of a row of the weight as a matrix."""
         return self.weights // max(self.shape[0], 1)
 
 
@@ -77,11 +77,11 @@ class ChannelGroup:
     """Layers whose output channels can only be removed together.
 
     Attributes:
-        name: stands in `Layer.group` of the producers.
+        name: the value of `Layer.group` of the producers.
         size: number of channels.
-        producers: layers whose rows go (a depthwise layer in between is one of them).
-        consumers: layer -> how many consecutive columns of its weight matrix `(out, in / groups * kernel)` one channel owns;
-            channel c owns columns `c * n` to `(c + 1) * n`.
+        producers: layers whose rows are removed, depthwise layers in between included.
+        consumers: layer -> n, the number of consecutive columns of its weight matrix `(out, in / groups * kernel)` that belong to
+            one channel; columns `c * n` to `(c + 1) * n` belong to channel c.
     """
 
     name: str
@@ -94,16 +94,16 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """A part of the network that returns act(shortcut + y), y the output of its last layer.
+    """A module that returns act(shortcut + y), where y is the output of its last layer.
 
     Attributes:
-        name: of the part.
-        layers: inside it, in forward order.
+        name: of the module.
+        layers: inside it, in the order of the forward pass.
         closing: the layer whose output is added to the shortcut.
-        identity: whether the shortcut is exactly what comes in.
-        droppable: whether the shortcut alone can take its place; tried on a copy.
-        relu: whether a ReLU stays in its place.
-        follows: the block whose output it takes as it is; empty: none.
+        identity: whether the shortcut is exactly the module's input.
+        droppable: whether the shortcut alone can replace the module; this was tried on a copy of the network.
+        relu: whether a ReLU follows the shortcut when the block is dropped.
+        follows: the block whose output is this block's input; empty: none.
     """
 
     name: str
@@ -119,10 +119,10 @@ class ResidualBlock:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one use of a layer's weight lies in the ONNX file: the initializer's name, and its layout.
+    """The position of a layer's weight in the ONNX file: the name of an initializer, and its layout.
 
     `as_is`: `(out, in / groups, *kernel)`; `transposed`: two axes, `(in, out)`; `conv_transpose`: `(in, out / groups, *kernel)`;
-    `gates:i,j,...`: blocks of rows in that order, behind an axis of length 1.
+    `gates:i,j,...`: the blocks of rows in that order, with a leading axis of length 1.
     """
 
     initializer: str

@@ -1,4 +1,4 @@
-"""What may be known about a layer: the needs that a measure names, the observation that answers them, and recorded training."""
+"""What can be known about a layer: the needs that a measure names, the observation of them, and recorded training."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Bias:
 class Spectrum:
     """Eigenvalues of W W^T, float64, ascending, not divided by anything.
 
-    view `slices`: a list, one array for each kernel position's `(out, in)` matrix; `flat`: a list with one array, of the
-    `(out, in * kernel)` matrix; `windows`: a list, one array for each square window of FARMS.
+    The value is a list of arrays. view `slices`: one array for the `(out, in)` matrix of each kernel position. `flat`: one array,
+    of the `(out, in * kernel)` matrix. `windows`: one array for each square window of FARMS (see `linalg.spectra`).
     """
 
     view: str = "slices"
@@ -41,9 +41,13 @@ class InputMoment:
 
 @dataclass(frozen=True)
 class OutputFisher:
-    """`[out]`: what the square of an output error costs: half of sum_c fisher_c * E[e_c^2] predicts the KL divergence, in nats,
-    of an error e (e_c^2 averaged over examples and positions) of which a twentieth of the power is alike at all positions.
-    That is 0.95 E[sum_p g_p^2] + 0.05 E[(sum_p g_p)^2], g_p the gradient of the log-likelihood at position p."""
+    """Diagonal Fisher information of the layer's outputs, `[out]`.
+
+    The KL divergence that an error e of the outputs causes is predicted as 1/2 sum_c fisher_c E[e_c^2] nats, with e_c^2 averaged
+    over examples and positions. 5 % of the error power is assumed correlated across positions:
+    fisher_c = 0.95 E[sum_p g_p^2] + 0.05 E[(sum_p g_p)^2], where g_p is the gradient of the log-likelihood with respect to the
+    output of channel c at position p.
+    """
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,26 @@ class OutputMoments:
 
 @dataclass(frozen=True)
 class NoiseGain:
-    """`(cushion, gain)`, each `[examples]`, float64, of an example's way through the layer and on to the output.
+    """How strongly noise in the layer's output changes the network's output: `(cushion, gain)`, each `[examples]`, float64.
 
-    cushion: ||W X||_F / (||W||_F ||X||_F), X the example's inputs of all positions as columns.
-    gain: relative size at the network's output of white noise of relative size 1 at the layer's output y, to first order:
-    ||J||_F ||y|| / (sqrt(size of y) ||f||), J the derivative of the outputs f by y.
+    cushion: ||W X||_F / (||W||_F ||X||_F), where the columns of X are the example's inputs at all positions.
+    gain: the relative size, at the network's output f, of white noise of relative size 1 at the layer's output y, to first order:
+    ||J||_F ||y|| / (sqrt(size of y) ||f||), where J is the derivative of f with respect to y.
     """
 
 
 @dataclass(frozen=True)
 class HessianSpectrum:
-    """`(values, counts)`, each `[batches, nodes]`, float64: eigenvalues of the layer's own block of the loss's Hessian, batch by
-    batch, and how many directions each stands for (counts add up to the layer's weights, or are zero where nodes are missing).
+    """Eigenvalues of the layer's diagonal block of the loss's Hessian: `(values, counts)`, each `[batches, nodes]`, float64.
 
-    The loss is the cross-entropy with the model's own answers as labels (mean over examples); where outputs aren't scores, half
-    the squared distance to the outputs themselves. Eigenvalues are exact where the layer has at most `nodes` weights, else
-    nodes of stochastic Lanczos quadrature.
+    A count is the number of directions that an eigenvalue represents. The counts of a batch sum to the number of weights; they
+    are zero for unused nodes. The loss is the mean cross-entropy with the model's own predictions as labels; for outputs that
+    aren't scores of classes, it is half the squared distance from the outputs themselves. The eigenvalues are exact for a layer
+    with at most `nodes` weights, else they are the nodes of stochastic Lanczos quadrature.
+
+    Attributes:
+        nodes: number of eigenvalues for each batch.
+        batches: number of batches.
     """
 
     nodes: int = 20
@@ -77,40 +85,46 @@ class HessianSpectrum:
 
 @dataclass(frozen=True)
 class Motion:
-    """Per-weight statistics of the late training trajectory: a `WeightMotion`."""
+    """Statistics of every weight over the late training trajectory: a `WeightMotion`."""
 
 
 @dataclass(frozen=True)
 class WeightFisher:
-    """Fisher information of every weight, shaped as the weight, estimated from its late increments.
+    """Fisher information of every weight, in the weight's shape, estimated from the increments late in training.
 
-    Half of it times an error's square is a distortion, in nats where the trajectory has what the scale takes.
+    Half of it times the square of an error is a distortion. The unit is nats if the trajectory holds what the scale needs:
+    learning rate and batch size.
     """
 
 
 @dataclass(frozen=True)
 class Iterates:
-    """`[T, d]` late iterates of the weights, in order and at equal distances in time, or linear sketches of them."""
+    """Iterates of the weights late in training, `[T, d]`, in order and at equal numbers of steps, or linear sketches of them."""
 
 
 @dataclass(frozen=True)
 class ExampleLosses:
-    """`[T, n]` losses of the same n examples under each of T late iterates."""
+    """Losses of the same n examples at each of T iterates late in training, `[T, n]`."""
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """`[T, d]` minibatch gradients along the late iterates, or linear sketches of them; rows of nan where none is known."""
+    """Minibatch gradients at the iterates late in training, `[T, d]`, or linear sketches of them; unknown rows are nan."""
 
 
 OfModels = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum
-OfTrajectories = Motion | WeightFisher | Iterates | ExampleLosses | Gradients  # what a recorded run gives, and no model
+OfTrajectories = Motion | WeightFisher | Iterates | ExampleLosses | Gradients  # answered by a recorded run, and by no model
 Need = OfModels | OfTrajectories
 
 
 @dataclass(frozen=True)
 class Observation:
-    """The closed list of what is known about one layer; `observation[InputMoment()]` reads one entry."""
+    """What is known about one layer: `observation[InputMoment()]` is the value of one need.
+
+    Attributes:
+        layer: the layer.
+        values: need -> its value, with the shape that the need's class describes.
+    """
 
     layer: Layer
     values: Mapping[Need, Any]
@@ -119,10 +133,10 @@ class Observation:
         return describe(self, layer=self.layer.name, shape=self.layer.shape, collected=[repr(need) for need in self.values])
 
     def __getitem__(self, need: Need) -> Any:
-        """The array of `need`.
+        """The value of `need`.
 
         Raises:
-            InvalidRequest: it was not collected; the message names the need to add.
+            InvalidRequest: it wasn't collected; the message names the need to add.
         """
         if need not in self.values:
             raise InvalidRequest(f"layer '{self.layer.name}': {need!r} was not collected; add it to the observation's needs.")
@@ -135,14 +149,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its uncertainty.
+    """An estimate with its uncertainty.
 
     Attributes:
         value: the estimate.
-        stderr: its standard error (nan where no theory gives one; `notes` then says so).
-        n: how many data points entered.
-        fit: goodness of fit of the model behind the estimator, e.g. a Kolmogorov-Smirnov distance; nan if it has none.
-        valid: False where the estimator's own conditions fail; `notes` says which.
+        stderr: its standard error; nan if no theory provides one, as `notes` then says.
+        n: number of data points.
+        fit: goodness of fit of the estimator's model, e.g. a Kolmogorov-Smirnov distance; nan if it has none.
+        valid: False if the conditions of the estimator don't hold; `notes` says which.
         notes: sentences for the report.
     """
 
@@ -158,11 +172,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class WeightMotion:
-    """Welford moments of one layer's late iterates, in the weight's own layout.
+    """Mean and variances of one layer's iterates late in training, in the weight's shape.
 
     Attributes:
         mean: `[out, in / groups, *kernel]` mean of the recorded iterates.
-        variance, increment_variance: the same shape; of the iterates (holds the drift), and of the increments between them.
+        variance: the same shape, of the iterates; drift during the recording contributes to it.
+        increment_variance: the same shape, of the increments between consecutive recorded iterates.
         count: number of recorded iterates.
     """
 
@@ -176,20 +191,21 @@ class WeightMotion:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What was recorded of a training run.
+    """What was recorded of a training run; `TrajectoryWriter` makes one.
 
     Attributes:
         steps: `[T]` optimizer steps at which weights were recorded.
-        losses: `[T]` training losses at these steps (nan where none was given).
-        motion: by layer.
-        sketches: by layer, `[T, d]` seeded sign-block sketches of the iterates.
+        losses: `[T]` training losses at these steps; nan if none was given.
+        motion: layer -> statistics of its weights.
+        sketches: layer -> `[T, d]` seeded sign-block sketches of the iterates.
         seed: of the sketches.
-        digest: sha256 of the weights it belongs to, the last recorded ones where nothing else was told; a trajectory that isn't
-            the model's is refused.
-        learning_rate, batch_size: of the recorded phase; nan and 0 where not told.
-        gradients: by layer, `[T, d]` sketches, with the same signs, of the minibatch gradients of these steps; a row is nan where
-            none was known; empty where none was asked for.
-        losses_per_example, notes: `[T, n]` losses of the same n examples at every record, or None; how it was made.
+        digest: sha256 of the weights that the trajectory belongs to, by default the last recorded ones; a trajectory of another
+            model's weights is refused.
+        learning_rate, batch_size: of the recorded phase; nan and 0 if unknown.
+        gradients: layer -> `[T, d]` sketches, with the same signs, of the minibatch gradients of these steps; unknown rows are
+            nan; empty: no gradients were recorded.
+        losses_per_example: `[T, n]` losses of the same n examples at every recorded step, or None.
+        notes: how the trajectory was made.
     """
 
     steps: np.ndarray

@@ -1,4 +1,4 @@
-"""The plans of several budgets, as `pareto` returns them."""
+"""The plans for several budgets, which `pareto` returns."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Costed:
     """One line of a Pareto list.
 
     Attributes:
-        budget: that was asked.
-        bytes, macs, seconds: as the table predicts; seconds are nan where none were measured.
-        distortion: predicted, in all; in nats where the profile's source is one; an indicator.
+        budget: that the plan was made for.
+        bytes, macs, seconds: predicted from the profile's table; seconds are nan if no times were measured.
+        distortion: predicted total, in the unit of the list; an indicator.
         plan: the plan.
     """
 
@@ -34,14 +34,13 @@ class Costed:
 
 @dataclass(frozen=True)
 class ParetoList:
-    """The plans of several budgets, of which none beats another; a sequence of `Costed`.
+    """The plans for several budgets, none of which is better than another in cost and distortion; a sequence of `Costed`.
 
     Attributes:
         plans: in the order of the budgets.
-        row: the cost that the budgets are of, and that tables and curves show first.
-        float_cost: of the original's float32 file in that row, or its bytes where the row is the distortion.
-        unit: of the distortion: `nats`, or `relative` where sensitivities aren't measured on data; `not computed` where every
-            unit has one option.
+        row: the quantity that the budgets limit: `bytes`, `macs`, `seconds` or `distortion`; tables and curves show it first.
+        float_cost: that quantity for the original's float32 file; its bytes if `row` is `distortion`.
+        unit: of the distortion, see `Profile.unit`.
     """
 
     plans: tuple[Costed, ...]
@@ -60,8 +59,8 @@ class ParetoList:
 
     def __repr__(self) -> str:
         cost = "bytes" if self.row == "distortion" else self.row
-        told = {f"{cost}": [getattr(one, cost) for one in self.plans], "distortion": [one.distortion for one in self.plans]}
-        return describe(self, plans=len(self.plans), **told)
+        shown = {f"{cost}": [getattr(one, cost) for one in self.plans], "distortion": [one.distortion for one in self.plans]}
+        return describe(self, plans=len(self.plans), **shown)
 
     def _repr_html_(self) -> str:
         return presentation.html(self)

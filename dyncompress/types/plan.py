@@ -10,24 +10,24 @@ from dyncompress.types.network import FLOAT_BITS, Layer
 from dyncompress.types.observation import Estimate
 from dyncompress.types.representation import describe, short_repr
 
-UNMEASURED = "only choice"  # source of units that have one option: nothing is compared with it
+UNMEASURED = "only choice"  # source of distortions of units with a single option, for which nothing is compared
 NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """How the original is distilled into what is compressed, without labels; the fields are the keys of a recipe's `[distill]`.
+    """Distillation from the original without labels; the fields are the keys of a recipe's table `[distill]`.
 
     Attributes:
-        epochs: passes over the calibration examples; 0: none.
-        rate: of Adam, at its height: in log gains, and in standard deviations of the outputs.
-        batch: examples a step.
-        shift: pixels by which images are moved at random, and flipped where `targets.mirrored` is true; 0: neither.
-        mix: images become (1 - a) image + a another, a drawn from [0, mix]; 0: they stay.
-        held_out: share of the examples kept aside to choose among the epochs.
-        weight_epochs: passes in which all weights learn, while they are float: once structure was removed, before rounding, or
-            under the zeros of a plan that doesn't round; 0: none.
-        weight_rate: of Adam, at its height, while they do: in root mean squares of the layer's weights.
+        epochs: passes over the calibration examples in which gains and biases are trained; 0: none.
+        rate: largest learning rate of Adam for them, in units of log gains and of standard deviations of the outputs.
+        batch: examples in one step.
+        shift: largest random shift of images, in pixels; if it isn't 0, images are also flipped where `targets.mirrored` is true.
+        mix: mixup: an image becomes (1 - a) image + a another image, with a drawn from [0, mix]; 0: no mixup.
+        held_out: share of the examples that are set aside to select the best epoch.
+        weight_epochs: passes in which all weights are trained, while they are float: after structure was removed and before
+            rounding, or under the zeros of a plan that doesn't round; 0: none.
+        weight_rate: largest learning rate of Adam for all weights, in units of the root mean square of a layer's weights.
     """
 
     epochs: int = 0
@@ -44,20 +44,28 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is done to one unit. The defaults mean: leave it as it is.
+    """What is done to one unit: a layer, a channel group or a residual block. The defaults leave it unchanged.
 
     Attributes:
-        keep, indices: number of output channels kept (None: all), and which ones, once realised.
-        drop: of a residual block: whether only its shortcut stays.
-        rank: of a layer that becomes two thin ones, with so many channels between them; None: it stays one.
+        keep: of a channel group: number of channels that are kept; None: all.
+        indices: of a channel group: which channels are kept, once the choice was applied.
+        drop: of a residual block: whether its shortcut alone replaces it.
+        rank: of a layer: number of channels between the two thin layers that replace it; None: it stays one layer.
         sparsity: share of zeros, in [0, 1).
-        pattern: `2:4` or another n:m (n of every m weights kept); empty: unstructured.
+        pattern: n:m keeps n of every m weights, e.g. `2:4`; empty: unstructured.
         weight_bits: 2 to 8, or 32 for float.
-        step: of entropy-coded weights, which are stored at 8 bits until they are packed: rounding one costs step^2 / 24 nats,
-            expected; 0: a fixed width.
+        step: relative step size of entropy-coded weights, which are stored at 8 bits until they are packed; rounding one weight
+            has an expected cost of step^2 / 24 nats. 0: a fixed width.
         granularity: of the scales: `tensor`, `channel`, or `group:N` (N consecutive inputs of a row share a scale).
-        activation_bits: 8 or 32, of the layer's input.
-        method: name of the pruner and quantizer that realised it.
+        activation_bits: width of the layer's input, 8 or 32 (float).
+        method: names of the pruner and quantizer that applied the choice.
+
+    Example:
+        >>> choice = Choice(weight_bits=4, sparsity=0.5)
+        >>> choice
+        Choice(sparsity=0.5, weight_bits=4)
+        >>> print(choice)
+        4 bits, 50 % zeros
     """
 
     keep: int | None = None
@@ -75,7 +83,7 @@ class Choice:
     __repr__ = short_repr
 
     def __str__(self) -> str:
-        """A short reading, e.g. `4 bits, 50 % zeros`."""
+        """A short description, e.g. `4 bits, 50 % zeros`."""
         parts = []
         if self.keep is not None:
             parts.append(f"{self.keep} channels")
@@ -94,13 +102,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What a choice does to a layer's weight, whatever that does to the outputs.
+    """How a choice changes the weight of a layer.
 
     Attributes:
         energy: sum of squares of the weight.
-        error: squared error after pruning and rounding, relative to `energy`.
-        threshold: of as many smallest weights as the choice zeroes, the largest magnitude; 0 where it zeroes none.
-        left: sum of squares of that weight and of all larger ones.
+        error: sum of squared errors after pruning and rounding, divided by `energy`.
+        threshold: the k-th smallest magnitude, where k is the number of weights that the choice sets to zero; 0 for k = 0.
+        left: sum of squares of the weights whose magnitude is at least `threshold`.
     """
 
     energy: float
@@ -113,17 +121,18 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class Option:
-    """One line of a unit's table: a choice, what it costs, and its predicted distortion.
+    """One option of a unit: a choice, its costs, and its predicted distortion.
 
     Attributes:
         choice: the choice.
-        bytes: in the shipped file, of this unit alone.
-        macs: of this unit, one example.
-        distortion: predicted; in nats of KL divergence where `source` is fisher or probe, else in relative units.
-        stderr: of the distortion; nan if unknown.
-        seconds: of one run on the target, against the unit left as it is (negative: saved); 0 where none was measured.
-        nonzeros: weights of this layer that aren't zero; nan for channels and blocks.
-        change: what happens to the weight; None where nothing was compared, and for channels and blocks.
+        bytes: of this unit alone, in the compressed file.
+        macs: multiply-accumulates of this unit for one example.
+        distortion: predicted; nats of KL divergence if `Profile.source` is fisher or probe, else relative units.
+        stderr: standard error of the distortion; nan: unknown.
+        seconds: change of the time of one run on the target, in comparison with the unchanged unit (negative: faster); 0: not
+            measured.
+        nonzeros: number of weights of this layer that aren't zero; nan for channel groups and blocks.
+        change: of the weight; None for channel groups and blocks, and for units with a single option.
     """
 
     choice: Choice
@@ -140,17 +149,27 @@ class Option:
 
 @dataclass(frozen=True)
 class Budget:
-    """What can be afforded. A number below 1 is a fraction of the original; `sparsity` and `risk_increase` always are fractions.
+    """Limits for the compressed file; None: no limit.
+
+    A value of `bytes`, `macs` or `seconds` below 1 is a fraction of the original's. `sparsity` and `risk_increase` are always
+    fractions.
 
     Attributes:
-        bytes: of the shipped ONNX file, every byte of it.
-        macs: multiply-accumulates of one example.
-        seconds: of one run on the target.
-        sparsity: share of zeros, at least, among all weights of the layers that are chosen for (each rounds to whole weights).
-        distortion: in all (nats of KL divergence from the original, where it comes from Fisher information or probes); the
-            smallest file within it is made; no limit where bytes are given too. `allocate` limits the predicted distortion;
-            `compress` limits the divergence measured on the finished file. An indicator.
-        risk_increase: largest certified increase of the risk.
+        bytes: largest size of the ONNX file in bytes, everything included.
+        macs: largest number of multiply-accumulates of one example.
+        seconds: longest time of one run on the target.
+        sparsity: smallest share of zeros among all weights of the layers that may be pruned.
+        distortion: largest total distortion, in nats of KL divergence from the original if it is predicted from Fisher
+            information or probes; the smallest file within it is made. `allocate` limits the predicted distortion, and `compress`
+            the divergence that is measured on the finished file. It is an indicator, not a guarantee. Ignored if `bytes` is
+            given.
+        risk_increase: largest increase of the risk that the certificate allows.
+
+    Example:
+        >>> Budget(bytes=0.25)  # a quarter of the original's float32 file
+        Budget(bytes=0.25)
+        >>> Budget(bytes=100_000, macs=0.5)
+        Budget(bytes=100000, macs=0.5)
     """
 
     bytes: float | None = None
@@ -165,23 +184,34 @@ class Budget:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured of a model for one recipe and target; any number of budgets can be solved from it.
+    """What was measured of a model for one recipe and one target; `allocate` makes plans for any number of budgets from it.
 
     Attributes:
-        layers: all layers, also those left alone.
-        estimates: measure -> layer -> Estimate.
-        table: unit -> its options, from the most careful to the boldest. A unit is a layer's name, or `channels:GROUP`.
-        source: unit -> where its distortions come from: `fisher`, `probe`, `theory`, `trajectory`; `only choice` where there was
-            nothing to compare.
+        layers: all layers, including those that are left alone.
+        estimates: measure -> layer -> estimate.
+        table: unit -> its options, from the most careful to the boldest. A unit is a layer's name, `channels:GROUP` or
+            `block:NAME`.
+        source: unit -> how its distortions were predicted: `fisher`, `probe`, `theory` or `trajectory`; `only choice` for a unit
+            with a single option.
         reasons: layer -> why it is left alone.
-        float_bytes: of the original's float32 ONNX file, stripped.
-        fixed_bytes: of the shipped file that no choice changes (graph, names, seal).
-        macs: of the original, one example.
+        float_bytes: size in bytes of the original's float32 ONNX file, without metadata.
+        fixed_bytes: bytes of the compressed file that no choice changes (graph, names, seal).
+        macs: multiply-accumulates of one example, of the original.
         digest: of the model's weights.
         recipe, target: names.
         notes: warnings for the user.
-        seconds: one run of the original's float32 file on the target; 0: not measured.
-        whole_seconds: the same of the file in the shipped form with nothing removed.
+        seconds: of one run of the original's float32 file on the target; 0: not measured.
+        whole_seconds: of one run of the quantized file with nothing removed; 0: not measured.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> list(profile.table), profile.unit
+        (['0', '2'], 'nats')
+        >>> [option.choice.weight_bits for option in profile.table["0"]]
+        [8, 6, 5, 4]
     """
 
     layers: tuple[Layer, ...]
@@ -201,9 +231,9 @@ class Profile:
 
     @property
     def unit(self) -> str:
-        """Of distortions: `nats` of KL divergence where all sensitivities were measured on data, else `relative`.
+        """The unit of distortions: `nats` of KL divergence if all sensitivities were measured on data, else `relative`.
 
-        `not computed` where every unit has one option, so that there was nothing to compare.
+        `not computed` if every unit has a single option.
         """
         compared = {source for source in self.source.values() if source != UNMEASURED}
         return "not computed" if not compared else "nats" if compared <= NATS else "relative"
@@ -212,29 +242,42 @@ class Profile:
         return presentation.html(self)
 
     def __repr__(self) -> str:
-        options = sum(len(found) for found in self.table.values())
-        told = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
-        return describe(self, recipe=self.recipe, target=self.target, **told, float_bytes=self.float_bytes, macs=self.macs)
+        options = sum(map(len, self.table.values()))
+        counts = {"layers": len(self.layers), "units": len(self.table), "options": options, "measures": tuple(self.estimates)}
+        return describe(self, recipe=self.recipe, target=self.target, **counts, float_bytes=self.float_bytes, macs=self.macs)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Unit -> Choice, with the reasons. A text file that a person can edit and apply again.
+    """The choice for every unit, with reasons. Its text file, `plan.toml`, can be edited and applied.
 
     Attributes:
-        asked: unit -> the choice that was allocated (or edited).
-        realised: unit -> what was done; empty until applied.
-        why: unit -> a sentence.
+        asked: unit -> the choice that was allocated, or written by a person.
+        realised: unit -> the choice that was applied; empty until the plan is applied.
+        why: unit -> the reason for its choice, a sentence.
         reasons: layer -> why it is left alone.
-        cost: `bytes` and `macs` as predicted.
-        distortion: predicted, in all.
-        gap: how far the plan may be from the best one of the additive table, as a share of the distortion's range.
+        cost: `bytes` and `macs` -> predicted.
+        distortion: predicted total.
+        gap: upper limit for the difference from the smallest distortion within the budget, as a share of the range of
+            distortions.
         recipe, target: names.
-        digest: of the model's weights, the only ones that a plan is applied to; empty: unknown, layers have to agree.
-        shapes: layer -> shape of its weight: what an edit is checked against.
-        share_left_alone: `weights` and `macs`, fractions.
-        notes: warnings for the reader, e.g. that the target was never run on its own hardware; comments in the file.
-        source: of a plan read from a file: (table, key, ...) -> `plan.toml line 41`, for messages; () -> the file's name.
+        digest: of the model's weights, the only ones that the plan is applied to; empty: unknown, only shapes are compared.
+        shapes: layer -> shape of its weight, which edits are checked against.
+        share_left_alone: `weights` and `macs` -> share that is left alone, in [0, 1].
+        notes: warnings for the user, e.g. that files for the target were never run on its hardware; comments in the text file.
+        source: of a plan that was read from a file: (table, key, ...) -> `plan.toml line 41`, for messages; () -> the file's
+            name.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plan = dyncompress.allocate(profile, dyncompress.Budget(bytes=0.5))
+        >>> {unit: str(choice) for unit, choice in plan.asked.items()}
+        {'0': '8 bits', '2': '8 bits'}
+        >>> plan.cost["bytes"] <= 0.5 * profile.float_bytes
+        True
     """
 
     asked: Mapping[str, Choice]
@@ -256,17 +299,17 @@ class Plan:
         return presentation.html(self)
 
     def __repr__(self) -> str:
-        told = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}
+        names = {"recipe": self.recipe, "target": self.target, "units": len(self.asked), "left_alone": len(self.reasons)}
         predicted = {"bytes": self.cost.get("bytes"), "distortion": self.distortion}
-        return describe(self, **told, **predicted, applied=bool(self.realised))
+        return describe(self, **names, **predicted, applied=bool(self.realised))
 
     def __str__(self) -> str:
-        """A line a unit: what was chosen, and why."""
+        """One line for each unit: its choice, and the reason."""
         width = max((len(unit) for unit in self.asked), default=0)
         done = {**self.asked, **self.realised}
         lines = [f"{unit:{width}}  {choice}: {self.why.get(unit, '')}" for unit, choice in done.items()]
         return "\n".join([*lines, *(f"{layer:{width}}  left alone: {reason}" for layer, reason in self.reasons.items())])
 
     def with_realised(self, realised: Mapping[str, Choice]) -> Plan:
-        """The same plan with what was done beside what was asked."""
+        """The same plan with the choices that were applied."""
         return replace(self, realised=dict(realised))

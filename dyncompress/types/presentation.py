@@ -1,7 +1,7 @@
-"""Where methods of values call the packages above: saving a file, and what a notebook shows.
+"""The methods of values that need higher packages: saving a file, and showing a value in a notebook.
 
-The values lie at the bottom of the package and import nothing of it. These few methods are the exception, kept in one place; what
-they need is imported when they are called.
+All other modules of `types` import nothing from the rest of the package. The functions here import what they need when they are
+called.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def save(file: OnnxFile, path: str | Path) -> Path:
-    """See `OnnxFile.save`."""
+    """Write an ONNX file with its results, see `OnnxFile.save`."""
     from dyncompress.reports import output_files
 
     return output_files.save(file, path)
 
 
 def html(value: Any) -> str:
-    """What a notebook shows of a value: a fragment of HTML, without scripts."""
+    """The HTML that a notebook shows for a value, without scripts."""
     from dyncompress.reports.notebook import fragment
 
     return fragment(value)

@@ -9,36 +9,36 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """What a phase hands to the work inside it."""
+    """Counts the progress of one phase."""
 
     def advance(self, amount: int = 1) -> None:
-        """So many more units of the phase's total are done."""
+        """Report that `amount` more units of the phase's total are done."""
         ...
 
 
 class Progress(Protocol):
-    """Told of phases by the verbs. `with progress.phase("measure the layers", 20) as step: ... step.advance()`."""
+    """Receives the progress of the verbs: `with progress.phase("measure the layers", 20) as step: ... step.advance()`."""
 
     def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Step]:
-        """A stretch of work; `total` units where their number is known."""
+        """A context manager for one phase of the work, of `total` units if their number is known."""
         ...
 
 
 @dataclass(frozen=True)
 class NoStep:
-    """Counts nothing."""
+    """A step that ignores what is reported."""
 
     def advance(self, amount: int = 1) -> None:
-        """Nothing is told."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Silent:
-    """Tells nobody: the default of every verb."""
+    """Shows no progress: the default of every verb."""
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """Nothing is told."""
+        """A phase that shows nothing."""
         yield NoStep()
 
 

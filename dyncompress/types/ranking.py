@@ -1,4 +1,4 @@
-"""Checkpoints in predicted order, and how well the order agrees with known gaps, as `rank` returns them."""
+"""Checkpoints in predicted order and the correlation of that order with known gaps, which `rank` returns."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Correlation:
     """A coefficient between -1 and 1 with its percentile bootstrap interval at 95 %; nan where it doesn't exist.
 
     Attributes:
-        value, low, high: the coefficient and the interval's ends.
-        n: runs.
+        value: the coefficient.
+        low, high: the ends of the interval.
+        n: number of runs.
     """
 
     value: float
@@ -28,18 +29,18 @@ class Correlation:
 
     __repr__ = short_repr
 
-    def turned(self) -> Correlation:
-        """That of the measure times -1."""
+    def negated(self) -> Correlation:
+        """The same for the measure multiplied by -1."""
         return Correlation(-self.value, -self.high, -self.low, self.n)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a measure goes with the gap over runs, every coefficient by itself.
+    """The correlation of a measure with the generalization gap over runs, by several coefficients.
 
     Attributes:
         kendall: tau-b over all pairs of runs.
-        granulated: hyper-parameter -> psi, over pairs of runs that differ in it alone.
+        granulated: hyper-parameter -> psi, the coefficient over pairs of runs that differ only in it.
         mean_granulated: Psi, the mean of these; None without hyper-parameters.
         partial: partial Spearman correlation given all hyper-parameters; None without them.
     """
@@ -51,40 +52,40 @@ class Agreement:
 
     __repr__ = short_repr
 
-    def turned(self) -> Agreement:
-        """That of the measure times -1."""
+    def negated(self) -> Agreement:
+        """The same for the measure multiplied by -1."""
         return Agreement(
-            self.kendall.turned(),
-            {name: part.turned() for name, part in self.granulated.items()},
-            None if self.mean_granulated is None else self.mean_granulated.turned(),
-            None if self.partial is None else self.partial.turned(),
+            self.kendall.negated(),
+            {name: part.negated() for name, part in self.granulated.items()},
+            None if self.mean_granulated is None else self.mean_granulated.negated(),
+            None if self.partial is None else self.partial.negated(),
         )
 
 
 class SignedPrediction(Protocol):
-    """What is predicted of a measure."""
+    """A prediction of how the gap depends on a measure."""
 
     @property
     def sign(self) -> int:
-        """1: the gap grows with the measure; -1: it shrinks; 0: not known."""
+        """1: the gap increases with the measure; -1: it decreases; 0: unknown."""
         ...
 
     @property
     def source(self) -> str:
-        """Who predicts it; or that it was learned."""
+        """The source of the prediction, a publication or the runs that it was learned from."""
         ...
 
 
 @dataclass(frozen=True)
 class Row:
-    """One checkpoint.
+    """One checkpoint of a ranking.
 
     Attributes:
         checkpoint: its name.
-        place: mean over measures of its place in the measure's order, 1 the smallest predicted gap; nan where none gave a number.
-        estimates: measure -> Estimate.
-        gap: as it was given, or None.
-        hyperparameters: as they were given.
+        place: its rank by each measure, averaged over the measures; 1 is the smallest predicted gap; nan: no measure has a value.
+        estimates: measure -> estimate.
+        gap: the known generalization gap, or None.
+        hyperparameters: name -> value.
     """
 
     checkpoint: str
@@ -101,11 +102,11 @@ class Ranking:
     """Checkpoints in predicted order, the smallest gap first.
 
     Attributes:
-        rows: in that order.
-        predictions: measure -> the sign by which it orders, and whose it is.
-        agreements: measure -> correlations of its prediction (the measure times its sign) with the gaps: 1 where the predicted
-            order is theirs. Empty without gaps.
-        notes: sentences for the report.
+        rows: the checkpoints in that order.
+        predictions: measure -> the sign that it is ordered by, with its source.
+        agreements: measure -> correlation of its prediction (the measure times its sign) with the gaps; 1: the predicted order is
+            that of the gaps. Empty if no gaps are known.
+        notes: sentences for the user.
     """
 
     rows: tuple[Row, ...]

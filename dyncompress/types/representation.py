@@ -1,4 +1,4 @@
-"""Texts of values: short ones for `repr`, without the arrays, bytes and long tables, and whole ones for digests."""
+"""Text for values: short text for `repr`, without arrays, bytes and long tables, and complete text for digests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-MOST = 1_500  # characters of a whole text
-LETTERS = 120  # of one string
+MOST_CHARACTERS = 1_500  # of a repr
+MOST_OF_STRING = 120  # characters of one string in it
 ENTRIES = 3  # of a mapping or sequence
-DEPTH = 2  # values inside values that are written out
+DEPTH = 2  # levels of nested dataclasses that are shown
 
 
 def short_repr(self: Any) -> str:
-    """The `repr` of a dataclass: its class, and the fields that differ from their defaults, each in few words.
+    """The `repr` of a dataclass: its class, and the fields that differ from their defaults.
 
-    Arrays are told by their type and shape, bytes by their number, collections by their first entries and how many more there
-    are, so that the text stays below 2 000 characters whatever the value holds. Fields with `repr=False` are left out.
+    Arrays are shown as dtype and shape, bytes as their number, and collections as their first entries and the number of the
+    others, so that the text has fewer than 2 000 characters for any value. Fields with `repr=False` are left out.
 
     Args:
         self: an instance of a dataclass. In a class body: `__repr__ = short_repr`.
@@ -30,24 +30,25 @@ def short_repr(self: Any) -> str:
         >>> Choice(weight_bits=4, indices=(0, 2, 3, 5, 8))
         Choice(indices=(0, 2, 3, ... 2 more), weight_bits=4)
     """
-    return _cut(_fields(self, DEPTH), MOST)
+    return _shortened(_fields(self, DEPTH), MOST_CHARACTERS)
 
 
 def describe(value: Any, **shown: Any) -> str:
-    """The class of a value and what is told of it: for values whose fields say less than a few numbers made of them.
+    """The class of a value and the given entries, for values whose fields are less useful than numbers derived from them.
 
     Example:
         >>> describe(ValueError(), bytes=1_234, name="small")
         "ValueError(bytes=1234, name='small')"
     """
-    told = ", ".join(f"{name}={_text(entry, 1)}" for name, entry in shown.items())
-    return _cut(f"{type(value).__name__}({told})", MOST)
+    entries = ", ".join(f"{name}={_text(entry, 1)}" for name, entry in shown.items())
+    return _shortened(f"{type(value).__name__}({entries})", MOST_CHARACTERS)
 
 
 def whole_text(value: Any) -> str:
-    """Everything that a value holds, as one text that differs where the values do: for digests, not for people.
+    """A text that contains everything in a value, for digests: different values have different texts.
 
-    Arrays enter by their element type, shape and sha256. What is neither a dataclass nor a collection enters by its `repr`.
+    Arrays are represented by their dtype, shape and sha256, and objects that are neither dataclasses nor collections by their
+    `repr`.
 
     Example:
         >>> from dyncompress.types import Budget
@@ -55,8 +56,8 @@ def whole_text(value: Any) -> str:
         "{'a': (1, 2.5), 'b': Budget(bytes=0.25, macs=None, seconds=None, sparsity=None, distortion=None, risk_increase=None)}"
     """
     if is_dataclass(value) and not isinstance(value, type):
-        told = (f"{f.name}={whole_text(getattr(value, f.name))}" for f in fields(value))
-        return f"{type(value).__name__}({', '.join(told)})"
+        entries = (f"{f.name}={whole_text(getattr(value, f.name))}" for f in fields(value))
+        return f"{type(value).__name__}({', '.join(entries)})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{whole_text(key)}: {whole_text(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, Set):
@@ -69,13 +70,13 @@ def whole_text(value: Any) -> str:
 
 
 def _fields(value: Any, depth: int) -> str:
-    """The class and its fields."""
-    told = [f for f in fields(value) if f.repr and not _as_by_default(f, getattr(value, f.name))]
-    return f"{type(value).__name__}({', '.join(f'{f.name}={_text(getattr(value, f.name), depth - 1)}' for f in told)})"
+    """The class and those of its fields that don't have their defaults."""
+    shown = [f for f in fields(value) if f.repr and not _is_default(f, getattr(value, f.name))]
+    return f"{type(value).__name__}({', '.join(f'{f.name}={_text(getattr(value, f.name), depth - 1)}' for f in shown)})"
 
 
-def _as_by_default(field: Field[Any], value: Any) -> bool:
-    """Whether a field holds its default; arrays never do, since comparing them would cost their length."""
+def _is_default(field: Field[Any], value: Any) -> bool:
+    """Whether a field has its default; False for arrays, which aren't compared because of their size."""
     if field.default_factory is not MISSING:
         return isinstance(value, Mapping | list | tuple | Set) and not value
     plain = value is None or isinstance(value, bool | int | float | str | bytes | tuple | Set)
@@ -83,13 +84,13 @@ def _as_by_default(field: Field[Any], value: Any) -> bool:
 
 
 def _text(value: Any, depth: int) -> str:
-    """Any value in few words."""
+    """A short text for any value."""
     if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
         return repr(value.item())
     if value is None or isinstance(value, bool | int | float | complex):
         return repr(value)
     if isinstance(value, str):
-        return repr(_cut(value, LETTERS))
+        return repr(_shortened(value, MOST_OF_STRING))
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value):,} bytes>"
     if hasattr(value, "shape") and hasattr(value, "dtype"):
@@ -102,21 +103,21 @@ def _text(value: Any, depth: int) -> str:
 
 
 def _collection(value: Any, depth: int) -> str:
-    """The first entries, and how many more there are."""
+    """The first entries of a collection, and the number of the others."""
     opening, closing = ("{", "}") if isinstance(value, Mapping | Set) else ("[", "]") if isinstance(value, list) else ("(", ")")
     if depth < 0:
         return f"{opening}{len(value)} entries{closing}"
     if isinstance(value, Mapping):
-        told = [f"{_text(key, depth - 1)}: {_text(entry, depth - 1)}" for key, entry in islice(value.items(), ENTRIES)]
+        shown = [f"{_text(key, depth - 1)}: {_text(entry, depth - 1)}" for key, entry in islice(value.items(), ENTRIES)]
     else:
-        told = [_text(entry, depth - 1) for entry in islice(value, ENTRIES)]
-    more = len(value) - len(told)
+        shown = [_text(entry, depth - 1) for entry in islice(value, ENTRIES)]
+    more = len(value) - len(shown)
     alone = "," if isinstance(value, tuple) and len(value) == 1 else ""
-    return opening + ", ".join(told + [f"... {more} more"] * (more > 0)) + alone + closing
+    return opening + ", ".join(shown + [f"... {more} more"] * (more > 0)) + alone + closing
 
 
-def _cut(text: str, most: int) -> str:
-    """The text, its middle left out where it is longer than `most`."""
+def _shortened(text: str, most: int) -> str:
+    """The text, without its middle if it is longer than `most` characters."""
     if len(text) <= most:
         return text
     half = (most - 5) // 2

@@ -37,11 +37,11 @@ def header(shape: str, descr: str = "'<f4'", version: bytes = b"\x01\x00") -> by
 
 def patched(whole: bytes, local: int, central: int, value: bytes) -> bytes:
     """The archive with some bytes changed in both headers of its first entry."""
-    found = bytearray(whole)
+    changed = bytearray(whole)
     for mark, at in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
-        place = found.index(mark) + at
-        found[place : place + len(value)] = value
-    return bytes(found)
+        place = changed.index(mark) + at
+        changed[place : place + len(value)] = value
+    return bytes(changed)
 
 
 def twice() -> bytes:
@@ -59,12 +59,12 @@ def bomb() -> bytes:
 
 def external(model: bytes) -> bytes:
     """The model, whose weights are declared to be in another file."""
-    found = onnx.load_from_string(model)
-    for tensor in found.graph.initializer:
+    proto = onnx.load_from_string(model)
+    for tensor in proto.graph.initializer:
         tensor.data_location = onnx.TensorProto.EXTERNAL
         entry = tensor.external_data.add()
         entry.key, entry.value = "location", "weights.bin"
-    return found.SerializeToString()
+    return proto.SerializeToString()
 
 
 def content(make: Callable[[bytes], bytes]) -> Make:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dyncompress import cli
-from dyncompress.cli.arguments import settings
+from dyncompress.cli.option_values import settings
 from dyncompress.cli.sources import load_data, load_model
 from dyncompress.coding.whole_files import check_writable, deliver
 from dyncompress.errors import InvalidRequest, Unsupported

@@ -80,7 +80,7 @@ def test_training_learns_and_records_its_last_iterate(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "EPOCHS", 2)
     monkeypatch.setattr(demo, "RECORDED_EPOCHS", 1)
     data = demo.digits()
-    model, trajectory = demo.trained(data)
+    model, trajectory = demo.train(data)
     with torch.no_grad():
         right = model(torch.from_numpy(data.held_out[0])).argmax(1).numpy() == data.held_out[1]
     assert right.mean() > 0.8

@@ -78,7 +78,7 @@ class Odd(BaseException):
 def test_every_exception_has_its_code(
     error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def raising(*_: object) -> cli.Answer:
+    def raising(*_: object) -> commands.Result:
         raise error
 
     monkeypatch.setitem(commands.COMMANDS, "recipes", raising)
@@ -248,9 +248,9 @@ def test_usage_errors_are_reported_before_torch_is_imported(folder: Path) -> Non
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [kind for kind, *_ in found] == list(EARLY)
-    for kind, code, err, heavy in found:
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [kind for kind, *_ in outcomes] == list(EARLY)
+    for kind, code, err, heavy in outcomes:
         assert code == 2 and is_one_sentence(err), (kind, err)
         assert heavy == [], f"{kind}: {heavy} imported before it was refused"
 

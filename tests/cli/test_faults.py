@@ -93,12 +93,12 @@ def _too_long(*_: object) -> None:
 
 def tree(folder: Path) -> dict[str, bytes | str]:
     """Every file with its bytes, and everything else with its kind."""
-    found: dict[str, bytes | str] = {}
+    contents: dict[str, bytes | str] = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" not in path.parts:
             ordinary = path.is_file() and not path.is_symlink()
-            found[str(path.relative_to(folder))] = path.read_bytes() if ordinary else oct(path.lstat().st_mode)
-    return found
+            contents[str(path.relative_to(folder))] = path.read_bytes() if ordinary else oct(path.lstat().st_mode)
+    return contents
 
 
 # ---------------------------------------------------------------- the table
@@ -222,23 +222,23 @@ def outputs() -> dict[str, Fault]:
         "a name too long": (LONG, None),
         "a folder's name too long": (f"{LONG}/there", None),
     }
-    found = {}
+    faults = {}
     for command, words in file_commands.items():
         for kind, (place, make) in no_place.items():
-            found[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
+            faults[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
     for command in ("compress", "measure"):
         words = f"{command} net.py:network --calibration data.npz --out {{}}"
         for kind, (place, make) in no_place.items():
-            found[f"{command}: a link to nothing"] = Fault(words.format("there"), "there", NO_FILE["a link to nothing"], "there")
+            faults[f"{command}: a link to nothing"] = Fault(words.format("there"), "there", NO_FILE["a link to nothing"], "there")
             if kind != "a directory":
-                found[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
-    found["demo: a directory in the place of a file"] = Fault(
+                faults[f"{command}: {kind}"] = Fault(words.format(place), place[:6], make, "there" if make else "")
+    faults["demo: a directory in the place of a file"] = Fault(
         "demo --out out", "model.onnx", NO_FILE["a directory"], "out/model.onnx"
     )
-    found["compress: a directory in the place of a file"] = Fault(
+    faults["compress: a directory in the place of a file"] = Fault(
         COMPRESS, "model.onnx", NO_FILE["a directory"], "out/model.onnx"
     )
-    return found
+    return faults
 
 
 def overwritten() -> dict[str, Fault]:
@@ -256,25 +256,25 @@ def overwritten() -> dict[str, Fault]:
         "symbolic link": lambda name: lambda path, good: path.symlink_to(name),
         "hard link": lambda name: lambda path, good: path.hardlink_to(path.with_name(name)),
     }
-    found = {}
+    faults = {}
     for what, (words, name) in inputs.items():
         if what.startswith("compress"):
-            found[what] = Fault(
+            faults[what] = Fault(
                 f"{COMPRESS} --recipe {name}", "would be lost", links["symbolic link"](f"../{name}"), "out/plan.toml"
             )
             continue
-        found[what] = Fault(words.format(f"./{name}"), name)
+        faults[what] = Fault(words.format(f"./{name}"), name)
         for kind, link in links.items():
-            found[f"{what}, {kind}"] = Fault(words.format("link"), "link", link(name), "link")
-    return found
+            faults[f"{what}, {kind}"] = Fault(words.format("link"), "link", link(name), "link")
+    return faults
 
 
 def table() -> dict[str, Fault]:
     """All faults by name: `place: kind`."""
-    found = {**outputs(), **overwritten()}
+    faults = {**outputs(), **overwritten()}
     for place, (words, name) in ARRAY_PLACES.items():
         for kind, make in {**NO_FILE, **ARRAYS}.items():
-            found[f"{place}: {kind}"] = Fault(
+            faults[f"{place}: {kind}"] = Fault(
                 words, "numbers" if kind == "words" and place == "held-out of verify" else name, make, name
             )
     for place, (words, name) in TEXT_PLACES.items():
@@ -282,39 +282,39 @@ def table() -> dict[str, Fault]:
         for kind, make in kinds.items():
             if (name, kind) not in {("runs.csv", "deep brackets"), ("target.toml", "first half")}:  # these could be read
                 says = "certificate" if name.startswith("certificate") else name
-                found[f"{place}: {kind}"] = Fault(words, says, make, name)
+                faults[f"{place}: {kind}"] = Fault(words, says, make, name)
     for name in ("weights.pt", "weights.safetensors"):
         for kind, make in {**NO_FILE, **WEIGHTS}.items():
             runs = {"runs2.csv": f"name,model,weights\na,net.py:network,{name}\nb,net.py:network,{name}\n"}
-            found[f"{name} of rank: {kind}"] = Fault("rank runs2.csv --measures hill --example data.npz", name, make, name, runs)
+            faults[f"{name} of rank: {kind}"] = Fault("rank runs2.csv --measures hill --example data.npz", name, make, name, runs)
     for kind, make in CERTIFICATES.items():
         code = 5 if kind == "another delta" else 2
-        found[f"certificate: {kind}"] = Fault("verify model.onnx", "certificate", make, "certificate.json", code=code)
+        faults[f"certificate: {kind}"] = Fault("verify model.onnx", "certificate", make, "certificate.json", code=code)
     for place, (words, name) in MODEL_PLACES.items():
         for kind, make in {**NO_FILE, **MODELS}.items():
             if place == "unpack" and kind == "weights elsewhere":
                 continue
             code = 5 if (place, kind) in ALTERED else 2
             says = name if kind in NO_FILE else ""
-            found[f"file of {place}: {kind}"] = Fault(words, says, make, name, code=code)
+            faults[f"file of {place}: {kind}"] = Fault(words, says, make, name, code=code)
     for key in KEYS:
         for value in NUMBERS:
             if (key, value) not in {("quantize.weight_bits", "[]"), ("seed", "-0")}:
-                found[f"--set {key}={value[:9]}"] = Fault(
+                faults[f"--set {key}={value[:9]}"] = Fault(
                     f"{COMPRESS} --recipe edge-int8 --set {key}={value}", key.split(".")[-1]
                 )
     for option, words in OPTIONS.items():
         for value in ("nan", "inf", "-1", "1e999", "9" * 5000, "three", ""):
-            found[f"{option} {value[:9]}"] = Fault(f"{words} {option}={value}", option)
+            faults[f"{option} {value[:9]}"] = Fault(f"{words} {option}={value}", option)
     for kind, (text, says) in USERS.items():
-        found[f"the model's code {kind}"] = Fault(COMPRESS.replace("net.py:network", "bad.py:f"), says, files={"bad.py": text})
+        faults[f"the model's code {kind}"] = Fault(COMPRESS.replace("net.py:network", "bad.py:f"), says, files={"bad.py": text})
     for kind, (text, says) in {**USERS, **DRAWN}.items():
         says = says if kind not in ("returns a text", "exits midway") else ""
-        found[f"the data's code {kind}"] = Fault(COMPRESS.replace("data.npz", "bad.py:f"), says, files={"bad.py": text})
+        faults[f"the data's code {kind}"] = Fault(COMPRESS.replace("data.npz", "bad.py:f"), says, files={"bad.py": text})
     for kind, (text, says) in FORWARDS.items():
         words = COMPRESS.replace("net.py:network", "bad.py:f")
-        found[f"the model's forward {kind}"] = Fault(words, says, files={"bad.py": FORWARD.replace("{}", text, 1)})
-    return found
+        faults[f"the model's forward {kind}"] = Fault(words, says, files={"bad.py": FORWARD.replace("{}", text, 1)})
+    return faults
 
 
 WORDS = {

@@ -32,8 +32,8 @@ def test_pack_and_unpack_reproduce_the_file(model: Path, capsys: pytest.CaptureF
     assert f"{packed.stat().st_size:,} bytes, of {model}: {len(whole):,} bytes" in capsys.readouterr().out
     back = model.with_name("back.onnx")
     assert main(["unpack", str(packed), "--out", str(back), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == {"from": str(packed), "from_bytes": packed.stat().st_size, "file": str(back), "bytes": len(whole)}
+    result = json.loads(capsys.readouterr().out)
+    assert result == {"from": str(packed), "from_bytes": packed.stat().st_size, "file": str(back), "bytes": len(whole)}
     assert back.read_bytes() == whole
 
 

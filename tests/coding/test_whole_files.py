@@ -24,7 +24,7 @@ STALE = ("model.dync", "other.bin")
 DRIVER = """
 import os, sys
 from pathlib import Path
-from dyncompress.delivery import deliver
+from dyncompress.coding.whole_files import deliver
 from tests.coding.test_whole_files import BEFORE, FILES, STALE
 
 FAULT, ROOT, FRESH = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "fresh"

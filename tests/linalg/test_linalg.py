@@ -80,7 +80,7 @@ def test_rows_of_another_width_and_no_rows_at_all_are_refused():
     with pytest.raises(InvalidRequest, match="no rows"):
         _ = moment.value
     moment.add(torch.eye(3))
-    with pytest.raises(InvalidRequest, match="one accumulator a layer"):
+    with pytest.raises(InvalidRequest, match="one SecondMoment for each layer"):
         moment.add(torch.eye(4))
 
 
@@ -187,7 +187,7 @@ def test_streamed_spectra_equal_those_of_each_weight_and_keep_the_threads(thread
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = list(streamed_spectra(jobs))
+        streamed = list(streamed_spectra(jobs))
         assert torch.get_num_threads() == threads
         unfinished = streamed_spectra(jobs)
         next(unfinished)
@@ -195,8 +195,8 @@ def test_streamed_spectra_equal_those_of_each_weight_and_keep_the_threads(thread
         unfinished.close()
     finally:
         torch.set_num_threads(before)
-    assert len(found) == len(jobs)
-    for (weight, view), values in zip(jobs, found, strict=True):
+    assert len(streamed) == len(jobs)
+    for (weight, view), values in zip(jobs, streamed, strict=True):
         alone = spectra(weight, view)
         assert len(values) == len(alone)
         for one, other in zip(values, alone, strict=True):

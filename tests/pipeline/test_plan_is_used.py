@@ -104,7 +104,7 @@ def test_a_budget_of_another_recipe_keeps_the_options_of_the_profile(tmp_path: P
     assert plan.recipe == "edge-int8" and plan.asked == dc.allocate(tiny.profile(), dc.Budget(bytes=0.4)).asked
     assert plan.notes == (
         "recipe 'smallest' gave the budget and the allocator alone: the choices are those of recipe 'edge-int8', which the "
-        "profile was measured by and which carries the plan out.",
+        "profile was measured with and which the plan is applied with.",
     )
     path = save_profile(tiny.profile(), tmp_path / "profile.json")
     assert cli.main(["plan", str(path), "--recipe", "smallest", "--set", "budget.bytes=0.4"]) == 0
@@ -127,7 +127,7 @@ def test_a_plan_or_profile_of_other_weights_is_refused() -> None:
 
 # ---------------------------------------------------------------- profiles on disk
 def test_a_profile_measured_by_another_version_is_measured_again(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    request = requests.opened(parse(words), None)
+    request = requests.open_request(parse(words), None)
     before = request.key()
     assert before == request.key()
     monkeypatch.setattr(requests, "__version__", "another")
@@ -152,7 +152,7 @@ def test_json_with_repeated_or_missing_keys_is_refused(old: str, new: str, sente
 
 
 def test_measure_accepts_the_usual_names(words: list[str], tmp_path: Path) -> None:
-    request = requests.opened(parse(["measure", *words[1:]]), None)
+    request = requests.open_request(parse(["measure", *words[1:]]), None)
     assert (request.recipe.name, request.target.name) == ("edge-int8", TARGET)
-    profile, text = requests.profiled(request, None, SILENT)
+    profile, text = requests.reuse_or_measure(request, None, SILENT)
     assert json.loads(text)["depends_on"] == request.key() and profile.recipe == "edge-int8"

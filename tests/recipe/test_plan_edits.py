@@ -164,16 +164,16 @@ def test_a_field_is_allowed_only_for_its_kind_of_unit(field: str, unit: str, tmp
     if unit == owner:
         assert plan_from_toml(plan_to_toml(made)) == made
         return
-    told, lines = message(made, tmp_path / "plan.toml")
-    assert told.startswith(f"plan.toml line {lines[field]}: unit '{unit}': {field} is "), told
+    text, lines = message(made, tmp_path / "plan.toml")
+    assert text.startswith(f"plan.toml line {lines[field]}: unit '{unit}': {field} is "), text
     wanted = f"it is chosen for a {KINDS[owner]} and this is a {KINDS[unit]}; leave it out." if owner else "can't be chosen"
-    assert wanted in told and "\n" not in told
+    assert wanted in text and "\n" not in text
 
 
 @pytest.mark.parametrize(("unit", "fields", "key", "sentence"), IMPOSSIBLE)
 def test_an_impossible_value_names_its_line(unit: str, fields: dict[str, Any], key: str, sentence: str, tmp_path: Path) -> None:
-    told, lines = message(plan(unit, **fields), tmp_path / "plan.toml")
-    assert told.startswith(f"plan.toml line {lines[key]}: unit '{unit}': ") and sentence in told, told
+    text, lines = message(plan(unit, **fields), tmp_path / "plan.toml")
+    assert text.startswith(f"plan.toml line {lines[key]}: unit '{unit}': ") and sentence in text, text
     with pytest.raises(dc.InvalidRequest) as caught:  # also without a file
         dc.apply(net(), plan(unit, **fields), calibration=IMAGES)
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
@@ -183,9 +183,9 @@ def test_an_impossible_value_names_its_line(unit: str, fields: dict[str, Any], k
 def test_errors_that_depend_on_the_model_name_their_line_too(
     unit: str, fields: dict[str, Any], key: str, sentence: str, tmp_path: Path
 ) -> None:
-    told, lines = message(plan(unit, **fields), tmp_path / "plan.toml", apply=unit != "plain.0")
-    assert told.startswith(f"plan.toml line {lines[key]}: ") and sentence in told and repr(unit) in told, told
-    assert "\n" not in told
+    text, lines = message(plan(unit, **fields), tmp_path / "plan.toml", apply=unit != "plain.0")
+    assert text.startswith(f"plan.toml line {lines[key]}: ") and sentence in text and repr(unit) in text, text
+    assert "\n" not in text
 
 
 def test_entropy_coded_weights_need_a_step() -> None:

@@ -235,8 +235,8 @@ def test_the_first_matching_rule_applies_and_every_rule_matches_something() -> N
         LayerRule("<last>", leave_alone=True),
         LayerRule("<first>", (6,)),
     )
-    found = rules_for(Recipe("mine", layers=rules), layers)
-    assert {name: rules.index(rule) for name, rule in found.items()} == {
+    rule_of = rules_for(Recipe("mine", layers=rules), layers)
+    assert {name: rules.index(rule) for name, rule in rule_of.items()} == {
         "body.0.conv": 0, "body.1.conv": 1, "head.fc": 2, "stem.conv": 3,
     }  # fmt: skip
     with pytest.raises(InvalidRequest, match=r"layer pattern 'heads\.\*' matches no layer; (did you mean|known)"):
@@ -304,17 +304,17 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
 
 @given(st.text(), st.text(), st.floats(), st.sampled_from([2, 3, 8, 32]), st.floats(0, 0.99))
-def test_all_names_and_numbers_survive_the_file(name: str, why: str, harm: float, bits: int, sparsity: float) -> None:
+def test_all_names_and_numbers_survive_the_file(name: str, why: str, distortion: float, bits: int, sparsity: float) -> None:
     name, why = (text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore") for text in (name, why))
     choice = Choice(weight_bits=bits, sparsity=sparsity)
     plan = dataclasses.replace(
-        PLAN, asked={name: choice}, realised={}, why={}, reasons={name + "2": why}, shapes={name: (3, 2)}, distortion=harm
+        PLAN, asked={name: choice}, realised={}, why={}, reasons={name + "2": why}, shapes={name: (3, 2)}, distortion=distortion
     )
     if name.startswith("channels:"):
         return
     again = plan_from_toml(plan_to_toml(plan))
     assert dataclasses.replace(again, distortion=0.0) == dataclasses.replace(plan, distortion=0.0)
-    assert again.distortion == harm or (math.isnan(again.distortion) and math.isnan(harm))
+    assert again.distortion == distortion or (math.isnan(again.distortion) and math.isnan(distortion))
 
 
 def line_of(text: str) -> int:
@@ -358,7 +358,7 @@ def test_a_truncated_plan_is_refused_in_one_sentence() -> None:
         with pytest.raises(InvalidRequest) as caught:
             plan_from_toml(TEXT[:cut])
         assert "\n" not in str(caught.value)
-    with pytest.raises(InvalidRequest, match="tells of 3 units and holds 2"):
+    with pytest.raises(InvalidRequest, match="declares 3 units and holds 2"):
         plan_from_toml(TEXT.replace('[unit."channels:g0"]\nkeep = 6\n', ""))
 
 
@@ -370,7 +370,8 @@ def test_a_plan_is_checked_against_the_model() -> None:
 
     wide = dataclasses.replace(PLAN, asked={"channels:g0": Choice(keep=9)})
     assert "unit 'channels:g0': keep is 9; it has 8 channels." in refused(wide)
-    assert refused(wide, text=TEXT, path="a/plan.toml").startswith(f"plan.toml line {line_of('keep = 6')}: ")
+    from_file = dataclasses.replace(plan_from_toml(TEXT, "a/plan.toml"), asked=wide.asked)
+    assert refused(from_file).startswith(f"plan.toml line {line_of('keep = 6')}: ")
     assert "no unit 'channels:g1'" in refused(dataclasses.replace(PLAN, asked={"channels:g1": Choice(keep=2)}))
     assert "weight_bits is 4; 8 or 32 (float) are possible." in refused(PLAN, weight_bits=(8,))
     other = (dataclasses.replace(LAYERS[0], shape=(8, 1, 3, 3)), *LAYERS[1:])

@@ -26,8 +26,8 @@ CODES = torch.zeros(512, 512, dtype=torch.int8)
 SENTENCE = "A sentence that says why a layer was given the number of bits that it has. " * 40
 
 
-def values() -> dict[type, Any]:
-    """One large value of every public class except errors, and of every dataclass that these contain."""
+def planning_values() -> tuple[Any, ...]:
+    """Choices, a profile, and a plan, which comes last."""
     choice = types.Choice(keep=4096, indices=tuple(range(4096)), weight_bits=4, method="gptq")
     layers = tuple(types.Layer(name, "linear", (512, 512), 2**18, group=name, left_alone=SENTENCE) for name in NAMES)
     estimate = types.Estimate(2.5, 0.25, 512, notes=(SENTENCE,) * 10)
@@ -61,6 +61,11 @@ def values() -> dict[type, Any]:
         realised=dict.fromkeys(NAMES, choice),
         notes=(SENTENCE,) * 50,
     )
+    return (choice, layers[0], estimate, option, option.change, profile, plan)
+
+
+def file_values(plan: types.Plan) -> tuple[Any, ...]:
+    """A file of the plan with its certificate and parity, and an interval, times and candidates."""
     line = types.Line("increase", 0.0, -1.0, 0.01, 0.05, "exact paired")
     certificate = types.Certificate(
         SENTENCE, "statistical", (line,) * 50, 0.05, 10_000, dict.fromkeys(NAMES, 1), (SENTENCE,) * 50, "alone", {}, {}, {}, {},
@@ -74,6 +79,13 @@ def values() -> dict[type, Any]:
         dict.fromkeys(NAMES, 0.1), target, (SENTENCE,) * 50, certificate, b"\0" * 10**7, frozenset(NAMES),
         dict.fromkeys(NAMES, (0.1, 0.1)), b"\0" * 10**6,
     )  # fmt: skip
+    interval = types.Interval(0.1, 0.0, 0.2, 0.05, 100, SENTENCE)
+    speed, candidate = types.Speed(0.1, 0.2, 0.5, 40, processor=SENTENCE), types.Candidate(10**6, 0.1, 0.2)
+    return (line, certificate, output, parity, target, file, file.sizes, interval, speed, candidate)
+
+
+def model_values(plan: types.Plan) -> tuple[Any, ...]:
+    """A compressed model of the plan, a recorded trajectory, and the parts and edits of a model."""
     motion = types.WeightMotion(LARGE, LARGE, LARGE, 100)
     trajectory = types.Trajectory(
         np.arange(10**5), np.zeros(10**5), dict.fromkeys(NAMES, motion), dict.fromkeys(NAMES, LARGE), 0, "0" * 64
@@ -81,38 +93,52 @@ def values() -> dict[type, Any]:
     encoding = types.Encoding(CODES, torch.ones(512), 4)
     model: Any = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(LAYERS)))
     compressed = types.Compressed(model, dict.fromkeys(NAMES, encoding), plan, {"weights": 0.1}, [{"x": CODES}] * 100)
-    rule = LayerRule("head.*", tuple(range(2, 9)) * 100)
-    recipe = dc.load_recipe("packed")
-    recipe = replace(recipe, summary=SENTENCE, layers=(rule,) * 300)
-    tau = selection.Correlation(0.5, 0.1, 0.9, 12)
-    row = selection.Row(NAMES[0], 1.0, dict.fromkeys(NAMES, estimate), 0.1, dict.fromkeys(NAMES, 1))
-    agreement = selection.Agreement(tau, dict.fromkeys(NAMES, tau), tau, tau)
-    ranking = selection.Ranking((row,) * 300, {}, dict.fromkeys(NAMES, agreement), (SENTENCE,) * 50)
     writer = dc.TrajectoryWriter()
     writer.append(0, {name: CODES.float() for name in NAMES[:3]})
-    costed = Costed(types.Budget(bytes=0.5), 1e6, 1e6, float("nan"), 0.1, plan)
-    made = [
-        *(choice, layers[0], estimate, option, option.change, profile, plan, line, certificate, output, parity, target, file),
-        *(motion, trajectory, encoding, compressed, rule, recipe, recipe.certificate, recipe.distill, recipe.budget, file.sizes),
-        *(tau, row, agreement, ranking, selection.Prediction(1, SENTENCE), writer),
+    layer = types.Layer(NAMES[0], "linear", (512, 512), 2**18)
+    return (
+        *(motion, trajectory, encoding, compressed, writer),
         types.ChannelGroup(NAMES[0], 4096, NAMES, dict.fromkeys(NAMES, 9)),
         types.ResidualBlock(NAMES[0], NAMES, NAMES[-1], True, True),
         types.Placement(SENTENCE, "as_is"),
-        types.Observation(layers[0], {types.Weight(): LARGE, types.InputMoment(): LARGE}),
+        types.Observation(layer, {types.Weight(): LARGE, types.InputMoment(): LARGE}),
         types.HeldOut({name: LARGE for name in NAMES}, np.arange(10**6), np.arange(10**6)),
-        types.Interval(0.1, 0.0, 0.2, 0.05, 100, SENTENCE),
         types.SetWeight(NAMES[0], CODES, CODES),
         types.Keep(NAMES[0], tuple(range(4096))),
         types.Affine(NAMES[0], CODES, CODES),
         types.Drop(NAMES[0]),
         types.LowRank(NAMES[0], CODES, CODES, CODES),
-        costed,
-        ParetoList((costed,) * 300),
-        types.Speed(0.1, 0.2, 0.5, 40, processor=SENTENCE),
-        types.Candidate(10**6, 0.1, 0.2),
+        types.SequentialMoments(LARGE, LARGE, LARGE, LARGE),
+        types.DistillationTask(types.Distillation(), spared=dict.fromkeys(NAMES, SENTENCE)),
         *(need() for need in types.Need.__args__),
-    ]  # fmt: skip
-    return {type(value): value for value in made}
+    )
+
+
+def recipe_values() -> tuple[Any, ...]:
+    """A recipe and its parts."""
+    rule = LayerRule("head.*", tuple(range(2, 9)) * 100)
+    recipe = dc.load_recipe("packed")
+    recipe = replace(recipe, summary=SENTENCE, layers=(rule,) * 300)
+    return (rule, recipe, recipe.certificate, recipe.distill, recipe.budget)
+
+
+def selection_values(plan: types.Plan) -> tuple[Any, ...]:
+    """The results of `rank` and of `pareto`."""
+    tau = selection.Correlation(0.5, 0.1, 0.9, 12)
+    row = selection.Row(NAMES[0], 1.0, dict.fromkeys(NAMES, types.Estimate(2.5, 0.25, 512)), 0.1, dict.fromkeys(NAMES, 1))
+    agreement = selection.Agreement(tau, dict.fromkeys(NAMES, tau), tau, tau)
+    ranking = selection.Ranking((row,) * 300, {}, dict.fromkeys(NAMES, agreement), (SENTENCE,) * 50)
+    costed = Costed(types.Budget(bytes=0.5), 1e6, 1e6, float("nan"), 0.1, plan)
+    prediction = selection.Prediction(1, SENTENCE)
+    return (tau, row, agreement, ranking, prediction, costed, ParetoList((costed,) * 300))
+
+
+def values() -> dict[type, Any]:
+    """One large value of every public class except errors, and of every dataclass that these contain."""
+    planning = planning_values()
+    plan = planning[-1]
+    parts = (*planning, *file_values(plan), *model_values(plan), *recipe_values(), *selection_values(plan))
+    return {type(value): value for value in parts}
 
 
 VALUES = values()

@@ -183,7 +183,7 @@ def _signed(
             sign = -1 if found.kendall.value < 0 else 1
             signed[name] = replace(predictions[name], sign=sign, source=LEARNED)
         if signed[name].sign < 0:
-            turned[name] = found.turned()
+            turned[name] = found.negated()
     return signed, turned
 
 

@@ -17,7 +17,7 @@ from dyncompress.pipeline.profiling import candidates, structure_choices
 from dyncompress.pipeline.profiling.profile import file_bytes
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
-from dyncompress.recipe.choice_checks import wrong_for_layer
+from dyncompress.recipe.choice_checks import layer_fault
 from dyncompress.recipe.recipe import LayerRule, Recipe
 from dyncompress.recipe.toml_files import load_target
 from dyncompress.types import (
@@ -239,4 +239,4 @@ def test_options_are_those_that_a_layer_can_have() -> None:
     for layer, pattern, group in ((wide, "2:4", "group:36"), (stem, "", "group:27")):
         found = candidates.choices(layer, recipe, target, None)
         assert {(c.pattern, c.granularity) for c in found} == {(pattern, group)}
-        assert all(wrong_for_layer(choice, layer.shape, target.weight_bits) is None for choice in found)
+        assert all(layer_fault(choice, layer.shape, target.weight_bits) is None for choice in found)

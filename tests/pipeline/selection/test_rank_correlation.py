@@ -125,7 +125,7 @@ def test_monotone_transforms_change_nothing_and_a_sign_turns_all() -> None:
     found = agreement(x, y, settings, resamples=50)
     assert agreement(np.exp(3 * x), y**3, settings, resamples=50) == found
     turned = agreement(-x, y, settings, resamples=50)
-    for mine, theirs in ((turned.kendall, found.turned().kendall), (turned.partial, found.turned().partial)):
+    for mine, theirs in ((turned.kendall, found.negated().kendall), (turned.partial, found.negated().partial)):
         assert mine.value == pytest.approx(theirs.value, abs=1e-9)
         assert mine.low == pytest.approx(theirs.low, abs=1e-9)
 
