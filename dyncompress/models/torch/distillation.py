@@ -27,7 +27,7 @@ from torch.nn import functional
 from dyncompress.models.augmentation import augment
 from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, tensors_of
 from dyncompress.models.torch.copying import deep_copy
-from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.layer_trace import TracedModel
 from dyncompress.types import Batch, DistillationTask
 
 # Numbers that the layers' outputs may hold at once, since the backward pass keeps them.
@@ -146,7 +146,7 @@ class Network:
         return tensors_of(call(self.module, inputs, self.names))
 
 
-def networks(teacher: TorchModel, student: TorchModel, example: Batch) -> tuple[Network, Network]:
+def networks(teacher: TracedModel, student: TracedModel, example: Batch) -> tuple[Network, Network]:
     """Copies of the teacher and the student, channels last where both run with that layout.
 
     Convolutions run faster with channels last, but a module that calls `view` may fail on it.

@@ -23,18 +23,17 @@ from torch.utils.hooks import RemovableHandle
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import temporary_hooks
 from dyncompress.models.torch.distillation import Network, distill, networks
-from dyncompress.models.torch.layer_trace import used_once
+from dyncompress.models.torch.layer_trace import TracedModel, used_once
 from dyncompress.models.torch.layers import channel_axis
 from dyncompress.models.torch.matching import join_batches, moments_of
-from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Affine, Batch, DistillationTask
 
 _MOMENT_EXAMPLES = 256  # examples whose output moments set the units
 
 
 def distill_gains(
-    model: TorchModel, teacher: TorchModel, batches: Sequence[Batch], task: DistillationTask
-) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
+    model: TracedModel, teacher: TracedModel, batches: Sequence[Batch], task: DistillationTask
+) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
     """Distil the teacher into the gains and shifts of the model's layers.
 
     Args:
@@ -62,7 +61,7 @@ def distill_gains(
 class _Student:
     """The compressed network with a gain and a shift after every layer: y -> mean + exp(a) (y - mean) + b std."""
 
-    def __init__(self, model: TorchModel, network: Network, example: Batch, gains: bool) -> None:
+    def __init__(self, model: TracedModel, network: Network, example: Batch, gains: bool) -> None:
         """Observe the moments of the outputs on the example; a and b start at 0."""
         self.network, self.gains = network, gains
         paths = {name: path for name, path in model.trace.modules.items() if used_once(model.module, model.trace, name)}

@@ -27,10 +27,9 @@ from dyncompress import linalg
 from dyncompress.models.torch.blocks import silent_block_outputs
 from dyncompress.models.torch.calling import call, device_inputs, temporary_hooks
 from dyncompress.models.torch.inputs import InputSums, patches
-from dyncompress.models.torch.layer_trace import used_once
+from dyncompress.models.torch.layer_trace import TracedModel, used_once
 from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, native_layout
 from dyncompress.models.torch.matching import join_batches
-from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, LayerFit, SequentialMoments
 
 # Numbers in the largest activation of the pass, both halves together.
@@ -44,7 +43,7 @@ _TEMPORARY_NUMBERS = 4_000_000
 
 @torch.no_grad()
 def in_sequence(
-    model: TorchModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
+    model: TracedModel, batches: Sequence[Batch], names: Sequence[str], solve: LayerFit, *, shortcuts: bool = True
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Compress layers in the order of the forward pass.
 
@@ -84,7 +83,7 @@ class _SequentialPass:
         block_inputs: residual block -> its input.
     """
 
-    def __init__(self, model: TorchModel, plan: Mapping[str, int | None], solve: LayerFit, shortcuts: bool) -> None:
+    def __init__(self, model: TracedModel, plan: Mapping[str, int | None], solve: LayerFit, shortcuts: bool) -> None:
         """Prepare a pass over the layers of `plan`, each with the call whose result is added to its output."""
         self.model, self.plan, self.solve = model, plan, solve
         self.weights: dict[str, tuple[Tensor, Tensor]] = {}
@@ -256,7 +255,7 @@ class _Additions:
         self.results.append(result)
 
 
-def _addition_plan(model: TorchModel, few: Batch, names: Sequence[str]) -> dict[str, int | None]:
+def _addition_plan(model: TracedModel, few: Batch, names: Sequence[str]) -> dict[str, int | None]:
     """Layer -> the call whose result is added to its output; None where no such result is known in time.
 
     Layers for which the second half of a batch changes the inputs of the first half are left out.
@@ -288,7 +287,7 @@ def _halves_swapped(few: Batch) -> tuple[Batch, Batch]:
     )
 
 
-def _inputs(model: TorchModel, batch: Batch, names: Sequence[str], additions: _Additions) -> dict[str, Tensor]:
+def _inputs(model: TracedModel, batch: Batch, names: Sequence[str], additions: _Additions) -> dict[str, Tensor]:
     """Layer -> its input; adds the pass's calls to `additions`."""
     layer_inputs: dict[str, Tensor] = {}
     calls = _Calls(additions.add_call)

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import temporary_hooks
 from dyncompress.models.torch.distillation import Network, distill, networks
+from dyncompress.models.torch.layer_trace import TracedModel
 from dyncompress.models.torch.layers import canonical
 from dyncompress.models.torch.matching import join_batches, moments_of
-from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, DistillationTask, SetWeight
 
 _MOMENT_EXAMPLES = 256  # examples whose outputs set the units of the biases
@@ -38,7 +38,7 @@ _MOMENT_EXAMPLES = 256  # examples whose outputs set the units of the biases
 State = dict[str, tuple[Tensor, Tensor | None]]  # layer -> weight in the module's own layout, and bias
 
 
-def distill_weights(model: TorchModel, teacher: TorchModel, batches: Sequence[Batch], task: DistillationTask) -> TorchModel:
+def distill_weights(model: TracedModel, teacher: TracedModel, batches: Sequence[Batch], task: DistillationTask) -> Any:
     """Distil the teacher into the weights and biases of the model's layers.
 
     Args:
@@ -64,7 +64,7 @@ def distill_weights(model: TorchModel, teacher: TorchModel, batches: Sequence[Ba
 class _Student:
     """The network whose layers' weights and biases learn; weights that are zero get no gradient."""
 
-    def __init__(self, model: TorchModel, network: Network, example: Batch, exclude: Collection[str]) -> None:
+    def __init__(self, model: TracedModel, network: Network, example: Batch, exclude: Collection[str]) -> None:
         """Choose the parameters that learn, and observe the spread of the outputs on the example."""
         trace = model.trace
         self.network, shared = network, _shared_parameters(network.module)

@@ -184,7 +184,7 @@ def test_a_plan_that_removes_nothing_before_it_rounds_notes_that_weights_are_not
     asked = plan(NARROW, **dict.fromkeys(tiny.LAYERS, Choice(weight_bits=8, activation_bits=8)))
     one, two = applied(without_weight_distillation(NARROW), asked), applied(NARROW, asked)
     assert equal(dict(one.module.state_dict()), dict(two.module.state_dict())) and "teach" not in two.stages
-    assert two.model.notes[-1] == "weights aren't taught: the plan takes nothing away before it rounds."
+    assert two.model.notes[-1] == "weights aren't distilled: the plan takes nothing away before it rounds."
 
 
 @pytest.mark.parametrize(
