@@ -106,7 +106,10 @@ def _check_callable(source: str, what: str) -> None:
     if not is_file(Path(place), f"{what} '{source}'"):
         raise InvalidRequest(f"{what} '{source}': there is no file {place}.")
     text = read_bytes(Path(place), f"{what} '{source}'")
-    with calling_user_code(f"{what} '{source}'"), warnings.catch_warnings(action="ignore"):  # shown at import
+    with (
+        calling_user_code(f"{what} '{source}'"),
+        warnings.catch_warnings(action="ignore"),
+    ):  # warnings are shown when the file is imported
         compile(text, place, "exec", dont_inherit=True)
 
 

@@ -220,28 +220,26 @@ class DistillationTask:
 
 
 @dataclass(frozen=True)
-class SequentialMoments:
-    """The moments that one layer is fitted to: y is the original's output, x the input from the compressed layers before it.
+class ResidualMoments:
+    """Moments of one layer's inputs x' and of its residual y - W x', with y the original's output. All are float64.
 
     Attributes:
-        moment: `[groups, K, K]`, second moment of the inputs x.
-        residual_cross_moment: `[out, K]`, the mean of (y - W x) x^T.
-        mean: `[groups, K]`, of the inputs x.
-        shift: `[out]`, the mean of y - W x.
+        moment: `[groups, K, K]`, E[x' x'^T].
+        residual_cross_moment: `[out, K]`, E[(y - W x') x'^T].
+        mean: `[groups, K]`, E[x'].
+        residual_mean: `[out]`, E[y - W x'].
     """
 
     moment: Array
     residual_cross_moment: Array
     mean: Array
-    shift: Array
-
-    __repr__ = short_repr
+    residual_mean: Array
 
 
 class LayerFit(Protocol):
     """Computes the new weight of one layer from its moments."""
 
-    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
+    def __call__(self, layer: str, moments: ResidualMoments) -> Array:
         """The weight, in the shape of `Layer.shape`."""
         ...
 

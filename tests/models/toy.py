@@ -96,7 +96,7 @@ class Perceptron:
         return (self.source or self).predict(inputs)
 
     def to_onnx(self, example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
-        nodes, tensors, value = [], [], "x"
+        nodes, tensors, value, bias = [], [], "x", np.zeros(0)
         for i, (name, (weight, bias)) in enumerate(self.weights.items()):
             tensors += [numpy_helper.from_array(weight, f"{name}.weight"), numpy_helper.from_array(bias, f"{name}.bias")]
             last = i == len(self.weights) - 1

@@ -124,4 +124,5 @@ def test_probes_of_structure_work_with_a_trajectory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(probes, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
     lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))
     probes.structure_probed(model, {"channels:stem": lines}, NoStep())
-    assert seen[0].run is model.run and seen[0].seed == model.seed and seen[0].kept is not model.kept
+    few, source = seen[0].source, model.source
+    assert few.run is source.run and few.seed == source.seed and few.cache is not source.cache

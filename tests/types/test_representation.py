@@ -108,7 +108,7 @@ def model_values(plan: types.Plan) -> tuple[Any, ...]:
         types.Affine(NAMES[0], CODES, CODES),
         types.Drop(NAMES[0]),
         types.LowRank(NAMES[0], CODES, CODES, CODES),
-        types.SequentialMoments(LARGE, LARGE, LARGE, LARGE),
+        types.ResidualMoments(LARGE, LARGE, LARGE, LARGE),
         types.DistillationTask(types.Distillation(), spared=dict.fromkeys(NAMES, SENTENCE)),
         *(need() for need in types.Need.__args__),
     )

@@ -18,30 +18,32 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import temporary_hooks
-from dyncompress.models.torch.distillation import Network, distill, networks
-from dyncompress.models.torch.layer_trace import TracedModel, used_once
+from dyncompress.models.torch.distillation import DistillationRun, Network, distill, networks
+from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import channel_axis
 from dyncompress.models.torch.matching import join_batches, moments_of
-from dyncompress.types import Affine, Batch, DistillationTask
+from dyncompress.models.torch.traced_model import M, TracedModel
+from dyncompress.types import Affine, Batch
 
 _MOMENT_EXAMPLES = 256  # examples whose output moments set the units
 
 
 def distill_gains(
-    model: TracedModel, teacher: TracedModel, batches: Sequence[Batch], task: DistillationTask
-) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+    model: M, teacher: TracedModel, batches: Sequence[Batch], *, run: DistillationRun, gains: bool = True
+) -> tuple[M, dict[str, tuple[Tensor, Tensor]]]:
     """Distil the teacher into the gains and shifts of the model's layers.
 
     Args:
         model: the compressed network.
         teacher: the original network.
-        batches: unlabelled inputs; a share `task.spec.held_out` of the examples chooses among the epochs' states.
-        task: the schedule, whose rate is in log gains and in standard deviations; the seed; and whether the gains learn, or the
-            shifts alone.
+        batches: unlabelled inputs; a share `run.schedule.held_out` of the examples chooses among the epochs' states.
+        run: the schedule, the seed and the augmentation; `schedule.rate` is in log gains and in standard deviations.
+        gains: whether the gains learn; if not, the shifts alone do.
 
     Returns:
         the new model, and layer -> (gain, shift), each `[out]`. The scale of an encoding has to be multiplied by the gain.
@@ -52,10 +54,15 @@ def distill_gains(
     inputs = join_batches(batches, model.input_names, 2**62)
     few = {name: value[:_MOMENT_EXAMPLES] for name, value in inputs.items()}
     original, network = networks(teacher, model, few)
-    student = _Student(model, network, few, task.gains)
-    state = distill(student, original, inputs, task, live=model.trace.activations)
+    student = _Student(model, network, few, gains)
+    state = distill(student, original, inputs, run, live=model.trace.activations)
     affine = student.affine(state)
     return model.edited([Affine(name, gain, shift) for name, (gain, shift) in affine.items()]), affine
+
+
+def tunable(model: TracedModel) -> bool:
+    """Whether `distill_gains` can run: at least one layer is called exactly once with a weight of its own."""
+    return any(used_once(model.module, model.trace, name) for name in model.trace.modules)
 
 
 class _Student:
@@ -114,6 +121,5 @@ class _Student:
         axis = channel_axis(layer, output)
         y = output.movedim(axis, 1) if output.ndim > 2 and axis != 1 else output
         weight, bias = self.gain[name].exp() * std, mean + self.shift[name] * std
-        # functional.batch_norm of torch 2.10 refuses eps = 0
-        y = torch.batch_norm(y, weight, bias, mean, std.square(), False, 0.0, 0.0, torch.backends.cudnn.enabled)
+        y = functional.batch_norm(y, mean, std.square(), weight, bias, training=False, eps=0.0)
         return y.movedim(1, axis).contiguous() if output.ndim > 2 and axis != 1 else y  # models call view on it

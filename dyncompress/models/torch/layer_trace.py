@@ -23,7 +23,7 @@ from dyncompress.models.torch.layers import (
     overrides,
     torch_class,
 )
-from dyncompress.types import Batch, Edit, Layer, ResidualBlock
+from dyncompress.types import Batch, Layer
 
 
 @dataclass
@@ -72,14 +72,6 @@ class TracedModel(Protocol):
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass, with their channel groups."""
-        ...
-
-    def residual_blocks(self) -> tuple[ResidualBlock, ...]:
-        """Modules that add a shortcut to their last layer's output, in forward order."""
-        ...
-
-    def edited(self, edits: Sequence[Edit]) -> Any:
-        """A new model of the same kind with the edits applied."""
         ...
 
 

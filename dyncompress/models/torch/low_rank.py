@@ -57,7 +57,7 @@ def factorise(module: nn.Module, trace: Trace, edits: Sequence[LowRank]) -> None
         path = trace.modules.get(edit.layer)
         old = None if path is None else module.get_submodule(path)
         if path is None or old is None or type(old) not in _EXACT:
-            raise InvalidRequest(f"there is no layer '{edit.layer}' that can be factorised; see `factorable_layers()`.")
+            raise InvalidRequest(f"there is no layer '{edit.layer}' that can be factorised; choose one of `model.factorable`.")
         inner, outer = edit.inner, edit.outer
         if inner.shape[1:] != old.weight.shape[1:] or outer.shape != (old.weight.shape[0], inner.shape[0]):
             raise InvalidRequest(

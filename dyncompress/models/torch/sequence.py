@@ -4,7 +4,7 @@
 
 The calibration examples run through the network twice in one batch: the first half as the original computes them, the second
 half as the layers that are compressed already compute them. At each layer, y is the original's output and x' the layer's inputs
-in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `SequentialMoments`
+in the second half. The weight that least squares fits to y on x' is W + E[(y - W x') x'^T] E[x' x'^T]^-1; `ResidualMoments`
 holds these moments. The layer is compressed at once, and the second half continues with its new weight, so that the whole
 network takes one forward pass. Where a layer's output is added to a tensor that is known by then, as at the end of a residual
 block, the error of that tensor counts as part of the residual.
@@ -27,10 +27,11 @@ from dyncompress import linalg
 from dyncompress.models.torch.blocks import silent_block_outputs
 from dyncompress.models.torch.calling import call, device_inputs, temporary_hooks
 from dyncompress.models.torch.inputs import InputSums, patches
-from dyncompress.models.torch.layer_trace import TracedModel, used_once
+from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, native_layout
 from dyncompress.models.torch.matching import join_batches
-from dyncompress.types import Batch, LayerFit, SequentialMoments
+from dyncompress.models.torch.traced_model import TracedModel
+from dyncompress.types import Batch, LayerFit, ResidualMoments
 
 # Numbers in the largest activation of the pass, both halves together.
 _LARGEST_ACTIVATION = 100_000_000
@@ -140,7 +141,7 @@ class _SequentialPass:
             moments = _residual_moments(layer, x, residual)
             weight = self.solve(name, moments).to(layer.weight)
             change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(moments.mean), -1))
-            shift = moments.shift - (change * moments.mean[:, None, :]).sum(-1).flatten()
+            shift = moments.residual_mean - (change * moments.mean[:, None, :]).sum(-1).flatten()
             self.weights[name] = weight, shift.to(layer.weight)
             _write_output(layer, self.weights[name], x, own)
             return output
@@ -156,7 +157,7 @@ def _write_output(layer: nn.Module, weights: tuple[Tensor, Tensor], x: Tensor, o
         torch.add(torch.func.functional_call(layer, parameters, (inputs,)), shift.view(shape), out=outputs)
 
 
-def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> SequentialMoments:
+def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> ResidualMoments:
     """The moments over examples and positions, summed in blocks of bounded size."""
     rows = residual.numel() // canonical(layer).shape[0]
     moment, total, mean, residual_mean = InputSums(), 0.0, 0.0, 0.0
@@ -167,7 +168,7 @@ def _residual_moments(layer: nn.Module, x: Tensor, residual: Tensor) -> Sequenti
         mean = mean + _input_sums(layer, inputs)
         residual_mean = residual_mean + residuals.sum(axes).double()
         total = total + canonical(layer, _residual_products(layer, inputs, residuals)).flatten(1).double()
-    return SequentialMoments(moment.value, total / rows, mean / rows, residual_mean / rows)
+    return ResidualMoments(moment.value, total / rows, mean / rows, residual_mean / rows)
 
 
 def _input_sums(layer: nn.Module, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from dyncompress.types import (
     LowRank,
     Observation,
     Plan,
-    SequentialMoments,
+    ResidualMoments,
     Weight,
 )
 
@@ -73,7 +73,7 @@ class _Fit:
     seen: Mapping[str, Observation]
     pairs: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
-    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
+    def __call__(self, layer: str, moments: ResidualMoments) -> Array:
         """The product of the layer's factors, in its shape."""
         moment, cross = centred(moments)
         weight = self.seen[layer][Weight()]

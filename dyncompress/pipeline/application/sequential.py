@@ -26,7 +26,7 @@ from dyncompress.types import (
     LayerwiseCalibration,
     Need,
     Observation,
-    SequentialMoments,
+    ResidualMoments,
     SetWeight,
     Weight,
 )
@@ -49,7 +49,7 @@ class _Fit:
     observations: Mapping[str, Observation]
     compress: Callable[[Observation], Array]
 
-    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
+    def __call__(self, layer: str, moments: ResidualMoments) -> Array:
         """The layer's new weight."""
         moment, cross = centred(moments)
         known = self.observations[layer]
@@ -99,19 +99,19 @@ def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
     return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
 
 
-def centred(moments: SequentialMoments) -> tuple[Array, Array]:
+def centred(moments: ResidualMoments) -> tuple[Array, Array]:
     """Covariance of the inputs `[groups, K, K]`, and of the residuals with the inputs, `[out, K]`.
 
     Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
     diagonal gets the least that the moment's precision can tell from nothing.
     """
     mean = moments.mean
-    rows = mean.repeat_interleave(len(moments.shift) // len(mean), dim=0)
+    rows = mean.repeat_interleave(len(moments.residual_mean) // len(mean), dim=0)
     covariance = moments.moment - mean[:, :, None] * mean[:, None, :]
     least = _PRECISION * moments.moment.diagonal(dim1=-2, dim2=-1).mean(-1) + torch.finfo(torch.float32).tiny
     least = torch.where(covariance.diagonal(dim1=-2, dim2=-1).mean(-1) < _CONSTANT * least, _CONSTANT * least, least)
     covariance.diagonal(dim1=-2, dim2=-1).add_(least[:, None])
-    return covariance, moments.residual_cross_moment - moments.shift[:, None] * rows
+    return covariance, moments.residual_cross_moment - moments.residual_mean[:, None] * rows
 
 
 def ridge(moment: Array, cross: Array) -> Array:

@@ -33,7 +33,7 @@ from dyncompress.types import (
     LayerwiseCalibration,
     Model,
     Observation,
-    SequentialMoments,
+    ResidualMoments,
     SetWeight,
     Weight,
 )
@@ -160,12 +160,12 @@ class _Fit:
     cut: Mapping[str, tuple[ChannelGroup, Choice]]
     kept: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def __call__(self, layer: str, moments: SequentialMoments) -> Array:
+    def __call__(self, layer: str, moments: ResidualMoments) -> Array:
         """The layer's new weight, zero in the columns of removed channels."""
         observation = self.seen[layer]
         weight, mean = _matrix(observation), moments.mean[0].double()
         moment = moments.moment[0].double() - torch.outer(mean, mean)  # the bias restores the mean
-        cross = moments.residual_cross_moment.double() - torch.outer(moments.shift.double(), mean)
+        cross = moments.residual_cross_moment.double() - torch.outer(moments.residual_mean.double(), mean)
         factor = damped_cholesky(damped(moment, DAMPING), 0.0)
         new = weight + torch.cholesky_solve(cross.T, factor).T
         group, choice = next((found for found in self.cut.values() if layer in found[0].consumers), (None, None))

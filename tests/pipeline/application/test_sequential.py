@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel, open_model
-from dyncompress.models.torch.sequence import _residual_products, in_sequence
+from dyncompress.models.torch.sequence import _correlated, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.quantization import Gptq, decode
@@ -27,7 +27,7 @@ from dyncompress.types import (
     InputMoment,
     Model,
     Observation,
-    SequentialMoments,
+    ResidualMoments,
     Weight,
 )
 from tests import tiny
@@ -74,7 +74,7 @@ def test_an_unchanged_network_has_no_residual() -> None:
     model = opened(Residual(), batches).model
     lacks = []
 
-    def same(name: str, wanted: SequentialMoments) -> Tensor:
+    def same(name: str, wanted: ResidualMoments) -> Tensor:
         lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.shift.abs().max()))
         return weight_of(model, name)
 
@@ -89,9 +89,9 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     """The oracle runs the original and the compressed network separately and unfolds every patch."""
     batches = data(24)
     model = opened(Residual(), batches).model
-    seen: dict[str, SequentialMoments] = {}
+    seen: dict[str, ResidualMoments] = {}
 
-    def coarse(name: str, wanted: SequentialMoments) -> Tensor:
+    def coarse(name: str, wanted: ResidualMoments) -> Tensor:
         seen[name] = wanted
         return weight_of(model, name).mul(4).round().div(4)
 
@@ -148,7 +148,7 @@ def test_a_layer_compensates_for_errors_before_it() -> None:
     model = opened(module, [{"x": x}])
     turn = torch.linalg.qr(torch.randn(6, 6)).Q
 
-    def solve(name: str, wanted: SequentialMoments) -> Tensor:
+    def solve(name: str, wanted: ResidualMoments) -> Tensor:
         weight = weight_of(model.model, name)
         if name == "first":
             return turn @ weight
@@ -261,7 +261,7 @@ def test_the_residual_cross_moment_equals_the_gradient(layer: nn.Module) -> None
     lack = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     (wanted,) = torch.autograd.grad(output, layer.weight, lack)
     with torch.no_grad():
-        assert torch.allclose(_residual_products(layer, x, lack), wanted, atol=1e-4)
+        assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)
 
 
 def test_nearly_constant_inputs_have_a_factor() -> None:
@@ -270,7 +270,7 @@ def test_nearly_constant_inputs_have_a_factor() -> None:
     mean = torch.rand(1, 64, generator=generator, dtype=torch.float64)
     noise = 1e-7 * torch.randn(64, 64, generator=generator, dtype=torch.float64)
     moment = mean[:, :, None] * mean[:, None, :] + noise + noise.mT
-    wanted = SequentialMoments(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
+    wanted = ResidualMoments(moment, torch.zeros(4, 64, dtype=torch.float64), mean, torch.zeros(4, dtype=torch.float64))
     covariance, _ = centred(wanted)
     assert float(torch.linalg.eigvalsh(covariance).min()) > 0
     assert float(torch.linalg.eigvalsh(moment - mean[:, :, None] * mean[:, None, :]).min()) < -1e-6
