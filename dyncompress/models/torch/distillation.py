@@ -28,7 +28,7 @@ from dyncompress.models.augmentation import augment
 from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, tensors_of
 from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.traced_model import TracedModel
-from dyncompress.types import Batch, Distillation
+from dyncompress.types import Batch, DistillationTask
 
 # Numbers that the layers' outputs may hold at once, since the backward pass keeps them.
 _LIVE_NUMBERS = 200_000_000
@@ -54,42 +54,23 @@ class Student(Protocol[State]):
         ...
 
 
-@dataclass(frozen=True)
-class DistillationRun:
-    """How one distillation runs.
-
-    Attributes:
-        schedule: number of epochs, learning rate, batch size, augmentation, and the share of the examples held out.
-        seed: of the split into held-out and other examples, of their order, and of the augmentation.
-        horizontal_flip: whether images may be flipped left to right.
-    """
-
-    schedule: Distillation
-    seed: int = 0
-    horizontal_flip: bool = True
-
-    def augmented_batch(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """The batch after augmentation."""
-        return augment(batch, self.schedule, generator, horizontal_flip=self.horizontal_flip)
-
-
-def distill(student: Student[State], teacher: Network, inputs: Batch, run: DistillationRun, live: int) -> State:
+def distill(student: Student[State], teacher: Network, inputs: Batch, task: DistillationTask, live: int) -> State:
     """Train the student, and return its state of least divergence on held-out examples: initial, or after one of the epochs.
 
     Args:
         student: its parameters are changed in place.
         teacher: the original network.
         inputs: all unlabelled examples as one batch, `[n, ...]` by input name.
-        run: the schedule and the seed; a share `run.schedule.held_out` of the examples is held out.
+        task: the schedule and the seed; a share `task.spec.held_out` of the examples is held out.
         live: numbers in the outputs of all of the student's layers for one example, which bounds the batch size.
     """
-    schedule, n = run.schedule, len(next(iter(inputs.values())))
+    schedule, n = task.spec, len(next(iter(inputs.values())))
     held_out = max(1, round(n * schedule.held_out))
-    generator = torch.Generator().manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(task.seed)
     size = max(1, min(schedule.batch, _LIVE_NUMBERS // max(live, 1)))
     held_out_rows, rows_to_learn = torch.randperm(n, generator=generator).split([held_out, n - held_out])
     # The weights may have been fitted to these very images, so that augmented images are used.
-    test_batch = run.augmented_batch(_rows(inputs, held_out_rows), generator)
+    test_batch = augment(_rows(inputs, held_out_rows), schedule, generator, horizontal_flip=task.flips)
     answers = _answers(teacher, test_batch, size)
     best, best_state = _divergence(student, test_batch, answers, size), student.state()
     groups = student.groups(schedule.rate)
@@ -99,7 +80,7 @@ def distill(student: Student[State], teacher: Network, inputs: Batch, run: Disti
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
     for _ in range(schedule.epochs):
         for rows in torch.randperm(len(rows_to_learn), generator=generator).split(size):
-            batch = run.augmented_batch(_rows(inputs, rows_to_learn[rows]), generator)
+            batch = augment(_rows(inputs, rows_to_learn[rows]), schedule, generator, horizontal_flip=task.flips)
             with _reduced_precision(parameters[0].device):
                 with torch.no_grad():
                     target = teacher(batch)

@@ -23,27 +23,27 @@ from torch.utils.hooks import RemovableHandle
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import temporary_hooks
-from dyncompress.models.torch.distillation import DistillationRun, Network, distill, networks
+from dyncompress.models.torch.distillation import Network, distill, networks
 from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import channel_axis
 from dyncompress.models.torch.matching import join_batches, moments_of
 from dyncompress.models.torch.traced_model import M, TracedModel
-from dyncompress.types import Affine, Batch
+from dyncompress.types import Affine, Batch, DistillationTask
 
 _MOMENT_EXAMPLES = 256  # examples whose output moments set the units
 
 
 def distill_gains(
-    model: M, teacher: TracedModel, batches: Sequence[Batch], *, run: DistillationRun, gains: bool = True
+    model: M, teacher: TracedModel, batches: Sequence[Batch], task: DistillationTask
 ) -> tuple[M, dict[str, tuple[Tensor, Tensor]]]:
     """Distil the teacher into the gains and shifts of the model's layers.
 
     Args:
         model: the compressed network.
         teacher: the original network.
-        batches: unlabelled inputs; a share `run.schedule.held_out` of the examples chooses among the epochs' states.
-        run: the schedule, the seed and the augmentation; `schedule.rate` is in log gains and in standard deviations.
-        gains: whether the gains learn; if not, the shifts alone do.
+        batches: unlabelled inputs; a share `task.spec.held_out` of the examples chooses among the epochs' states.
+        task: the schedule, whose rate is in log gains and in standard deviations; the seed; and whether the gains learn, or the
+            shifts alone.
 
     Returns:
         the new model, and layer -> (gain, shift), each `[out]`. The scale of an encoding has to be multiplied by the gain.
@@ -54,8 +54,8 @@ def distill_gains(
     inputs = join_batches(batches, model.input_names, 2**62)
     few = {name: value[:_MOMENT_EXAMPLES] for name, value in inputs.items()}
     original, network = networks(teacher, model, few)
-    student = _Student(model, network, few, gains)
-    state = distill(student, original, inputs, run, live=model.trace.activations)
+    student = _Student(model, network, few, task.gains)
+    state = distill(student, original, inputs, task, live=model.trace.activations)
     affine = student.affine(state)
     return model.edited([Affine(name, gain, shift) for name, (gain, shift) in affine.items()]), affine
 

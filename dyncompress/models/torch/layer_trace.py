@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,34 +45,6 @@ class Trace:
     users: dict[str, tuple[str, ...]] = field(default_factory=dict)
     largest: int = 1
     activations: int = 1
-
-
-class TracedModel(Protocol):
-    """A module together with its trace, as `TorchModel` holds them."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The network, in eval mode."""
-        ...
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """Names of its inputs, in order."""
-        ...
-
-    @property
-    def trace(self) -> Trace:
-        """Its layers and their calls."""
-        ...
-
-    @property
-    def kept(self) -> Mapping[str, tuple[int, ...]]:
-        """Layer -> its output channels, counted in the model as it was opened; layers that lost none are absent."""
-        ...
-
-    def layers(self) -> tuple[Layer, ...]:
-        """All layers in the order of the forward pass, with their channel groups."""
-        ...
 
 
 @dataclass(frozen=True)

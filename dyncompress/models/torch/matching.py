@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import outputs, split, temporary_hooks
-from dyncompress.models.torch.layer_trace import TracedModel, used_once
+from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import channel_axis
+from dyncompress.models.torch.traced_model import TracedModel
 from dyncompress.types import Batch
 
 # Limits of the gains: a channel that needs more is broken, and a larger gain amplifies noise.

@@ -32,7 +32,6 @@ from dyncompress.models.torch import (
     sequence,
     weight_distillation,
 )
-from dyncompress.models.torch.distillation import DistillationRun
 from dyncompress.types import (
     Affine,
     Batch,
@@ -277,11 +276,11 @@ class TorchModel:
         return new
 
     def with_notes(self, *notes: str) -> TorchModel:
-        """The same model with more notes."""
+        """The same model with further notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def with_free_axes(self, free: Mapping[str, tuple[int, ...]]) -> TorchModel:
-        """The same model with these axes free in its file."""
+        """The same model with these axes free in its ONNX file: input -> axes after the batch axis."""
         return replace(self, free=free)
 
     def in_sequence(
@@ -293,19 +292,17 @@ class TorchModel:
 
     def distilled(self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask) -> TorchModel:
         """The model with weights distilled from the reference; see `weight_distillation`."""
-        run = DistillationRun(how.spec, how.seed, how.flips)
-        return weight_distillation.distill_weights(self, reference, batches, run=run, exclude=how.spared)
+        return weight_distillation.distill_weights(self, reference, batches, how)
 
     def tunable(self) -> bool:
-        """Whether a layer has a gain or a shift that can be learned on its own."""
+        """Whether `tuned` can run: at least one layer is called exactly once with a weight of its own."""
         return gain_distillation.tunable(self)
 
     def tuned(
         self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask
     ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
         """The model with gains and shifts distilled from the reference; see `gain_distillation`."""
-        run = DistillationRun(how.spec, how.seed, how.flips)
-        return gain_distillation.distill_gains(self, reference, batches, run=run, gains=how.gains)
+        return gain_distillation.distill_gains(self, reference, batches, how)
 
     def _edit(self, module: nn.Module, edit: SetWeight | Affine) -> None:
         """Apply one edit of a weight to a copy of the module, in place."""

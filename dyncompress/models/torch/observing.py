@@ -31,9 +31,10 @@ from dyncompress.models.torch.calling import (
 )
 from dyncompress.models.torch.curvature import hessian_spectra
 from dyncompress.models.torch.inputs import InputSums
-from dyncompress.models.torch.layer_trace import SelectedLayers, TracedModel
+from dyncompress.models.torch.layer_trace import SelectedLayers
 from dyncompress.models.torch.layers import channel_axis, parameter_of
 from dyncompress.models.torch.noise import noise_gains
+from dyncompress.models.torch.traced_model import TracedModel
 from dyncompress.types import (
     Batch,
     Bias,

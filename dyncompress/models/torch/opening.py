@@ -1,4 +1,9 @@
-"""Open a torch module for compression: copy it, check it on an example, and fold BatchNorm into its layers."""
+# pyright: reportArgumentType=false, reportIndexIssue=false
+# (to a checker every attribute of an nn.Module is `Tensor | Module`)
+"""Opening a torch module: copy, check, bring into one form, and fold BatchNorm; the result is a `TorchModel`.
+
+The caller's module is never changed: the adapter works on a copy in eval mode with BatchNorm folded.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +69,7 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     plain_layers.make_plain(own, example, names)
     if size:
         batches.cut_into_pieces(own, size)
-        example = batches.resize_batch(
-            batch or example, 2 * size
-        )  # two pieces, so that the trace counts two calls of every layer
+        example = batches.resize_batch(batch or example, 2 * size)  # two pieces: the trace counts two calls of every layer
     example_outputs = calling.checked_outputs(own, example, names, layers.compressible_modules(own))
     batches.refuse_memory(own, example_outputs, example, names)
     caller = copying.in_eval_mode(module)

@@ -1,18 +1,18 @@
-"""What the files beside the adapter read of it: a Protocol, so that none of them imports the adapter itself."""
+"""The part of the adapter that the files beside it read: a Protocol, so that none of them imports the adapter itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 from torch import nn
 
 from dyncompress.models.torch.layer_trace import Trace
-from dyncompress.types import Edit, ResidualBlock
+from dyncompress.types import Edit, Layer, ResidualBlock
 
 
 class TracedModel(Protocol):
-    """A module, what one forward pass of it shows, and its edits; `TorchModel` is one."""
+    """A module together with its trace and its edits, as `TorchModel` holds them."""
 
     @property
     def module(self) -> nn.Module:
@@ -26,11 +26,20 @@ class TracedModel(Protocol):
 
     @property
     def trace(self) -> Trace:
-        """What one forward pass shows."""
+        """Its layers as one forward pass calls them."""
+        ...
+
+    @property
+    def kept(self) -> Mapping[str, tuple[int, ...]]:
+        """Layer -> its output channels, counted in the model as it was opened; layers that lost none are absent."""
+        ...
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in the order of the forward pass, with their channel groups."""
         ...
 
     def residual_blocks(self) -> tuple[ResidualBlock, ...]:
-        """Parts that add a shortcut to their last layer, in forward order."""
+        """Modules that add a shortcut to their last layer's output, in forward order."""
         ...
 
     def edited(self, edits: Sequence[Edit]) -> Self:

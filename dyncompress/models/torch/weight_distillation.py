@@ -27,28 +27,25 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.calling import temporary_hooks
-from dyncompress.models.torch.distillation import DistillationRun, Network, distill, networks
+from dyncompress.models.torch.distillation import Network, distill, networks
 from dyncompress.models.torch.layers import canonical
 from dyncompress.models.torch.matching import join_batches, moments_of
 from dyncompress.models.torch.traced_model import M, TracedModel
-from dyncompress.types import Batch, SetWeight
+from dyncompress.types import Batch, DistillationTask, SetWeight
 
 _MOMENT_EXAMPLES = 256  # examples whose outputs set the units of the biases
 
 State = dict[str, tuple[Tensor, Tensor | None]]  # layer -> weight in the module's own layout, and bias
 
 
-def distill_weights(
-    model: M, teacher: TracedModel, batches: Sequence[Batch], *, run: DistillationRun, exclude: Collection[str] = ()
-) -> M:
+def distill_weights(model: M, teacher: TracedModel, batches: Sequence[Batch], task: DistillationTask) -> M:
     """Distil the teacher into the weights and biases of the model's layers.
 
     Args:
         model: the network with less structure or with zeros, in float.
         teacher: the original network.
-        batches: unlabelled inputs; a share `run.schedule.held_out` of the examples chooses among the epochs' states.
-        run: the schedule, the seed and the augmentation; of the schedule, `epochs` and `rate` count.
-        exclude: layers that stay as they are.
+        batches: unlabelled inputs; a share `task.spec.held_out` of the examples chooses among the epochs' states.
+        task: the schedule, of which `epochs` and `rate` count; the seed; and the layers that stay as they are (`spared`).
 
     Returns:
         the new model.
@@ -59,8 +56,8 @@ def distill_weights(
     inputs = join_batches(batches, model.input_names, 2**62)
     few = {name: value[:_MOMENT_EXAMPLES] for name, value in inputs.items()}
     original, network = networks(teacher, model, few)
-    student = _Student(model, network, few, exclude)
-    state = distill(student, original, inputs, run, live=model.trace.activations)
+    student = _Student(model, network, few, task.spared)
+    state = distill(student, original, inputs, task, live=model.trace.activations)
     return model.edited([SetWeight(name, canonical(student.layers[name], w), b) for name, (w, b) in state.items()])
 
 

@@ -13,12 +13,12 @@ from torch.nn import functional
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.augmentation import augment
-from dyncompress.models.torch.distillation import DistillationRun, loss
+from dyncompress.models.torch.distillation import loss
 from dyncompress.models.torch.gain_distillation import distill_gains
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import Affine, Distillation
+from dyncompress.types import Affine, Distillation, DistillationTask
 
 
 def convolutional() -> nn.Module:
@@ -73,7 +73,7 @@ def test_a_disturbance_of_gains_and_shifts_is_undone(kind: str) -> None:
     data = batches(*shape)
     teacher = open_model(network(), data[0])
     student = disturbed(teacher)
-    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=40, rate=0.03, batch=16)))
+    new, gains = distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=40, rate=0.03, batch=16)))
     assert distance(teacher, new, data) < 0.05 * distance(teacher, student, data)
     assert set(gains) == set(teacher.trace.modules)
 
@@ -83,7 +83,7 @@ def test_the_new_model_is_the_old_one_with_the_gains_and_shifts_that_are_returne
     teacher = open_model(convolutional(), data[0])
     student = disturbed(teacher)
     before = {name: value.clone() for name, value in student.module.state_dict().items()}
-    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=2)))
+    new, gains = distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=2)))
     again = student.edited([Affine(name, *found) for name, found in gains.items()])
     assert all(torch.equal(a, b) for a, b in zip(new.module.parameters(), again.module.parameters(), strict=True))
     assert all(bool((gain > 0).all()) for gain, _ in gains.values())
@@ -96,7 +96,7 @@ def test_a_seed_gives_the_same_result_twice_and_leaves_torch_s_own_alone() -> No
     teacher = open_model(convolutional(), data[0])
     student, state = disturbed(teacher), torch.random.get_rng_state()
     one, two, three = (
-        distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=2), seed))[1] for seed in (0, 0, 1)
+        distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=2), seed))[1] for seed in (0, 0, 1)
     )
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(one[name][i], two[name][i]) for name in one for i in (0, 1))
@@ -106,7 +106,7 @@ def test_a_seed_gives_the_same_result_twice_and_leaves_torch_s_own_alone() -> No
 def test_a_student_that_is_its_teacher_stays_as_it_is() -> None:
     data = batches(3, 10, 12)
     teacher = open_model(convolutional(), data[0])
-    new, gains = distill_gains(teacher, teacher, data, run=DistillationRun(Distillation(epochs=2, rate=0.5)))
+    new, gains = distill_gains(teacher, teacher, data, DistillationTask(Distillation(epochs=2, rate=0.5)))
     assert all(torch.equal(gain, torch.ones_like(gain)) for gain, _ in gains.values())
     assert distance(teacher, new, data) < 1e-9
 
@@ -115,7 +115,7 @@ def test_without_gains_only_biases_move() -> None:
     data = batches(3, 10, 12)
     teacher = open_model(convolutional(), data[0])
     student = disturbed(teacher)
-    new, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=4)), gains=False)
+    new, gains = distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=4), gains=False))
     assert all(torch.equal(gain, torch.ones_like(gain)) for gain, _ in gains.values())
     assert distance(teacher, new, data) < distance(teacher, student, data)
 
@@ -135,7 +135,7 @@ def test_layers_called_twice_or_sharing_their_weight_are_passed_over() -> None:
     data = batches(6)
     teacher = open_model(Twice(), data[0])
     student = teacher.edited([Affine("head", torch.full((3,), 0.5), torch.zeros(3))])
-    _, gains = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=1)))
+    _, gains = distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=1)))
     assert set(gains) == {"head"}
 
 
@@ -153,7 +153,7 @@ def test_a_module_that_wants_the_usual_memory_layout_is_run_in_it() -> None:
     data = batches(3, 10, 10)
     teacher = open_model(Viewing(), data[0])
     student = disturbed(teacher)
-    new, _ = distill_gains(student, teacher, data, run=DistillationRun(Distillation(epochs=3)))
+    new, _ = distill_gains(student, teacher, data, DistillationTask(Distillation(epochs=3)))
     assert distance(teacher, new, data) < distance(teacher, student, data)
 
 

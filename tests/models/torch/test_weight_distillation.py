@@ -14,14 +14,13 @@ import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch import distillation
-from dyncompress.models.torch.distillation import DistillationRun
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
 from dyncompress.models.torch.weight_distillation import distill_weights
 from dyncompress.pipeline.task import observes_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_recipe
-from dyncompress.types import Choice, Distillation, SetWeight
+from dyncompress.types import Choice, Distillation, DistillationTask, SetWeight
 from tests import tiny
 
 IMAGES = tiny.images(512, seed=7)[0]
@@ -60,7 +59,7 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
     original = teacher()
     student = with_zeros(original)
     before, first = weights(student), weights(original)
-    new = distill_weights(student, original, BATCHES, run=DistillationRun(SPEC))
+    new = distill_weights(student, original, BATCHES, DistillationTask(SPEC))
     assert distance(original, new) < 0.6 * distance(original, student)
     for name, value in weights(new).items():
         assert value.shape == before[name].shape
@@ -74,8 +73,8 @@ def test_new_images_are_answered_more_like_the_teacher_does_and_zeros_stay_zeros
 def test_a_seed_gives_the_same_weights_twice_and_leaves_torch_s_own_alone() -> None:
     original, spec = teacher(), replace(SPEC, epochs=1, shift=1, mix=0.5)
     student, state = with_zeros(original), torch.random.get_rng_state()
-    runs = [DistillationRun(spec, seed) for seed in (0, 0, 1)]
-    one, two, three = (weights(distill_weights(student, original, BATCHES, run=run)) for run in runs)
+    runs = [DistillationTask(spec, seed) for seed in (0, 0, 1)]
+    one, two, three = (weights(distill_weights(student, original, BATCHES, run)) for run in runs)
     assert torch.equal(state, torch.random.get_rng_state()) and not torch.backends.cudnn.deterministic
     assert equal(one, two) and not equal(one, three)
 
@@ -83,10 +82,10 @@ def test_a_seed_gives_the_same_weights_twice_and_leaves_torch_s_own_alone() -> N
 def test_epochs_that_raise_the_divergence_are_discarded() -> None:
     """A student that is its teacher; and a rate at which every epoch destroys."""
     original = teacher()
-    assert equal(weights(distill_weights(original, original, BATCHES, run=DistillationRun(SPEC))), weights(original))
+    assert equal(weights(distill_weights(original, original, BATCHES, DistillationTask(SPEC))), weights(original))
     student = with_zeros(original, 0.2)
     wild = replace(SPEC, rate=0.99, epochs=2, batch=8)
-    assert equal(weights(distill_weights(student, original, BATCHES[:1], run=DistillationRun(wild))), weights(student))
+    assert equal(weights(distill_weights(student, original, BATCHES[:1], DistillationTask(wild))), weights(student))
 
 
 def test_the_best_epoch_is_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +98,7 @@ def test_the_best_epoch_is_kept_not_the_last(monkeypatch: pytest.MonkeyPatch) ->
         return seen[-1][0]
 
     monkeypatch.setattr(distillation, "_divergence", noted)
-    new = distill_weights(with_zeros(original), original, BATCHES, run=DistillationRun(replace(SPEC, epochs=4)))
+    new = distill_weights(with_zeros(original), original, BATCHES, DistillationTask(replace(SPEC, epochs=4)))
     assert len(seen) == 5, "once before, once an epoch"
     best = min(seen, key=lambda note: note[0])[1]
     for name, path in new.trace.modules.items():
@@ -124,13 +123,15 @@ def test_layers_that_share_their_weight_or_are_excluded_stay_and_those_called_tw
     x = torch.randn(96, 6, generator=torch.Generator().manual_seed(1))
     original = open_model(module, {"x": x})
     student = original.edited([SetWeight("head", 0.5 * module.head.weight.detach())])
-    new = distill_weights(student, original, [{"x": x}], run=DistillationRun(replace(SPEC, epochs=2)), exclude=("spared",))
+    new = distill_weights(student, original, [{"x": x}], DistillationTask(replace(SPEC, epochs=2), spared={"spared": ""}))
     before, after = weights(student), weights(new)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"loop.weight", "loop.bias", "head.weight", "head.bias"}
     assert new.module.last.weight is new.module.tied.weight
     with pytest.raises(InvalidRequest, match=r"no layer with a weight of its own to distil into; set distill.weight_epochs = 0"):
-        distill_weights(student, original, [{"x": x}], run=DistillationRun(SPEC), exclude=("loop", "head", "spared"))
+        distill_weights(
+            student, original, [{"x": x}], DistillationTask(SPEC, spared=dict.fromkeys(("loop", "head", "spared"), ""))
+        )
 
 
 # ---------------------------------------------------------------- in a recipe
@@ -184,7 +185,7 @@ def test_a_plan_that_removes_nothing_before_it_rounds_notes_that_weights_are_not
     asked = plan(NARROW, **dict.fromkeys(tiny.LAYERS, Choice(weight_bits=8, activation_bits=8)))
     one, two = applied(without_weight_distillation(NARROW), asked), applied(NARROW, asked)
     assert equal(dict(one.module.state_dict()), dict(two.module.state_dict())) and "teach" not in two.stages
-    assert two.model.notes[-1] == "weights aren't taught: the plan takes nothing away before it rounds."
+    assert two.model.notes[-1] == "weights aren't distilled: the plan takes nothing away before it rounds."
 
 
 @pytest.mark.parametrize(
