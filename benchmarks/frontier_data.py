@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.judging import float_onnx, outputs
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from tests.data import cifar10, data_file
 
 SEEDS = (0, 1, 2)

@@ -31,7 +31,7 @@ def judged(scores: np.ndarray, reference: np.ndarray, y: np.ndarray) -> dict[str
 
 def float_onnx(model: object, calibration: np.ndarray) -> bytes:
     """The float32 ONNX file, exported and stripped in the same way as by the library."""
-    from dyncompress.models.torch.model import open_model
+    from dyncompress.models.torch.opening import open_model
 
     opened = open_model(model, {"x": calibration[:2]})
     return opened.to_onnx({"x": calibration[:2]})[0]

@@ -25,7 +25,7 @@ from torch import nn
 import dyncompress as dc
 from benchmarks.cifar_resnet import Block, CifarResNet
 from dyncompress.models.torch import observing, onnx_graph
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import InputMoment
 from dyncompress.types.progress import NoStep, Step
 

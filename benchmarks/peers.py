@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.cifar_resnet import CifarResNet
 from benchmarks.frontier_data import Case, Made, NotHereError, float_macs
 from benchmarks.judging import float_onnx
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 
 NNCF_PYTHON = "FRONTIER_NNCF_PYTHON"
 STEPS = 400  # as in torch-pruning's own benchmark: small steps towards no channels, which stop at the MAC ratio

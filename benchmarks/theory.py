@@ -34,7 +34,7 @@ from benchmarks.theory_allocation import (
 )
 from benchmarks.theory_damage import BOLD, LEVELS, known
 from benchmarks.theory_zoo import OUT, ZOO
-from dyncompress.allocation import learned, posterior, prior_to_table
+from dyncompress.allocation import learn_prior, posterior, prior_to_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "theory.json", ROOT / "docs" / "theory" / "earning_its_place.md"
@@ -371,7 +371,7 @@ def shipped_prior() -> str:
     lines = [head, "schema = 1"]
     for kind, action in (("pruning", "zeros"), ("quantization", "bits")):
         for base, features in (("error", RECORDED), ("fisher", INFORMED)):
-            prior = learned([evidence(found, features, base) for found in networks_to_learn_from("", action)], features)
+            prior = learn_prior([evidence(found, features, base) for found in networks_to_learn_from("", action)], features)
             plain = prior_to_table(prior)
             for part, keys in {"": plain, ".coefficients": plain["coefficients"], ".covariance": plain["covariance"]}.items():
                 lines += ["", f"[{kind}.{base}{part}]"]

@@ -19,7 +19,7 @@ import numpy as np
 import dyncompress as dc
 from benchmarks.theory_damage import BOLD, OUT, PROBED, Setting, asked, known, level, scores, setting
 from benchmarks.theory_zoo import ZOO
-from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learned, posterior
+from dyncompress.allocation import RULES, Evidence, Knapsack, Prior, learn_prior, posterior
 from dyncompress.allocation.distortion import shapes, z_scores
 from dyncompress.errors import DyncompressError
 from dyncompress.measures.divergence import per_example
@@ -90,7 +90,9 @@ def features_of(found: Mapping[str, Any], features: Sequence[str], shuffled: int
 
 def prior_without(name: str, action: str, features: Sequence[str], base: str, shuffled: int | None = None) -> Prior:
     """The prior that is learned on the other networks."""
-    return learned([evidence(found, features, base, shuffled) for found in networks_to_learn_from(name, action)], tuple(features))
+    return learn_prior(
+        [evidence(found, features, base, shuffled) for found in networks_to_learn_from(name, action)], tuple(features)
+    )
 
 
 # ---------------------------------------------------------------- distortions

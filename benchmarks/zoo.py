@@ -376,7 +376,7 @@ def _settle_norms(module: nn.Module) -> None:
 
 def examined(name: str) -> dict[str, object]:
     """Open, observe and export one network; returns the results."""
-    from dyncompress.models.torch.model import open_model
+    from dyncompress.models.torch.opening import open_model
     from dyncompress.types import Bias, InputMoment, OutputFisher, OutputMoments, Spectrum, Weight
 
     module, inputs = build(name)

@@ -17,7 +17,7 @@ from dyncompress.allocation.knapsack import Knapsack
 from dyncompress.allocation.lamp import LAMP
 from dyncompress.allocation.owl import OWL
 from dyncompress.allocation.prior import Evidence, Prior, Sensitivity, posterior
-from dyncompress.allocation.prior_learning import learned
+from dyncompress.allocation.prior_learning import learn_prior
 from dyncompress.allocation.prior_table import prior_from_table, prior_to_table
 from dyncompress.allocation.random_share import RandomShare
 from dyncompress.allocation.uniform import Uniform
@@ -55,7 +55,7 @@ __all__ = [
     "RandomShare",
     "Sensitivity",
     "Uniform",
-    "learned",
+    "learn_prior",
     "posterior",
     "prior_from_table",
     "prior_to_table",

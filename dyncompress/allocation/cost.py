@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dyncompress.allocation.exclusive import JointOption, joined
-from dyncompress.allocation.lagrangian import Budgets, Costs, Distortions, check_feasible
-from dyncompress.allocation.rule import choose_by_rule
+from dyncompress.allocation.exclusive import JointOption, join_blocks
+from dyncompress.allocation.lagrangian import Budgets, Costs, Distortions, Rows, check_feasible
+from dyncompress.allocation.rule import check_rule_applies, choose_by_rule
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import FLOAT_BITS, NATS, STRUCTURE, UNMEASURED, Allocator, Option, Plan, Profile, Rule
 
 ROWS = ("bytes", "macs", "seconds")
 NONZEROS = "nonzeros"  # the row for budget.sparsity
-HARM = "distortion"  # the row for budget.distortion
+DISTORTION = "distortion"  # the row for budget.distortion
 IN_REMOVED_BLOCK = "its block is removed"
 
 
@@ -39,7 +39,7 @@ def arrays(table: Mapping[str, Sequence[Option | JointOption]], rows: Sequence[s
     return cost, distortion
 
 
-def solved(
+def solve(
     profile: Profile,
     limits: Sequence[tuple[str, float]],
     allocator: Allocator | Rule,
@@ -67,12 +67,12 @@ def solved(
             "budget.seconds needs times measured on the target, and this profile has none; measure with a recipe whose "
             "[channels] say latency = true, or set budget.macs."
         )
-    fixed, joint = _fixed(profile), joined(profile.table)
+    fixed, joint = _fixed(profile), join_blocks(profile.table)
     choice, gap = _choose(profile, joint, limits, allocator)
     selection = [options[c] for options, c in zip(joint.values(), choice, strict=True)]
     parts = {unit: option for one in selection for unit, option in one.parts.items()}
     chosen = {unit: parts.get(unit, options[0]) for unit, options in profile.table.items()}  # in removed blocks: the default
-    row = next((name for name in names if name != HARM), "bytes")
+    row = next((name for name in names if name != DISTORTION), "bytes")
     return Plan(
         asked={unit: option.choice for unit, option in chosen.items()},
         why={
@@ -108,15 +108,16 @@ def _choose(
         _check_empty(names, budget, fixed)
         return np.zeros(0, dtype=np.int64), 0.0
     cost, distortion = arrays(joint, names)
-    check_feasible(cost, distortion, budget, names, [fixed[name] for name in names], _hint(profile))
+    check_feasible(cost, distortion, budget, Rows(names, [fixed[name] for name in names], _hint(profile)))
     if isinstance(allocator, Rule):
-        return choose_by_rule(allocator, profile, cost, distortion, budget, names)
-    return allocator(cost, arrays(joint, ["bytes"])[0][0] if HARM in names else distortion, budget)
+        check_rule_applies(allocator, profile, names)
+        return choose_by_rule(allocator, profile, cost, distortion, budget)
+    return allocator(cost, arrays(joint, ["bytes"])[0][0] if DISTORTION in names else distortion, budget)
 
 
 def least(profile: Profile, row: str) -> float:
     """The least total of all units in a row: bytes, macs, seconds, nonzeros or distortion."""
-    return math.fsum(min(getattr(o, row) for o in options) for options in joined(profile.table).values())
+    return math.fsum(min(getattr(o, row) for o in options) for options in join_blocks(profile.table).values())
 
 
 def _fixed(profile: Profile) -> dict[str, float]:
@@ -126,7 +127,7 @@ def _fixed(profile: Profile) -> dict[str, float]:
         "macs": float(sum(layer.macs for layer in profile.layers if layer.name not in profile.table)),
         "seconds": profile.whole_seconds,
         NONZEROS: 0.0,
-        HARM: 0.0,
+        DISTORTION: 0.0,
     }
 
 

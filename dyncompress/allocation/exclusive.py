@@ -40,7 +40,7 @@ def units_inside(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[str, 
     return {block: tuple(u for u, name in named.items() if name.startswith(block.removeprefix(BLOCKS) + ".")) for block in blocks}
 
 
-def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[JointOption, ...]]:
+def join_blocks(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[JointOption, ...]]:
     """The table in which every block and the units inside it are one unit; a dropped block costs nothing.
 
     Args:
@@ -54,7 +54,7 @@ def joined(table: Mapping[str, Sequence[Option]]) -> dict[str, tuple[JointOption
         >>> stays, layer = Option(Choice(), 0, 0, 0.0), Option(Choice(), 9, 9, 0.0)
         >>> table = {"block:b": (stays, Option(Choice(drop=True), -9, -9, 1.0)), "b.layer": (layer,)}
         >>> table["channels:b.layer"] = (stays, Option(Choice(keep=4), -5, -5, 0.5))
-        >>> [int(joint.macs) for joint in joined(table)["block:b"]]
+        >>> [int(joint.macs) for joint in join_blocks(table)["block:b"]]
         [9, 4, 0]
     """
     members = units_inside(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,21 +41,30 @@ def check_table(cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray) ->
         raise InvalidRequest(f"unit {int(np.argmin(exists.any(axis=1)))} of the table has no choice at all.")
 
 
-def check_feasible(
-    cost: np.ndarray,
-    distortion: np.ndarray,
-    budget: np.ndarray,
-    names: Sequence[str] = ROWS,
-    fixed: Sequence[float] = (),
-    hint: str = "",
-) -> None:
+@dataclass(frozen=True)
+class Rows:
+    """What an error says about the rows of a table of costs.
+
+    Attributes:
+        names: names of the rows.
+        fixed: for each row, a cost that doesn't depend on the choices; it is added to both numbers of the message.
+        hint: another remedy than a larger budget of bytes, e.g. ` or allow 4 bits in the target`.
+    """
+
+    names: Sequence[str] = ROWS
+    fixed: Sequence[float] = ()
+    hint: str = ""
+
+
+_DEFAULT_ROWS = Rows()
+
+
+def check_feasible(cost: np.ndarray, distortion: np.ndarray, budget: np.ndarray, rows: Rows = _DEFAULT_ROWS) -> None:
     """Check for every row that the cheapest options of all units fit the budget.
 
     Args:
         cost, distortion, budget: as in `check_table`.
-        names: names of the rows, for the message.
-        fixed: for each row, a cost that doesn't depend on the choices; it is added to both numbers of the message.
-        hint: another remedy than a larger budget of bytes, e.g. ` or allow 4 bits in the target`.
+        rows: for the message.
 
     Raises:
         Infeasible: the budget is too small; the message gives the smallest possible cost and the budget.
@@ -62,11 +72,11 @@ def check_feasible(
     for row, limit in enumerate(budget):
         smallest = math.fsum(np.where(np.isfinite(distortion), cost[row], np.inf).min(axis=1))
         if smallest > limit:
-            extra = fixed[row] if row < len(fixed) else 0.0
+            extra = rows.fixed[row] if row < len(rows.fixed) else 0.0
             need, have = (_rounded(v, up) for v, up in _ends(smallest, limit, extra))
             raise Infeasible(
-                f"the smallest plan takes {need} {names[row]}, the budget is {have}; raise budget.{names[row]}"
-                f"{hint if names[row] == 'bytes' else ''}."
+                f"the smallest plan takes {need} {rows.names[row]}, the budget is {have}; raise budget.{rows.names[row]}"
+                f"{rows.hint if rows.names[row] == 'bytes' else ''}."
             )
 
 

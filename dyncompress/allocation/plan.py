@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dyncompress.allocation.cost import HARM, NONZEROS, least, nonzeros_left, solved
+from dyncompress.allocation.cost import DISTORTION, NONZEROS, least, nonzeros_left, solve
 from dyncompress.types import Allocator, Budget, Layer, Plan, Profile, Rule
 
 
 def limits_of(profile: Profile, budget: Budget) -> dict[str, float]:
-    """Row -> what all units of the table together may cost, for `allocation.cost.solved`.
+    """Row -> what all units of the table together may cost, for `allocation.cost.solve`.
 
     Raises:
         Infeasible: no plan has so many zeros.
@@ -25,7 +25,7 @@ def limits_of(profile: Profile, budget: Budget) -> dict[str, float]:
     if budget.sparsity is not None:
         limits[NONZEROS] = nonzeros_left(profile, budget.sparsity)
     if budget.distortion is not None and budget.bytes is None:
-        limits[HARM] = budget.distortion
+        limits[DISTORTION] = budget.distortion
     return limits
 
 
@@ -50,7 +50,7 @@ def allocated(profile: Profile, limits: Mapping[str, float], allocator: Allocato
     Raises:
         Infeasible: the smallest plan is above a limit.
     """
-    return solved(profile, list(limits.items()), allocator, share_left_alone(profile.layers, profile.reasons))
+    return solve(profile, list(limits.items()), allocator, share_left_alone(profile.layers, profile.reasons))
 
 
 def floor_of(profile: Profile, row: str) -> float:

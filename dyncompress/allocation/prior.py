@@ -128,7 +128,7 @@ def posterior(prior: Prior, scores: np.ndarray, probed: Mapping[int, tuple[float
     Fails when: the network differs from those of `prior.networks`.
 
     Args:
-        prior: see `prior_learning.learned`.
+        prior: see `prior_learning.learn_prior`.
         scores: `[L, d]`, the measures standardised over this network's layers, columns as `prior.measures`.
         probed: layer -> (log rate, its variance); with an infinite variance the layer counts as not probed; 0 means no noise.
 

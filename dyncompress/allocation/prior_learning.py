@@ -39,7 +39,7 @@ class _Fit:
     levels: Float64[np.ndarray, " N"]  # a_n
 
 
-def learned(evidence: Sequence[Evidence], measures: Sequence[str]) -> Prior:
+def learn_prior(evidence: Sequence[Evidence], measures: Sequence[str]) -> Prior:
     """Learn the prior on the sensitivities of a new network from probed networks.
 
         y_nl = a_n + z_nl . b_n + u_nl + e_nl,    b_n ~ N(beta, omega^2 I),  u_nl ~ N(0, tau^2),  e_nl ~ N(0, v_nl)

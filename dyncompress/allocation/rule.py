@@ -12,21 +12,13 @@ from dyncompress.types import STRUCTURE, Layer, Profile, Rule, WeightChange
 from dyncompress.types.arrays import Float, Float64
 
 
-def choose_by_rule(
-    rule: Rule, profile: Profile, cost: Costs, distortion: Distortions, budget: Budgets, names: Sequence[str]
-) -> tuple[Options, float]:
-    """The choice of a rule, and how far its plan is from the best one by the profile's own distortions.
+def check_rule_applies(rule: Rule, profile: Profile, names: Sequence[str]) -> None:
+    """Check that a rule can choose within budgets for these rows.
 
     Args:
-        rule: computes the table from the profile; `rule.solver` chooses by it.
-        profile: layers, options and estimates of measures.
-        cost: `[R, L, C]`.
-        distortion: `[L, C]`, from which the gap of the plan is computed.
-        budget: `[R]`.
-        names: names of the rows of `cost` and `budget`.
-
-    Returns:
-        The index of each unit's option `[L]`, and the gap as a share of the distortion's range.
+        rule: named in the message.
+        profile: holds the table of options.
+        names: names of the rows that have a limit.
 
     Raises:
         InvalidRequest: the profile has units that aren't layers, or the budget limits the distortion.
@@ -41,6 +33,21 @@ def choose_by_rule(
             raise InvalidRequest(
                 f"{where}: it doesn't support the unit '{unit}'; leave [channels] out, or set the allocator 'knapsack'."
             )
+
+
+def choose_by_rule(rule: Rule, profile: Profile, cost: Costs, distortion: Distortions, budget: Budgets) -> tuple[Options, float]:
+    """The choice of a rule, and how far its plan is from the best one by the profile's own distortions.
+
+    Args:
+        rule: computes the table from the profile; `rule.solver` chooses by it. It passed `check_rule_applies`.
+        profile: layers, options and estimates of measures.
+        cost: `[R, L, C]`.
+        distortion: `[L, C]`, from which the gap of the plan is computed.
+        budget: `[R]`.
+
+    Returns:
+        The index of each unit's option `[L]`, and the gap as a share of the distortion's range.
+    """
     choice, _ = rule.solver(cost, rule(profile), budget)
     gap = total(distortion, choice) - lower_bound(cost, distortion, budget)
     return choice, max(0.0, gap) / (spread(distortion) or 1.0)

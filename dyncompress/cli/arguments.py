@@ -194,7 +194,7 @@ def _add_probe(commands: Commands) -> None:
         "--rate",
         type=positive,
         metavar="R",
-        help="learning rate; default: found by trials, so that the loss hardly increases",
+        help="learning rate; default: the rate at which the loss is expected to increase by 0.01 nats",
     )
     command.add_argument(
         "--seed",

@@ -138,10 +138,10 @@ def packed_overhead(float_file: bytes, placements: Mapping[str, Sequence[Placeme
     Returns:
         Bytes.
     """
-    return len(pack(_file_with_dummies(float_file, placements, dense(target), _zeros)[0]))
+    return len(pack(_file_with_dummies(float_file, placements, byte_target(target), _zeros)[0]))
 
 
-def dense(target: Target) -> Target:
+def byte_target(target: Target) -> Target:
     """The target for a file that will be packed: every code is a whole byte, which the container's entropy coder shortens."""
     return replace(target, weight_bits=(8,))
 

@@ -12,8 +12,8 @@ from dyncompress.deployment.session import Session, processor
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Speed, Target
 
-SECONDS = 1.0  # how long `in_turn` measures, after a first run of each file
-ROUNDS = 40  # at most, in `in_turn`
+SECONDS = 1.0  # how long `time_pair` measures, after a first run of each file
+ROUNDS = 40  # at most, in `time_pair`
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def compare(
     return {name: _timing(seconds[:, index], float(ratios[index])) for index, name in enumerate(names)}
 
 
-def in_turn(before: bytes, after: bytes, inputs: Mapping[str, np.ndarray], target: Target) -> Speed:
+def time_pair(before: bytes, after: bytes, inputs: Mapping[str, np.ndarray], target: Target) -> Speed:
     """Time two files against each other for about a second, on one thread.
 
     Args:

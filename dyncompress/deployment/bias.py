@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import onnx_ir as ir
 
@@ -10,6 +12,18 @@ from dyncompress.deployment.grid import Grid
 
 LARGEST = 2**30  # largest code of a bias: half of int32, so that the products have room as well
 ZERO_CHANNEL_STEPS = 2**20  # code of the bias of a channel whose weights are all zero
+
+
+class StoredScale(NamedTuple):
+    """The scales of a weight, and where the graph holds them.
+
+    Attributes:
+        array: `[channels]` or `[]`.
+        value: of the graph, which holds `array`.
+    """
+
+    array: np.ndarray
+    value: ir.Value
 
 
 def scales_for_bias(
@@ -41,9 +55,7 @@ def fits_accumulator(bias: np.ndarray | None, scale: np.ndarray, x_scale: float)
     return bias is None or bool((np.abs(bias) / (np.float64(x_scale) * scale.astype(np.float64)) < LARGEST).all())
 
 
-def integer_bias(
-    constants: Constants, bias: np.ndarray, scale: np.ndarray, grid: Grid, stored_scale: ir.Value, before: ir.Node
-) -> ir.Value:
+def integer_bias(constants: Constants, bias: np.ndarray, scale: StoredScale, grid: Grid, before: ir.Node) -> ir.Value:
     """Store a bias as int32 codes, followed by a DequantizeLinear whose scale is the input's times the weight's.
 
     The product of the scales is computed by a Mul that onnxruntime folds at load. The result then equals bit for bit the scale
@@ -52,18 +64,17 @@ def integer_bias(
     Args:
         constants: of the graph.
         bias: `[channels]` float32.
-        scale: of the weight, `[channels]` or `[]`.
+        scale: of the weight.
         grid: of the layer's input.
-        stored_scale: the value of the graph that holds `scale`.
         before: the node that reads the bias.
 
     Returns:
         The float value that takes the bias's place among the node's inputs.
     """
-    product = np.float32(grid.scale) * scale.astype(np.float32)
+    product = np.float32(grid.scale) * scale.array.astype(np.float32)
     codes = np.rint(bias.astype(np.float64) / product.astype(np.float64)).astype(np.int32)
     if constants.plain:
         steps = constants.tensor(product)
     else:
-        steps = constants.node("Mul", [stored_scale, constants.tensor(np.float32(grid.scale))], before)
-    return constants.node("DequantizeLinear", [constants.tensor(codes), steps], before, {"axis": 0} if scale.ndim else None)
+        steps = constants.node("Mul", [scale.value, constants.tensor(np.float32(grid.scale))], before)
+    return constants.node("DequantizeLinear", [constants.tensor(codes), steps], before, {"axis": 0} if scale.array.ndim else None)

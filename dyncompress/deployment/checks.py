@@ -45,10 +45,10 @@ def parity(
     Raises:
         Differs: the outputs have other shapes than the reference's.
     """
-    return compared(reference_outputs, Session(float_file, target).run(inputs), Session(body, target).run(inputs))
+    return parity_of_outputs(reference_outputs, Session(float_file, target).run(inputs), Session(body, target).run(inputs))
 
 
-def compared(
+def parity_of_outputs(
     reference_outputs: Sequence[np.ndarray],
     exported: Sequence[np.ndarray],
     shipped: Sequence[np.ndarray],

@@ -32,12 +32,40 @@ _LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """The examples from which activation ranges are computed.
+
+    Attributes:
+        batches: inputs by name; without any, all activations stay float.
+        share: of the examples, for the ends of clipped ranges; see `ranges`.
+    """
+
+    batches: Batches
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The examples on which the file is compared with the float graph.
+
+    Attributes:
+        inputs: batches of inputs by name.
+        expected: the float graph's outputs on all of them (`session.concatenate_batches`).
+        original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
+    """
+
+    inputs: Batches
+    expected: Sequence[np.ndarray]
+    original: Sequence[np.ndarray] = ()
+
+
+@dataclass(frozen=True)
 class IntegerFile:
     """A file, and the choices that were made for it.
 
     Attributes:
         body: the bytes of the file, unsealed.
-        outputs: of the file on the inputs of `shown`.
+        outputs: of the file on the inputs of the comparison.
         cut: activation name -> share of the calibration examples of which it clips a value.
         floats: activation that stays float though its operator has an integer kernel -> rounding error of its worst channel, as a
             share of the channel's spread, that the grid would have had.
@@ -52,41 +80,33 @@ class IntegerFile:
 
 
 def integer_file(
-    float_file: bytes,
-    encodings: Encodings,
-    batches: Batches,
-    target: Target,
-    *,
-    shown: tuple[Batches, Sequence[np.ndarray]],
-    original: Sequence[np.ndarray] = (),
-    share: float = 1.0,
+    float_file: bytes, encodings: Encodings, calibration: Calibration, target: Target, comparison: Comparison
 ) -> IntegerFile:
     """Write the integer file, run it, and leave activations in float until no channel of an output is lost.
 
     Args:
         float_file: float32 ONNX, with the weights that the encodings stand for.
         encodings: initializer name -> (encoding, layout of `types.Placement`).
-        batches: calibration inputs by name.
+        calibration: the examples for the activation ranges.
         target: that the file is written for.
-        shown: batches of inputs, and the float graph's outputs on all of them, concatenated by `session.joined`. The file's
-            outputs are compared with these.
-        original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
-        share: of the calibration examples, for the ends of clipped ranges; see `ranges`.
+        comparison: the examples on which the file runs, and the outputs that it is compared with.
 
     Returns:
         The file, its outputs, and which activations are clipped or stay float.
     """
-    inputs, expected = shown
+    batches, expected = calibration.batches, comparison.expected
     ends = extremes(float_file, batches) if batches else {}
     whole = ranges_within(ends, 1.0)
     floats = coarse_output_values(float_file, batches, whole, target)
-    whole, narrow = ({n: r for n, r in by_name.items() if n not in floats} for by_name in (whole, ranges_within(ends, share)))
+    whole, narrow = (
+        {n: r for n, r in by_name.items() if n not in floats} for by_name in (whole, ranges_within(ends, calibration.share))
+    )
 
     def attempt(ranges: Ranges) -> tuple[bytes, tuple[np.ndarray, ...]]:
         body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"))
-        return body, Session(body, target).over(inputs)
+        return body, Session(body, target).over(comparison.inputs)
 
-    references = [right for right in (expected, original) if right and not any_lost(expected, right)]
+    references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right)]
 
     def loses_channel(outputs: Sequence[np.ndarray]) -> bool:
         return any(any_lost(outputs, right) for right in references)
@@ -94,7 +114,8 @@ def integer_file(
     chosen, (body, outputs) = whole, attempt(whole)
     if narrow != whole:
         clipped_body, clipped_outputs = attempt(narrow)
-        if _clipping_helps(float_file, (body, clipped_body), (ends, narrow), batches, target, expected):
+        examples = _examples_to_compare(ends, narrow, batches)
+        if _clipping_helps(float_file, (body, clipped_body), examples, target, expected):
             chosen, body, outputs = narrow, clipped_body, clipped_outputs
     if loses_channel(outputs):
         floats = {**floats, **channel_losing_values(float_file, batches, chosen, target)}
@@ -110,13 +131,11 @@ def integer_file(
 def _clipping_helps(
     float_file: bytes,
     files: tuple[bytes, bytes],
-    ranges: tuple[Extremes, Ranges],
-    batches: Batches,
+    examples: Batches,
     target: Target,
     expected: Sequence[np.ndarray],
 ) -> bool:
     """Whether the second file, whose ranges are clipped, has no larger error on average and none that is too large."""
-    examples = _examples_to_compare(*ranges, batches)
     weights = [_channel_weights(right) for right in expected]
 
     def run_on_examples(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
@@ -168,7 +187,8 @@ def _example_errors(
     total = np.zeros(len(expected[0]))
     for output, right, weight in zip(outputs, expected, weights, strict=True):
         if weight is not None:
-            if weight.ndim not in (0, right.ndim):  # `joined` flattened axes of several lengths, so channels lie on another axis
+            # `concatenate_batches` flattened axes of several lengths, so channels lie on another axis
+            if weight.ndim not in (0, right.ndim):
                 weight = weight.mean()
             gap = np.where(output == right, 0.0, output - np.where(np.isfinite(right), right, 0.0)) * weight
             total += np.square(gap).reshape(len(right), -1).mean(1)

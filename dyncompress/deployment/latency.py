@@ -32,7 +32,7 @@ class Cut:
     columns: int | None = None
 
 
-def narrowed(float_file: bytes, places: Places, cuts: Mapping[str, Cut]) -> bytes:
+def cut_channels(float_file: bytes, places: Places, cuts: Mapping[str, Cut]) -> bytes:
     """The float graph with only the first rows and columns of some layers' weights.
 
     Args:
@@ -76,7 +76,7 @@ def _cut_bias_and_groups(node: onnx.NodeProto, tensors: Mapping[str, onnx.Tensor
             attribute.i = rows
 
 
-def integer_file(float_file: bytes, places: Places, ranges: Ranges, bits: int, target: Target) -> bytes:
+def nearest_integer_file(float_file: bytes, places: Places, ranges: Ranges, bits: int, target: Target) -> bytes:
     """The integer file of a graph with weights rounded to nearest; with `bits` 32 the float graph on its activation grids.
 
     Args:

@@ -92,8 +92,8 @@ class Session:
         return fixed_batch(self._session)
 
     def over(self, batches: Sequence[Mapping[str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-        """Run the file on several batches, whose inner axes may differ in length, and concatenate each output by `joined`."""
-        return tuple(joined(parts) for parts in zip(*(self.run(batch) for batch in batches), strict=True))
+        """Run the file on several batches, whose inner axes may differ in length; see `concatenate_batches` for its outputs."""
+        return tuple(concatenate_batches(parts) for parts in zip(*(self.run(batch) for batch in batches), strict=True))
 
     def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
         """Check the names of the inputs and their numbers of examples."""
@@ -119,7 +119,7 @@ class Session:
         return [out[:count] for out in outputs]
 
 
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+def concatenate_batches(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Concatenate one output of several batches along the examples.
 
     An axis whose length differs between batches (time, height) is flattened into the examples, so that channels stay channels:
@@ -135,7 +135,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
         Unsupported: the number of axes differs between batches.
 
     Example:
-        >>> joined([np.zeros((2, 5, 4)), np.zeros((2, 7, 4))]).shape
+        >>> concatenate_batches([np.zeros((2, 5, 4)), np.zeros((2, 7, 4))]).shape
         (24, 4)
     """
     if len({part.shape[1:] for part in parts}) <= 1:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dyncompress.deployment.activations import quantize_activations
-from dyncompress.deployment.bias import fits_accumulator, integer_bias, scales_for_bias
+from dyncompress.deployment.bias import StoredScale, fits_accumulator, integer_bias, scales_for_bias
 from dyncompress.deployment.constants import Constants, constant
 from dyncompress.deployment.domain import Domain, integer_domain
 from dyncompress.deployment.embeddings import gather_first
@@ -188,7 +188,7 @@ def _replace_weight_and_bias(constants: Constants, weight: StoredWeight, codes: 
     scales = constants.tensor(scale)
     node.replace_input_with(1, dequantize_by(constants, weight, codes, scales, node))
     if bias is not None:
-        node.replace_input_with(2, integer_bias(constants, bias, scale, grid, scales, node))
+        node.replace_input_with(2, integer_bias(constants, bias, StoredScale(scale, scales), grid, node))
 
 
 def _serialize(model: ir.Model, target: Target) -> bytes:

@@ -27,9 +27,9 @@ def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
     """
     if isinstance(model, Model):
         return model
-    from dyncompress.models.torch import model as torch_adapter  # torch is imported only where a model needs it
+    from dyncompress.models.torch import opening  # torch is imported only where a model needs it
 
-    return torch_adapter.open_model(model, example, batch)
+    return opening.open_model(model, example, batch)
 
 
 def preprocessing_warning(model: Any, batches: Sequence[Batch]) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dyncompress import deployment
-from dyncompress.allocation.cost import HARM
+from dyncompress.allocation.cost import DISTORTION
 from dyncompress.allocation.plan import floor_of, limits_of, whole_budget
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
@@ -176,7 +176,7 @@ class Search:
         best: OnnxFile | None = None
         tried: dict[tuple, tuple[OnnxFile | None, float]] = {}
         for number in range(FILES):
-            plan = self._plan({HARM: max(level, floor_of(self.profile, HARM))})
+            plan = self._plan({DISTORTION: max(level, floor_of(self.profile, DISTORTION))})
             key = tuple(plan.asked.items())
             if key not in tried:  # the table's options are few: it may be the same plan again
                 tried[key] = self._measured(plan)
@@ -189,7 +189,9 @@ class Search:
                     break
             else:
                 failed = min(failed, level)
-            if (best is None and plan.distortion <= floor_of(self.profile, HARM)) or (best is not None and number >= FILES - 4):
+            if (best is None and plan.distortion <= floor_of(self.profile, DISTORTION)) or (
+                best is not None and number >= FILES - 4
+            ):
                 break
             level = next_level(level, upper, asked, passed, failed)
         if best is None:

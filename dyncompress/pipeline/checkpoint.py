@@ -22,6 +22,18 @@ def save_compressed(compressed: Compressed, directory: str | Path) -> Path:
 
     Returns:
         The directory; `load` gives the module back.
+
+    Example:
+        >>> import dyncompress, tempfile, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> plan = dyncompress.allocate(
+        ...     dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        ... )
+        >>> small = dyncompress.apply(network, plan, calibration=x)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(path.name for path in dyncompress.save_compressed(small, folder).iterdir())
+        ['model.json', 'plan.toml', 'weights.safetensors']
     """
     from safetensors.torch import save
 
@@ -45,8 +57,22 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
 
     Raises:
         InvalidRequest: files are missing or broken, or the network isn't the one that was compressed.
+
+    Example:
+        >>> import dyncompress, tempfile, torch
+        >>> def untrained():
+        ...     return torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> network, x = untrained(), torch.randn(64, 64)
+        >>> plan = dyncompress.allocate(
+        ...     dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        ... )
+        >>> small = dyncompress.apply(network, plan, calibration=x)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = dyncompress.load(untrained, dyncompress.save_compressed(small, folder))
+        >>> torch.equal(again(x), small.module(x))
+        True
     """
-    from dyncompress.models.torch.model import open_model
+    from dyncompress.models.torch.opening import open_model
 
     directory = Path(directory)
     plan = read_plan(directory / PLAN)

@@ -47,7 +47,7 @@ def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b""
         return Speed(reason=reason)
     one = {name: value[:1] for name, value in as_numpy(example).items()}
     try:
-        return deployment.in_turn(float_body or _float_body(model, example), file.body, one, file.target)
+        return deployment.time_pair(float_body or _float_body(model, example), file.body, one, file.target)
     except Unsupported as error:
         return Speed(reason=str(error).rstrip("."))
 

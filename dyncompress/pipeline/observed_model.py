@@ -154,4 +154,4 @@ def outputs(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
                     f"output {i} of the model has shape {list(value.shape)} for {n} examples; wrap the model in a module "
                     "that returns outputs [n, ...] only, scores first."
                 )
-    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.concatenate_batches(parts) for parts in zip(*found, strict=True))

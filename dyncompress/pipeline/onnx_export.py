@@ -49,11 +49,9 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         written = deployment.integer_file(
             float_file,
             encodings,
-            batches if integer else [],
-            deployment.dense(target) if coded else target,
-            shown=(shown, exported),
-            original=original,
-            share=compressed.activation_share,
+            deployment.Calibration(batches if integer else [], compressed.activation_share),
+            deployment.byte_target(target) if coded else target,
+            deployment.Comparison(shown, exported, original),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
@@ -99,7 +97,7 @@ def _compared(
     """
     exported, written, original = outputs_of
     reference = outputs(model, shown)
-    parity = deployment.compared(reference, exported, written, original, names)
+    parity = deployment.parity_of_outputs(reference, exported, written, original, names)
     unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
     return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
@@ -177,7 +175,7 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
 def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
     found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
-    return tuple(deployment.joined(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.concatenate_batches(parts) for parts in zip(*found, strict=True))
 
 
 def of_any_length(

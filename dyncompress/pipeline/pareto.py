@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.allocation.cost import HARM, least
+from dyncompress.allocation.cost import DISTORTION, least
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.pipeline.verbs import allocate
 from dyncompress.recipe.checks import parse_budget
@@ -42,6 +42,15 @@ def pareto(
     Raises:
         InvalidRequest: `of` is no such cost, or the profile holds no times.
         Infeasible: none of the budgets can be met.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> network = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))
+        >>> x = torch.randn(64, 64)
+        >>> profile = dyncompress.measure(network, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plans = dyncompress.pareto(profile, [{"bytes": 0.4}, {"bytes": 0.5}])
+        >>> [one.bytes <= one.budget.bytes * profile.float_bytes for one in plans]
+        [True, True]
     """
     asked = [parse_budget(budget) for budget in budgets or ()]
     row = of or next((name for budget in asked for name in ROWS if getattr(budget, name) is not None), "bytes")
@@ -65,14 +74,14 @@ def pareto(
 def _out_of_reach(profile: Profile, row: str) -> Infeasible:
     """What the smallest plan takes."""
     smallest = least(profile, row) + _fixed(profile, row)
-    told = {"seconds": f"{1e3 * smallest:.4g} ms", HARM: f"{smallest:.3g} in distortion"}.get(row, f"{smallest:,.0f} {row}")
+    told = {"seconds": f"{1e3 * smallest:.4g} ms", DISTORTION: f"{smallest:.3g} in distortion"}.get(row, f"{smallest:,.0f} {row}")
     return Infeasible(f"none of the budgets can be met: the smallest plan takes {told}; ask for more.")
 
 
 def _fixed(profile: Profile, row: str) -> float:
     """What a plan costs in a row whatever is chosen."""
     alone = sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
-    return {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds, HARM: 0.0}[row]
+    return {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds, DISTORTION: 0.0}[row]
 
 
 def spread(profile: Profile, row: str, count: int = BUDGETS) -> list[Budget]:
@@ -90,7 +99,7 @@ def spread(profile: Profile, row: str, count: int = BUDGETS) -> list[Budget]:
     finite = [[o for o in options if math.isfinite(o.distortion)] for options in profile.table.values()]
     most = math.fsum(max((getattr(o, row) for o in options), default=0.0) for options in finite)
     low, high = sorted((least(profile, row), most))
-    if row == HARM:
+    if row == DISTORTION:
         low = max(low, 1e-6 * high, 1e-12)
         return [Budget(distortion=float(value)) for value in np.geomspace(low * (1 + 1e-9), max(high, low), count)]
     values = _fixed(profile, row) + np.linspace(low + 1e-9 * max(1.0, abs(low)), high, count)

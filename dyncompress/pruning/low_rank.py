@@ -56,7 +56,9 @@ def factors(
     return [(inner[:r].reshape(r, *weight.shape[1:]).float(), outer[:, :r].float()) for r in ranks]
 
 
-def composed(inner: Float[Tensor, "r inputs *kernel"], outer: Float[Tensor, "out r"]) -> Float64[Tensor, "out inputs *kernel"]:
+def factor_product(
+    inner: Float[Tensor, "r inputs *kernel"], outer: Float[Tensor, "out r"]
+) -> Float64[Tensor, "out inputs *kernel"]:
     """The product B A of factors A `[r, in, *kernel]` and B `[out, r]`, float64, `[out, in, *kernel]`."""
     return (outer.double() @ inner.double().flatten(1)).reshape(len(outer), *inner.shape[1:])
 

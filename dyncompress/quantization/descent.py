@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from dyncompress.linalg.deferred import Tensor, torch
 from dyncompress.types.arrays import Float
 
@@ -9,15 +11,26 @@ from dyncompress.types.arrays import Float
 _BLOCK = 64
 
 
+class DampedMoment(NamedTuple):
+    """The inputs' second moment with a damped diagonal, kept apart so that the moment isn't copied.
+
+    Attributes:
+        matrix: `[groups, K, K]`, the inputs' second moment.
+        added: `[groups, K]`, what is added to the moment's diagonal.
+    """
+
+    matrix: Float[Tensor, "groups K K"]
+    added: Float[Tensor, "groups K"]
+
+
 def descend(
     target: Float[Tensor, "groups K rows"],
     codes: Float[Tensor, "groups K rows"],
     scale: Float[Tensor, "#groups #K #rows"],
     limits: tuple[int, int],
-    moment: Float[Tensor, "groups K K"],
-    added: Float[Tensor, "groups K"],
+    moment: DampedMoment,
 ) -> Float[Tensor, "groups K rows"]:
-    """One sweep of coordinate descent on the output error e H e^T, e = w - s q, H the moment with `added` on its diagonal.
+    """One sweep of coordinate descent on the output error e H e^T, e = w - s q, H the damped moment.
 
     Column by column, with all other codes held, the best code is
 
@@ -35,22 +48,22 @@ def descend(
         codes: integers in a float tensor of the same shape.
         scale: positive, the same shape or one that expands to it.
         limits: lowest and highest code.
-        moment: `[groups, K, K]`, the inputs' second moment.
-        added: `[groups, K]`, what is added to the moment's diagonal.
+        moment: H, the inputs' second moment and what is added to its diagonal.
 
     Returns:
         The new codes, in the shape and dtype of `codes`.
     """
+    matrix, added = moment
     codes, scale = codes.clone(), scale.expand_as(target)
     error = target - codes * scale
     may_change = (target != 0) | (codes != 0)
-    diagonal = moment.diagonal(dim1=-2, dim2=-1) + added  # [groups, K]
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1) + added  # [groups, K]
     step = (diagonal[:, :, None] * scale).clamp_min(torch.finfo(target.dtype).tiny)
     for start in range(0, target.shape[1], _BLOCK):
         stop = min(start + _BLOCK, target.shape[1])
-        inside = moment[:, start:stop, start:stop].to(target.dtype)
+        inside = matrix[:, start:stop, start:stop].to(target.dtype)
         # (e H) of the block's columns, kept up to date as codes change
-        gradient = moment[:, start:stop].to(target.dtype) @ error
+        gradient = matrix[:, start:stop].to(target.dtype) @ error
         gradient = gradient + added[:, start:stop, None].to(target.dtype) * error[:, start:stop]
         for j in range(start, stop):
             own = gradient[:, j - start]

@@ -131,7 +131,7 @@ class Entropy:
         highest = self.grid.limits(8)[1]
         step = self._steps(rows, observation, factor, choice.step).flatten() * (_TRELLIS_STEP if on_trellis else 1.0)
         step = _limit_steps(step, matrix.abs().amax(1), highest * (_TRELLIS_RANGE if on_trellis else 1.0))
-        step = self.grid.allowed(step)
+        step = self.grid.nearest_allowed_scale(step)
         by_group, inverse = step.reshape(len(rows), -1, 1), order.argsort(dim=-1)
         with full_precision(matrix.device):
             ordered = _permute_columns(rows, order)
@@ -144,7 +144,7 @@ class Entropy:
                 codes = nearest_plane(ordered.mT, by_group.mT, (-highest, highest), factor, free).mT
             codes = _permute_columns(codes, inverse).flatten(0, 1)
         gain = _gain(rows, (codes * step[:, None]).unflatten(0, (len(rows), -1)), moment).flatten()
-        return encoding(codes, self.grid.allowed(step * gain.to(step)), weight, choice)
+        return encoding(codes, self.grid.nearest_allowed_scale(step * gain.to(step)), weight, choice)
 
     def _moment(self, matrix: Float[Tensor, "out K"], observation: Observation) -> Float[Tensor, ...]:
         """The inputs' moment; the identity where none was observed, as for an embedding."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg import damped_cholesky, damped_diagonal, full_precision
 from dyncompress.linalg.deferred import Tensor, torch, without_gradients
-from dyncompress.quantization.descent import descend
+from dyncompress.quantization.descent import DampedMoment, descend
 from dyncompress.quantization.grid import Grid, encoding, expand_scale, float_matrix, scale_blocks
 from dyncompress.quantization.mse import Mse, clipped_scale
 from dyncompress.types import Choice, Encoding, InputMoment, Need, Observation, Weight
@@ -120,15 +121,22 @@ def rows_by_group(matrix: Float[Tensor, "out K"], moment: Float[Tensor, ...], la
     return matrix.unflatten(0, (moment.shape[0], -1))
 
 
+class _Factor(NamedTuple):
+    """R of `nearest_plane`, and the order of the inputs that its columns have."""
+
+    order: Int64[Tensor, "groups K"]
+    upper: Float[Tensor, "groups K K"]
+
+
 def _round_with_scales(
     matrix: Float[Tensor, "out K"],
     scales: Float32[Tensor, "c r b"],
-    order: Int64[Tensor, "groups K"],
-    factor: Float[Tensor, "groups K K"],
+    factor: _Factor,
     choice: Choice,
     limits: tuple[int, int],
 ) -> tuple[Int8[Tensor, "c out K"], Float[Tensor, "c out"]]:
     """Round `[out, K]` with each of c scales `[c, r, b]`: codes `[c, out, K]`, int8, and output errors `[c, out]`."""
+    order, upper = factor
     shape, groups, candidates = (matrix.shape[0], matrix.shape[1]), len(order), len(scales)
 
     def columns_first(rows: Tensor) -> Tensor:
@@ -142,9 +150,9 @@ def _round_with_scales(
     width = max(1, _WEIGHTS_AT_ONCE // (groups * shape[1]))
     for start in range(0, target.shape[2], width):
         part = slice(start, start + width)
-        q = nearest_plane(target[..., part], steps[..., part], limits, factor, None if free is None else free[..., part])
+        q = nearest_plane(target[..., part], steps[..., part], limits, upper, None if free is None else free[..., part])
         error = target[..., part] - q * steps[..., part]
-        losses.append((factor.mT @ error).square().sum(1))
+        losses.append((upper.mT @ error).square().sum(1))
         parts.append(q.to(torch.int8))
     loss = torch.cat(losses, dim=-1).unflatten(-1, (candidates, -1)).transpose(0, 1).flatten(1)
     codes = _permute_columns(torch.cat(parts, dim=-1), order.argsort(dim=-1))
@@ -232,12 +240,12 @@ class Gptq:
         importance = scale_blocks(importance, choice.granularity)
         start = clipped_scale(scale_blocks(matrix, choice.granularity), limits, self.grid, importance)
         multiples = _MULTIPLES if choice.weight_bits <= _FEW_BITS else _MULTIPLES[:1]
-        scales = self.grid.allowed(start * start.new_tensor(multiples)[:, None, None])
+        scales = self.grid.nearest_allowed_scale(start * start.new_tensor(multiples)[:, None, None])
         with full_precision(matrix.device):
             codes, scale = self._round_best(matrix, scales, moment, choice, limits)
             scale = self._least_squares(matrix, codes, scale, moment, choice)
             for _ in range(self.sweeps if choice.weight_bits <= _FEW_BITS else 0):
-                codes = self._descend(matrix, codes, scale, moment, choice, limits)
+                codes = self._descend(matrix, codes, scale, moment, choice)
                 scale = self._least_squares(matrix, codes, scale, moment, choice)
         return encoding(codes, scale, weight, choice)
 
@@ -248,18 +256,18 @@ class Gptq:
         scale: Float32[Tensor, "r b"],
         moment: Float[Tensor, "groups K K"],
         choice: Choice,
-        limits: tuple[int, int],
     ) -> Float[Tensor, "out K"]:
         """Codes `[out, K]` after one sweep of coordinate descent, in blocks of rows."""
 
         def columns_first(rows: Tensor) -> Tensor:
             return rows.unflatten(0, (len(moment), -1)).mT
 
+        limits = self.grid.limits(choice.weight_bits)
         steps = expand_scale(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity)
         added = damped_diagonal(moment, self.damping) - moment.diagonal(dim1=-2, dim2=-1)
         width = max(1, _WEIGHTS_AT_ONCE // (len(moment) * matrix.shape[1]))
         parts = zip(*(columns_first(rows).split(width, dim=-1) for rows in (matrix, codes, steps)), strict=True)
-        improved = [descend(t, q, s, limits, moment, added) for t, q, s in parts]
+        improved = [descend(t, q, s, limits, DampedMoment(moment, added)) for t, q, s in parts]
         return torch.cat(improved, dim=-1).mT.flatten(0, 1)
 
     def _round_best(
@@ -272,9 +280,9 @@ class Gptq:
     ) -> tuple[Float[Tensor, "out K"], Float32[Tensor, "r b"]]:
         """Round with each of the scales `[c, r, b]`; return the codes `[out, K]` and scales `[r, b]` of least output error."""
         order = damped_diagonal(moment, self.damping).argsort(dim=-1, descending=True)
-        factor = upper_factor(moment, order, self.damping, matrix.dtype)
+        factor = _Factor(order, upper_factor(moment, order, self.damping, matrix.dtype))
         at_once = scales.split(max(1, _WEIGHTS_AT_ONCE // matrix.numel()))
-        results = [_round_with_scales(matrix, part, order, factor, choice, limits) for part in at_once]
+        results = [_round_with_scales(matrix, part, factor, choice, limits) for part in at_once]
         codes, loss = (torch.cat(parts) for parts in zip(*results, strict=True))
         if choice.granularity == "tensor":
             loss = loss.sum(1, keepdim=True)
@@ -301,7 +309,7 @@ class Gptq:
         if choice.granularity == "tensor":
             cross, norm = cross.sum(0, keepdim=True), norm.sum(0, keepdim=True)
         factor = torch.where((cross > 0) & (norm > 0), cross / norm, torch.ones_like(norm))
-        candidate = self.grid.allowed(scale * factor[:, None])
+        candidate = self.grid.nearest_allowed_scale(scale * factor[:, None])
         ratio = (candidate / scale)[:, 0].double()
         better = (ratio.square() - 1) * norm < 2 * (ratio - 1) * cross
         return torch.where(better[:, None], candidate, scale)

@@ -55,11 +55,11 @@ class Grid:
         high = 2 ** (bits - 1) - 1
         return (-high if self.symmetric else -high - 1), high
 
-    def allowed(self, scale: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    def nearest_allowed_scale(self, scale: Float[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
         """The scale of the target nearest to `scale` (in the logarithm): float32, positive, a power of two where it must be.
 
         Example:
-            >>> Grid(power_of_two=True).allowed(torch.tensor([0.3, 3.0]))
+            >>> Grid(power_of_two=True).nearest_allowed_scale(torch.tensor([0.3, 3.0]))
             tensor([0.2500, 4.0000])
         """
         scale = scale.to(torch.float32).clamp_min(SMALLEST_SCALE)

@@ -57,7 +57,7 @@ def _search(
     blocks: Float[Tensor, "r b width"], limits: tuple[int, int], grid: Grid, importance: Float[Tensor, ...] | None
 ) -> Float32[Tensor, "r b"]:
     """`clipped_scale` for a number of rows that fits into memory."""
-    best = grid.allowed(covering_scale(blocks, limits))
+    best = grid.nearest_allowed_scale(covering_scale(blocks, limits))
     cover = best
     # In units of the covering scale no square over- or underflows.
     x = blocks / cover[..., None]
@@ -70,7 +70,7 @@ def _search(
 
     least, codes = error(best)
     for ratio in _RATIOS[1:]:
-        scale = grid.allowed(cover * ratio)
+        scale = grid.nearest_allowed_scale(cover * ratio)
         loss, new_codes = error(scale)
         better = loss < least
         best, least = torch.where(better, scale, best), torch.where(better, loss, least)
@@ -78,7 +78,7 @@ def _search(
     for _ in range(_LEAST_SQUARES_STEPS):
         norm = (codes.square() * h).sum(-1)
         ratio = (codes * x * h).sum(-1) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
-        scale = grid.allowed(torch.where(ratio > 0, cover * ratio, best))
+        scale = grid.nearest_allowed_scale(torch.where(ratio > 0, cover * ratio, best))
         loss, new_codes = error(scale)
         better = loss < least
         best, least = torch.where(better, scale, best), torch.where(better, loss, least)

@@ -85,6 +85,6 @@ class Nearest:
         """
         matrix = float_matrix(weight)
         limits = self.grid.limits(choice.weight_bits)
-        scale = self.grid.allowed(covering_scale(scale_blocks(matrix, choice.granularity), limits))
+        scale = self.grid.nearest_allowed_scale(covering_scale(scale_blocks(matrix, choice.granularity), limits))
         codes = nearest_codes(matrix, expand_scale(scale, (matrix.shape[0], matrix.shape[1]), choice.granularity), limits)
         return encoding(codes, scale, weight, choice)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,10 +36,11 @@ class RunningMotion:
     def update(self, weight: Tensor) -> None:
         """Add the next iterate, of the same shape."""
         self.count += 1
-        parts = (weight.detach(), self.first, self.last, self.sum, self.squares, self.increment_squares)
         length = chunk_length(weight.device)
-        for chunk in zip(*(part.reshape(-1).split(length) for part in parts), strict=True):
-            _update(*chunk)
+        sums = (self.sum, self.squares, self.increment_squares)
+        parts = (part.reshape(-1).split(length) for part in (weight.detach(), self.first, self.last, *sums))
+        for now, first, last, *chunk in zip(*parts, strict=True):
+            _update(now, first, last, _Sums(*chunk))
 
     def motion(self) -> WeightMotion:
         """The mean and the unbiased variances, float32 in the weight's shape; variances of fewer than two values are nan."""
@@ -50,13 +53,21 @@ class RunningMotion:
         )
 
 
-def _update(weight: Tensor, first: Tensor, last: Tensor, total: Tensor, squares: Tensor, increment_squares: Tensor) -> None:
-    """Add one iterate of a chunk of weights to the sums, in place."""
+class _Sums(NamedTuple):
+    """The sums of a chunk of weights, which are changed in place."""
+
+    displacements: Tensor
+    squares: Tensor
+    increment_squares: Tensor
+
+
+def _update(weight: Tensor, first: Tensor, last: Tensor, sums: _Sums) -> None:
+    """Add one iterate of a chunk of weights to the sums, and copy it to `last`."""
     now = weight if weight.element_size() >= 4 else weight.float()  # a difference of two halves would be rounded to a half
-    step, displacement = (now - last).to(total.dtype), (now - first).to(total.dtype)
-    increment_squares.addcmul_(step, step)
-    squares.addcmul_(displacement, displacement)
-    total.add_(displacement)
+    step, displacement = (now - last).to(sums.squares.dtype), (now - first).to(sums.squares.dtype)
+    sums.increment_squares.addcmul_(step, step)
+    sums.squares.addcmul_(displacement, displacement)
+    sums.displacements.add_(displacement)
     last.copy_(weight)
 
 

@@ -40,11 +40,11 @@ def predicted(profile: Profile | None) -> tuple[tuple[float, float], ...]:
     if profile is None or profile.unit == NOT_COMPUTED:
         return ()
     from dyncompress.allocation.cost import arrays
-    from dyncompress.allocation.exclusive import joined
+    from dyncompress.allocation.exclusive import join_blocks
     from dyncompress.allocation.hull import hull
     from dyncompress.types import SEAL_BYTES
 
-    cost, distortion = arrays(joined(profile.table), ["bytes"])
+    cost, distortion = arrays(join_blocks(profile.table), ["bytes"])
     fixed = profile.fixed_bytes - SEAL_BYTES
     return tuple((fixed + bytes_, total) for bytes_, total in hull(cost[0], distortion, PREDICTED))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dyncompress.allocation import Knapsack
-from dyncompress.allocation.cost import arrays, solved
+from dyncompress.allocation.cost import arrays, solve
 from dyncompress.allocation.distortion import fisher, log_sensitivity, theory
 from dyncompress.errors import Infeasible, InvalidRequest
 from dyncompress.types import Choice, Estimate, Layer, Option, Profile
@@ -35,7 +35,7 @@ def test_arrays_pad_with_inf() -> None:
 
 
 def test_a_plan_adds_what_is_fixed_and_gives_reasons() -> None:
-    plan = solved(profile(), [("bytes", 30.0)], Knapsack(), {"weights": 0.5, "macs": 0.1})
+    plan = solve(profile(), [("bytes", 30.0)], Knapsack(), {"weights": 0.5, "macs": 0.1})
     assert {unit: choice.weight_bits for unit, choice in plan.asked.items()} == {"a": 4, "b": 8}
     assert plan.cost == {"bytes": 124.0, "macs": 45.0, "float_bytes": 400.0, "float_macs": 45.0}
     assert plan.distortion == 0.375
@@ -44,31 +44,31 @@ def test_a_plan_adds_what_is_fixed_and_gives_reasons() -> None:
     )  # the relaxation may choose ten sixteenths of the bolder option
     assert plan.shapes["a"] == (4, 8) and plan.reasons == {"c": "shared"}
     assert plan.why["a"] == "predicted distortion 0.25 nats (fisher); nothing smaller is allowed"
-    careful = solved(profile(), [], Knapsack(), {})
+    careful = solve(profile(), [], Knapsack(), {})
     assert careful.asked["a"].weight_bits == 8
     assert careful.why["a"] == "predicted distortion 0 nats (fisher); 4 bits would save 16 bytes and add 0.25"
 
 
 def test_infeasible_counts_the_whole_file() -> None:
     with pytest.raises(Infeasible) as caught:
-        solved(profile(), [("bytes", 20.0)], Knapsack(), {})
+        solve(profile(), [("bytes", 20.0)], Knapsack(), {})
     expected = (
         "the smallest plan takes 124 bytes, the budget is 120; raise budget.bytes or allow 2 bits in the recipe and the target."
     )
     assert str(caught.value) == expected
     with pytest.raises(Infeasible, match="takes 45 macs, the budget is 25"):
-        solved(profile(), [("bytes", 24.0), ("macs", 20.0)], Knapsack(), {})
+        solve(profile(), [("bytes", 24.0), ("macs", 20.0)], Knapsack(), {})
 
 
 def test_a_model_without_units_has_an_empty_plan_or_none() -> None:
-    assert solved(profile({}), [("bytes", 0.0)], Knapsack(), {}).asked == {}
+    assert solve(profile({}), [("bytes", 0.0)], Knapsack(), {}).asked == {}
     with pytest.raises(Infeasible, match="no layer of this model can be compressed"):
-        solved(profile({}), [("bytes", -1.0)], Knapsack(), {})
+        solve(profile({}), [("bytes", -1.0)], Knapsack(), {})
 
 
 def test_a_row_the_table_lacks_is_refused() -> None:
     with pytest.raises((InvalidRequest, AttributeError)):
-        solved(profile(), [("seconds", 1.0)], Knapsack(), {})
+        solve(profile(), [("seconds", 1.0)], Knapsack(), {})
 
 
 def test_fisher_is_the_second_order_divergence() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dyncompress.allocation.exclusive import MOST, joined, units_inside
+from dyncompress.allocation.exclusive import MOST, join_blocks, units_inside
 from dyncompress.types import Choice, Option
 
 
@@ -29,7 +29,7 @@ def test_a_block_holds_what_its_name_begins() -> None:
 
 
 def test_every_combination_or_the_drop_alone() -> None:
-    result = joined(TABLE)
+    result = join_blocks(TABLE)
     assert list(result) == ["block:b", "bb"]
     kept = [
         (sum(o.macs for o in parts), sum(o.distortion for o in parts))
@@ -42,7 +42,7 @@ def test_every_combination_or_the_drop_alone() -> None:
 
 def test_tables_without_blocks_stay_as_they_are() -> None:
     plain = {unit: TABLE[unit] for unit in ("b.one", "bb")}
-    result = joined(plain)
+    result = join_blocks(plain)
     assert {unit: [w.macs for w in wholes] for unit, wholes in result.items()} == {"b.one": [20, 20], "bb": [5]}
 
 
@@ -51,7 +51,7 @@ def test_many_combinations_are_thinned_without_losing_a_best_one(row: str) -> No
     draw = np.random.default_rng(0)
     layers = {f"b.{i}": tuple(Option(Choice(), *(float(v) for v in draw.uniform(1, 9, 3))) for _ in range(9)) for i in range(3)}
     table = {"block:b": (option(0.0, 0), option(99.0, -30, drop=True)), **layers}
-    result = joined(table)["block:b"]
+    result = join_blocks(table)["block:b"]
     assert len(result) < 9**3 and MOST < 9**3
     for price in (0.0, 0.3, 1.0, 5.0):
         everything = [sum(o.distortion + price * getattr(o, row) for o in parts) for parts in itertools.product(*layers.values())]

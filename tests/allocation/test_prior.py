@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from dyncompress.allocation import Evidence, Prior, learned, posterior, prior_from_table, prior_to_table
+from dyncompress.allocation import Evidence, Prior, learn_prior, posterior, prior_from_table, prior_to_table
 from dyncompress.allocation.prior_learning import LEVEL, MEDIAN, WIDTH
 from dyncompress.errors import InvalidRequest
 
@@ -157,7 +157,7 @@ def dense(evidence: list[Evidence], widths: np.ndarray) -> tuple[float, np.ndarr
 def test_learning_maximises_the_dense_likelihood() -> None:
     evidence = zoo(5, np.array([0.8, -0.3]), networks=4, layers=9)
     evidence[1] = replace(evidence[1], variance=np.zeros(9))
-    prior = learned(evidence, NAMES[:2])
+    prior = learn_prior(evidence, NAMES[:2])
     best = minimize(lambda w: dense(evidence, w)[0], np.zeros(3), method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-10})
     _, levels, beta = dense(evidence, best.x)
     _, between, spread = MEDIAN * np.exp(WIDTH * best.x)
@@ -171,7 +171,7 @@ def test_learning_maximises_the_dense_likelihood() -> None:
 def test_learning_recovers_the_law_that_data_came_from() -> None:
     beta, omega, tau = np.array([0.9, -0.6, 0.3, 0.0]), 0.3, 0.8
     for seed in range(5):
-        prior = learned(zoo(seed, beta, networks=12, omega=omega, tau=tau), NAMES[:4])
+        prior = learn_prior(zoo(seed, beta, networks=12, omega=omega, tau=tau), NAMES[:4])
         layer, coefficient = tau**2 + 0.2, omega**2 + (tau**2 + 0.2) / 20  # variance of a residual, and of one network's estimate
         assert (np.abs(prior.coefficients - beta) < 3 * np.sqrt(coefficient / 12)).all()
         assert abs(prior.spread - tau**2) < 3 * layer * np.sqrt(2 / (12 * 15))  # 20 layers minus 5 unknowns, 12 times
@@ -182,7 +182,7 @@ def test_learning_recovers_the_law_that_data_came_from() -> None:
 def test_intervals_for_a_new_network_hold_what_they_promise() -> None:
     rng, beta, held = np.random.default_rng(11), np.array([0.8, -0.4, 0.0]), []
     for repeat in range(60):
-        prior = learned(zoo(100 + repeat, beta), NAMES[:3])
+        prior = learn_prior(zoo(100 + repeat, beta), NAMES[:3])
         for name in ("new", "newer", "newest"):
             network, truth = drawn(rng, name, beta, 0.3, 0.8, 15)
             probed = {k: (float(network.log_rate[k]), float(network.variance[k])) for k in rng.permutation(15)[:5].tolist()}
@@ -196,7 +196,7 @@ def test_a_prior_from_shuffled_scores_predicts_no_better_than_none() -> None:
     for seed in range(12):
         *known, new = zoo(200 + seed, beta, networks=9)
         shuffled = [replace(e, scores=rng.permutation(e.scores)) for e in known]
-        fitted, mixed = learned(known, NAMES[:3]), learned(shuffled, NAMES[:3])
+        fitted, mixed = learn_prior(known, NAMES[:3]), learn_prior(shuffled, NAMES[:3])
         assert (np.abs(mixed.coefficients) < 3 * np.sqrt(np.diag(mixed.covariance))).all()
         assert np.abs(mixed.coefficients).max() < 0.5 * np.abs(fitted.coefficients).max()
         errors.append([np.var(new.log_rate - new.scores @ c) for c in (fitted.coefficients, mixed.coefficients, np.zeros(3))])
@@ -213,20 +213,20 @@ def same(result: Prior, expected: Prior, sign: np.ndarray | None = None) -> None
 
 def test_learning_knows_no_order_no_level_and_no_sign() -> None:
     rng, evidence = np.random.default_rng(2), zoo(3, np.array([0.8, -0.4, 0.1]), networks=5)
-    prior = learned(evidence, NAMES[:3])
+    prior = learn_prior(evidence, NAMES[:3])
     mixed = []
     for entry in evidence[::-1]:
         order = rng.permutation(20)
         mixed.append(Evidence(entry.network, entry.scores[order], entry.log_rate[order], entry.variance[order]))
-    result = learned(mixed, NAMES[:3])
+    result = learn_prior(mixed, NAMES[:3])
     same(result, prior)
     assert result.intercept == pytest.approx(prior.intercept, abs=1e-5)
     raised = [replace(entry, log_rate=entry.log_rate + 10 * n) for n, entry in enumerate(evidence)]
-    same(learned(raised, NAMES[:3]), prior)
-    assert learned(raised, NAMES[:3]).intercept == pytest.approx(prior.intercept + 20, abs=1e-5)
+    same(learn_prior(raised, NAMES[:3]), prior)
+    assert learn_prior(raised, NAMES[:3]).intercept == pytest.approx(prior.intercept + 20, abs=1e-5)
     sign = np.array([1.0, -1.0, 1.0])
-    same(learned([replace(entry, scores=entry.scores * sign) for entry in evidence], NAMES[:3]), prior, sign)
-    again = learned(evidence, NAMES[:3])
+    same(learn_prior([replace(entry, scores=entry.scores * sign) for entry in evidence], NAMES[:3]), prior, sign)
+    again = learn_prior(evidence, NAMES[:3])
     assert json.dumps(prior_to_table(again)) == json.dumps(prior_to_table(prior))
 
 
@@ -236,21 +236,21 @@ def test_layers_without_a_probe_teach_nothing() -> None:
         Evidence(e.network, np.vstack([e.scores, [[2.0, 2.0]]]), np.append(e.log_rate, 50.0), np.append(e.variance, np.inf))
         for e in evidence
     ]
-    same(learned(extra, NAMES[:2]), learned(evidence, NAMES[:2]))
+    same(learn_prior(extra, NAMES[:2]), learn_prior(evidence, NAMES[:2]))
 
 
 def test_one_network_no_measure_and_repeated_measures_have_a_proper_prior() -> None:
     one = zoo(6, np.array([0.8, -0.4]), networks=1, layers=4)
-    alone = learned(one, NAMES[:2])
+    alone = learn_prior(one, NAMES[:2])
     assert np.linalg.eigvalsh(alone.covariance)[0] > 0 and alone.intercept_variance > LEVEL
-    bare = learned([replace(one[0], scores=np.zeros((4, 0)))], ())
+    bare = learn_prior([replace(one[0], scores=np.zeros((4, 0)))], ())
     assert posterior(bare, np.zeros((3, 0)), {0: (1.0, 0.0)}).log[1] == pytest.approx(1.0, abs=0.2)
-    twin = learned([replace(e, scores=e.scores[:, [0, 0]]) for e in zoo(6, np.array([0.8, 0.0]))], NAMES[:2])
+    twin = learn_prior([replace(e, scores=e.scores[:, [0, 0]]) for e in zoo(6, np.array([0.8, 0.0]))], NAMES[:2])
     assert twin.coefficients[0] == pytest.approx(twin.coefficients[1], abs=1e-9)
 
 
 def test_a_prior_is_a_data_file() -> None:
-    prior = learned(zoo(8, np.array([0.8, -0.4, 0.1]), networks=4), NAMES[:3])
+    prior = learn_prior(zoo(8, np.array([0.8, -0.4, 0.1]), networks=4), NAMES[:3])
     table = json.loads(json.dumps(prior_to_table(prior)))
     read = prior_from_table(table, "pruning.toml")
     assert (read.measures, read.networks) == (prior.measures, prior.networks)
@@ -302,12 +302,12 @@ def test_bad_evidence_is_refused_with_its_network_and_layer() -> None:
         Evidence("vgg", scores[:2], rate, noise)
     good = Evidence("vgg", scores, rate, noise)
     with pytest.raises(InvalidRequest, match="given twice"):
-        learned([good, good], ["hill"])
+        learn_prior([good, good], ["hill"])
     with pytest.raises(InvalidRequest, match="2 measures are named"):
-        learned([good], ["hill", "depth"])
+        learn_prior([good], ["hill", "depth"])
     with pytest.raises(InvalidRequest, match="no network's evidence"):
-        learned([], ["hill"])
-    prior = learned([good], ["hill"])
+        learn_prior([], ["hill"])
+    prior = learn_prior([good], ["hill"])
     for probed, message in (({3: (0.0, 1.0)}, "layer 3 was probed"), ({0: (np.nan, 1.0)}, "layer 0: the log rate")):
         with pytest.raises(InvalidRequest, match=message):
             posterior(prior, scores, probed)
@@ -318,7 +318,7 @@ def test_bad_evidence_is_refused_with_its_network_and_layer() -> None:
 def test_inputs_are_left_alone() -> None:
     evidence = zoo(9, np.array([0.8, -0.4]), networks=2)
     kept = [(e.scores.copy(), e.log_rate.copy(), e.variance.copy()) for e in evidence]
-    prior = learned(evidence, NAMES[:2])
+    prior = learn_prior(evidence, NAMES[:2])
     posterior(prior, evidence[0].scores, {0: (1.0, 0.5)})
     for entry, (scores, rate, noise) in zip(evidence, kept, strict=True):
         np.testing.assert_array_equal(entry.scores, scores)

@@ -24,7 +24,7 @@ from dyncompress.allocation import (
     RandomShare,
 )
 from dyncompress.allocation.alpha_pruning import ratios
-from dyncompress.allocation.cost import NONZEROS, nonzeros_left, solved
+from dyncompress.allocation.cost import NONZEROS, nonzeros_left, solve
 from dyncompress.allocation.random_share import spread_of
 from dyncompress.allocation.rule import relative_position, shares
 from dyncompress.errors import Infeasible, InvalidRequest
@@ -70,7 +70,7 @@ def lines(array: np.ndarray, sparsities: Sequence[float], widths: Sequence[int])
 
 
 def at(one: Profile, rule: Rule, sparsity: float) -> Plan:
-    return solved(one, [(NONZEROS, nonzeros_left(one, sparsity))], rule, {})
+    return solve(one, [(NONZEROS, nonzeros_left(one, sparsity))], rule, {})
 
 
 def zeros(plan: Plan) -> np.ndarray:
@@ -187,7 +187,7 @@ def test_equal_error_makes_errors_equal() -> None:
 
 def test_hawq_minimises_its_own_sum() -> None:
     one = profile(weights(), sparsities=(0.0, 0.4, 0.8), widths=(8, 4))
-    plan = solved(one, [("bytes", 0.4 * SIZES.sum())], HAWQ(), {})
+    plan = solve(one, [("bytes", 0.4 * SIZES.sum())], HAWQ(), {})
     curvature = np.array([estimate.value for estimate in one.estimates["hessian_trace"].values()])
 
     def predicted_total(asked: dict[str, Choice]) -> float:
@@ -261,7 +261,7 @@ def test_less_budget_never_asks_for_fewer_zeros_anywhere(name: str) -> None:
 
 @EVERY
 def test_no_budget_takes_nothing(name: str) -> None:
-    assert (zeros(solved(profile(weights()), [], RULES[name](), {})) == 0).all()
+    assert (zeros(solve(profile(weights()), [], RULES[name](), {})) == 0).all()
 
 
 @EVERY
@@ -270,9 +270,9 @@ def test_widths_are_shared_out_where_they_mean_something(name: str) -> None:
     budget = [("bytes", 0.55 * SIZES.sum())]
     if name not in FOR_WIDTHS:
         with pytest.raises(InvalidRequest, match=rf"allocator {name}: .*zeros only.*equal_error"):
-            solved(one, budget, RULES[name](), {})
+            solve(one, budget, RULES[name](), {})
         return
-    plan = solved(one, budget, RULES[name](), {})
+    plan = solve(one, budget, RULES[name](), {})
     assert plan.cost["bytes"] <= 0.55 * SIZES.sum()
     assert plan.cost["bytes"] >= 0.4 * SIZES.sum()
     assert len({choice.weight_bits for choice in plan.asked.values()}) > 1
@@ -321,10 +321,10 @@ def test_missing_estimates_count_as_the_mean() -> None:
 def test_what_no_rule_can_weigh_is_refused(name: str) -> None:
     one = profile(weights(), sparsities=(0.0, 0.5))
     with pytest.raises(InvalidRequest, match="this rule doesn't use distortions"):
-        solved(one, [("distortion", 0.5)], RULES[name](), {})
+        solve(one, [("distortion", 0.5)], RULES[name](), {})
     channels = {**one.table, "channels:g": (Option(Choice(), 0, 0, 0.0), Option(Choice(keep=2), -5, -5, 0.1))}
     with pytest.raises(InvalidRequest, match=r"doesn't support the unit 'channels:g'; leave \[channels\] out"):
-        solved(dataclasses.replace(one, table=channels), [("bytes", 30_000.0)], RULES[name](), {})
+        solve(dataclasses.replace(one, table=channels), [("bytes", 30_000.0)], RULES[name](), {})
 
 
 def test_steps_give_up_no_fixed_share() -> None:

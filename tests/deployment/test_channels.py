@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dyncompress.deployment.channels import any_lost, channel_errors
-from dyncompress.deployment.checks import compared
+from dyncompress.deployment.checks import parity_of_outputs
 
 
 def outputs(*shape: int, seed: int = 0) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_constant_logits_beside_boxes_are_lost_although_the_pooled_error_is_smal
     expected = np.concatenate([boxes, logits], 1)
     output = np.concatenate([boxes + 0.5, np.full_like(logits, logits.mean())], 1)
     expected, output = np.moveaxis(expected, 1, axis), np.moveaxis(output, 1, axis)
-    parity = compared([expected], [expected], [output], names=("y",))
+    parity = parity_of_outputs([expected], [expected], [output], names=("y",))
     assert parity.relative_error < 0.01, "the pooled error is small"
     (first,) = parity.outputs
     assert {(axis, channel) for channel in (4, 5, 6)} <= set(first.lost)
@@ -83,8 +83,8 @@ def test_channels_of_few_values_are_not_judged() -> None:
 
 def test_parity_is_with_the_original_and_has_the_error_of_the_integers_apart() -> None:
     original, compressed = outputs(64, 4), outputs(64, 4) + 0.5
-    parity = compared([compressed], [compressed], [compressed + 0.01], [original])
+    parity = parity_of_outputs([compressed], [compressed], [compressed + 0.01], [original])
     assert parity.relative_error == pytest.approx(0.5, rel=0.1) and parity.compressed_error < 0.02
     assert parity.agreement == 1.0 and parity.outputs[0].file_error < 0.02 < parity.outputs[0].channel_error
     integers = np.arange(64).reshape(64, 1)
-    assert compared([integers], [integers], [integers]).outputs[0].lost == ()
+    assert parity_of_outputs([integers], [integers], [integers]).outputs[0].lost == ()

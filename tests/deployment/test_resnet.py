@@ -7,7 +7,7 @@ import pytest
 from onnx import load_from_string, numpy_helper
 
 from dyncompress.deployment import audit, check, compare, overhead, parity, ranges, sizes, storage_bytes, write
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Encoding
 from tests.data import cifar10, resnet20
 from tests.deployment.graphs import TARGET, encode

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 
 
 class Mixer(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.zoo import ZOO, build
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Bias, InputMoment, OutputFisher, OutputMoments, Spectrum, Weight
 
 NEEDS = (Weight(), Bias(), Spectrum(), InputMoment(), OutputFisher(), OutputMoments())

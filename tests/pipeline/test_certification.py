@@ -18,7 +18,8 @@ from dyncompress.certificates.clopper_pearson import ClopperPearson
 from dyncompress.certificates.fixed_sequence import path_digest
 from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.certification import Asked, Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
 from dyncompress.recipe.plan_file import plan_to_toml
 from tests import tiny

@@ -14,7 +14,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.checkpoint import load, save_compressed
 from dyncompress.recipe.profile_file import load_profile, profile_from_json, profile_to_json, save_profile
 from dyncompress.types import Choice, Compressed, Estimate, Keep, Layer, Option, Plan, Profile, SetWeight

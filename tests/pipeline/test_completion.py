@@ -36,7 +36,7 @@ def test_a_target_that_differs_from_this_machine_is_not_timed(target: str, reaso
 def test_times_do_not_affect_results(monkeypatch: pytest.MonkeyPatch, any_processor: None) -> None:
     first = dc.compress(tiny.network(), target=tiny.TARGET, calibration=tiny.CALIBRATION)
     slow = replace(first.speed or dc.types.Speed(), after=1e3, ratio=1e-6)
-    monkeypatch.setattr(deployment, "in_turn", lambda *_: slow)
+    monkeypatch.setattr(deployment, "time_pair", lambda *_: slow)
     second = dc.compress(tiny.network(), target=tiny.TARGET, calibration=tiny.CALIBRATION)
     assert second.speed == slow and second.content == first.content and second.plan == first.plan
 
@@ -45,7 +45,7 @@ def test_a_file_that_does_not_run_here_says_so(monkeypatch: pytest.MonkeyPatch, 
     def refuse(*_: object) -> None:
         raise dc.Unsupported("onnxruntime can't load the file: no kernel.")
 
-    monkeypatch.setattr(deployment, "in_turn", refuse)
+    monkeypatch.setattr(deployment, "time_pair", refuse)
     file = dc.compress(tiny.network(), target=tiny.TARGET, calibration=tiny.CALIBRATION)
     assert file.speed is not None and file.speed.reason == "onnxruntime can't load the file: no kernel"
 

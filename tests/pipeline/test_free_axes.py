@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.cli import main
-from dyncompress.deployment.session import joined
+from dyncompress.deployment.session import concatenate_batches
 from tests.traits import sequences
 from tests.traits.subject import Subject, randn, seeded
 
@@ -96,13 +96,13 @@ def test_held_out_examples_may_have_another_length_along_a_free_axis() -> None:
 
 def test_positions_along_uneven_axes_count_as_examples_and_channels_stay_channels() -> None:
     a, b = np.arange(24.0).reshape(2, 4, 3), np.arange(40.0).reshape(2, 4, 5)
-    both = joined([a, b])
+    both = concatenate_batches([a, b])
     assert both.shape == (2 * 3 + 2 * 5, 4)
     np.testing.assert_array_equal(both[:3], a[0].T)
     np.testing.assert_array_equal(both[-5:], b[1].T)
-    assert joined([a, a]).shape == (4, 4, 3)
+    assert concatenate_batches([a, a]).shape == (4, 4, 3)
     with pytest.raises(dc.Unsupported, match="more axes"):
-        joined([a, a[0]])
+        concatenate_batches([a, a[0]])
 
 
 def test_the_command_line_accepts_free_axes(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:

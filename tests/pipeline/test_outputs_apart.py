@@ -126,7 +126,7 @@ def test_inner_activations_stay_float_if_an_output_loses_its_signal() -> None:
     target = dc.load_target(TARGET)
     encodings = {name: (nearest(array), "as_is") for name, array in (("w", w), ("v", v))}
     wanted = deployment.Session(file, target).run(x)
-    written = deployment.integer_file(file, encodings, [x], target, shown=([x], wanted))
+    written = deployment.integer_file(file, encodings, deployment.Calibration([x]), target, deployment.Comparison([x], wanted))
     assert "a" in written.floats or written.all_float
     (entry,) = channel_errors(written.outputs[0], wanted[0])
     assert entry.errors.max() < 0.2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.pruning.low_rank import composed, factors, inner_moment
+from dyncompress.pruning.low_rank import factor_product, factors, inner_moment
 
 
 def problem(out: int, fan_in: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -31,19 +31,19 @@ def test_no_rank_r_weight_has_a_smaller_error(out: int, fan_in: int) -> None:
     root = vectors * values.clamp(min=0).sqrt()
     spectrum = torch.linalg.svdvals(weight.double() @ root)
     for rank, (inner, outer) in zip((1, 3, 7), factors(weight, moment, (1, 3, 7)), strict=True):
-        assert output_error(weight, composed(inner, outer), moment) == pytest.approx(
+        assert output_error(weight, factor_product(inner, outer), moment) == pytest.approx(
             float(spectrum[rank:].square().sum()), rel=1e-4
         )
         u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
         plain = (u[:, :rank] * s[:rank]) @ v[:rank]
-        assert output_error(weight, composed(inner, outer), moment) < output_error(weight, plain, moment)
+        assert output_error(weight, factor_product(inner, outer), moment) < output_error(weight, plain, moment)
 
 
 def test_without_a_moment_it_is_the_plain_decomposition() -> None:
     weight, _ = problem(10, 14)
     u, s, v = torch.linalg.svd(weight.double(), full_matrices=False)
     ((inner, outer),) = factors(weight, None, (4,))
-    torch.testing.assert_close(composed(inner, outer), (u[:, :4] * s[:4]) @ v[:4], rtol=0, atol=1e-5)
+    torch.testing.assert_close(factor_product(inner, outer), (u[:, :4] * s[:4]) @ v[:4], rtol=0, atol=1e-5)
 
 
 def test_full_rank_is_exact_and_shapes_are_those_of_two_layers() -> None:
@@ -51,7 +51,7 @@ def test_full_rank_is_exact_and_shapes_are_those_of_two_layers() -> None:
     _, moment = problem(6, 27)
     ((inner, outer),) = factors(weight, moment, (6,))
     assert inner.shape == (6, 3, 3, 3) and outer.shape == (6, 6)
-    torch.testing.assert_close(composed(inner, outer).float(), weight, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(factor_product(inner, outer).float(), weight, rtol=1e-4, atol=1e-4)
 
 
 def test_inner_outputs_have_power_one_and_are_uncorrelated() -> None:
@@ -63,7 +63,7 @@ def test_inner_outputs_have_power_one_and_are_uncorrelated() -> None:
 def test_no_gain_of_an_output_lowers_the_error() -> None:
     weight, moment = problem(12, 20)
     ((inner, outer),) = factors(weight, moment, (3,))
-    product = composed(inner, outer)
+    product = factor_product(inner, outer)
     own, cross = ((product @ moment) * product).sum(1), ((product @ moment) * weight.double()).sum(1)
     torch.testing.assert_close(cross / own, torch.ones(12).double(), rtol=1e-5, atol=1e-5)
 
@@ -73,7 +73,7 @@ def test_degenerate_weights_stay_finite() -> None:
     for weight in (zero, thin):
         ((inner, outer),) = factors(weight, None, (3,))
         assert inner.isfinite().all() and outer.isfinite().all()
-        torch.testing.assert_close(composed(inner, outer).float(), weight, rtol=0, atol=1e-4)
+        torch.testing.assert_close(factor_product(inner, outer).float(), weight, rtol=0, atol=1e-4)
     before = thin.clone()
     factors(thin, None, (1,))
     assert torch.equal(thin, before)

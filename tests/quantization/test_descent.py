@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dyncompress.quantization import Gptq, decode
-from dyncompress.quantization.descent import descend
+from dyncompress.quantization.descent import DampedMoment, descend
 from dyncompress.types import Choice, InputMoment, Layer, Observation
 
 
@@ -44,7 +44,7 @@ def test_a_sweep_is_the_plain_loop(groups: int, columns: int) -> None:
     added = 0.1 * moment.diagonal(dim1=-2, dim2=-1)
     hessian = moment + torch.diag_embed(added)
     expected = plain_sweep(weight, codes, scale, (-4, 3), hessian)
-    assert torch.equal(descend(weight, codes, scale, (-4, 3), moment, added), expected)
+    assert torch.equal(descend(weight, codes, scale, (-4, 3), DampedMoment(moment, added)), expected)
     assert not torch.equal(expected, codes)
 
 
@@ -52,7 +52,8 @@ def test_zeros_stay_zeros() -> None:
     weight, moment = problem(1, 5, 20)
     weight = torch.where(torch.rand(weight.shape, generator=torch.Generator().manual_seed(2)) < 0.5, weight, 0)
     codes = (weight / 0.7).round().clamp(-2, 1)
-    new = descend(weight, codes, torch.full((1, 1, 1), 0.7, dtype=torch.float64), (-2, 1), moment, torch.zeros(1, 20))
+    scale = torch.full((1, 1, 1), 0.7, dtype=torch.float64)
+    new = descend(weight, codes, scale, (-2, 1), DampedMoment(moment, torch.zeros(1, 20)))
     assert bool((new[weight == 0] == 0).all()) and not torch.equal(new, codes)
 
 

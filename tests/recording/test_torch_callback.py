@@ -11,7 +11,7 @@ from torch import nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import FluctuationScale
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recording import TrajectoryWriter, load_trajectory, weights_digest
 from dyncompress.recording.torch_callback import Recorder, layer_weights, record
 from dyncompress.types import Layer, Motion, Observation

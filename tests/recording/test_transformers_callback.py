@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recording import TrajectoryWriter, weights_digest
 from dyncompress.recording.torch_callback import layer_weights, record
 from dyncompress.recording.transformers_callback import transformers_callback

@@ -1,107 +1,351 @@
 # pyright: reportArgumentType=false, reportIndexIssue=false
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
-"""Opening a torch module: copy, check, bring into one form, and fold BatchNorm; the result is a `TorchModel`.
+"""The model adapter of PyTorch modules: lists their layers, observes and edits them, and writes ONNX.
 
 The caller's module is never changed: the adapter works on a copy in eval mode with BatchNorm folded.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import (
-    attention,
     batches,
+    blocks,
     calling,
+    channels,
     copying,
-    folding,
-    hooks,
+    gain_distillation,
+    layer_trace,
     layers,
-    numbers,
-    plain_layers,
-    recurrent,
-    source,
+    low_rank,
+    matching,
+    observing,
+    sequence,
+    weight_distillation,
 )
-from dyncompress.models.torch.folding import preprocessing_warning
-from dyncompress.models.torch.torch_model import TorchModel
-from dyncompress.types import Batch
+from dyncompress.types import (
+    Affine,
+    Batch,
+    ChannelGroup,
+    DistillationTask,
+    Drop,
+    Edit,
+    Keep,
+    Layer,
+    LayerFit,
+    LowRank,
+    Need,
+    Observation,
+    Placement,
+    ResidualBlock,
+    SetWeight,
+)
 
-__all__ = ["TorchModel", "open_model", "preprocessing_warning"]
+if TYPE_CHECKING:
+    from dyncompress.models.torch.skeleton import Skeleton
+
+# Cached properties that depend on a module's structure and not on the values of its weights.
+_OF_STRUCTURE = ("trace", "_channels", "_layers", "_blocks", "_factorable")
 
 
-def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) -> TorchModel:
-    """Open a torch module for compression: copy it, check it on an example, and fold BatchNorm into its layers.
+@dataclass
+class ExportCache:
+    """What one export leaves for the next one of the same structure.
 
-    Args:
-        module: the trained network; it is never changed.
-        example: one or two examples by input name, `[n, ...]`.
-        batch: a whole batch as the caller uses it, for networks that run on one batch size only; None for the example.
+    Attributes:
+        skeleton: the last exported graph without its weights; None before the first export.
+    """
 
-    Raises:
-        InvalidRequest: `module` isn't a torch module, holds values that aren't finite, doesn't run on the example, or returns
-            different outputs when it is called again.
-        Unsupported: a part of it is TorchScript, quantized, or sparse.
+    skeleton: Skeleton | None = None
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """The adapter of one torch module, as `types.Model` describes it; `open_model` makes one.
+
+    An edit returns a new model and leaves this one as it is.
+
+    Attributes:
+        module: a private copy in eval mode with BatchNorm folded.
+        input_names: input names in order: names of parameters of the forward method where the data are given by name.
+        notes: what the user should know about the copy.
+        example: one batch that the module runs on; shapes and channel groups are read from it.
+        original_digest: sha256 of the layers' weights before folding.
+        normalised: layers into which a BatchNorm was folded.
+        kept: layer -> its output channels, counted in the model as it was opened; layers that lost none are absent.
+        source: the caller's own module in eval mode, which edits don't affect: the reference for ONNX files.
+        state_digest: sha256 of the source's `state_dict`.
+        size: the one batch size that the source runs on; 0 for any.
+        free: input -> axes after the batch axis that may have any length.
+        exports: the last export, which later exports of the same structure reuse.
 
     Example:
-        >>> import torch
-        >>> model = open_model(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval(), {"x": torch.zeros(2, 3, 8, 8)})
-        >>> model.module[1]
-        Identity()
-        >>> [(layer.kind, layer.shape) for layer in model.layers()]
-        [('conv2d', (4, 3, 3, 3))]
+        >>> from dyncompress.models.torch.opening import open_model
+        >>> model = open_model(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), {"x": torch.zeros(2, 3)})
+        >>> [(layer.name, layer.shape, layer.macs) for layer in model.layers()]
+        [('0', (4, 3), 12), ('2', (2, 4), 8)]
+        >>> zero = model.edited([SetWeight("2", torch.zeros(2, 4), torch.ones(2))])
+        >>> zero.predict({"x": torch.ones(1, 3)})[0].tolist()
+        [[1.0, 1.0]]
     """
-    if not isinstance(module, nn.Module):
-        raise InvalidRequest(f"the model is a {type(module).__name__}; give a torch.nn.Module.")
-    if not example:
-        raise InvalidRequest("the example has no inputs; give one batch, inputs by name.")
-    layers.refuse_bad_values(module)
-    notes = ["the model was in training mode; a copy in eval mode is compressed."] if module.training else []
-    module = copying.unwrap(module)
-    own = copying.private_copy(module)
-    digest = layers.digest_of({name: layers.canonical(m) for name, m in layers.compressible_modules(own).items()})
-    state = layers.digest_of({name: t for name, t in own.state_dict().items() if isinstance(t, Tensor)})
-    names = tuple(example)
-    hooks.absorb(own, example, names)
-    notes += _to_plain_form(own)
-    size = batches.single_batch_size(own, batch or example, names)
-    example = batches.resize_batch(batch or example, size) if size else example
-    attention.separate_projections(own, example, names)
-    plain_layers.make_plain(own, example, names)
-    if size:
-        batches.cut_into_pieces(own, size)
-        example = batches.resize_batch(batch or example, 2 * size)  # two pieces: the trace counts two calls of every layer
-    example_outputs = calling.checked_outputs(own, example, names, layers.compressible_modules(own))
-    batches.refuse_memory(own, example_outputs, example, names)
-    caller = copying.in_eval_mode(module)
-    source.refuse_another(caller, example_outputs, example, names, size)
-    if not size:
-        batches.refuse_mixing(own, example_outputs, example, names)
-    folded = folding.fold(own, example, names)
-    return TorchModel(
-        own,
-        names,
-        (*notes, *folded.notes),
-        example,
-        digest,
-        frozenset(folded.pairs),
-        source=caller,
-        state_digest=state,
-        size=size,
-    )
 
+    module: nn.Module
+    input_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    example: Batch = field(default_factory=dict, repr=False, compare=False)
+    original_digest: str = field(default="", repr=False)
+    normalised: frozenset[str] = field(default=frozenset(), repr=False)
+    kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+    source: nn.Module | None = field(default=None, repr=False, compare=False)
+    state_digest: str = field(default="", repr=False)
+    size: int = 0
+    free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    exports: ExportCache = field(default_factory=ExportCache, repr=False, compare=False)
 
-def _to_plain_form(own: nn.Module) -> list[str]:
-    """Remove wrappers and parametrizations of a private copy and convert it to float32, in place; notes for the user."""
-    notes = []
-    copying.remove_wrappers(own)
-    copying.remove_parametrizations(own)
-    if numbers.to_float32(own):
-        notes.append("weights were converted to float32.")
-    recurrent.add_weight_layers(own)
-    config: Any = getattr(own, "config", None)
-    if getattr(config, "use_cache", False):
-        config.use_cache = False
-    return notes
+    @cached_property
+    def trace(self) -> layer_trace.Trace:
+        """The layers as one forward pass calls them."""
+        return layer_trace.trace_layers(self.module, self.example, self.input_names)
+
+    @cached_property
+    def _channels(self) -> channels.Channels:
+        return channels.channels_of(self.module, self.trace, self.example, self.input_names)
+
+    @cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return self._channels.annotate(self.trace.layers)
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers in the order of the forward pass; layers that are never called come last."""
+        return self._layers
+
+    def channel_groups(self) -> tuple[ChannelGroup, ...]:
+        """Sets of layers whose output channels can be removed together; each removal was tried on a copy."""
+        return self._channels.groups
+
+    @cached_property
+    def _blocks(self) -> tuple[ResidualBlock, ...]:
+        return blocks.residual_blocks(self.module, self.trace, self.example, self.input_names)
+
+    def residual_blocks(self) -> tuple[ResidualBlock, ...]:
+        """Modules that add a shortcut to their last layer's output, in forward order; each drop was tried on a copy."""
+        return self._blocks
+
+    @cached_property
+    def _factorable(self) -> frozenset[str]:
+        return low_rank.factorable(self.module, self.trace, self.example, self.input_names)
+
+    def factorable_layers(self) -> frozenset[str]:
+        """Layers that two layers of lower rank can replace; tried on a copy."""
+        return self._factorable
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all layers for one example; products of activations with activations don't count."""
+        return sum(layer.macs for layer in self.trace.layers)
+
+    def digest(self) -> str:
+        """sha256 of the layers' weights before folding, equal to the digest of a recorded trajectory that ends in this model."""
+        return self.original_digest
+
+    def observe(self, needs: Sequence[Need], data: Iterable[Batch] = (), seed: int = 0) -> Iterator[tuple[str, Observation]]:
+        """Observe the layers in forward order.
+
+        Args:
+            needs: what to observe, values of `types.Need`. `Motion` comes from a trajectory and is ignored here.
+            data: calibration batches by input name; several passes over them may be made.
+            seed: of the random numbers that Fisher information, noise gains and Hessian spectra draw.
+
+        Returns:
+            an iterator of layer names and observations.
+
+        Raises:
+            InvalidRequest: the needs ask for data and there are none, or a batch doesn't fit the model.
+        """
+        batches = data if isinstance(data, Sequence) else list(data)
+        return observing.observe_layers(self, needs, batches, seed)
+
+    def predict(self, inputs: Batch) -> tuple[Tensor, ...]:
+        """The outputs for one batch, as a tuple of tensors without gradients.
+
+        Args:
+            inputs: `[n, ...]` by input name.
+
+        Raises:
+            InvalidRequest: the inputs don't fit the model.
+        """
+        try:
+            return calling.outputs(self.module, inputs, self.input_names)
+        except calling.CALL_ERRORS as error:
+            raise InvalidRequest(
+                f"the model can't run on these inputs: {str(error).splitlines()[0] if str(error) else error!r}"
+            ) from error
+
+    def original(self, inputs: Batch) -> tuple[Tensor, ...]:
+        """The outputs of the caller's own module, which edits don't affect; floating-point outputs as float32.
+
+        Args:
+            inputs: `[n, ...]` by input name.
+
+        Raises:
+            InvalidRequest: the inputs don't fit it.
+        """
+        source = self.module if self.source is None else self.source
+        return tuple(
+            t.float() if t.is_floating_point() else t for t in calling.caller_outputs(source, inputs, self.input_names, self.size)
+        )
+
+    def to_onnx(self, example: Batch | None = None) -> tuple[bytes, Mapping[str, tuple[Placement, ...]]]:
+        """Export to a float32 ONNX file without metadata, with a free batch axis where the exporter allows it.
+
+        Args:
+            example: inputs to export with; None for those that the model was opened with.
+
+        Returns:
+            the file's bytes, and layer -> the places of its weight in the file; layers that can't be located are absent.
+
+        Raises:
+            Unsupported: no exporter takes the model.
+        """
+        content, places, _ = self.to_onnx_with_notes(example)
+        return content, places
+
+    def to_onnx_with_notes(
+        self, example: Batch | None = None
+    ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+        """`to_onnx`, and as third value sentences about what the exporter couldn't do."""
+        from dyncompress.models.torch import onnx_graph, skeleton  # onnx is imported only where a file is written
+        from dyncompress.models.torch.exporting import ExportInputs
+
+        example = self.example if example is None or any(self.free.values()) else example  # free axes need one example only
+        example = batches.resize_batch(example, self.size) if self.size else example
+        form, last = skeleton.form_of(example), self.exports.skeleton
+        content = None if last is None else last.fill(self.module, form)
+        if last is not None and content is not None:
+            return content, last.places, last.notes
+        inputs = ExportInputs(example, self.input_names, self.free, self.size)
+        exported = onnx_graph.export_onnx(self.module, self.trace.layers, self.trace.users, inputs)
+        self.exports.skeleton = skeleton.skeleton(exported[0], self.module, form, *exported[1:])
+        return exported
+
+    def edited(self, edits: Sequence[Edit]) -> TorchModel:
+        """A new model with the edits applied; this one stays as it is.
+
+        Weights, gains and shifts are applied first, in their order and in the shapes of this model. Then layers are factorised,
+        then blocks dropped, then channels removed.
+
+        Raises:
+            InvalidRequest: an edit names an unknown layer, block or group, or its shape doesn't fit.
+        """
+        module = copying.deep_copy(self.module)
+        keeps = [edit for edit in edits if isinstance(edit, Keep)]
+        drops = [edit for edit in edits if isinstance(edit, Drop)]
+        factors = [edit for edit in edits if isinstance(edit, LowRank)]
+        for edit in edits:
+            if not isinstance(edit, Keep | Drop | LowRank):
+                self._edit(module, edit)
+        if not (keeps or drops or factors):
+            return self._with_weights_of(module)
+        new = replace(self, module=module, exports=ExportCache())
+        if factors:
+            low_rank.factorise(module, self.trace, factors)
+            new = replace(new, normalised=low_rank.rename_layers(self.normalised, factors))
+            return new.edited([*drops, *keeps]) if drops or keeps else new
+        if drops:
+            blocks.drop(module, self._blocks, drops)
+            return new.edited(keeps) if keeps else new
+        kept = dict(self.kept)
+        for name, rows in channels.keep(module, self._channels, keeps, self.example, self.input_names).items():
+            before = self.kept.get(name)
+            kept[name] = rows if before is None else tuple(before[row] for row in rows)
+        return replace(new, kept=kept)
+
+    def _with_weights_of(self, module: nn.Module) -> TorchModel:
+        """The model of a module of the same structure: what was read from the structure holds for it too."""
+        new = replace(self, module=module, exports=replace(self.exports))
+        new.__dict__.update({name: self.__dict__[name] for name in _OF_STRUCTURE if name in self.__dict__})
+        return new
+
+    def with_notes(self, *notes: str) -> TorchModel:
+        """The same model with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def with_free_axes(self, free: Mapping[str, tuple[int, ...]]) -> TorchModel:
+        """The same model with these axes free in its file."""
+        return replace(self, free=free)
+
+    def in_sequence(
+        self, batches: Sequence[Batch], names: Sequence[str], fit: LayerFit, *, dropped: Sequence[Drop] = ()
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Fit layers in the order of the forward pass, each on the inputs that the fitted layers produce; see `sequence`."""
+        with blocks.bypass_blocks(self.module, self.residual_blocks() if dropped else (), dropped):
+            return sequence.in_sequence(self, batches, names, fit)
+
+    def distilled(self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask) -> TorchModel:
+        """The model with weights distilled from the reference; see `weight_distillation`."""
+        return weight_distillation.distill_weights(self, reference, batches, how)
+
+    def tunable(self) -> bool:
+        """Whether a layer has a gain or a shift that can be learned on its own."""
+        return gain_distillation.tunable(self)
+
+    def tuned(
+        self, reference: TorchModel, batches: Sequence[Batch], how: DistillationTask
+    ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
+        """The model with gains and shifts distilled from the reference; see `gain_distillation`."""
+        return gain_distillation.distill_gains(self, reference, batches, how)
+
+    def _edit(self, module: nn.Module, edit: SetWeight | Affine) -> None:
+        """Apply one edit of a weight to a copy of the module, in place."""
+        layer = self._target(module, edit.layer)
+        if isinstance(edit, SetWeight):
+            layers.set_weight(edit.layer, layer, edit.weight, edit.bias)
+        else:
+            layers.set_affine(edit.layer, layer, edit.gain, edit.shift)
+
+    def _target(self, module: nn.Module, name: str) -> nn.Module:
+        """The part of a module that holds a layer's weight; an unknown name is an `InvalidRequest`."""
+        if name not in self.trace.modules:
+            near = difflib.get_close_matches(name, self.trace.modules, 1)
+            raise InvalidRequest(
+                f"there is no layer '{name}' that can be edited{f'; did you mean {near[0]!r}?' if near else '.'}"
+            )
+        return module.get_submodule(self.trace.modules[name])
+
+    def matched(
+        self, reference: TorchModel, batches: Sequence[Batch], only: Sequence[str] | None = None
+    ) -> tuple[TorchModel, dict[str, tuple[Tensor, Tensor]]]:
+        """Match the mean and standard deviation of each layer's outputs to those of a reference on the same examples.
+
+        Args:
+            reference: the original model.
+            batches: calibration inputs by name.
+            only: layers to match; None for those whose weights differ from the reference's or into which a BatchNorm was folded.
+
+        Returns:
+            the new model, and layer -> (gain, shift), each `[out]`. The scale of an encoding has to be multiplied by the gain.
+
+        Raises:
+            InvalidRequest: there are fewer than two examples, or the reference lacks channels of the model.
+        """
+        names = self._to_match(reference) if only is None else tuple(only)
+        gains = matching.gains(self, reference, batches, names)
+        return self.edited([Affine(name, gain, shift) for name, (gain, shift) in gains.items()]), gains
+
+    def _to_match(self, reference: TorchModel) -> tuple[str, ...]:
+        """The layers that `matched` matches by default."""
+        names = []
+        for name, path in self.trace.modules.items():
+            own, other = self.module.get_submodule(path).weight, reference.module.get_submodule(path).weight
+            if name in self.normalised or own.shape != other.shape or not torch.equal(own, other):
+                names.append(name)
+        return tuple(names)

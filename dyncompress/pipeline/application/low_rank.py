@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.pipeline.application.sequential import centred, ridge
 from dyncompress.pipeline.task import Task
-from dyncompress.pruning.low_rank import composed, factors
+from dyncompress.pruning.low_rank import factor_product, factors
 from dyncompress.types import (
     INNER,
     OUTER,
@@ -84,7 +84,7 @@ class _Fit:
         rank = min(int(self.asked[name].rank or 1), *weight.flatten(1).shape)
         ((inner, outer),) = factors(weight, moment, (rank,))
         self.pairs[name] = inner, outer
-        return composed(inner, outer)
+        return factor_product(inner, outer)
 
     def bias(self, name: str, shift: Array | None) -> Array | None:
         """The layer's bias with a shift of the output added."""

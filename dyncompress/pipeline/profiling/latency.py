@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress import deployment
-from dyncompress.deployment.latency import Cut, integer_file, narrowed
+from dyncompress.deployment.latency import Cut, cut_channels, nearest_integer_file
 from dyncompress.pipeline.capabilities import channel_groups, residual_blocks
 from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.onnx_export import as_numpy
@@ -78,7 +78,7 @@ def latency_table(task: Task, table: Mapping[str, Sequence[Option]]) -> LatencyT
         for i, option in enumerate(options):
             cuts = {k: v for unit in members for k, v in _cuts(unit, option, groups).items()}
             if option.choice.keep is not None:
-                files[f"{form}:{i}"] = writer(narrowed(float_file, places, cuts), places)
+                files[f"{form}:{i}"] = writer(cut_channels(float_file, places, cuts), places)
             elif option.choice.drop:
                 small, left = model.edited([Drop(unit.removeprefix(BLOCKS)) for unit in members]).to_onnx(batch)
                 files[f"{form}:{i}"] = writer(small, left)
@@ -139,7 +139,7 @@ class _Writer:
         integer = self.recipe.activation_bits != FLOAT_BITS
         target = self.target if integer else replace(self.target, activation_dtype="float32")
         ranges = deployment.ranges(float_file, [dict(self.batch)]) if integer else {}
-        return integer_file(float_file, places, ranges, max(self.recipe.weight_bits or (FLOAT_BITS,)), target)
+        return nearest_integer_file(float_file, places, ranges, max(self.recipe.weight_bits or (FLOAT_BITS,)), target)
 
 
 def _forms(

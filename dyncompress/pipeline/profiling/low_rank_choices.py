@@ -39,14 +39,14 @@ def rank_errors(observation: Observation, tried: Sequence[Choice], recipe: Recip
     norm, found = float(squares.sum()) or 1.0, []
     for choice in tried:
         inner, outer = pairs[int(choice.rank or 1)]
-        whole, product = low_rank.composed(inner, outer), []
+        whole, product = low_rank.factor_product(inner, outer), []
         moments = (None, None) if moment is None else (moment, low_rank.inner_moment(inner, moment))
         for layer, half, seen in zip(halves(observation.layer, len(inner)), (inner, outer), moments, strict=True):
             shaped = half.reshape(layer.shape)
             values: dict[Need, Array] = {Weight(): shaped}
             values.update({} if seen is None else {InputMoment(): seen})
             product.append(rounded_weight(Observation(layer, values), shaped, choice, recipe.quantizer)[0])
-        new = low_rank.composed(product[0], product[1].flatten(1)).to(weight)
+        new = low_rank.factor_product(product[0], product[1].flatten(1)).to(weight)
         error = float((weight - new).double().square().sum())
         one = Errors(
             choice=choice,

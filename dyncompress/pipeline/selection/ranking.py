@@ -66,11 +66,16 @@ def rank(
     Raises:
         InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
             there or whose sign neither theory nor gaps tell.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> runs = {name: torch.nn.Linear(64, 64) for name in ("first", "second", "third")}
+        >>> dyncompress.rank(runs, ["esd_mid"], example=torch.randn(2, 64)).best in runs
+        True
     """
     tools = _measures(measures)
     if not hasattr(checkpoints, "keys"):
-        kind = type(checkpoints).__name__
-        raise InvalidRequest(f"rank: the checkpoints are a {kind}; give a mapping, name -> checkpoint.")
+        raise InvalidRequest(f"rank: the checkpoints are a {type(checkpoints).__name__}; give a mapping, name -> checkpoint.")
     names = list(checkpoints.keys())
     if len(names) < 2:
         raise InvalidRequest(f"rank: {len(names)} checkpoint{'' if len(names) == 1 else 's'} can't be ordered; give two or more.")
@@ -88,13 +93,17 @@ def rank(
     values = {tool: np.array([found[name][tool].value for name in names]) for tool in tools}
     agreements = _agreements(values, names, measured, chosen)
     predictions, agreements = _signed(predictions, agreements)
-    places = np.stack([_places(predictions[tool].sign * values[tool]) for tool in tools])
-    known = np.isfinite(places)
-    total = np.where(known, places, 0.0).sum(axis=0)
-    means = np.divide(total, known.sum(axis=0), out=np.full(len(names), np.nan), where=known.any(axis=0))
+    means = _mean_places(np.stack([_places(predictions[tool].sign * values[tool]) for tool in tools]))
     order = np.argsort(means, kind="stable")  # nan comes last
     rows = tuple(Row(names[i], float(means[i]), found[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order)
     return Ranking(rows, predictions, agreements, _notes(rows, predictions, measured))
+
+
+def _mean_places(places: np.ndarray) -> np.ndarray:
+    """The mean `[n]` of the finite numbers in each column of `[measures, n]`; nan where a column has none."""
+    known = np.isfinite(places)
+    total = np.where(known, places, 0.0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full(places.shape[1], np.nan), where=known.any(axis=0))
 
 
 def _measures(given: str | Sequence[str | Measure] | Mapping[str, Measure]) -> dict[str, Measure]:

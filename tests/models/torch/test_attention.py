@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.models.torch.attention import Attention
 from dyncompress.models.torch.layers import canonical, compressible_modules, digest_of
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
 from tests.traits import attention

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.models.torch.batches import resize_batch
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from tests.traits import batches
 from tests.traits.subject import randn, seeded
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from benchmarks.cifar_resnet import CifarResNet
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Drop, Keep
 from tests.data import resnet20
 

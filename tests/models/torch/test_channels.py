@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from benchmarks.cifar_resnet import CifarResNet
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Affine, ChannelGroup, Keep, SetWeight, Weight
 from tests.data import cifar10, resnet20
 

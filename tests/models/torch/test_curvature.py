@@ -10,7 +10,7 @@ from torch.nn import functional
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import HessianTrace, SharpnessDimension
 from dyncompress.models.torch.curvature import lanczos, own_loss
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import HessianSpectrum
 
 

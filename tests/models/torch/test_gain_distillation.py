@@ -15,7 +15,8 @@ from dyncompress.measures.divergence import divergence
 from dyncompress.models.augmentation import augment
 from dyncompress.models.torch.distillation import loss
 from dyncompress.models.torch.gain_distillation import distill_gains
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Affine, Distillation, DistillationTask
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.models.torch.hooks import HookedLayer
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
 
 TARGET = "onnxruntime-x86-vnni"
@@ -137,7 +137,7 @@ def test_copies_of_an_opened_model_are_of_their_own() -> None:
 def test_a_forward_method_set_on_the_model_and_hooked_is_that_of_every_copy() -> None:
     import types
 
-    from dyncompress.models.torch.model import open_model
+    from dyncompress.models.torch.opening import open_model
     from dyncompress.types import SetWeight
 
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.models.torch import matching
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
     "conv": (nn.Conv2d(3, 5, 3), (37, 5, 6, 7), (0, 2, 3)),

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import layers
-from dyncompress.models.torch.model import open_model, preprocessing_warning
+from dyncompress.models.torch.folding import preprocessing_warning
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recording import weights_digest
 from dyncompress.recording.torch_callback import layer_weights
 from dyncompress.types import Affine, Bias, InputMoment, SetWeight, Weight

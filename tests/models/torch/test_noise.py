@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import LayerCushion, NoiseAttenuation
 from dyncompress.models.torch import noise
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import NoiseGain
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch import layers
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Bias, InputMoment, Layer, OutputFisher, OutputMoments, Spectrum, Weight
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Placement, Weight
 
 runtime = pytest.importorskip("onnxruntime")

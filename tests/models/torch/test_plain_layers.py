@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import dyncompress as dc
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, SetWeight
 from tests.traits import calls

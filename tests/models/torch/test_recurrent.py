@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dyncompress as dc
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from tests.traits.sequences import Cell, Recurrent, Words
 from tests.traits.subject import ids, randn, seeded
 

@@ -9,7 +9,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.types import Affine, Edit, SetWeight
 from tests.models.torch.test_onnx_graph import ran
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import dyncompress as dc
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from tests.tiny import CALIBRATION, TARGET, network
 
 X = torch.randn(32, 20, generator=torch.Generator().manual_seed(0))

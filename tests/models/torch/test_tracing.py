@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dyncompress.errors import Unsupported
-from dyncompress.models.torch.model import open_model
+from dyncompress.models.torch.opening import open_model
 from dyncompress.models.torch.tracing import export_by_tracing, fold_constants
 from tests.models.torch.test_onnx_graph import ran
 

@@ -14,7 +14,8 @@ import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch import distillation
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.models.torch.weight_distillation import distill_weights
 from dyncompress.pipeline.task import observes_data
 from dyncompress.recipe.recipe import Recipe

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.measures.divergence import divergence
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.models.torch.sequence import _residual_products, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.pipeline.observed_model import ObservedModel

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.application.apply_plan import applied
 from dyncompress.pipeline.application.structured_pruning import restructured, structural, with_mirrored
 from dyncompress.pipeline.observed_model import outputs

@@ -11,8 +11,9 @@ import torch
 
 import dyncompress as dc
 from benchmarks.cifar_resnet import CifarResNet
-from dyncompress.deployment.latency import Cut, narrowed
-from dyncompress.models.torch.model import TorchModel, open_model
+from dyncompress.deployment.latency import Cut, cut_channels
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.profiling.latency import LatencyTable, latency_table, with_seconds
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import Choice, Keep, Option
@@ -35,7 +36,7 @@ def test_a_narrowed_file_is_the_network_of_the_first_channels() -> None:
     model = small_resnet()
     content, places = model.to_onnx()
     cuts = {"layer2.0.conv1": Cut(rows=20), "layer2.0.conv2": Cut(columns=20 * 9)}
-    session = onnxruntime.InferenceSession(narrowed(content, places, cuts), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(cut_channels(content, places, cuts), providers=["CPUExecutionProvider"])
     wanted = model.edited([Keep("layer2.0.conv1", tuple(range(20)))]).predict({"x": X})[0]
     np.testing.assert_allclose(session.run(None, {"x": X.numpy()})[0], wanted.numpy(), rtol=1e-4, atol=1e-5)
 
