@@ -64,9 +64,7 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     plain_layers.make_plain(own, example, names)
     if size:
         batches.cut_into_pieces(own, size)
-        example = batches.resize_batch(
-            batch or example, 2 * size
-        )  # two pieces, so that the trace counts two calls of every layer
+        example = batches.resize_batch(batch or example, 2 * size)  # two pieces: the trace counts two calls of every layer
     example_outputs = calling.checked_outputs(own, example, names, layers.compressible_modules(own))
     batches.refuse_memory(own, example_outputs, example, names)
     caller = copying.in_eval_mode(module)
