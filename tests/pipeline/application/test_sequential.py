@@ -14,7 +14,7 @@ import dyncompress as dc
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
-from dyncompress.models.torch.sequence import _correlated, in_sequence
+from dyncompress.models.torch.sequence import _residual_products, in_sequence
 from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
 from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.quantization import Gptq, decode
@@ -76,7 +76,7 @@ def test_an_unchanged_network_has_no_residual() -> None:
     lacks = []
 
     def same(name: str, wanted: ResidualMoments) -> Tensor:
-        lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.shift.abs().max()))
+        lacks.append(float(wanted.residual_cross_moment.abs().max() + wanted.residual_mean.abs().max()))
         return weight_of(model, name)
 
     found = in_sequence(model, batches, names(model), same)
@@ -116,7 +116,7 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     assert torch.allclose(seen["outer"].moment[0], patches.mT @ patches / rows, atol=1e-5)
     assert torch.allclose(seen["outer"].residual_cross_moment, missing.mT @ patches / rows, atol=1e-5)
     assert torch.allclose(seen["outer"].mean[0], patches.mean(0), atol=1e-5)
-    assert torch.allclose(seen["outer"].shift, missing.mean(0), atol=1e-5)
+    assert torch.allclose(seen["outer"].residual_mean, missing.mean(0), atol=1e-5)
 
 
 def compressed(model: ObservedModel, bits: int, *, aim: bool) -> Model:
@@ -154,7 +154,7 @@ def test_a_layer_compensates_for_errors_before_it() -> None:
         if name == "first":
             return turn @ weight
         moment = wanted.moment - wanted.mean[:, :, None] * wanted.mean[:, None, :]
-        lack = wanted.residual_cross_moment - wanted.shift[:, None] * wanted.mean
+        lack = wanted.residual_cross_moment - wanted.residual_mean[:, None] * wanted.mean
         return weight + torch.linalg.solve(moment[0], lack.mT).mT.float()
 
     found = in_sequence(model.model, model.batches, ["first", "second"], solve)
@@ -262,7 +262,7 @@ def test_the_residual_cross_moment_equals_the_gradient(layer: nn.Module) -> None
     lack = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
     (wanted,) = torch.autograd.grad(output, layer.weight, lack)
     with torch.no_grad():
-        assert torch.allclose(_correlated(layer, x, lack), wanted, atol=1e-4)
+        assert torch.allclose(_residual_products(layer, x, lack), wanted, atol=1e-4)
 
 
 def test_nearly_constant_inputs_have_a_factor() -> None:
