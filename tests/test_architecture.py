@@ -18,6 +18,7 @@ LAYOUT = layout.Layout()
 MANY_PARAMETERS = {"pipeline.verbs.apply": 9, "pipeline.verbs.compress": 10}
 PACKAGE = ROOT / "dyncompress"
 FILES = sorted(PACKAGE.rglob("*.py"))
+VERBS_LINES = 220  # 150 of code and arguments, and an example for every verb
 FORBIDDEN_NAMES = {"utils", "helpers", "misc", "common", "core", "manager", "engine", "factory"}
 
 
@@ -174,7 +175,7 @@ def test_only_the_command_line_prints(module: str) -> None:
 def test_a_file_is_one_idea(path: Path) -> None:
     assert path.stem not in FORBIDDEN_NAMES, f"{path.stem} says nothing about what lies inside"
     lines = len(path.read_text().splitlines())
-    limit = {"pipeline/verbs.py": 200}.get(str(path.relative_to(PACKAGE)), layout.FILE_LINES)
+    limit = VERBS_LINES if path == PACKAGE / "pipeline" / "verbs.py" else layout.FILE_LINES
     assert lines <= limit, f"{lines} lines; split it by idea"
 
 

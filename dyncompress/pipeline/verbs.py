@@ -40,17 +40,24 @@ def measure(
     free_axes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
 ) -> Profile:
-    """Observe the layers, and tabulate costs and predicted distortions of every choice: plans for any budget come from that.
+    """Observe the layers and tabulate, for every choice, its costs and its predicted distortion; any budget is solved from that.
 
     Args:
-        model: a torch module; it is not changed.
+        model: a torch module or a model adapter; it is not changed.
         recipe, target: a shipped name, the path of a TOML file, or the value.
-        calibration: any iterable of batches (tensor, tuple, dict; labels ignored). Recipes on weights alone need none.
-        trajectory: a recorded trajectory or its `.npz`; only some recipes read it.
-        example: one batch of inputs, where there is no calibration data.
-        free_axes: input -> its axes (counted from 1, the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`.
-            Axes of which the calibration data have several lengths are free without being named.
-        progress: who is told of phases.
+        calibration: any iterable of batches (tensor, tuple, dict; labels are ignored); recipes that read weights alone need none.
+        trajectory: a recorded trajectory or the path of its `.npz`; only some recipes read it.
+        example: one batch of inputs, where there are no calibration data.
+        free_axes: input -> axes (the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`. Axes that have
+            several lengths in the calibration data are free without being named.
+        progress: receives the phases of the work.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(8, 3)), torch.randn(64, 8)
+        >>> profile = measure(net, "smallest", target="onnxruntime-x86-vnni", calibration=x)
+        >>> [(layer.name, layer.shape) for layer in profile.layers]
+        [('0', (3, 8))]
     """
     data = InputData(calibration, example, free_axes)
     task = open_task(model, load_recipe(recipe), load_target(target), data, progress)
@@ -58,11 +65,19 @@ def measure(
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
-    """Choose one option for every unit: the least distortion within the budget; for budget.distortion, the fewest bytes.
+    """Choose one option for every unit: the least distortion within the budget, or the fewest bytes for `budget.distortion`.
 
     Raises:
-        Infeasible: the smallest plan is above the budget.
+        Infeasible: even the smallest plan exceeds the budget.
         InvalidRequest: the budget isn't one.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(64, 32)), torch.randn(64, 64)
+        >>> profile = measure(net, "smallest", target="onnxruntime-x86-vnni", calibration=x)
+        >>> plan = allocate(profile, Budget(bytes=0.9))
+        >>> plan.cost["bytes"] <= 0.9 * profile.float_bytes
+        True
     """
     recipe = recipe_for(recipe, profile)
     budget = parse_budget(budget or recipe.budget)
@@ -85,9 +100,17 @@ def apply(
 ) -> Compressed:
     """Carry out a plan, or the file of one, on a copy of the model: remove channels and refit, prune, round, match moments.
 
-    The other arguments are those of `measure`.
+    The other arguments are those of `measure`; None takes the plan's own recipe and target.
 
-    Returns the compressed model; its `.module` is a torch model again.
+    Returns:
+        the compressed model; its `.module` is a torch model again.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(8, 3)), torch.randn(64, 8)
+        >>> profile = measure(net, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> sorted(apply(net, allocate(profile), calibration=x).encodings)
+        ['0']
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
@@ -98,7 +121,16 @@ def apply(
 
 @with_gradients
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
-    """Write the integer ONNX file, check it, and compare it with the torch model it was made of."""
+    """Write the integer ONNX file, check it, and compare it with the model that came in.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(8, 3)), torch.randn(64, 8)
+        >>> profile = measure(net, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> file = export(apply(net, allocate(profile), calibration=x))
+        >>> file.parity.n
+        64
+    """
     return shipped_file(compressed, load_target(target or compressed.plan.target), progress)
 
 
@@ -128,6 +160,13 @@ def certify(
     Raises:
         NotCertified: the promise isn't kept at this confidence.
         InvalidRequest: the held-out examples overlap what compression saw, or are too few.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(8, 3)), torch.randn(264, 8)
+        >>> file = compress(net, calibration=x[:64])
+        >>> certify(file, reference=net, held_out=x[64:]).certificate.risk
+        'agreement'
     """
     held = held_out_of(reference, held_out)
     original = certification.opened_original(file, reference, held)
@@ -160,14 +199,20 @@ def compress(
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
         free_axes: as in `measure`.
         keep_float: keep the model's float32 ONNX file as `file.float_body`, to be saved and compared with; costs its bytes.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
 
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: as the verbs.
+
+    Example:
+        >>> import torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(64, 32)), torch.randn(64, 64)
+        >>> file = compress(net, "edge-int8", target="onnxruntime-x86-vnni", calibration=x)
+        >>> len(file.body) < file.float_bytes
+        True
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    call = OneCall(
-        model, recipe, target, InputData(calibration, None, free_axes), held_out, trajectory, plan, keep_float, progress
-    )
+    data = InputData(calibration, None, free_axes)
+    call = OneCall(model, recipe, target, data, held_out, trajectory, plan, keep_float, progress)
     return compressed(call)

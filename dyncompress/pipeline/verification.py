@@ -40,6 +40,13 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
         Altered: file or certificate isn't what was sealed.
         InvalidRequest: there is no certificate, or these are other examples.
         NotCertified: the promise isn't kept on this processor.
+
+    Example:
+        >>> import dyncompress, torch
+        >>> net, x = torch.nn.Sequential(torch.nn.Linear(8, 3)), torch.randn(264, 8)
+        >>> file = dyncompress.compress(net, calibration=x[:64], held_out=x[64:])
+        >>> verify(file).kept
+        True
     """
     content = file.content if isinstance(file, OnnxFile) else _read(Path(file))
     content = unpack(content) if is_packed(content) else content
