@@ -8,6 +8,7 @@ import pytest
 
 import dyncompress
 
+
 @pytest.mark.parametrize("name", dyncompress.__all__)
 def test_a_public_name_has_an_example(name: str) -> None:
     docstring = getattr(dyncompress, name).__doc__ or ""
