@@ -295,7 +295,7 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
     most of the divergence, and few of them may lie among those set aside. So the upper end is `SURE` standard errors above the
     mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted by
     chance, where they may be flipped and the answers are about as sure), and what the outputs' errors would do to the answers to
-    all examples (`crossed`).
+    all examples (`crossed_divergence`).
 
     Args:
         source: with examples set aside.
@@ -327,7 +327,7 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
         if _unsure(other[0]) <= ALIKE * _unsure(right[0]):  # else they aren't of the calibration's law: mirrored digits aren't
             fitted, right = moved, other
     upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
-    return mean, error, max(upper, crossed(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
+    return mean, error, max(upper, crossed_divergence(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
 
 
 def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
@@ -346,12 +346,12 @@ def _moved(source: ObservedModel) -> list[Batch]:
     return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in source.batches]
 
 
-def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
+def crossed_divergence(errors: np.ndarray, scores: np.ndarray) -> float:
     """Mean KL(softmax(z) || softmax(z + e)) over pairs of an error `[n, c]` and scores `[m, c]`, plus `SURE` standard errors of
     the mean over the errors, of which 64 are taken at most.
 
     Example:
-        >>> crossed(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
+        >>> crossed_divergence(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
         0.0
     """
     few = errors[np.linspace(0, len(errors) - 1, min(len(errors), ERRORS)).astype(np.int64)].astype(np.float64)

@@ -28,7 +28,7 @@ def factorable_layers(model: Model) -> frozenset[str]:
     return model.factorable_layers() if isinstance(model, Structured) else frozenset()
 
 
-def matched(model: Model, reference: Model, batches: Sequence[Batch]) -> tuple[Model, Mapping[str, tuple[Array, Array]]]:
+def match_moments(model: Model, reference: Model, batches: Sequence[Batch]) -> tuple[Model, Mapping[str, tuple[Array, Array]]]:
     """The model with the reference's moments, and layer -> (gain, shift); as it is where the adapter can't match them."""
     return model.matched(reference, batches) if isinstance(model, MomentMatching) else (model, {})
 

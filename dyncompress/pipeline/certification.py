@@ -176,7 +176,7 @@ def refuse_another_original(file: OnnxFile, model: Model) -> None:
         )
 
 
-def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
+def open_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
     """The model behind a file, opened on held-out examples, in batches of the file's size where that is fixed.
 
     Raises:
@@ -189,7 +189,7 @@ def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
     return model
 
 
-def certified(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
+def certify_file(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
     """The file with its certificate, sealed.
 
     Raises:
@@ -249,7 +249,7 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], model: Mod
             "promised; promise more, or give more held-out examples."
         )
     chosen = with_candidates(files[walk.chosen], [candidate(file) for file in files])
-    return certified(chosen, model, held, {**walk.record(), "path": digest, "plans": len(plans)})
+    return certify_file(chosen, model, held, {**walk.record(), "path": digest, "plans": len(plans)})
 
 
 def _circumstances(

@@ -30,7 +30,7 @@ def complete(file: OnnxFile, task: Task, made: Plan | Profile, *, keep_float: bo
     return replace(file, profile=profile, speed=speed, float_body=float_body)
 
 
-def timed(file: OnnxFile, original: Model) -> OnnxFile:
+def with_speed(file: OnnxFile, original: Model) -> OnnxFile:
     """The file with the time of a run before and after; one that has it stays as it is."""
     return file if file.speed is not None else replace(file, speed=_speed(file, original, original.example))
 

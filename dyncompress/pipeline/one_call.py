@@ -11,11 +11,11 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import digests
 from dyncompress.models.signature import refuse_other_form
 from dyncompress.pipeline import certification
-from dyncompress.pipeline.application.apply_plan import applied
+from dyncompress.pipeline.application.apply_plan import apply_plan
 from dyncompress.pipeline.budget_search import Search, file_within_budget
 from dyncompress.pipeline.completion import complete
 from dyncompress.pipeline.onnx_export import shipped_file, within
-from dyncompress.pipeline.profiling.profile import profiled_for_budget
+from dyncompress.pipeline.profiling.profile import profile_for_budget
 from dyncompress.pipeline.replanning import plans_for_budgets
 from dyncompress.pipeline.task import (
     InputData,
@@ -44,7 +44,7 @@ class OneCall:
         trajectory: a recorded trajectory, its path, or None.
         plan: a plan to carry out, a profile to start from, or None.
         keep_float: whether the float32 file stays with the file.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
     """
 
     model: Any
@@ -58,7 +58,7 @@ class OneCall:
     progress: Progress
 
 
-def compressed(call: OneCall) -> OnnxFile:
+def compress_in_one_call(call: OneCall) -> OnnxFile:
     """The finished file: measured, allocated, applied, exported, and certified where there are held-out examples.
 
     Raises:
@@ -66,14 +66,14 @@ def compressed(call: OneCall) -> OnnxFile:
     """
     task, batches, held = _opened(call)
     trial = None if held is None else _trial(task, batches, held)
-    made = call.plan or profiled_for_budget(task)
+    made = call.plan or profile_for_budget(task)
     file, certified = _built(task, made, trial)
     seen = frozenset(digests(batches or []))
     file = replace(file, seen=file.seen | seen)
     if trial is not None and not certified:
         limit = None if task.recipe.path or isinstance(made, Plan) else task.recipe.budget.bytes
         with task.progress.phase("certify"):
-            file = within(limit, certification.certified(file, task.model, trial))
+            file = within(limit, certification.certify_file(file, task.model, trial))
     return complete(file, task, made, keep_float=call.keep_float)
 
 
@@ -111,7 +111,7 @@ def _built(task: Task, made: Plan | Profile, trial: certification.Trial | None) 
     """The file that keeps the recipe's budget or promise, and whether it is certified already."""
 
     def build(plan: Plan) -> OnnxFile:
-        return shipped_file(applied(task, plan), task.target, task.progress)
+        return shipped_file(apply_plan(task, plan), task.target, task.progress)
 
     if task.recipe.budget.risk_increase is not None and trial is not None:
         plans = [made] if isinstance(made, Plan) else plans_for_budgets(task, made)
@@ -119,4 +119,4 @@ def _built(task: Task, made: Plan | Profile, trial: certification.Trial | None) 
     if isinstance(made, Plan):
         return build(made), False
     search = Search(task, made, task.recipe.budgets()[0], build, sealed=trial is not None)
-    return file_within_budget(search, profiled_for_budget), False
+    return file_within_budget(search, profile_for_budget), False

@@ -45,7 +45,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("write the integer graph"):
         session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
         exported = of_any_length(session, shown, compressed.model, original)
-        encodings = placed(compressed.encodings, places)
+        encodings = encodings_by_initializer(compressed.encodings, places)
         written = deployment.integer_file(
             float_file,
             encodings,
@@ -221,7 +221,9 @@ def within(budget: float | None, file: OnnxFile) -> OnnxFile:
     return file
 
 
-def placed(encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]) -> dict[str, tuple[Encoding, str]]:
+def encodings_by_initializer(
+    encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]
+) -> dict[str, tuple[Encoding, str]]:
     """Initializer -> (encoding in numpy, layout), for every use of every encoded layer.
 
     Raises:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from dyncompress.allocation.plan import allocated, floor_of, limits_of, whole_budget
 from dyncompress.errors import Infeasible
-from dyncompress.pipeline.application.structured_pruning import structural
+from dyncompress.pipeline.application.structured_pruning import structural_choices
 from dyncompress.pipeline.profiling.latency import seconds_of
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.checks import parse_budget
@@ -70,7 +70,7 @@ def replan_with_measured_costs(task: Task, profile: Profile, budget: Budget, lim
         if number == tries - 1:
             limits = {**limits, **dict.fromkeys(asked, -math.inf)}
         plan, last = _solved_or_smallest(profile, limits, task.recipe, asked)
-        if not structural(plan.asked):
+        if not structural_choices(plan.asked):
             if not last:
                 return plan
             real = {"macs": float(profile.macs), "seconds": profile.whole_seconds}
@@ -103,7 +103,7 @@ def _solved_or_smallest(
 
 def structure_costs(task: Task, profile: Profile, plan: Plan) -> dict[str, float]:
     """Multiply-accumulates of the plan's structure, and seconds where the profile has them."""
-    small = without(task.model, structural(plan.asked))
+    small = without(task.model, structural_choices(plan.asked))
     real = {"macs": float(small.macs)}
     if profile.seconds:
         real["seconds"] = profile.whole_seconds * seconds_of(task, small)

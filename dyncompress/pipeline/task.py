@@ -58,7 +58,7 @@ class Task:
     Attributes:
         source: the model adapter with its data.
         recipe, target: values.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
     """
 
     source: ObservedModel
@@ -113,7 +113,7 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
         recipe: says how many examples are read, and how many are fitted on.
         target: that the file is for.
         data: calibration data or an example.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
 
     Raises:
         InvalidRequest: there are neither, or the recipe observes calibration data and there are none.
@@ -134,7 +134,7 @@ def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
             "no input was given, and one tells what the model takes; give calibration=x, one batch is enough for this recipe."
         )
     batches = as_batches(given, names, examples_drawn(recipe), unchecked=True)
-    adapter = _opened_on(model, batches, asked_free(data.free_axes, batches[0]))
+    adapter = _opened_on(model, batches, requested_free_axes(data.free_axes, batches[0]))
     warning = preprocessing_warning(model, batches) if calibrated else None
     adapter = adapter.with_notes(warning) if warning else adapter
     fitted, aside = set_aside(batches, recipe) if calibrated else (batches, ())
@@ -204,7 +204,7 @@ def _opened_on(model: Any, batches: Sequence[Batch], free: Mapping[str, tuple[in
     return adapter.with_free_axes({name: axes for name in first if (axes := _uneven(name, batches, free.get(name, ())))})
 
 
-def asked_free(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> dict[str, tuple[int, ...]]:
+def requested_free_axes(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> dict[str, tuple[int, ...]]:
     """Input -> the axes that a user wants free, checked.
 
     Raises:

@@ -121,8 +121,8 @@ def test_probes_of_structure_work_with_a_trajectory(monkeypatch: pytest.MonkeyPa
     run = tiny.trained()[1]
     model = with_run(tiny.task(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
     seen = []
-    monkeypatch.setattr(probes, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
+    monkeypatch.setattr(probes, "restructure", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
     lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))
-    probes.structure_probed(model, {"channels:stem": lines}, NoStep())
+    probes.probe_structure(model, {"channels:stem": lines}, NoStep())
     few, source = seen[0].source, model.source
     assert few.run is source.run and few.seed == source.seed and few.cache is not source.cache

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.measures.divergence import divergence
 from dyncompress.pipeline.application import checks
-from dyncompress.pipeline.application.low_rank import split
-from dyncompress.pipeline.application.round_layers import fitted, round_layers
-from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.application.low_rank import split_layers
+from dyncompress.pipeline.application.round_layers import fit_to_target, round_layers
+from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices
 from dyncompress.pipeline.observed_model import first_examples, outputs
 from dyncompress.pipeline.task import Task, refuse_other_weights
 from dyncompress.quantization.grid import decode
@@ -65,7 +65,7 @@ class Stages:
         return any(output.dtype.kind == "f" for output in self.outputs)
 
 
-def applied(task: Task, plan: Plan) -> Compressed:
+def apply_plan(task: Task, plan: Plan) -> Compressed:
     """Carry out a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
 
     Where nothing is rounded, weights are distilled after zeros were made and moments matched.
@@ -73,7 +73,7 @@ def applied(task: Task, plan: Plan) -> Compressed:
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
     """
-    task = replace(task, recipe=fitted(task.recipe, task.target))
+    task = replace(task, recipe=fit_to_target(task.recipe, task.target))
     checks.refuse_unfit(plan, task.model, task.target)
     refuse_other_weights(task, plan)
     checks.refuse_unrealisable(plan, task.recipe, task.calibrated)
@@ -82,11 +82,11 @@ def applied(task: Task, plan: Plan) -> Compressed:
     task = task if stages.differentiable else replace(task, recipe=without_distillation(task.recipe))
     schedule = distillation_schedule(plan, task.recipe, task.calibrated)
     with task.progress.phase("remove channels, prune and round"):
-        narrow, structure = restructured(task, plan.asked, flips=task.recipe.mirrored)
+        narrow, structure = restructure(task, plan.asked, flips=task.recipe.mirrored)
         if schedule.before_rounding:
             narrow = narrow.with_model(_with_distilled_weights(task, narrow.model, plan))
             stages.note("teach", narrow.model)
-        narrow, halved, thin = split(narrow, plan)
+        narrow, halved, thin = split_layers(narrow, plan)
         pruned, final, rounded = round_layers(narrow, halved)
     stages.note("prune", pruned)
     stages.note("weights", final)
@@ -102,8 +102,10 @@ def applied(task: Task, plan: Plan) -> Compressed:
         encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
     whole = {unit: choice for unit, choice in rounded.realised.items() if unit in plan.asked}
-    thin = rejoined(thin, rounded.realised, {layer.name: layer.weights for layer in narrow.model.layers()})
-    realised = {unit: carried_out(choice, task.recipe, task.target) for unit, choice in {**structure, **thin, **whole}.items()}
+    thin = choices_of_split_layers(thin, rounded.realised, {layer.name: layer.weights for layer in narrow.model.layers()})
+    realised = {
+        unit: realised_choice(choice, task.recipe, task.target) for unit, choice in {**structure, **thin, **whole}.items()
+    }
     return Compressed(
         model=final.with_notes(*_left_out(task)),
         encodings=encodings,
@@ -178,7 +180,7 @@ def distillation_schedule(plan: Plan, recipe: Recipe, calibrated: bool) -> Disti
     """
     layers = [choice for unit, choice in plan.asked.items() if not unit.startswith(STRUCTURE) and unit not in plan.reasons]
     rounds = recipe.quantizer is not None and any(choice.weight_bits != FLOAT_BITS for choice in layers)
-    removes = bool(structural(plan.asked))
+    removes = bool(structural_choices(plan.asked))
     if not (recipe.distill.weight_epochs and calibrated):
         return DistillationSchedule(False, False)
     return DistillationSchedule(removes and rounds, not rounds and (removes or any(choice.sparsity for choice in layers)))
@@ -218,7 +220,9 @@ def _rescaled(
 
 
 # ---------------------------------------------------------------- what was realised
-def rejoined(thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]) -> dict[str, Choice]:
+def choices_of_split_layers(
+    thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]
+) -> dict[str, Choice]:
     """The realised choices of split layers, with the zeros, widths and scales that their two halves got."""
     found = {}
     for name, choice in thin.items():
@@ -229,7 +233,7 @@ def rejoined(thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: 
     return found
 
 
-def carried_out(choice: Choice, recipe: Recipe, target: Target) -> Choice:
+def realised_choice(choice: Choice, recipe: Recipe, target: Target) -> Choice:
     """The choice with the pruner and the quantizer that realised it, and the width of activations that the target has."""
     choice = replace(choice, activation_bits=FLOAT_BITS) if target.activation_dtype == "float32" else choice
     return with_method(choice, recipe)

@@ -31,7 +31,7 @@ from dyncompress.types import (
 METHOD = "low rank"
 
 
-def split(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
+def split_layers(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
     """Put two layers in place of each whose choice has a rank.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dyncompress.pipeline.application.sequential import compressed_in_order, edits
+from dyncompress.pipeline.application.sequential import compress_in_order, edits
 from dyncompress.pipeline.task import Task
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe.recipe import Recipe
@@ -26,7 +26,7 @@ from dyncompress.types import (
 )
 
 
-def fitted(recipe: Recipe, target: Target) -> Recipe:
+def fit_to_target(recipe: Recipe, target: Target) -> Recipe:
     """The recipe with its quantizer's grid set to what the target's integers allow."""
     if recipe.quantizer is None:
         return recipe
@@ -103,7 +103,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
     layers = [layer.name for layer in model.layers() if layer.name in choices]
     weights: dict[str, tuple[Array, Array | None]] = {}
     if recipe.sequential and task.calibrated and isinstance(model, LayerwiseCalibration):
-        weights.update(compressed_in_order(task.source, layers, rounded, tuple(needs), flips=recipe.mirrored))
+        weights.update(compress_in_order(task.source, layers, rounded, tuple(needs), flips=recipe.mirrored))
     if len(weights) < len(layers):
         rest = ((name, o) for name, o in task.observe(tuple(needs)) if name in choices and name not in weights)
         weights.update((name, (rounded(o), None)) for name, o in rest)

@@ -58,7 +58,7 @@ class _Fit:
         return self.compress(Observation(known.layer, {**known.values, Weight(): aim, InputMoment(): moment.float()}))
 
 
-def compressed_in_order(
+def compress_in_order(
     source: ObservedModel,
     names: Sequence[str],
     compress: Callable[[Observation], Array],

@@ -42,7 +42,7 @@ DAMPING = 1e-3  # share of the mean diagonal entry that draws a refit towards th
 METHOD = {CHANNELS: "eliminate + refit", BLOCKS: "drop + refit"}
 
 
-def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+def structural_choices(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     """The choices that change the network's structure."""
     return {
         unit: choice
@@ -51,7 +51,7 @@ def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     }
 
 
-def restructured(
+def restructure(
     task: Task, choices: Mapping[str, Choice], reach: int | None = None, *, flips: bool = False
 ) -> tuple[Task, dict[str, Choice]]:
     """Drop the blocks and remove the channels that choices give up, and refit what comes after.
@@ -68,7 +68,7 @@ def restructured(
     Raises:
         InvalidRequest: a unit that the model doesn't have, or a reader that can't be refitted.
     """
-    asked = structural(choices)
+    asked = structural_choices(choices)
     if not asked:
         return task, {}
     model = task.model
@@ -82,7 +82,7 @@ def restructured(
     }
     affected = _affected(model, there, [group for group, _ in cut.values()], reach)
     fit = _Fit({name: o for name, o in model.observe((Weight(), Bias()), ()) if name in affected}, cut, _together(task, cut))
-    data = with_mirrored(task.batches) if flips and reach is None else task.batches
+    data = with_flipped(task.batches) if flips and reach is None else task.batches
     found = model.in_sequence(data, affected, fit, dropped=drops) if isinstance(model, LayerwiseCalibration) else {}
     _refuse_unfitted(cut, found)
     edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
@@ -94,7 +94,7 @@ def restructured(
     return task.with_model(model.edited([*edits, *drops, *keeps])), realised
 
 
-def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:
+def with_flipped(batches: Sequence[Batch]) -> list[Batch]:
     """The batches, and images `[n, 1 or 3, h, w]` mirrored as well: twice the data where left and right mean the same."""
     found = []
     for batch in batches:

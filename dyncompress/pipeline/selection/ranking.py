@@ -61,7 +61,7 @@ def rank(
         hyperparameters: name -> {"learning_rate": 0.1, ...}, the same keys for every checkpoint; numbers or words.
         calibration: batches, where measures observe networks on data.
         example: one batch of inputs, where there are none.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
 
     Raises:
         InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
