@@ -294,12 +294,12 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
     The divergences of all float outputs are summed: in nats for a table of scores, else relative to the output's variance. A few
     examples make up most of the divergence, and the examples set aside may miss them. So the upper end is `SURE` standard errors
     above the mean, and no less than two other estimates: the divergence on the examples that were fitted on, and the effect of
-    the outputs' errors on the scores of all examples (`crossed_divergence`). The former uses images flipped and shifted at random,
-    where they may be flipped and the model is about as certain of them.
+    the outputs' errors on the scores of all examples (`crossed_divergence`). Where images may be flipped and the
+    model is about as certain of augmented ones, the former uses images flipped and shifted at random.
 
     Args:
         source: with examples set aside.
-        file: finished.
+        file: the finished file.
         mirrored: whether images may be flipped horizontally.
 
     Raises:

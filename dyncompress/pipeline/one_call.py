@@ -34,7 +34,7 @@ from dyncompress.types.progress import Progress
 
 @dataclass(frozen=True)
 class OneCall:
-    """What `compress` was called with; see there.
+    """The arguments of a call of `compress`.
 
     Attributes:
         model: a module, a model adapter, or an open task.
@@ -42,7 +42,7 @@ class OneCall:
         data: calibration data and free axes.
         held_out: anything that is read as held-out examples, or None.
         trajectory: a recorded trajectory, its path, or None.
-        plan: a plan to carry out, a profile to start from, or None.
+        plan: a plan to apply, a profile to start from, or None.
         keep_float: whether the float32 file stays with the file.
         progress: receives the phases of the work.
     """
@@ -81,7 +81,7 @@ def _opened(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None
     """The task, all calibration batches, and the held-out examples, checked against one another.
 
     Raises:
-        InvalidRequest: names what doesn't go together.
+        InvalidRequest: names the arguments that conflict.
     """
     recipe, plan = call.recipe, call.plan
     refuse_mismatch(recipe, call.target, plan)

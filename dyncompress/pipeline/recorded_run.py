@@ -1,4 +1,4 @@
-"""A recorded run of training beside the model it ends at: what was recorded of a layer, in the coordinates of the opened model."""
+"""A recorded training run beside the model it ends at, with the records of each layer in the coordinates of that model."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def recorded_run(trajectory: Trajectory | str | Path, model: Model) -> RecordedR
     Raises:
         InvalidRequest: it is another model's.
     """
-    recorded = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
-    if recorded.digest != model.digest():
+    run = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
+    if run.digest != model.digest():
         raise InvalidRequest(
-            f"the trajectory ends at other weights than the model's (digest {recorded.digest[:12]} against {model.digest()[:12]}); "
+            f"the trajectory ends at other weights than the model's (digest {run.digest[:12]} against {model.digest()[:12]}); "
             "give the trajectory of this model's training, with its last step recorded."
         )
-    return RecordedRun(recorded, increment_fisher(recorded))
+    return RecordedRun(run, increment_fisher(run))
 
 
 def folded_motion(motion: WeightMotion, weight: Tensor) -> WeightMotion:

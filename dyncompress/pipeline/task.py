@@ -305,9 +305,7 @@ def refuse_other_weights(task: Task, made: Plan | Profile) -> None:
 
 
 def observes_data(recipe: Recipe) -> bool:
-    """Whether a recipe can't do without calibration data: activation ranges, changes of structure, distillation,
-    or the needs of its pruner, quantizer or measures.
-    """
+    """Whether a recipe needs calibration data: for activation ranges, changes of structure, distillation, or one of its tools."""
     tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
     reads = any(isinstance(need, (*FROM_DATA, OutputMoments)) for tool in tools for need in tool.needs)
     changes = bool(recipe.keeps) or recipe.blocks or recipe.distill.weight_epochs > 0

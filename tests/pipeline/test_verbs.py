@@ -361,7 +361,7 @@ def test_several_inputs_by_name_and_outputs_in_a_dictionary() -> None:
 
 def test_a_target_that_was_never_run_says_so_in_plan_file_and_certificate() -> None:
     file = dc.compress(network(), "edge-int8", target="onnxruntime-arm64", calibration=CALIBRATION, held_out=HELD_OUT)
-    told = "target 'onnxruntime-arm64' was never run on its own hardware"
-    assert f"# note: {told}" in plan_to_toml(file.plan)
-    assert any(told in note for note in file.notes)
-    assert file.certificate is not None and any(told in line for line in file.certificate.assumptions)
+    warning = "target 'onnxruntime-arm64' was never run on its own hardware"
+    assert f"# note: {warning}" in plan_to_toml(file.plan)
+    assert any(warning in note for note in file.notes)
+    assert file.certificate is not None and any(warning in line for line in file.certificate.assumptions)

@@ -1,4 +1,4 @@
-"""A plan carried out on a copy of the model: structure first, then weights, then what is learned and matched."""
+"""Apply a plan to a copy of the model: structure first, then weights, then moment matching and distillation."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class Stages:
 
 
 def apply_plan(task: Task, plan: Plan) -> Compressed:
-    """Carry out a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
+    """Apply a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
 
-    Where nothing is rounded, weights are distilled after zeros were made and moments matched.
+    Where nothing is rounded, weights are distilled after pruning and moment matching.
 
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
@@ -90,7 +90,7 @@ def apply_plan(task: Task, plan: Plan) -> Compressed:
         pruned, final, rounded = round_layers(narrow, halved)
     stages.note("prune", pruned)
     stages.note("weights", final)
-    aim = narrow.model if structure or thin else task.model  # refitted layers do new work: theirs is what rounding disturbs
+    aim = narrow.model if structure or thin else task.model  # refitted layers compute new outputs, and rounding changes those
     final, encodings = _matched(task, final, aim, rounded.encodings, stages)
     if schedule.after_pruning:
         final = _with_distilled_weights(task, final, plan)
@@ -134,7 +134,7 @@ def _left_out(task: Task) -> list[str]:
 
 
 def without_distillation(recipe: Recipe) -> Recipe:
-    """The recipe for a model that returns integers alone: no gradient leads from them to a weight."""
+    """The recipe for a model that returns integers alone: they have no gradient with respect to a weight."""
     return replace(recipe, distill=replace(recipe.distill, epochs=0, weight_epochs=0))
 
 
@@ -147,7 +147,7 @@ def _free_scales(target: Target) -> bool:
 def _matched(
     task: Task, model: Model, aim: Model, encodings: dict[str, Encoding], stages: Stages
 ) -> tuple[Model, dict[str, Encoding]]:
-    """The model with the moments of `aim`, and the encodings with the gains; as they are where the recipe or target says so."""
+    """The model with the moments of `aim`, and the encodings with the gains; unchanged where recipe or target rule it out."""
     if not (task.recipe.match and task.calibrated and isinstance(model, MomentMatching)):
         return model, encodings
     if _free_scales(task.target):
@@ -164,8 +164,8 @@ class DistillationSchedule:
     """When weights are distilled.
 
     Attributes:
-        before_rounding: the network that lost channels or blocks learns before its layers are pruned and rounded.
-        after_pruning: the network learns last, with its zeros kept.
+        before_rounding: the network that lost channels or blocks is distilled before its layers are pruned and rounded.
+        after_pruning: the network is distilled last, with its zeros kept.
     """
 
     before_rounding: bool
@@ -190,7 +190,7 @@ def _with_distilled_weights(task: Task, model: Model, plan: Plan) -> Model:
     """The model with weights distilled from the original; layers that the plan leaves alone stay as they are."""
     recipe = task.recipe
     spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
-    assert isinstance(model, Trainable)  # `refuse_incapable` saw to it
+    assert isinstance(model, Trainable)  # `refuse_incapable` has checked this
     with task.progress.phase("distil into all weights"):
         return model.distilled(task.model, task.batches, DistillationTask(spec, recipe.seed, recipe.mirrored, plan.reasons))
 
@@ -214,7 +214,7 @@ def _with_distilled_gains(
 def _rescaled(
     model: Model, gains: Mapping[str, tuple[Array, Array]], encodings: Mapping[str, Encoding]
 ) -> tuple[Model, dict[str, Encoding]]:
-    """A model whose outputs took gains and shifts, its integer weights again exactly what the encodings with these gains say."""
+    """A model whose outputs got gains and shifts, with its weights decoded from the encodings with these gains."""
     encodings = rescaled(encodings, gains)
     return model.edited([SetWeight(name, decode(e)) for name, e in encodings.items()]), encodings
 
@@ -223,14 +223,14 @@ def _rescaled(
 def choices_of_split_layers(
     thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]
 ) -> dict[str, Choice]:
-    """The realised choices of split layers, with the zeros, widths and scales that their two halves got."""
-    found = {}
+    """The realised choices of split layers, with the sparsity, width and granularity of their two halves."""
+    choices = {}
     for name, choice in thin.items():
         halves = [name + end for end in (INNER, OUTER) if name + end in layers]
         zeros, size = sum(layers[half].sparsity * weights[half] for half in halves), sum(weights[half] for half in halves)
         done = {} if not halves else {"weight_bits": layers[halves[0]].weight_bits, "granularity": layers[halves[0]].granularity}
-        found[name] = replace(choice, sparsity=zeros / max(size, 1), **done)
-    return found
+        choices[name] = replace(choice, sparsity=zeros / max(size, 1), **done)
+    return choices
 
 
 def realised_choice(choice: Choice, recipe: Recipe, target: Target) -> Choice:

@@ -56,7 +56,7 @@ def rounded_weight(
 
 @dataclass
 class RoundedLayers:
-    """Prunes and rounds layers one by one, and notes what became of each.
+    """Prunes and rounds layers one by one, and records the result of each.
 
     Attributes:
         choices: layer -> what the plan asks for.
@@ -94,7 +94,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
     """Prune and round every layer of the plan.
 
     Returns:
-        the model after pruning alone, the model after rounding, and what became of each layer.
+        the model after pruning alone, the model after rounding, and the record of each layer.
     """
     recipe, model = task.recipe, task.model
     needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
@@ -113,7 +113,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
 
 
 def _done(choice: Choice, new: Array, encoding: Encoding | None) -> Choice:
-    """The choice as its layer was really pruned and rounded."""
+    """The choice as it was realised."""
     zeros = float((new == 0).float().mean()) if choice.sparsity else 0.0
     if encoding is None:
         return replace(choice, sparsity=zeros, weight_bits=FLOAT_BITS, step=0.0)

@@ -1,7 +1,7 @@
 """The additive table: for every unit and every choice that the target allows, what it costs and the distortion to expect.
 
-A choice's error is exact: the recipe's own pruner and quantizer are applied to the layer. What turns an error into a distortion is
-the sensitivity, from Fisher information, probes, the trajectory or theory, in the recipe's order of preference.
+A choice's error is exact: the recipe's own pruner and quantizer are applied to the layer. The sensitivity turns an error into a
+distortion: from Fisher information, probes, the trajectory or theory, in the recipe's order of preference.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ def careful(layer: Layer, bits: Sequence[int], target: Target) -> tuple[int, ...
 
 
 def within(granularity: str, layer: Layer) -> str:
-    """The granularity, with groups no longer than a row of the layer: `group:32` becomes `group:27` where a row has 27 weights."""
+    """The granularity, with groups no longer than a row of the layer: `group:32` becomes `group:27` for rows of 27 weights."""
     return f"group:{min(int(granularity[6:]), layer.fan_in)}" if granularity.startswith("group:") else granularity
 
 
 def worth_trying(layer: Layer, tried: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
-    """Without the choices that take no fewer bytes than one with fewer zeros or more bits: they only add distortion.
+    """The choices, without those that take no fewer bytes than one with fewer zeros or more bits: they only add distortion.
 
-    In a small layer the mask of the zeros, or what unpacks a narrow width, takes more than it saves.
+    In a small layer the mask of the zeros, or the operators that unpack a narrow width, take more bytes than they save.
     """
     size = {c: file_bytes(layer, c) for c in tried}
 

@@ -1,4 +1,4 @@
-"""What theory predicts of each measure: whether the generalization gap grows with it; and how layers make a network."""
+"""The predictions of theory for each measure (whether the generalization gap grows with it), and sums over layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def traced(sizes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted of a measure.
+    """The prediction for a measure.
 
     Attributes:
         sign: 1: the gap grows with it; -1: it shrinks; 0: not known.
@@ -88,7 +88,7 @@ KINDS = {kind: name for name, kind in MEASURES.items()}
 
 
 def prediction(measure: Measure) -> Prediction:
-    """What is predicted of a measure, whatever its fields.
+    """The prediction for a measure, whatever its fields.
 
     Example:
         >>> from dyncompress.measures import LayerCushion, Kurtosis

@@ -65,7 +65,7 @@ def rank(
 
     Raises:
         InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
-            there or whose sign neither theory nor gaps tell.
+            there or whose sign neither theory nor gaps determine.
 
     Example:
         >>> import dyncompress, torch
@@ -175,11 +175,11 @@ def _agreements(
     """Correlations of every measure, as it is, with the gaps."""
     if not gaps:
         return {}
-    told = [i for i, name in enumerate(names) if name in gaps]
-    measured = np.array([gaps[names[i]] for i in told])
+    judged = [i for i, name in enumerate(names) if name in gaps]
+    measured = np.array([gaps[names[i]] for i in judged])
     keys = list(next(iter(chosen.values()))) if chosen else []
-    settings = {key: [chosen[names[i]][key] for i in told] for key in keys} or None
-    return {tool: agreement(column[told], measured, settings) for tool, column in values.items()}
+    settings = {key: [chosen[names[i]][key] for i in judged] for key in keys} or None
+    return {tool: agreement(column[judged], measured, settings) for tool, column in values.items()}
 
 
 def _signed(
@@ -205,7 +205,7 @@ def _places(predicted: np.ndarray) -> np.ndarray:
 
 
 def _notes(rows: Sequence[Row], predictions: Mapping[str, Prediction], gaps: Mapping[str, float]) -> tuple[str, ...]:
-    """What a reader has to know."""
+    """Notes that a reader of the ranking needs."""
     notes = [INDICATOR]
     notes += [f"{name}: sign {found.source}." for name, found in predictions.items() if found.source == LEARNED]
     if gaps and len(gaps) < len(rows):

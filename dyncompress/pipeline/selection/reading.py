@@ -1,4 +1,4 @@
-"""What measures read of one checkpoint: the network layer by layer, the recorded run as a whole."""
+"""The values that measures read from one checkpoint: the network layer by layer, the recorded run as a whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dyncompress.types import (
     Trajectory,
 )
 
-OF_RUN = (Iterates, ExampleLosses, Gradients)  # read off the whole run; what else a trajectory tells is read layer by layer
+OF_RUN = (Iterates, ExampleLosses, Gradients)  # read off the whole run; the other values of a trajectory are read layer by layer
 HOW = {
     Iterates: "its sketches",
     ExampleLosses: "losses of examples; record them with append(..., losses_per_example=...)",
@@ -38,10 +38,10 @@ HOW = {
 
 @dataclass(frozen=True)
 class Examples:
-    """What networks are run on.
+    """The data that networks are run on.
 
     Attributes:
-        data: anything that `examples.as_batches` takes, readable again and again; None: there is nothing.
+        data: anything that `examples.as_batches` takes, readable more than once; None: no data.
         calibrated: whether it is calibration data, or only shows what networks take.
     """
 
@@ -148,7 +148,7 @@ def _of_layers(found: Checkpoint, measures: Mapping[str, Measure], examples: Exa
 
 
 def _how(need: Need) -> str:
-    """What is missing, and how it is recorded."""
+    """The name of a missing value, and how to record it."""
     return next(text for kind, text in HOW.items() if isinstance(need, kind))
 
 

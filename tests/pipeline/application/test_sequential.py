@@ -205,10 +205,10 @@ def test_a_recipe_compresses_sequentially_and_distils(bits: int, sparsity: float
     )
     choice = Choice(weight_bits=bits, sparsity=sparsity, activation_bits=8)
     plan = replace(tiny.plan(), asked=dict.fromkeys(tiny.LAYERS, choice), recipe="smallest")
-    untaught = replace(recipe, distill=Distillation())
+    without_distillation = replace(recipe, distill=Distillation())
     plain, aimed, small = (
         dc.apply(tiny.network(), plan, recipe=r, calibration=tiny.CALIBRATION)
-        for r in (replace(untaught, sequential=False), untaught, recipe)
+        for r in (replace(without_distillation, sequential=False), without_distillation, recipe)
     )
     assert aimed.stages["weights"] < plain.stages["weights"]
     assert "distil" in small.stages and "distil" not in aimed.stages
