@@ -51,7 +51,7 @@ class Search:
         profile, budget: what is asked for.
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
-        lost: the message about the last file that lost a channel.
+        lost_channel: the message about the last file that lost a channel.
         made: the files that were built, without their bytes.
     """
 
@@ -60,7 +60,7 @@ class Search:
     budget: Budget
     build: Build
     sealed: bool = False
-    lost: str = ""
+    lost_channel: str = ""
     made: list[Candidate] = field(default_factory=list)
 
     def file(self) -> OnnxFile:
@@ -110,7 +110,7 @@ class Search:
         """A file that runs in the time asked for, by its own measured time.
 
         Raises:
-            Infeasible: the fastest one found takes longer.
+            Infeasible: the fastest file that was built takes longer.
         """
         asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
         fastest = math.inf
@@ -165,7 +165,7 @@ class Search:
 
     # -------------------------------------------------- distortion
     def _within_distortion(self) -> OnnxFile:
-        """The smallest file found whose measured divergence is within what was asked for.
+        """The smallest of the built files whose measured divergence is within the budget.
 
         Raises:
             Infeasible: even the divergence of the most careful plan is larger.
@@ -204,7 +204,7 @@ class Search:
         start = f"budget.distortion is {asked:.3g}{unit}, and"
         if not math.isfinite(reached):
             return Infeasible(
-                f"{start} every plan of recipe '{recipe.name}' that was tried lost a channel of an output ({self.lost}); "
+                f"{start} every plan of recipe '{recipe.name}' that was tried lost a channel of an output ({self.lost_channel}); "
                 f"{self._gentler()}."
             )
         return Infeasible(
@@ -218,7 +218,7 @@ class Search:
         try:
             file = self._built(plan)
         except Differs as error:
-            self.lost = str(error).partition(";")[0]
+            self.lost_channel = str(error).partition(";")[0]
             return None, math.inf
         mean, error, upper = divergence_of_file(self.task.source, file, self.task.recipe.mirrored)
         cost = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}

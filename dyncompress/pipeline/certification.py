@@ -70,7 +70,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CertificateRequest:
     """The promise that a certificate is asked to state.
 
     Attributes:
@@ -84,7 +84,7 @@ class Asked:
     look: int | None = None
 
 
-def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: Asked) -> Trial:
+def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: CertificateRequest) -> Trial:
     """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:

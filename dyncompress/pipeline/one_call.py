@@ -64,7 +64,7 @@ def compress_in_one_call(call: OneCall) -> OnnxFile:
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: as the verbs.
     """
-    task, batches, held = _opened(call)
+    task, batches, held = _open(call)
     trial = None if held is None else _trial(task, batches, held)
     made = call.plan or profile_for_budget(task)
     file, certified = _built(task, made, trial)
@@ -77,7 +77,7 @@ def compress_in_one_call(call: OneCall) -> OnnxFile:
     return complete(file, task, made, keep_float=call.keep_float)
 
 
-def _opened(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None]:
+def _open(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None]:
     """The task, all calibration batches, and the held-out examples, checked against one another.
 
     Raises:
@@ -104,7 +104,7 @@ def _trial(task: Task, batches: Sequence[Batch] | None, held: HeldOut) -> certif
     spec = task.recipe.certificate
     promise = Promise(delta=spec.delta, risk_increase=task.recipe.budget.risk_increase, method=spec.method)
     seen = frozenset(digests(batches or []))
-    return certification.trial(task.model, held, seen, certification.Asked(promise, spec.risk, None))
+    return certification.trial(task.model, held, seen, certification.CertificateRequest(promise, spec.risk, None))
 
 
 def _built(task: Task, made: Plan | Profile, trial: certification.Trial | None) -> tuple[OnnxFile, bool]:

@@ -170,7 +170,7 @@ def certify(
     """
     held = held_out_of(reference, held_out)
     original = certification.open_original(file, reference, held)
-    asked = certification.Asked(Promise(delta=delta, risk_increase=promise), risk, look)
+    asked = certification.CertificateRequest(Promise(delta=delta, risk_increase=promise), risk, look)
     trial = certification.trial(original, held, file.seen, asked)
     return with_speed(certification.certify_file(file, original, trial), original)
 

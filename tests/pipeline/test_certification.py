@@ -20,7 +20,15 @@ from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
-from dyncompress.pipeline.certification import Asked, Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
+from dyncompress.pipeline.certification import (
+    CertificateRequest,
+    Trial,
+    boldest,
+    refuse_too_few,
+    trial,
+    without_repeats,
+    without_seen,
+)
 from dyncompress.recipe.plan_file import plan_to_toml
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, network
@@ -265,7 +273,7 @@ def test_bad_requests_are_refused_with_a_sentence(asked: dict[str, Any], facts: 
 def test_labels_are_checked_before_any_loss() -> None:
     """The refusal comes before the compression begins."""
     with pytest.raises(dc.InvalidRequest, match="classes 0 to 3"):
-        trial(adapter(), dc.HeldOut({"x": X}, Y + 1), frozenset(), Asked(Promise(), "zero_one"))
+        trial(adapter(), dc.HeldOut({"x": X}, Y + 1), frozenset(), CertificateRequest(Promise(), "zero_one"))
 
 
 # ---------------------------------------------------------------- a path of plans
@@ -285,7 +293,7 @@ def walk(files: list[dc.OnnxFile], promise: float = 0.05) -> tuple[Any, list[int
 
 
 def held(promise: float) -> Trial:
-    return trial(adapter(), dc.HeldOut({"x": X}, Y), frozenset(), Asked(Promise(risk_increase=promise), "zero_one"))
+    return trial(adapter(), dc.HeldOut({"x": X}, Y), frozenset(), CertificateRequest(Promise(risk_increase=promise), "zero_one"))
 
 
 def test_the_walk_stops_at_the_first_plan_that_fails() -> None:

@@ -39,8 +39,8 @@ def split_layers(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]
         plan: its layers are the model's.
 
     Returns:
-        the task with the smaller model, the plan for its layers (both factors at the layer's width), and the realised choices of the
-        split layers.
+        the task with the smaller model, the plan for its layers (both factors at the layer's width), and the realised choices of
+        the split layers.
     """
     asked = {name: choice for name, choice in plan.asked.items() if choice.rank is not None}
     if not asked:

@@ -128,7 +128,7 @@ def relative_error(observation: Observation, new: Array) -> float:
     rows, error = (w.double().reshape(groups, w.shape[0] // groups, -1) for w in (old, old - new.double()))
     if InputMoment() in observation:
         moment = observation[InputMoment()].double()
-        power, lost = ((w @ moment * w).sum() for w in (rows, error))
+        power, error_power = ((w @ moment * w).sum() for w in (rows, error))
     else:
-        power, lost = rows.square().sum(), error.square().sum()
-    return float(lost / power) if float(power) > 0 else 0.0
+        power, error_power = rows.square().sum(), error.square().sum()
+    return float(error_power / power) if float(power) > 0 else 0.0

@@ -43,8 +43,8 @@ def agreement(
         InvalidRequest: lengths differ or a gap isn't finite.
 
     Example:
-        >>> found = agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.4]))
-        >>> round(found.kendall.value, 4)
+        >>> result = agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.4]))
+        >>> round(result.kendall.value, 4)
         0.6667
     """
     values, gaps = np.asarray(values, dtype=np.float64), np.asarray(gaps, dtype=np.float64)

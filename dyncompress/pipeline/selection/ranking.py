@@ -82,20 +82,22 @@ def rank(
     measured = _gaps(gaps, names)
     chosen = _settings(hyperparameters, names)
     predictions = {name: prediction(measure) for name, measure in tools.items()}
-    if not measured and (blind := [name for name, found in predictions.items() if not found.sign]):
+    if not measured and (blind := [name for name, one in predictions.items() if not one.sign]):
         raise InvalidRequest(f"rank: no theory says whether the gap grows with {blind[0]}; give gaps to learn it from.")
     examples = _examples(calibration, example)
-    found: dict[str, dict[str, Estimate]] = {}
+    by_checkpoint: dict[str, dict[str, Estimate]] = {}
     with progress.phase("measure the checkpoints", len(names)) as step:
         for name in names:
-            found[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
+            by_checkpoint[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
             step.advance()
-    values = {tool: np.array([found[name][tool].value for name in names]) for tool in tools}
+    values = {tool: np.array([by_checkpoint[name][tool].value for name in names]) for tool in tools}
     agreements = _agreements(values, names, measured, chosen)
     predictions, agreements = _signed(predictions, agreements)
     means = _mean_places(np.stack([_places(predictions[tool].sign * values[tool]) for tool in tools]))
     order = np.argsort(means, kind="stable")  # nan comes last
-    rows = tuple(Row(names[i], float(means[i]), found[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order)
+    rows = tuple(
+        Row(names[i], float(means[i]), by_checkpoint[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order
+    )
     return Ranking(rows, predictions, agreements, _notes(rows, predictions, measured))
 
 
@@ -109,36 +111,36 @@ def _mean_places(places: np.ndarray) -> np.ndarray:
 def _measures(given: str | Sequence[str | Measure] | Mapping[str, Measure]) -> dict[str, Measure]:
     """Name -> measure."""
     if isinstance(given, Mapping):
-        found = dict(given)
+        measures = dict(given)
     else:
-        found = {}
+        measures = {}
         for one in [given] if isinstance(given, str) else given:
             name = one if isinstance(one, str) else KINDS.get(type(one), type(one).__name__)
-            if name in found:
+            if name in measures:
                 raise InvalidRequest(f"rank: measure '{name}' is given twice; name the two in a mapping, name -> measure.")
             if isinstance(one, str) and one not in MEASURES:
                 raise InvalidRequest(f"rank: there is no measure '{one}'{nearest(one, MEASURES)}")
-            found[name] = MEASURES[one]() if isinstance(one, str) else one
-    if not found:
+            measures[name] = MEASURES[one]() if isinstance(one, str) else one
+    if not measures:
         raise InvalidRequest("rank: no measure is given; name one, e.g. 'lifetime_sum'.")
-    for name, measure in found.items():
+    for name, measure in measures.items():
         if not isinstance(measure, Measure) or isinstance(measure, type):
             raise InvalidRequest(f"rank: '{name}' is a {type(measure).__name__}; give a measure, or the name of one.")
-    return found
+    return measures
 
 
 def _gaps(gaps: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
     """The gaps, checked; empty where none are given."""
-    found = {}
+    checked = {}
     for name, gap in (gaps or {}).items():
         if name not in names:
             raise InvalidRequest(f"gaps: there is no checkpoint '{name}'{nearest(name, names)}")
         if isinstance(gap, bool) or not isinstance(gap, int | float | np.number) or not math.isfinite(gap):
             raise InvalidRequest(f"gaps: that of checkpoint '{name}' is {gap!r}; give a finite number, or leave it out.")
-        found[name] = float(gap)
-    if gaps is not None and len(found) < FEWEST:
-        raise InvalidRequest(f"gaps: {len(found)} of {len(names)} checkpoints have one; a correlation takes {FEWEST}.")
-    return found
+        checked[name] = float(gap)
+    if gaps is not None and len(checked) < FEWEST:
+        raise InvalidRequest(f"gaps: {len(checked)} of {len(names)} checkpoints have one; a correlation takes {FEWEST}.")
+    return checked
 
 
 def _settings(given: Mapping[str, Mapping[str, Setting]] | None, names: Sequence[str]) -> dict[str, dict[str, Setting]]:
@@ -187,12 +189,12 @@ def _signed(
 ) -> tuple[dict[str, Prediction], dict[str, Agreement]]:
     """Unknown signs learned from the gaps, and correlations turned so that 1 means the predicted order."""
     signed, turned = dict(predictions), dict(agreements)
-    for name, found in agreements.items():
+    for name, measured in agreements.items():
         if not predictions[name].sign:
-            sign = -1 if found.kendall.value < 0 else 1
+            sign = -1 if measured.kendall.value < 0 else 1
             signed[name] = replace(predictions[name], sign=sign, source=LEARNED)
         if signed[name].sign < 0:
-            turned[name] = found.negated()
+            turned[name] = measured.negated()
     return signed, turned
 
 
@@ -207,7 +209,7 @@ def _places(predicted: np.ndarray) -> np.ndarray:
 def _notes(rows: Sequence[Row], predictions: Mapping[str, Prediction], gaps: Mapping[str, float]) -> tuple[str, ...]:
     """Notes that a reader of the ranking needs."""
     notes = [INDICATOR]
-    notes += [f"{name}: sign {found.source}." for name, found in predictions.items() if found.source == LEARNED]
+    notes += [f"{name}: sign {one.source}." for name, one in predictions.items() if one.source == LEARNED]
     if gaps and len(gaps) < len(rows):
         notes.append(f"{len(rows) - len(gaps)} of {len(rows)} checkpoints have no gap and enter no correlation.")
     for name in predictions:
