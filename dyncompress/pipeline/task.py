@@ -131,7 +131,7 @@ def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
         raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
     if given is None:
         raise InvalidRequest(
-            "no input was given, and the library needs one; give calibration=x, one batch is enough for this recipe."
+            "no input was given, and the library runs the model on one; give calibration=x, one batch is enough for this recipe."
         )
     batches = as_batches(given, names, examples_drawn(recipe), unchecked=True)
     adapter = _opened_on(model, batches, requested_free_axes(data.free_axes, batches[0]))

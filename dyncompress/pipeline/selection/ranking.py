@@ -85,19 +85,17 @@ def rank(
     if not measured and (blind := [name for name, one in predictions.items() if not one.sign]):
         raise InvalidRequest(f"rank: no theory says whether the gap grows with {blind[0]}; give gaps to learn it from.")
     examples = _examples(calibration, example)
-    by_checkpoint: dict[str, dict[str, Estimate]] = {}
+    table: dict[str, dict[str, Estimate]] = {}
     with progress.phase("measure the checkpoints", len(names)) as step:
         for name in names:
-            by_checkpoint[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
+            table[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
             step.advance()
-    values = {tool: np.array([by_checkpoint[name][tool].value for name in names]) for tool in tools}
+    values = {tool: np.array([table[name][tool].value for name in names]) for tool in tools}
     agreements = _agreements(values, names, measured, chosen)
     predictions, agreements = _signed(predictions, agreements)
     means = _mean_places(np.stack([_places(predictions[tool].sign * values[tool]) for tool in tools]))
     order = np.argsort(means, kind="stable")  # nan comes last
-    rows = tuple(
-        Row(names[i], float(means[i]), by_checkpoint[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order
-    )
+    rows = tuple(Row(names[i], float(means[i]), table[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order)
     return Ranking(rows, predictions, agreements, _notes(rows, predictions, measured))
 
 
