@@ -24,7 +24,7 @@ from dyncompress.allocation.distortion import shapes, z_scores
 from dyncompress.errors import DyncompressError
 from dyncompress.measures.divergence import per_example
 from dyncompress.pipeline.observed_model import first_examples, outputs
-from dyncompress.pipeline.profiling.probes import LEAST, corrected
+from dyncompress.pipeline.profiling.probes import LEAST, correct_predictions
 from dyncompress.types import Budget, Estimate, Layer, Plan, Profile
 
 DATA_FREE = (
@@ -113,7 +113,7 @@ def fully_probed(found: Mapping[str, Any], table: Mapping[str, Sequence[float]])
     out = {}
     for layer in found["layers"]:
         measured = {i: max(o["probe"], LEAST) for i, o in enumerate(layer["options"]) if "probe" in o}
-        out[layer["layer"]] = corrected(table[layer["layer"]], measured)
+        out[layer["layer"]] = correct_predictions(table[layer["layer"]], measured)
     return out
 
 

@@ -25,7 +25,7 @@ from benchmarks.theory_zoo import OUT, ZOO, trained
 from dyncompress.measures import MEASURES
 from dyncompress.measures.divergence import per_example
 from dyncompress.pipeline.application.round_layers import pruned_weight, rounded_weight
-from dyncompress.pipeline.capabilities import matched
+from dyncompress.pipeline.capabilities import match_moments
 from dyncompress.pipeline.observed_model import first_examples, outputs
 from dyncompress.pipeline.task import InputData, Task, open_task, with_run
 from dyncompress.pruning import PRUNERS
@@ -89,7 +89,7 @@ class Setting:
     def realised(self, choices: Mapping[str, Any], examples: int = PROBED) -> Any:
         """The network with these options carried out and its moments matched."""
         edited = self.start.model.edited(self.changed(choices))
-        return matched(edited, self.start.model, first_examples(self.start.batches, examples))[0]
+        return match_moments(edited, self.start.model, first_examples(self.start.batches, examples))[0]
 
 
 def setting(name: str, action: str, tests: int) -> Setting:

@@ -1,8 +1,8 @@
-"""Files that keep a budget: plans are carried out, and what came out is measured, until one is within it.
+"""Files that keep a budget: plans are applied and their files measured, until one is within the budget.
 
 A prediction decides only what is tried first. Bytes are those of the file that ships; seconds are a run's, timed; zeros are
 counted; and the divergence of outputs is measured on the finished file, on calibration examples that were set aside: nothing was
-fitted on them. Where no plan keeps the budget, the error says what was reached.
+fitted on them. Where no plan keeps the budget, the error states what was reached.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation
 Build = Callable[[Plan], OnnxFile]
 
 FILES = 7  # files that are made for a budget of bytes or distortion
-FULL = 0.8  # of a budget of distortion: a plan that spends so much isn't made bolder
-AIM = 0.95  # of a budget of distortion: what the next plan aims at
-ERRORS = 64  # of outputs, that other examples are tried with
-SURE = 2.0  # standard errors above the mean that a measured divergence must keep its budget by
-FINER = 16.0  # times that steps are smaller for a network that doesn't bear the recipe's
-SHIFT = 2  # pixels
-ALIKE = 1.5  # times that answers to moved images may be less sure than to the images as they are
-MOST = 8.0  # times that a level is changed at once
+FULL = 0.8  # of a budget of distortion: a plan that uses this share is bold enough
+AIM = 0.95  # of a budget of distortion: the share that the next plan aims at
+ERRORS = 64  # output errors that are tried on other examples
+SURE = 2.0  # a measured divergence must stay within its budget at this many standard errors above the mean
+FINER = 16.0  # factor by which steps shrink where the finest step of the recipe is too coarse
+SHIFT = 2  # pixels, of shifted images
+ALIKE = 1.5  # the largest ratio of the uncertainty on augmented images to that on the images themselves
+MOST = 8.0  # the largest factor by which a level changes at once
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Search:
         profile, budget: what is asked for.
         build: makes the file of a plan.
         sealed: whether the file will carry a seal, whose bytes count.
-        lost: what was said of the last file that lost a channel.
+        lost_channel: the message about the last file that lost a channel.
         made: the files that were built, without their bytes.
     """
 
@@ -60,27 +60,27 @@ class Search:
     budget: Budget
     build: Build
     sealed: bool = False
-    lost: str = ""
+    lost_channel: str = ""
     made: list[Candidate] = field(default_factory=list)
 
     def file(self) -> OnnxFile:
         """The file of a plan that keeps every budget, as measured on the file itself.
 
         Raises:
-            Infeasible: none was found; the message tells the smallest that was reached.
+            Infeasible: no plan keeps the budgets; the message states the smallest cost that was reached.
         """
         if self.budget.distortion is not None and self.budget.bytes is None:
-            found = self._within_distortion()
+            file = self._within_distortion()
         elif self.budget.bytes is not None:
-            found = self._within_bytes()
+            file = self._within_bytes()
         elif self.budget.seconds is not None:
-            found = self._within_seconds()
+            file = self._within_seconds()
         else:
-            found = self._checked(self._built(self._plan({})))
-        return with_candidates(found, self.made)
+            file = self._checked(self._built(self._plan({})))
+        return with_candidates(file, self.made)
 
     def _built(self, plan: Plan) -> OnnxFile:
-        """The file of a plan; what it came to stays on the list of candidates."""
+        """The file of a plan; its size and divergence join the list of candidates."""
         file = self.build(plan)
         self.made.append(candidate(file))
         return file
@@ -91,10 +91,10 @@ class Search:
         return replan_with_measured_costs(self.task, self.profile, self.budget, known)
 
     def _checked(self, file: OnnxFile) -> OnnxFile:
-        """The file itself, if it has the zeros that were asked for.
+        """The file itself, if it has the sparsity that was asked for.
 
         Raises:
-            Infeasible: it doesn't.
+            Infeasible: it has fewer zeros.
         """
         asked = self.budget.sparsity
         if asked is not None:
@@ -110,7 +110,7 @@ class Search:
         """A file that runs in the time asked for, by its own measured time.
 
         Raises:
-            Infeasible: the fastest one found takes longer.
+            Infeasible: the fastest file that was built takes longer.
         """
         asked, limit = whole_budget(self.profile, self.budget)["seconds"], limits_of(self.profile, self.budget)["seconds"]
         fastest = math.inf
@@ -160,19 +160,19 @@ class Search:
         return replace(best, notes=(*best.notes, beside))
 
     def _largest(self, row: str) -> float:
-        """What the most careful plan costs by the table: a limit above frees nothing more."""
+        """The cost of the most careful plan in the table; a higher limit changes nothing."""
         return math.fsum(max(getattr(o, row) for o in options) for options in self.profile.table.values())
 
     # -------------------------------------------------- distortion
     def _within_distortion(self) -> OnnxFile:
-        """The smallest file found whose measured divergence is within what was asked for.
+        """The smallest of the built files whose measured divergence is within the budget.
 
         Raises:
-            Infeasible: not even the most careful plan's is.
+            Infeasible: even the divergence of the most careful plan is larger.
         """
         asked = level = float(self.budget.distortion or 0.0)
         passed, failed = 0.0, math.inf  # the boldest level that kept it, and the most careful one that didn't
-        reached = math.inf  # the least that was measured
+        reached = math.inf  # the smallest divergence that was measured
         best: OnnxFile | None = None
         tried: dict[tuple, tuple[OnnxFile | None, float]] = {}
         for number in range(FILES):
@@ -199,12 +199,12 @@ class Search:
         return self._checked(best)
 
     def _unkept(self, asked: float, reached: float) -> Infeasible:
-        """What was asked for and what was reached."""
+        """The error that states what was asked for and what was reached."""
         unit, recipe = " nats" if self._nats() else "", self.task.recipe
         start = f"budget.distortion is {asked:.3g}{unit}, and"
         if not math.isfinite(reached):
             return Infeasible(
-                f"{start} every plan of recipe '{recipe.name}' that was tried lost a channel of an output ({self.lost}); "
+                f"{start} every plan of recipe '{recipe.name}' that was tried lost a channel of an output ({self.lost_channel}); "
                 f"{self._gentler()}."
             )
         return Infeasible(
@@ -218,11 +218,11 @@ class Search:
         try:
             file = self._built(plan)
         except Differs as error:
-            self.lost = str(error).partition(";")[0]
+            self.lost_channel = str(error).partition(";")[0]
             return None, math.inf
         mean, error, upper = divergence_of_file(self.task.source, file, self.task.recipe.mirrored)
-        told = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
-        return replace(file, plan=replace(file.plan, cost=told)), upper
+        cost = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
+        return replace(file, plan=replace(file.plan, cost=cost)), upper
 
     def _boldest(self) -> float:
         """The predicted distortion of the boldest plan there is."""
@@ -237,17 +237,17 @@ class Search:
         return len(outputs) == 1 and are_scores(outputs[0])
 
     def _gentler(self) -> str:
-        """What else would help."""
+        """The other settings that would help, for an error message."""
         finer = "list smaller quantize.steps" if self.task.recipe.steps else "allow more bits in quantize.weight_bits"
         return f"{finer}, or set quantize.activation_bits = 32" if self.task.recipe.activation_bits == 8 else finer
 
 
 def file_within_budget(search: Search, measure: Callable[[Task], Profile]) -> OnnxFile:
-    """The file of a search; where no step of the recipe is fine enough, of one with finer steps.
+    """The file of a search; where no step of the recipe is fine enough, that of the recipe with finer steps.
 
     Args:
-        search: for a recipe's budget.
-        measure: the profile of a task whose recipe has other steps.
+        search: the search for a budget of the recipe.
+        measure: returns the profile of a task whose recipe has other steps.
 
     Raises:
         Infeasible: no plan keeps the budget.
@@ -263,7 +263,7 @@ def file_within_budget(search: Search, measure: Callable[[Task], Profile]) -> On
 
 
 def with_finer_steps(recipe: Recipe) -> Recipe | None:
-    """The recipe with steps for a network that bears less than its finest; None without steps or a budget of distortion."""
+    """The recipe with finer steps; None for a recipe without steps or without a budget of distortion."""
     if not recipe.steps or recipe.budget.distortion is None or recipe.budget.bytes is not None:
         return None
     return replace(recipe, steps=tuple(step / FINER for step in recipe.steps))
@@ -273,7 +273,7 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
     """The level of predicted distortion to try next: divergence grows about as predicted distortion does.
 
     Args:
-        level, upper: that was tried, and what was measured there.
+        level, upper: the level that was tried, and the divergence measured there.
         asked: the budget.
         passed, failed: the boldest level that kept it, and the most careful one that didn't; 0 and infinity where there is none.
 
@@ -291,20 +291,20 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
 def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
     """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
 
-    All float outputs count, added up: in nats for a table of scores, else relative to the output's variance. Few examples make up
-    most of the divergence, and few of them may lie among those set aside. So the upper end is `SURE` standard errors above the
-    mean, and no less than two other estimates: the divergence on the examples that were fitted on (images flipped and shifted by
-    chance, where they may be flipped and the answers are about as sure), and what the outputs' errors would do to the answers to
-    all examples (`crossed`).
+    The divergences of all float outputs are summed: in nats for a table of scores, else relative to the output's variance. A few
+    examples make up most of the divergence, and the examples set aside may miss them. So the upper end is `SURE` standard errors
+    above the mean, and no less than two other estimates: the divergence on the examples that were fitted on, and the effect of
+    the outputs' errors on the scores of all examples (`crossed_divergence`). Where images may be flipped and the
+    model is about as certain of augmented ones, the former uses images flipped and shifted at random.
 
     Args:
         source: with examples set aside.
-        file: finished.
-        mirrored: whether images may be flipped.
+        file: the finished file.
+        mirrored: whether images may be flipped horizontally.
 
     Raises:
         InvalidRequest: no examples were set aside.
-        Unsupported: no output is a number that may be a little off.
+        Unsupported: no output is of a float type.
     """
     if not source.aside:
         raise InvalidRequest(
@@ -312,22 +312,22 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
             "budget.bytes."
         )
     session = deployment.Session(file.body, file.target)
-    wanted, found = originals(source.model, source.aside), _answers(session, source.aside)
+    wanted, actual = originals(source.model, source.aside), _answers(session, source.aside)
     if not any(output.dtype.kind == "f" for output in wanted):
         raise Unsupported(
             "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
             "return its scores, or set budget.bytes."
         )
-    each, fitted = divergence_of_outputs(wanted, found), source.batches
+    each, fitted = divergence_of_outputs(wanted, actual), source.batches
     mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
     right = originals(source.model, fitted)
     if mirrored and are_scores(right[0]):
-        moved = _moved(source)
+        moved = _augmented(source)
         other = originals(source.model, moved)
-        if _unsure(other[0]) <= ALIKE * _unsure(right[0]):  # else they aren't of the calibration's law: mirrored digits aren't
+        if _uncertainty(other[0]) <= ALIKE * _uncertainty(right[0]):  # else they are out of distribution, as flipped digits are
             fitted, right = moved, other
     upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
-    return mean, error, max(upper, crossed(found[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
+    return mean, error, max(upper, crossed_divergence(actual[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
 
 
 def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
@@ -335,23 +335,23 @@ def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.
     return session.over([as_numpy(batch) for batch in batches])
 
 
-def _unsure(scores: np.ndarray) -> float:
-    """How unsure answers are: the mean probability that two draws from one differ."""
+def _uncertainty(scores: np.ndarray) -> float:
+    """The mean uncertainty of scores: the probability that two classes drawn from one softmax differ."""
     return float(1 - np.square(np.exp(log_softmax(scores.astype(np.float64)))).sum(1).mean())
 
 
-def _moved(source: ObservedModel) -> list[Batch]:
-    """Every image that was fitted on, flipped and shifted by chance; other inputs as they are."""
+def _augmented(source: ObservedModel) -> list[Batch]:
+    """The examples that were fitted on, with images flipped and shifted at random and other inputs unchanged."""
     generator = torch.Generator().manual_seed(source.seed)
     return [augment(batch, Distillation(shift=SHIFT, mix=0.0), generator) for batch in source.batches]
 
 
-def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
+def crossed_divergence(errors: np.ndarray, scores: np.ndarray) -> float:
     """Mean KL(softmax(z) || softmax(z + e)) over pairs of an error `[n, c]` and scores `[m, c]`, plus `SURE` standard errors of
-    the mean over the errors, of which 64 are taken at most.
+    the mean over the errors, of which at most 64 are taken.
 
     Example:
-        >>> crossed(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
+        >>> crossed_divergence(np.zeros((3, 2)), np.array([[0.0, 1.0]]))
         0.0
     """
     few = errors[np.linspace(0, len(errors) - 1, min(len(errors), ERRORS)).astype(np.int64)].astype(np.float64)
@@ -360,7 +360,7 @@ def crossed(errors: np.ndarray, scores: np.ndarray) -> float:
 
 
 def realised_zeros(plan: Plan, profile: Profile) -> tuple[float, float]:
-    """Zeros among the weights of the layers that were chosen for, and how many weights these are."""
+    """The number of zeros among the weights of the layers that the plan chooses for, and the number of these weights."""
     sizes = {layer.name: layer.weights for layer in profile.layers if layer.name in profile.table}
     zeros = sum(size * plan.realised[name].sparsity for name, size in sizes.items() if name in plan.realised)
     return zeros, float(sum(sizes.values()))

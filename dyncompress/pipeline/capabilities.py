@@ -1,7 +1,7 @@
-"""What a model adapter offers beyond the required methods, and what happens where it doesn't.
+"""The optional capabilities of model adapters, and the defaults for adapters without them.
 
 Improvements that an adapter can't make (matching moments, fitting layers in order, distilling gains) are left out, with a note in
-the plan's file. What a recipe is for (less structure, learned weights) is refused.
+the plan's file. A recipe whose main work needs one (structured pruning, learned weights) is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def factorable_layers(model: Model) -> frozenset[str]:
     return model.factorable_layers() if isinstance(model, Structured) else frozenset()
 
 
-def matched(model: Model, reference: Model, batches: Sequence[Batch]) -> tuple[Model, Mapping[str, tuple[Array, Array]]]:
-    """The model with the reference's moments, and layer -> (gain, shift); as it is where the adapter can't match them."""
+def match_moments(model: Model, reference: Model, batches: Sequence[Batch]) -> tuple[Model, Mapping[str, tuple[Array, Array]]]:
+    """The model with the reference's moments, and layer -> (gain, shift); the model itself where the adapter can't match them."""
     return model.matched(reference, batches) if isinstance(model, MomentMatching) else (model, {})
 
 

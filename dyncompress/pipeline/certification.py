@@ -1,4 +1,4 @@
-"""From a file and held-out examples to a certificate: both networks' losses, the path of plans, the seal."""
+"""Certify a file on held-out examples: the losses of both networks, the path of plans, and the seal."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ NO_GROUPS = "Each held-out example is one independent draw (no groups were given
 
 @dataclass(frozen=True)
 class Trial:
-    """Held-out examples and what is asked of files on them.
+    """Held-out examples and the promise that files are tested against on them.
 
     Attributes:
         held_out: examples that compression never saw.
         risk: a name or a user's own function.
-        promise: what is asked, before any loss is seen.
+        promise: the promise, fixed before any loss is computed.
         original: the original's outputs, `[n, ...]`.
         dropped: the examples that were dropped because compression saw them, counted in the data as given.
         look: which look at this held-out set this is; None: it must be the only one.
@@ -70,8 +70,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a certificate is to say.
+class CertificateRequest:
+    """The promise that a certificate is asked to state.
 
     Attributes:
         promise: delta, and the largest increase of the risk, if one is promised.
@@ -84,12 +84,12 @@ class Asked:
     look: int | None = None
 
 
-def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: Asked) -> Trial:
+def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: CertificateRequest) -> Trial:
     """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:
         InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, their labels aren't
-            classes of the model, or they hold NaN or infinite values that the model makes no sense of.
+            classes of the model, or they hold NaN or infinite values that the model can't handle.
     """
     promise, risk, look = asked.promise, asked.risk, asked.look
     check_delta(promise.delta)
@@ -132,7 +132,7 @@ def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tupl
 def without_repeats(held_out: HeldOut) -> tuple[HeldOut, tuple[int, ...], int]:
     """The examples of which no two have equal inputs, the rows of those that were dropped, and how many had another label.
 
-    The first of equal examples stays, with its label and its group: a copy is no independent draw, in whatever group it stands.
+    The first of equal examples stays, with its label and its group: a copy is no independent draw, whatever its group.
     Rows are dropped before any loss is computed and by the inputs alone, so that no loss can choose them.
     """
     rows, first = repeats(held_out)
@@ -147,7 +147,7 @@ def refuse_too_few(held_out: HeldOut, promise: Promise) -> None:
     """Refuse a promise that this many distinct examples couldn't keep even without one difference.
 
     Raises:
-        InvalidRequest: says how many are needed.
+        InvalidRequest: states how many are needed.
     """
     if promise.risk_increase is None or promise.risk_increase <= 0:
         return
@@ -176,7 +176,7 @@ def refuse_another_original(file: OnnxFile, model: Model) -> None:
         )
 
 
-def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
+def open_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
     """The model behind a file, opened on held-out examples, in batches of the file's size where that is fixed.
 
     Raises:
@@ -189,7 +189,7 @@ def opened_original(file: OnnxFile, reference: Any, held: HeldOut) -> Model:
     return model
 
 
-def certified(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
+def certify_file(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None = None) -> OnnxFile:
     """The file with its certificate, sealed.
 
     Raises:
@@ -199,8 +199,8 @@ def certified(file: OnnxFile, model: Model, held: Trial, selection: Mapping[str,
     """
     refuse_another_original(file, model)
     before, after = held.losses(file)
-    told = _circumstances(file, model, held, selection, (before, after))
-    certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=told)
+    circumstances = _circumstances(file, model, held, selection, (before, after))
+    certificate = certificate_from_losses(before, after, held.promise, groups=held.held_out.groups, circumstances=circumstances)
     if not certificate.kept:
         main = certificate.lines[0]
         raise NotCertified(
@@ -229,7 +229,7 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], model: Mod
     """Fixed-sequence testing along a path from cautious to bold; the last file that keeps the promise, certified.
 
     Raises:
-        NotCertified: already the first plan fails.
+        NotCertified: the first plan already fails.
     """
     limit, delta = float(held.promise.risk_increase or 0.0), held.promise.delta
     digest = path_digest([plan_to_toml(plan) for plan in plans], limit=limit, delta=delta)
@@ -249,13 +249,13 @@ def boldest(plans: Sequence[Plan], build: Callable[[Plan], OnnxFile], model: Mod
             "promised; promise more, or give more held-out examples."
         )
     chosen = with_candidates(files[walk.chosen], [candidate(file) for file in files])
-    return certified(chosen, model, held, {**walk.record(), "path": digest, "plans": len(plans)})
+    return certify_file(chosen, model, held, {**walk.record(), "path": digest, "plans": len(plans)})
 
 
 def _circumstances(
     file: OnnxFile, model: Model, held: Trial, selection: Mapping[str, Any] | None, losses: tuple[np.ndarray, np.ndarray]
 ) -> Circumstances:
-    """What the certificate tells of its making."""
+    """The circumstances that the certificate records."""
     dropped = f"{len(held.dropped)} held-out examples that compression had seen were dropped."
     assumptions = [dropped] if held.dropped else []
     if held.repeated:

@@ -76,8 +76,8 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
 
     directory = Path(directory)
     plan = read_plan(directory / PLAN)
-    door = open_model(model_fn(), _stand_in(directory / FORM))
-    for layer in door.layers():
+    model = open_model(model_fn(), _stand_in(directory / FORM))
+    for layer in model.layers():
         if layer.name in plan.shapes and plan.shapes[layer.name] != tuple(layer.shape):
             was = plan.shapes[layer.name]
             raise InvalidRequest(
@@ -87,8 +87,8 @@ def load(model_fn: Callable[[], Any], directory: str | Path) -> Any:
     edits: list[Edit] = [Keep(group, choice.indices) for group, choice in done.items() if choice.indices is not None]
     edits += [Drop(unit.removeprefix(BLOCKS)) for unit, choice in plan.realised.items() if choice.drop]
     ranks = {unit: choice.rank for unit, choice in plan.realised.items() if choice.rank is not None}
-    edits += [_thin(layer, ranks[layer.name]) for layer in door.layers() if layer.name in ranks]
-    module = (door.edited(edits) if edits else door).module
+    edits += [_thin(layer, ranks[layer.name]) for layer in model.layers() if layer.name in ranks]
+    module = (model.edited(edits) if edits else model).module
     state = _tensors(directory / WEIGHTS)
     try:
         module.load_state_dict(state)
@@ -121,14 +121,14 @@ def _stand_in(path: Path) -> dict[str, Any]:
     content = json_table(read_text(path, f"model {path}"), path.name)
     if content.get("format") != "dyncompress.model" or content.get("schema") != SCHEMA:
         raise InvalidRequest(f"{path}: this is no compressed model of this version of dyncompress.")
-    found = {}
+    inputs = {}
     try:
         for name, (dtype, *shape) in content["inputs"].items():
             kind = getattr(torch, dtype)
-            found[name] = torch.zeros(shape, dtype=kind) if kind.is_floating_point else torch.ones(shape, dtype=kind)
+            inputs[name] = torch.zeros(shape, dtype=kind) if kind.is_floating_point else torch.ones(shape, dtype=kind)
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise InvalidRequest(f"{path}: the form of the inputs can't be read ({error}); save the model again.") from error
-    return found
+    return inputs
 
 
 def _tensors(path: Path) -> dict[str, Any]:

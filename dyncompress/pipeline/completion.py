@@ -1,4 +1,4 @@
-"""What a finished file carries beside its bytes: the profile, the time of a run before and after, the original's float file."""
+"""Values that a finished file carries beside its bytes: the profile, the times of a run, the original's float file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dyncompress.types import Batch, Candidate, Model, OnnxFile, Plan, Profile, 
 
 
 def complete(file: OnnxFile, task: Task, made: Plan | Profile, *, keep_float: bool) -> OnnxFile:
-    """The file with what is told of it, of which nothing decides anything.
+    """The file with its profile, speed and float file, which no decision depends on.
 
     Args:
-        file: finished.
+        file: the finished file.
         task: with the model that came in.
-        made: what the file was made from; a profile stays with the file.
+        made: the plan or profile that the file was made from; a profile stays with the file.
         keep_float: whether the original's float32 file stays with it too: as many bytes as the model has.
     """
     example = first_examples(task.batches, 2)[0]
@@ -30,8 +30,8 @@ def complete(file: OnnxFile, task: Task, made: Plan | Profile, *, keep_float: bo
     return replace(file, profile=profile, speed=speed, float_body=float_body)
 
 
-def timed(file: OnnxFile, original: Model) -> OnnxFile:
-    """The file with the time of a run before and after; one that has it stays as it is."""
+def with_speed(file: OnnxFile, original: Model) -> OnnxFile:
+    """The file with the time of a run before and after; a file that has it stays unchanged."""
     return file if file.speed is not None else replace(file, speed=_speed(file, original, original.example))
 
 
@@ -41,7 +41,7 @@ def _float_body(model: Model, example: Batch) -> bytes:
 
 
 def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b"") -> Speed:
-    """Of one example; where either file doesn't run here, the reason."""
+    """The time of a run on one example; the reason, where either file doesn't run here."""
     reason = deployment.cannot_run_here(file.target)
     if reason:
         return Speed(reason=reason)
@@ -53,11 +53,11 @@ def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b""
 
 
 def candidate(file: OnnxFile) -> Candidate:
-    """What a built file came to, without its bytes."""
+    """The size, distortion and divergence of a built file, without its bytes."""
     return Candidate(len(file.shipped), file.plan.distortion, file.parity.divergence)
 
 
 def with_candidates(file: OnnxFile, made: Iterable[Candidate]) -> OnnxFile:
-    """The file with all that were made on the way to it, equal ones once; it is the chosen one."""
+    """The file with all candidates that were built before it, without duplicates; the file is the chosen one."""
     chosen = candidate(file)
     return replace(file, candidates=tuple(replace(one, chosen=one == chosen) for one in dict.fromkeys([*made, chosen])))

@@ -1,4 +1,4 @@
-"""A model adapter with the data that it is observed on, and what was observed of it, kept while it is small."""
+"""A model adapter with the data that it is observed on, and a cache of small observations."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ObservedModel:
         model: the adapter.
         batches: calibration batches, or one example batch.
         calibrated: whether they are calibration data.
-        seed: of what is drawn at random while observing.
+        seed: the seed of random draws while observing.
         observed: at most this many examples are observed; 0: all.
         run: the recorded run that ends at the model's weights, or None; what it recorded of a layer is part of every observation.
         aside: calibration batches that nothing is fitted on; a plan's divergence is measured on them.
@@ -80,7 +80,7 @@ class ObservedModel:
     cache: ObservationCache = field(default_factory=ObservationCache, repr=False, compare=False)
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
-        """Layer by layer, what `needs` asks for; nothing is computed twice while it fits in memory."""
+        """The observations that `needs` asks for, layer by layer; those that fit in memory are computed once."""
         if self.run is None:
             yield from self._without_run(needs)
             return
@@ -89,7 +89,7 @@ class ObservedModel:
             yield name, Observation(observation.layer, {**observation.values, **recorded})
 
     def _without_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
-        """What the model and its data alone yield."""
+        """The observations of the model and its data, without the recorded run."""
         wanted = [n for n in needs if not isinstance(n, OfTrajectories) and (self.calibrated or not isinstance(n, FROM_DATA))]
         if self.cache.serves(wanted):
             yield from self.cache.observations.items()
@@ -104,29 +104,29 @@ class ObservedModel:
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
     """The first n examples, batch by batch."""
-    found: list[Batch] = []
+    examples: list[Batch] = []
     for batch in batches:
         size = len(next(iter(batch.values())))
-        found.append({name: value[:n] for name, value in batch.items()} if size > n else batch)
+        examples.append({name: value[:n] for name, value in batch.items()} if size > n else batch)
         n -= size
         if n <= 0:
             break
-    return found
+    return examples
 
 
 def cropped(batch: Batch, free: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """The examples cut to three quarters along their free axes, to two entries at least."""
-    found = dict(batch)
+    shorter = dict(batch)
     for name, axes in free.items():
         for axis in axes:
-            size = found[name].shape[axis]
+            size = shorter[name].shape[axis]
             length = max(size - max(size // 4, 1), min(size, 2))
-            found[name] = found[name][(slice(None),) * axis + (slice(length),)]
-    return found
+            shorter[name] = shorter[name][(slice(None),) * axis + (slice(length),)]
+    return shorter
 
 
 def of_every_form(batches: Sequence[Batch], n: int) -> list[Batch]:
-    """About n examples, as many of every form as there are: the first ones, batch by batch."""
+    """About n examples, the same number of every form, from the first batches on."""
     forms: dict[tuple, list[Batch]] = {}
     for batch in batches:
         forms.setdefault(form_of(batch), []).append(batch)
@@ -144,14 +144,14 @@ def outputs(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     Raises:
         Unsupported: one has no batch axis in front.
     """
-    found = []
+    by_batch = []
     for batch in batches:
         n = len(next(iter(batch.values())))
-        found.append([np.asarray(value.detach().cpu()) for value in model.predict(batch)])
-        for i, value in enumerate(found[-1]):
+        by_batch.append([np.asarray(value.detach().cpu()) for value in model.predict(batch)])
+        for i, value in enumerate(by_batch[-1]):
             if value.ndim == 0 or len(value) != n:
                 raise Unsupported(
                     f"output {i} of the model has shape {list(value.shape)} for {n} examples; wrap the model in a module "
                     "that returns outputs [n, ...] only, scores first."
                 )
-    return tuple(deployment.concatenate_batches(parts) for parts in zip(*found, strict=True))
+    return tuple(deployment.concatenate_batches(parts) for parts in zip(*by_batch, strict=True))

@@ -11,11 +11,11 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import digests
 from dyncompress.models.signature import refuse_other_form
 from dyncompress.pipeline import certification
-from dyncompress.pipeline.application.apply_plan import applied
+from dyncompress.pipeline.application.apply_plan import apply_plan
 from dyncompress.pipeline.budget_search import Search, file_within_budget
 from dyncompress.pipeline.completion import complete
 from dyncompress.pipeline.onnx_export import shipped_file, within
-from dyncompress.pipeline.profiling.profile import profiled_for_budget
+from dyncompress.pipeline.profiling.profile import profile_for_budget
 from dyncompress.pipeline.replanning import plans_for_budgets
 from dyncompress.pipeline.task import (
     InputData,
@@ -34,7 +34,7 @@ from dyncompress.types.progress import Progress
 
 @dataclass(frozen=True)
 class OneCall:
-    """What `compress` was called with; see there.
+    """The arguments of a call of `compress`.
 
     Attributes:
         model: a module, a model adapter, or an open task.
@@ -42,9 +42,9 @@ class OneCall:
         data: calibration data and free axes.
         held_out: anything that is read as held-out examples, or None.
         trajectory: a recorded trajectory, its path, or None.
-        plan: a plan to carry out, a profile to start from, or None.
+        plan: a plan to apply, a profile to start from, or None.
         keep_float: whether the float32 file stays with the file.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
     """
 
     model: Any
@@ -58,30 +58,30 @@ class OneCall:
     progress: Progress
 
 
-def compressed(call: OneCall) -> OnnxFile:
+def compress_in_one_call(call: OneCall) -> OnnxFile:
     """The finished file: measured, allocated, applied, exported, and certified where there are held-out examples.
 
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: as the verbs.
     """
-    task, batches, held = _opened(call)
+    task, batches, held = _open(call)
     trial = None if held is None else _trial(task, batches, held)
-    made = call.plan or profiled_for_budget(task)
+    made = call.plan or profile_for_budget(task)
     file, certified = _built(task, made, trial)
     seen = frozenset(digests(batches or []))
     file = replace(file, seen=file.seen | seen)
     if trial is not None and not certified:
         limit = None if task.recipe.path or isinstance(made, Plan) else task.recipe.budget.bytes
         with task.progress.phase("certify"):
-            file = within(limit, certification.certified(file, task.model, trial))
+            file = within(limit, certification.certify_file(file, task.model, trial))
     return complete(file, task, made, keep_float=call.keep_float)
 
 
-def _opened(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None]:
+def _open(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None]:
     """The task, all calibration batches, and the held-out examples, checked against one another.
 
     Raises:
-        InvalidRequest: names what doesn't go together.
+        InvalidRequest: names the arguments that conflict.
     """
     recipe, plan = call.recipe, call.plan
     refuse_mismatch(recipe, call.target, plan)
@@ -104,14 +104,14 @@ def _trial(task: Task, batches: Sequence[Batch] | None, held: HeldOut) -> certif
     spec = task.recipe.certificate
     promise = Promise(delta=spec.delta, risk_increase=task.recipe.budget.risk_increase, method=spec.method)
     seen = frozenset(digests(batches or []))
-    return certification.trial(task.model, held, seen, certification.Asked(promise, spec.risk, None))
+    return certification.trial(task.model, held, seen, certification.CertificateRequest(promise, spec.risk, None))
 
 
 def _built(task: Task, made: Plan | Profile, trial: certification.Trial | None) -> tuple[OnnxFile, bool]:
     """The file that keeps the recipe's budget or promise, and whether it is certified already."""
 
     def build(plan: Plan) -> OnnxFile:
-        return shipped_file(applied(task, plan), task.target, task.progress)
+        return shipped_file(apply_plan(task, plan), task.target, task.progress)
 
     if task.recipe.budget.risk_increase is not None and trial is not None:
         plans = [made] if isinstance(made, Plan) else plans_for_budgets(task, made)
@@ -119,4 +119,4 @@ def _built(task: Task, made: Plan | Profile, trial: certification.Trial | None) 
     if isinstance(made, Plan):
         return build(made), False
     search = Search(task, made, task.recipe.budgets()[0], build, sealed=trial is not None)
-    return file_within_budget(search, profiled_for_budget), False
+    return file_within_budget(search, profile_for_budget), False

@@ -1,4 +1,4 @@
-"""From a compressed model to the ONNX file: float export, integer weights, activation ranges, checks, parity."""
+"""Write the ONNX file of a compressed model: float export, integer weights, activation ranges, checks, parity."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Mo
 from dyncompress.types.progress import Progress
 
 PARITY_EXAMPLES = 256
-FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6, so that more is another computation
-COARSE = 0.25  # of an output's root mean square, or of a channel's spread: from here on a note
+FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6; a larger error means another computation
+COARSE = 0.25  # of an output's root mean square, or of a channel's spread: a larger error is noted
 
 
 def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> OnnxFile:
     """Write, check and compare the file of a compressed model.
 
     Raises:
-        InvalidRequest: activations are to be integers and there are no calibration batches to range them on.
+        InvalidRequest: activations are to be integers and there are no calibration batches for their ranges.
         Unsupported: the file is larger than the target can take.
         Differs: the float graph doesn't compute what the model computes, or a channel of an output is lost.
     """
@@ -45,7 +45,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("write the integer graph"):
         session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
         exported = of_any_length(session, shown, compressed.model, original)
-        encodings = placed(compressed.encodings, places)
+        encodings = encodings_by_initializer(compressed.encodings, places)
         written = deployment.integer_file(
             float_file,
             encodings,
@@ -84,13 +84,13 @@ Outputs = tuple[np.ndarray, ...]
 def _compared(
     model: Model, shown: Sequence[Batch], outputs_of: tuple[Outputs, Outputs, Outputs], names: Sequence[str]
 ) -> tuple[Parity, dict[str, float]]:
-    """The parity of the file, and the divergence after the stages of export.
+    """The parity of the file, and the divergence after each stage of export.
 
     Args:
-        model: the compressed one.
-        shown: inputs.
-        outputs_of: on these inputs, of the float graph, the finished file, and the model that came in.
-        names: of the outputs.
+        model: the compressed model.
+        shown: batches of inputs.
+        outputs_of: the outputs on these inputs of the float graph, the finished file, and the model that came in.
+        names: the names of the outputs.
 
     Raises:
         Differs: see `faithful`.
@@ -114,7 +114,7 @@ def faithful(parity: Parity) -> Parity:
     """The parity itself, if the float graph computes what torch computes and no channel of an output is lost.
 
     Raises:
-        Differs: it doesn't, or one is.
+        Differs: the float graph computes something else, or a channel is lost.
     """
     if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
         raise Differs(
@@ -133,30 +133,30 @@ def faithful(parity: Parity) -> Parity:
 
 
 def coarse(parity: Parity) -> list[str]:
-    """Warnings where the file's outputs are far from the model's that came in, output by output."""
-    found = []
+    """Warnings about outputs of the file that are far from those of the model that came in."""
+    warnings = []
     for output in parity.outputs:
         where = f"output '{output.name}'"
         if output.relative_error > COARSE:
-            found.append(f"{where} differs from the original model's by {100 * output.relative_error:.0f} % (RMS).")
+            warnings.append(f"{where} differs from the original model's by {100 * output.relative_error:.0f} % (RMS).")
         if output.channel_error > COARSE:
-            found.append(
+            warnings.append(
                 f"channel {output.channel} (axis {output.axis}) of {where} is off by {100 * output.channel_error:.0f} % of its "
                 f"spread, of which {100 * output.file_error:.0f} % by integer activations; give calibration data like the data "
                 "the model will meet, compress less, or set quantize.activation_bits = 32."
             )
-    return found
+    return warnings
 
 
 def activation_notes(written: deployment.IntegerFile) -> list[str]:
-    """Sentences about activations that stay float, and about ranges that cut something off."""
-    found = []
+    """Sentences about activations that stay float, and about activation ranges that leave values out."""
+    notes = []
     if written.all_float:
-        found.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
+        notes.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
         stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
-        found.append(
+        notes.append(
             f"{stay} float, since with 8 bits the error of a channel would be too large (the largest at '{name}': "
             f"{100 * error:.0f} % of the channel's spread)."
         )
@@ -165,34 +165,34 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
         ranges = (
             "the range of 1 activation leaves" if len(written.cut) == 1 else f"the ranges of {len(written.cut)} activations leave"
         )
-        found.append(
+        notes.append(
             f"{ranges} out the largest values of some calibration examples (at '{name}', of {100 * share:.2g} % of them), since "
             "the outputs hardly change; quantize.activation_share = 1 includes all."
         )
-    return found
+    return notes
 
 
 def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
-    found = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
-    return tuple(deployment.concatenate_batches(parts) for parts in zip(*found, strict=True))
+    by_batch = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
+    return tuple(deployment.concatenate_batches(parts) for parts in zip(*by_batch, strict=True))
 
 
 def of_any_length(
     session: deployment.Session, shown: Sequence[Batch], model: Model, original: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, ...]:
-    """The float graph's outputs, of the same shapes as the model's that came in.
+    """The outputs of the float graph, in the shapes of the original model's outputs.
 
     Raises:
-        Unsupported: it doesn't take every length along the axes that have to be free.
+        Unsupported: the graph doesn't take every length along the free axes.
     """
     free = ", ".join(f"{list(axes)} of input '{name}'" for name, axes in model.free.items() if axes)
     try:
-        found = session.over(shown)
-        shapes, wanted = [value.shape for value in found], [value.shape for value in original[: len(found)]]
+        exported = session.over(shown)
+        shapes, wanted = [value.shape for value in exported], [value.shape for value in original[: len(exported)]]
         if shapes != wanted:
             raise Differs(f"the exported graph has outputs {shapes} on all examples, the model that came in has {wanted}.")
-        return found
+        return exported
     except (InvalidRequest, Differs) as error:
         if not free:
             raise
@@ -213,7 +213,7 @@ def within(budget: float | None, file: OnnxFile) -> OnnxFile:
     """The file itself, if it came out within a budget of bytes (below 1: a fraction of the float file), any seal included.
 
     Raises:
-        Infeasible: it didn't.
+        Infeasible: the file is larger.
     """
     whole = None if budget is None else budget if budget >= 1 else budget * file.float_bytes
     if whole is not None and len(file.shipped) > whole:
@@ -221,13 +221,15 @@ def within(budget: float | None, file: OnnxFile) -> OnnxFile:
     return file
 
 
-def placed(encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]) -> dict[str, tuple[Encoding, str]]:
+def encodings_by_initializer(
+    encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Placement]]
+) -> dict[str, tuple[Encoding, str]]:
     """Initializer -> (encoding in numpy, layout), for every use of every encoded layer.
 
     Raises:
         Unsupported: an encoded weight isn't in the graph, which would ship it as float.
     """
-    found = {}
+    encoded = {}
     for layer, encoding in encodings.items():
         if not places.get(layer):
             raise Unsupported(
@@ -236,8 +238,8 @@ def placed(encodings: Mapping[str, Encoding], places: Mapping[str, Sequence[Plac
             )
         arrays = replace(encoding, codes=to_numpy(encoding.codes), scale=to_numpy(encoding.scale))
         for place in places[layer]:
-            found[place.initializer] = (arrays, place.layout)
-    return found
+            encoded[place.initializer] = (arrays, place.layout)
+    return encoded
 
 
 def as_numpy(batch: Batch) -> dict[str, np.ndarray]:

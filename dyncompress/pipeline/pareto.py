@@ -1,4 +1,4 @@
-"""Several budgets at once: the plans that no other plan beats or equals in everything."""
+"""Several budgets at once: the plans that no other plan beats or equals in every cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pareto(
     of: str = "",
     recipe: str | Path | Recipe | None = None,
 ) -> ParetoList:
-    """The plans of several budgets, those left out that can't be met or that another beats or equals in everything.
+    """The plans of several budgets, without budgets that can't be met and plans that another beats or equals in every cost.
 
     Args:
         profile: measured once for all of them.
@@ -37,7 +37,7 @@ def pareto(
         recipe: its allocator solves them; None: the one that the profile was measured for.
 
     Returns:
-        in the order of the budgets; `distortion` is predicted, an indicator.
+        the plans in the order of the budgets; `distortion` is a prediction.
 
     Raises:
         InvalidRequest: `of` is no such cost, or the profile holds no times.
@@ -54,32 +54,34 @@ def pareto(
     """
     asked = [parse_budget(budget) for budget in budgets or ()]
     row = of or next((name for budget in asked for name in ROWS if getattr(budget, name) is not None), "bytes")
-    found: list[Costed] = []
+    solved: list[Costed] = []
     for budget in asked or spread(profile, row):
         try:
             plan = allocate(profile, budget, recipe=recipe)
         except Infeasible:
             continue
         cost = plan.cost
-        found.append(Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", math.nan), plan.distortion, plan))
-    if not found:
+        solved.append(Costed(budget, cost["bytes"], cost["macs"], cost.get("seconds", math.nan), plan.distortion, plan))
+    if not solved:
         raise _out_of_reach(profile, row)
-    points = [_point(one) for one in found]
+    points = [_point(one) for one in solved]
     beaten = [any(_beats(q, p) or (q == p and j < i) for j, q in enumerate(points)) for i, p in enumerate(points)]
-    kept = tuple(one for one, worse in zip(found, beaten, strict=True) if not worse)
+    kept = tuple(one for one, worse in zip(solved, beaten, strict=True) if not worse)
     original = {"macs": profile.macs, "seconds": profile.seconds}.get(row, profile.float_bytes)
     return ParetoList(kept, row, float(original) or math.nan, profile.unit)
 
 
 def _out_of_reach(profile: Profile, row: str) -> Infeasible:
-    """What the smallest plan takes."""
+    """The error that states what the smallest plan takes."""
     smallest = least(profile, row) + _fixed(profile, row)
-    told = {"seconds": f"{1e3 * smallest:.4g} ms", DISTORTION: f"{smallest:.3g} in distortion"}.get(row, f"{smallest:,.0f} {row}")
-    return Infeasible(f"none of the budgets can be met: the smallest plan takes {told}; ask for more.")
+    amount = {"seconds": f"{1e3 * smallest:.4g} ms", DISTORTION: f"{smallest:.3g} in distortion"}.get(
+        row, f"{smallest:,.0f} {row}"
+    )
+    return Infeasible(f"none of the budgets can be met: the smallest plan takes {amount}; ask for more.")
 
 
 def _fixed(profile: Profile, row: str) -> float:
-    """What a plan costs in a row whatever is chosen."""
+    """The cost in a row that no choice changes."""
     alone = sum(layer.macs for layer in profile.layers if layer.name not in profile.table)
     return {"bytes": profile.fixed_bytes, "macs": alone, "seconds": profile.whole_seconds, DISTORTION: 0.0}[row]
 

@@ -1,4 +1,4 @@
-"""A recorded run of training beside the model it ends at: what it says of a layer, in the coordinates of the opened model."""
+"""A recorded training run beside the model it ends at, with the records of each layer in the coordinates of that model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dyncompress.types import Gradients, Iterates, Model, Motion, Need, Trajecto
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A trajectory, and the Fisher information that its increments tell.
+    """A trajectory, and the Fisher information estimated from its increments.
 
     Attributes:
         trajectory: as recorded.
-        fisher: of no layer where it has too few records.
+        fisher: empty where the trajectory has too few records.
     """
 
     trajectory: Trajectory
@@ -31,7 +31,7 @@ class RecordedRun:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Of the trajectory, and of the scale of harm that is read from it."""
+        """Notes on the trajectory, and on the scale of the distortions that are estimated from it."""
         return (*self.trajectory.notes, self.fisher.note)
 
     def of(self, layer: str, weight: Tensor) -> Mapping[Need, Any]:
@@ -49,25 +49,25 @@ class RecordedRun:
             values[Gradients()] = run.gradients[layer]
         if layer in self.fisher.layers:
             gain = row_gain(run.motion[layer].mean, weight)
-            # a row that is only zeros has no gain; nothing is known of it then, and nothing would be lost
-            found = self.fisher.layers[layer] / np.square(np.where(gain > 0, gain, np.inf))
-            values[WeightFisher()] = torch.from_numpy(found.astype(np.float32)).to(weight.device)
+            # a row of zeros has no gain: its Fisher information is unknown, and counts as 0
+            fisher = self.fisher.layers[layer] / np.square(np.where(gain > 0, gain, np.inf))
+            values[WeightFisher()] = torch.from_numpy(fisher.astype(np.float32)).to(weight.device)
         return values
 
 
 def recorded_run(trajectory: Trajectory | str | Path, model: Model) -> RecordedRun:
-    """A trajectory, read if it is a path.
+    """The recorded run of a model, from a trajectory or its path.
 
     Raises:
         InvalidRequest: it is another model's.
     """
-    found = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
-    if found.digest != model.digest():
+    run = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
+    if run.digest != model.digest():
         raise InvalidRequest(
-            f"the trajectory ends at other weights than the model's (digest {found.digest[:12]} against {model.digest()[:12]}); "
+            f"the trajectory ends at other weights than the model's (digest {run.digest[:12]} against {model.digest()[:12]}); "
             "give the trajectory of this model's training, with its last step recorded."
         )
-    return RecordedRun(found, increment_fisher(found))
+    return RecordedRun(run, increment_fisher(run))
 
 
 def folded_motion(motion: WeightMotion, weight: Tensor) -> WeightMotion:

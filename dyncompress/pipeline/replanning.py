@@ -1,9 +1,9 @@
-"""Plans whose real costs keep the budgets: what was predicted is measured, and the plan is solved again where that is more.
+"""Plans whose measured costs keep the budgets: a plan that costs more than was predicted is solved again.
 
 The table of a profile adds up what each unit saves alone. Widths of neighbouring layers multiply, and latencies don't add. So the
 structure that a plan asks for is built and measured. Where it takes more than was asked for, the limit of the table moves and the
-plan is solved again; where no plan keeps the budget, the error says what was reached, in the units that were asked in. What only
-the finished file can tell is measured on it (`budget_search`).
+plan is solved again; where no plan keeps the budget, the error states what was reached, in the units of the budget. Costs that
+only the finished file has are measured on it (`budget_search`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from dyncompress.allocation.plan import allocated, floor_of, limits_of, whole_budget
 from dyncompress.errors import Infeasible
-from dyncompress.pipeline.application.structured_pruning import structural
+from dyncompress.pipeline.application.structured_pruning import structural_choices
 from dyncompress.pipeline.profiling.latency import seconds_of
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.checks import parse_budget
@@ -56,10 +56,10 @@ def replan_with_measured_costs(task: Task, profile: Profile, budget: Budget, lim
         limits: of the table to start from; None: the budget's.
 
     Returns:
-        the plan; `cost` tells `realised_macs` and `realised_seconds` where its structure changes.
+        the plan; `cost` holds `realised_macs` and `realised_seconds` where its structure changes.
 
     Raises:
-        Infeasible: no plan fits; the message tells the smallest measured cost.
+        Infeasible: no plan fits; the message states the smallest measured cost.
     """
     budget = parse_budget(budget)
     limits = dict(limits_of(profile, budget) if limits is None else limits)
@@ -70,7 +70,7 @@ def replan_with_measured_costs(task: Task, profile: Profile, budget: Budget, lim
         if number == tries - 1:
             limits = {**limits, **dict.fromkeys(asked, -math.inf)}
         plan, last = _solved_or_smallest(profile, limits, task.recipe, asked)
-        if not structural(plan.asked):
+        if not structural_choices(plan.asked):
             if not last:
                 return plan
             real = {"macs": float(profile.macs), "seconds": profile.whole_seconds}
@@ -83,7 +83,7 @@ def replan_with_measured_costs(task: Task, profile: Profile, budget: Budget, lim
         smallest = {row: min(real[row], smallest.get(row, math.inf)) for row in asked}
         if last:
             break
-        for row, excess in over.items():  # the table's sums may be far below what is real, below zero even
+        for row, excess in over.items():  # the table's sums may be far below what is real, even below zero
             limits[row] -= max(excess, 0.01 * asked[row]) * (1 + number / 4)
     raise out_of_reach(profile, asked, smallest, task.recipe)
 
@@ -103,7 +103,7 @@ def _solved_or_smallest(
 
 def structure_costs(task: Task, profile: Profile, plan: Plan) -> dict[str, float]:
     """Multiply-accumulates of the plan's structure, and seconds where the profile has them."""
-    small = without(task.model, structural(plan.asked))
+    small = without(task.model, structural_choices(plan.asked))
     real = {"macs": float(small.macs)}
     if profile.seconds:
         real["seconds"] = profile.whole_seconds * seconds_of(task, small)
@@ -121,16 +121,16 @@ def without(model: Model, choices: Mapping[str, Choice]) -> Model:
 
 
 def out_of_reach(profile: Profile, asked: Mapping[str, float], smallest: Mapping[str, float], recipe: Recipe) -> Infeasible:
-    """What was asked for and what was reached, in the user's units."""
+    """The error that states what was asked for and what was reached, in the user's units."""
     row = max(asked, key=lambda name: smallest.get(name, 0.0) / asked[name])
     original = profile.macs if row == "macs" else profile.seconds
     return Infeasible(
-        f"budget.{row} is {_told(row, asked[row], original)}, and the smallest network that recipe '{recipe.name}' found takes "
-        f"{_told(row, smallest[row], original)}; raise budget.{row}, or list smaller shares in channels.keeps."
+        f"budget.{row} is {_amount(row, asked[row], original)}, and the smallest network that recipe '{recipe.name}' found takes "
+        f"{_amount(row, smallest[row], original)}; raise budget.{row}, or list smaller shares in channels.keeps."
     )
 
 
-def _told(row: str, value: float, original: float) -> str:
+def _amount(row: str, value: float, original: float) -> str:
     """A cost as a number and as a share of the original's."""
     amount = f"{1e3 * value:.4g} ms" if row == "seconds" else f"{math.ceil(value):,} {row}".replace(",", " ")
     return f"{amount} ({value / original:.3g} of the original's)" if original else amount

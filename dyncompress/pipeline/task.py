@@ -31,13 +31,13 @@ from dyncompress.types import (
 )
 from dyncompress.types.progress import SILENT, Progress
 
-ASIDE = 256  # examples set aside of those that are fitted on
+ASIDE = 256  # examples set aside from those that would be fitted on
 MORE = 1024  # examples that are read, and set aside, beyond those that are fitted on
 
 
 @dataclass(frozen=True)
 class InputData:
-    """What a verb was given to run the model on.
+    """The data that a verb was given to run the model on.
 
     Attributes:
         calibration: any iterable of batches, or None.
@@ -53,12 +53,12 @@ class InputData:
 
 @dataclass(frozen=True)
 class Task:
-    """What travels through the stages of one call.
+    """The value that travels through the stages of one call.
 
     Attributes:
         source: the model adapter with its data.
         recipe, target: values.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
     """
 
     source: ObservedModel
@@ -93,11 +93,11 @@ class Task:
 
     @property
     def forward(self) -> Any:
-        """The module's own: its parameters name the inputs."""
+        """The forward method of the module, whose parameters name the inputs."""
         return self.model.module.forward
 
     def observe(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
-        """Layer by layer, what `needs` asks for; see `ObservedModel.observe`."""
+        """The observations that `needs` asks for, layer by layer; see `ObservedModel.observe`."""
         return self.source.observe(needs)
 
     def with_model(self, model: Model) -> Task:
@@ -111,12 +111,12 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
     Args:
         model: a module, a model adapter, or an open task.
         recipe: says how many examples are read, and how many are fitted on.
-        target: that the file is for.
+        target: the target of the file.
         data: calibration data or an example.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
 
     Raises:
-        InvalidRequest: there are neither, or the recipe observes calibration data and there are none.
+        InvalidRequest: there is neither, or the recipe observes calibration data and there are none.
     """
     if isinstance(model, Task):
         return replace(model, recipe=recipe, target=target, progress=progress)
@@ -131,10 +131,10 @@ def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
         raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
     if given is None:
         raise InvalidRequest(
-            "no input was given, and one tells what the model takes; give calibration=x, one batch is enough for this recipe."
+            "no input was given, and the library runs the model on one; give calibration=x, one batch is enough for this recipe."
         )
     batches = as_batches(given, names, examples_drawn(recipe), unchecked=True)
-    adapter = _opened_on(model, batches, asked_free(data.free_axes, batches[0]))
+    adapter = _opened_on(model, batches, requested_free_axes(data.free_axes, batches[0]))
     warning = preprocessing_warning(model, batches) if calibrated else None
     adapter = adapter.with_notes(warning) if warning else adapter
     fitted, aside = set_aside(batches, recipe) if calibrated else (batches, ())
@@ -145,11 +145,11 @@ def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
 def with_held_out(
     model: Any, data: InputData, held_out: Any, recipe: Recipe
 ) -> tuple[InputData, Sequence[Batch] | None, HeldOut | None]:
-    """The data of a task in the form of batches, all calibration batches, and the held-out examples in the form of a value.
+    """The data of a task as batches, all calibration batches, and the held-out examples as a `HeldOut`.
 
     Args:
         model: a module or a model adapter.
-        data: as the caller gave them.
+        data: the data as the caller gave them.
         held_out: anything that `models.data.as_held_out` reads, or None; its first examples serve where there are no other data.
         recipe: says how many examples are read.
 
@@ -166,13 +166,13 @@ def _opened_on(model: Any, batches: Sequence[Batch], free: Mapping[str, tuple[in
     """The model, opened on the first batch and tried on one of every other form.
 
     Raises:
-        InvalidRequest: a batch holds NaN or infinite values that the model makes no sense of, or lengths that it doesn't take.
+        InvalidRequest: a batch holds NaN or infinite values that the model can't handle, or lengths that it doesn't take.
     """
     odd = [(i, batch) for i, batch in enumerate(batches) if not _finite(batch)]
     try:
         adapter = open_model(model, first_examples(batches, 2)[0], batches[0])
     except InvalidRequest:
-        _refuse_values(odd)  # the data are the likelier reason, where they hold some
+        _refuse_values(odd)  # values that aren't finite are the likelier reason
         raise
     for i, batch in odd:
         if not all(bool(value.isfinite().all()) for value in adapter.predict(batch) if value.is_floating_point()):
@@ -204,13 +204,13 @@ def _opened_on(model: Any, batches: Sequence[Batch], free: Mapping[str, tuple[in
     return adapter.with_free_axes({name: axes for name in first if (axes := _uneven(name, batches, free.get(name, ())))})
 
 
-def asked_free(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> dict[str, tuple[int, ...]]:
-    """Input -> the axes that a user wants free, checked.
+def requested_free_axes(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> dict[str, tuple[int, ...]]:
+    """Input -> the axes that the user asked to be free, checked.
 
     Raises:
         InvalidRequest: no such input or axis.
     """
-    found = {}
+    checked = {}
     for name, axes in (free_axes or {}).items():
         if name not in batch:
             raise InvalidRequest(f"free_axes: the model has no input '{name}'{nearest(name, list(batch))}")
@@ -220,8 +220,8 @@ def asked_free(free_axes: Mapping[str, Sequence[int]] | None, batch: Batch) -> d
             raise InvalidRequest(
                 f"free_axes: input '{name}' has axes 1 to {last} behind the batch axis, and {wrong[0]!r} isn't one of them."
             )
-        found[name] = tuple(sorted(set(axes)))
-    return found
+        checked[name] = tuple(sorted(set(axes)))
+    return checked
 
 
 def _uneven(name: str, batches: Sequence[Batch], asked: Sequence[int]) -> tuple[int, ...]:
@@ -231,7 +231,7 @@ def _uneven(name: str, batches: Sequence[Batch], asked: Sequence[int]) -> tuple[
 
 
 def _examples_like(batch: Batch, batches: Sequence[Batch]) -> int:
-    """How many examples have this batch's shapes: methods that take one shape alone take the first batch's."""
+    """How many examples have this batch's shapes; methods that handle a single shape use that of the first batch."""
     return sum(len(next(iter(other.values()))) for other in batches if form_of(other) == form_of(batch))
 
 
@@ -258,9 +258,10 @@ def examples_drawn(recipe: Recipe) -> int:
 
 
 def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], list[Batch]]:
-    """The batches to fit on, and those that a file is measured on, evenly taken from all of them.
+    """The batches to fit on, and those to measure a file on, spread evenly over all examples.
 
-    What is beyond the examples that the recipe fits on is set aside; where the budget is a distortion a quarter at least, or 256.
+    Examples beyond those that the recipe fits on are set aside; where the budget is a distortion, at least a quarter of all
+    examples, or 256 if that is fewer.
     """
     n = sum(len(next(iter(batch.values()))) for batch in batches)
     count = max(n - recipe.calibration, min(ASIDE, n // 4) if measures_distortion(recipe) else 0)
@@ -280,7 +281,7 @@ def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], li
 
 
 def with_run(task: Task, trajectory: Trajectory | str | Path | None) -> Task:
-    """The task with a recorded run beside its model; as it is where none is given.
+    """The task with a recorded run beside its model, or unchanged if none is given.
 
     Raises:
         InvalidRequest: the trajectory is another model's.
@@ -294,7 +295,7 @@ def refuse_other_weights(task: Task, made: Plan | Profile) -> None:
     """Refuse a plan or a profile that was made for other weights; one with an empty digest may be of any.
 
     Raises:
-        InvalidRequest: tells both digests.
+        InvalidRequest: names both digests.
     """
     digest, what = task.model.state_digest, "plan" if isinstance(made, Plan) else "profile"
     if made.digest and made.digest != digest:
@@ -304,7 +305,7 @@ def refuse_other_weights(task: Task, made: Plan | Profile) -> None:
 
 
 def observes_data(recipe: Recipe) -> bool:
-    """Whether a recipe can't do without calibration data: ranges of activations, less structure, teaching, or a tool's needs."""
+    """Whether a recipe needs calibration data: for activation ranges, changes of structure, distillation, or one of its tools."""
     tools = [tool for tool in (recipe.pruner, recipe.quantizer, *recipe.measures.values()) if tool is not None]
     reads = any(isinstance(need, (*FROM_DATA, OutputMoments)) for tool in tools for need in tool.needs)
     changes = bool(recipe.keeps) or recipe.blocks or recipe.distill.weight_epochs > 0

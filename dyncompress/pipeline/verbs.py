@@ -11,11 +11,11 @@ from dyncompress.allocation.plan import allocated, limits_of
 from dyncompress.certificates.promise import Promise
 from dyncompress.models.torch.calling import with_gradients
 from dyncompress.pipeline import certification
-from dyncompress.pipeline.application.apply_plan import applied
-from dyncompress.pipeline.completion import timed
-from dyncompress.pipeline.one_call import OneCall, compressed
+from dyncompress.pipeline.application.apply_plan import apply_plan
+from dyncompress.pipeline.completion import with_speed
+from dyncompress.pipeline.one_call import OneCall, compress_in_one_call
 from dyncompress.pipeline.onnx_export import shipped_file
-from dyncompress.pipeline.profiling.profile import profiled
+from dyncompress.pipeline.profiling.profile import profile_of
 from dyncompress.pipeline.task import InputData, held_out_of, open_task, with_run
 from dyncompress.pipeline.verification import verify
 from dyncompress.recipe.checks import parse_budget
@@ -61,7 +61,7 @@ def measure(
     """
     data = InputData(calibration, example, free_axes)
     task = open_task(model, load_recipe(recipe), load_target(target), data, progress)
-    return profiled(with_run(task, trajectory))
+    return profile_of(with_run(task, trajectory))
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
@@ -115,7 +115,7 @@ def apply(
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
     task = open_task(model, recipe, target, InputData(calibration, example, free_axes), progress)
-    small = applied(with_run(task, trajectory), plan)
+    small = apply_plan(with_run(task, trajectory), plan)
     return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
@@ -169,10 +169,10 @@ def certify(
         'agreement'
     """
     held = held_out_of(reference, held_out)
-    original = certification.opened_original(file, reference, held)
-    asked = certification.Asked(Promise(delta=delta, risk_increase=promise), risk, look)
+    original = certification.open_original(file, reference, held)
+    asked = certification.CertificateRequest(Promise(delta=delta, risk_increase=promise), risk, look)
     trial = certification.trial(original, held, file.seen, asked)
-    return timed(certification.certified(file, original, trial), original)
+    return with_speed(certification.certify_file(file, original, trial), original)
 
 
 @with_gradients
@@ -215,4 +215,4 @@ def compress(
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
     data = InputData(calibration, None, free_axes)
     call = OneCall(model, recipe, target, data, held_out, trajectory, plan, keep_float, progress)
-    return compressed(call)
+    return compress_in_one_call(call)

@@ -51,18 +51,18 @@ def verify(file: str | Path | OnnxFile, *, certificate: str | Path | None = None
     content = file.content if isinstance(file, OnnxFile) else _read(Path(file))
     content = unpack(content) if is_packed(content) else content
     body, entry = deployment.unseal(content)
-    found = file.certificate if isinstance(file, OnnxFile) and certificate is None else None
-    if found is None:
+    stated = file.certificate if isinstance(file, OnnxFile) and certificate is None else None
+    if stated is None:
         beside = certificate or (None if isinstance(file, OnnxFile) else _beside(Path(file)))
         if beside is None:
             raise InvalidRequest("there is no certificate to verify; give certificate=path.")
-        found = from_json(_read(Path(beside)).decode("utf-8", "replace"))
-    if found.digests.get("file") != hashlib.sha256(body).hexdigest():
+        stated = from_json(_read(Path(beside)).decode("utf-8", "replace"))
+    if stated.digests.get("file") != hashlib.sha256(body).hexdigest():
         raise Altered("the certificate is of another file (another digest); fetch the two together again.")
-    if entry.get("certificate") != certificate_digest(found) or entry.get("statement") != found.statement:
+    if entry.get("certificate") != certificate_digest(stated) or entry.get("statement") != stated.statement:
         raise Altered("the seal names another certificate than this one; fetch the two together again.")
-    recompute(found)
-    return found if held_out is None else _run_again(body, found, held_out)
+    recompute(stated)
+    return stated if held_out is None else _run_again(body, stated, held_out)
 
 
 def _beside(file: Path) -> Path:
@@ -71,29 +71,29 @@ def _beside(file: Path) -> Path:
     Raises:
         InvalidRequest: there is neither.
     """
-    found = [path for path in (certificate_beside(file), file.with_name(CERTIFICATE)) if path.is_file()]
-    if not found:
+    present = [path for path in (certificate_beside(file), file.with_name(CERTIFICATE)) if path.is_file()]
+    if not present:
         raise InvalidRequest(
             f"{file}: neither {certificate_beside(file).name} nor {CERTIFICATE} lies beside it; give certificate=path "
             "(--certificate FILE)."
         )
-    return found[0]
+    return present[0]
 
 
 def certificate_digest(certificate: Certificate) -> str:
-    """sha256 of everything a certificate says, as the seal names it."""
+    """The sha256 of all fields of a certificate, as written in the seal."""
     return hashlib.sha256(json.dumps(asdict(certificate), sort_keys=True).encode()).hexdigest()
 
 
 def examples_digest(inputs: Mapping[str, np.ndarray], labels: np.ndarray | None) -> str:
-    """sha256 of all examples in order, labels included."""
+    """The sha256 of all examples in order, labels included."""
     text = "".join(digests([inputs]))
     tail = b"" if labels is None else np.ascontiguousarray(labels).tobytes()
     return hashlib.sha256(text.encode() + tail).hexdigest()
 
 
 def without_rows(held_out: HeldOut, rows: Sequence[int]) -> HeldOut:
-    """The held-out examples without these."""
+    """The held-out examples without these rows."""
     stay = np.setdiff1d(np.arange(len(held_out)), np.asarray(rows, dtype=np.int64))
     inputs = {name: value[stay] for name, value in held_out.inputs.items()}
     labels, groups = (None if values is None else values[stay] for values in (held_out.labels, held_out.groups))
@@ -101,18 +101,18 @@ def without_rows(held_out: HeldOut, rows: Sequence[int]) -> HeldOut:
 
 
 def _certified_examples(held_out: HeldOut, certificate: Certificate) -> HeldOut:
-    """The examples behind a certificate: those given, or those without the ones that it dropped as seen, or as repeated too.
+    """The certified examples among those given: all, or without those dropped as seen, or also without those dropped as repeated.
 
     Raises:
-        Altered: the certificate's rows are no numbers.
-        InvalidRequest: none of them has the certificate's digest.
+        Altered: the certificate's rows aren't integers.
+        InvalidRequest: no such selection has the certificate's digest.
     """
     seen, repeated = (certificate.context.get(key) or [] for key in ("dropped_as_seen", "dropped_as_repeated"))
     if not all(isinstance(rows, list) and all(isinstance(row, int) for row in rows) for rows in (seen, repeated)):
         raise Altered("the certificate names dropped examples by something else than numbers; get the certificate again.")
-    for found in (held_out, without_rows(held_out, seen), without_rows(held_out, [*seen, *repeated])):
-        if len(found) and examples_digest(found.inputs, found.labels) == certificate.digests.get("examples"):
-            return found
+    for examples in (held_out, without_rows(held_out, seen), without_rows(held_out, [*seen, *repeated])):
+        if len(examples) and examples_digest(examples.inputs, examples.labels) == certificate.digests.get("examples"):
+            return examples
     raise InvalidRequest("these aren't the certificate's held-out examples (another digest); give the very same ones.")
 
 
@@ -134,26 +134,26 @@ def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
     if not differ:
         return certificate
     promise = Promise(certificate.risk, certificate.delta, certificate.promise, certificate.evidence.get("method", ""))
-    told = Circumstances(
+    circumstances = Circumstances(
         valid_as=certificate.valid_as,
         selection=certificate.selection,
         environment=deployment.environment(),
         digests=certificate.digests,
         context={**certificate.context, "examples_that_differ": differ},
     )
-    again = certificate_from_losses(before, after, promise, groups=groups, circumstances=told)
+    again = certificate_from_losses(before, after, promise, groups=groups, circumstances=circumstances)
     if not again.kept:
         raise NotCertified(f"{differ} examples differ on this processor, and the promise isn't kept here: {again.statement}")
     return replace(again, assumptions=certificate.assumptions)
 
 
 def _target(certificate: Certificate) -> Target:
-    """Enough of the target to run the file as it was certified."""
-    told = certificate.environment
-    session = read_json(told.get("session", "{}"), "the certificate's entry environment.session")
+    """The part of the target that running the file as it was certified needs."""
+    environment = certificate.environment
+    session = read_json(environment.get("session", "{}"), "the certificate's entry environment.session")
     if not isinstance(session, dict):
         raise Altered("the certificate's entry environment.session isn't a table of options; get the certificate again.")
-    return Target(name=told.get("target", ""), summary="", verified="schema", session=session)
+    return Target(name=environment.get("target", ""), summary="", verified="schema", session=session)
 
 
 def _read(path: Path) -> bytes:

@@ -20,7 +20,15 @@ from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
-from dyncompress.pipeline.certification import Asked, Trial, boldest, refuse_too_few, trial, without_repeats, without_seen
+from dyncompress.pipeline.certification import (
+    CertificateRequest,
+    Trial,
+    boldest,
+    refuse_too_few,
+    trial,
+    without_repeats,
+    without_seen,
+)
 from dyncompress.recipe.plan_file import plan_to_toml
 from tests import tiny
 from tests.tiny import CALIBRATION, HELD_OUT, network
@@ -35,7 +43,7 @@ def certify(**asked: Any) -> dc.Certificate:
 
 
 @cache
-def door() -> TorchModel:
+def adapter() -> TorchModel:
     return open_model(network(), {"x": X[:2]})
 
 
@@ -66,7 +74,7 @@ def test_the_counts_of_a_certificate_equal_a_direct_count() -> None:
     assert found.lines[0].point == pytest.approx(after.mean() - before.mean())
     assert "only look" in found.valid_as and any("independent" in line for line in found.assumptions)
     assert found.digests["file"] == hashlib.sha256(tiny.file().body).hexdigest()
-    assert found.digests["original"] == door().state_digest == tiny.plan().digest
+    assert found.digests["original"] == adapter().state_digest == tiny.plan().digest
     bounds = found.context["code_length_bounds"]
     assert bounds["original"] > before.mean() and "bounds nothing" in found.context["code_length_note"]
 
@@ -154,9 +162,9 @@ def test_equal_examples_count_once() -> None:
     ten, sixty = certify(held_out=(X[:10], Y[:10])), certify(held_out=(np.tile(X[:10], (60, 1, 1, 1)), np.tile(Y[:10], 60)))
     assert sixty.n == sixty.counts["examples"] == 10 and sixty.lines == ten.lines and sixty.statement == ten.statement
     assert sixty.context["dropped_as_repeated"] == list(range(10, 600)) and ten.context["dropped_as_repeated"] == []
-    (told,) = [line for line in sixty.assumptions if "equal" in line]
-    assert "590 held-out examples that equal an earlier one were dropped, 10 are left" in told and "label" not in told
-    assert not [line for line in ten.assumptions if "equal" in line]
+    (line,) = [text for text in sixty.assumptions if "equal" in text]
+    assert "590 held-out examples that equal an earlier one were dropped, 10 are left" in line and "label" not in line
+    assert not [text for text in ten.assumptions if "equal" in text]
     assert certify(held_out=np.tile(X[:10], (60, 1, 1, 1))).n == 10
 
 
@@ -200,7 +208,7 @@ def test_another_reference_is_refused_by_its_digest() -> None:
     digest = open_model(other, {"x": X[:2]}).state_digest
     with pytest.raises(dc.InvalidRequest) as caught:
         dc.certify(tiny.file(), reference=other, held_out=HELD_OUT)
-    assert all(fact in str(caught.value) for fact in (digest[:12], door().state_digest[:12], "reference"))
+    assert all(fact in str(caught.value) for fact in (digest[:12], adapter().state_digest[:12], "reference"))
     assert digest[:13] not in str(caught.value) and "\n" not in str(caught.value)
     shifted = copy.deepcopy(network())
     shifted.norm1.running_mean += 1.0  # the same weights with other statistics of a BatchNorm
@@ -265,7 +273,7 @@ def test_bad_requests_are_refused_with_a_sentence(asked: dict[str, Any], facts: 
 def test_labels_are_checked_before_any_loss() -> None:
     """The refusal comes before the compression begins."""
     with pytest.raises(dc.InvalidRequest, match="classes 0 to 3"):
-        trial(door(), dc.HeldOut({"x": X}, Y + 1), frozenset(), Asked(Promise(), "zero_one"))
+        trial(adapter(), dc.HeldOut({"x": X}, Y + 1), frozenset(), CertificateRequest(Promise(), "zero_one"))
 
 
 # ---------------------------------------------------------------- a path of plans
@@ -279,13 +287,13 @@ def walk(files: list[dc.OnnxFile], promise: float = 0.05) -> tuple[Any, list[int
         return files[built[-1]]
 
     try:
-        return boldest(plans, build, door(), held(promise)), built
+        return boldest(plans, build, adapter(), held(promise)), built
     except dc.NotCertified as error:
         return error, built
 
 
 def held(promise: float) -> Trial:
-    return trial(door(), dc.HeldOut({"x": X}, Y), frozenset(), Asked(Promise(risk_increase=promise), "zero_one"))
+    return trial(adapter(), dc.HeldOut({"x": X}, Y), frozenset(), CertificateRequest(Promise(risk_increase=promise), "zero_one"))
 
 
 def test_the_walk_stops_at_the_first_plan_that_fails() -> None:

@@ -105,12 +105,12 @@ def net(seed: int = 0, width: int = 8) -> nn.Module:
 def compressed(calibrated: bool = True) -> Compressed:
     """A model whose first convolution keeps five of eight channels and whose last layer has new weights."""
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    door = open_model(net(), {"input": x[:2]})
-    group = next(g for g in door.channel_groups() if "0" in g.producers)
+    adapter = open_model(net(), {"input": x[:2]})
+    group = next(g for g in adapter.channel_groups() if "0" in g.producers)
     kept = (0, 2, 3, 5, 7)
-    edited = door.edited([SetWeight("7", torch.full((4, 6), 0.25)), Keep(group.name, kept)])
+    edited = adapter.edited([SetWeight("7", torch.full((4, 6), 0.25)), Keep(group.name, kept)])
     unit = f"channels:{group.name}"
-    shapes = {layer.name: tuple(layer.shape) for layer in door.layers()}
+    shapes = {layer.name: tuple(layer.shape) for layer in adapter.layers()}
     plan = Plan(
         {unit: Choice(keep=5)},
         {},
@@ -120,7 +120,7 @@ def compressed(calibrated: bool = True) -> Compressed:
         0.0,
         "r",
         "t",
-        door.state_digest,
+        adapter.state_digest,
         shapes,
         {},
         {unit: Choice(keep=5, indices=kept)},

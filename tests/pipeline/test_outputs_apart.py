@@ -196,8 +196,8 @@ def test_a_share_of_one_clips_nothing_and_clipping_is_reported() -> None:
     whole = dc.compress(model, replace(load_recipe("edge-int8"), activation_share=1.0), target=TARGET, calibration=x)
     assert not any("cut the largest values" in note for note in whole.notes)
     cut = dc.compress(model, replace(load_recipe("edge-int8"), activation_share=0.9), target=TARGET, calibration=x)
-    told = [note for note in cut.notes if "cut the largest values" in note]
-    assert (cut.body == whole.body) != bool(told)
+    notes = [note for note in cut.notes if "cut the largest values" in note]
+    assert (cut.body == whole.body) != bool(notes)
 
 
 def test_the_share_is_a_key_of_a_recipe() -> None:

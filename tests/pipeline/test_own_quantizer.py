@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dyncompress as dc
-from dyncompress.pipeline.application.apply_plan import fitted
+from dyncompress.pipeline.application.apply_plan import fit_to_target
 from dyncompress.quantization import Entropy, Grid, Nearest
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import Choice, Encoding, Need, Observation, Quantizer, Weight
@@ -67,7 +67,7 @@ def test_it_goes_through_measure_allocate_apply_and_export() -> None:
 
 def test_its_grid_follows_the_target() -> None:
     target = replace(dc.load_target(tiny.TARGET), power_of_two_scales=True, weight_symmetric_range=False)
-    found = fitted(recipe(Halved(), weight_bits=(8,)), target).quantizer
+    found = fit_to_target(recipe(Halved(), weight_bits=(8,)), target).quantizer
     assert isinstance(found, Halved) and found.limits == Grid(power_of_two=True, full_range=True)
 
 

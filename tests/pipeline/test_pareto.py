@@ -63,8 +63,8 @@ def test_the_command_lists_the_plans_of_the_verb(saved: Path, capsys: pytest.Cap
     assert [plan["bytes"] for plan in data["plans"]] == [one.bytes for one in wanted]
     assert data["unit"] == "nats" and data["original"] == tiny.profile().float_bytes
     assert cli.main(["pareto", str(saved)]) == 0
-    told = capsys.readouterr().out
-    assert "share of the original's bytes" in told and "predicted distortion, nats" in told
+    text = capsys.readouterr().out
+    assert "share of the original's bytes" in text and "predicted distortion, nats" in text
 
 
 @pytest.mark.parametrize(("name", "start"), [("c.html", "<!doctype html>"), ("c.svg", "<svg"), ("c.csv", "budget,bytes,macs,")])
@@ -100,9 +100,9 @@ def test_measure_shows_distortions_and_how_to_see_measures(tmp_path: Path, capsy
     np.savez(tmp_path / "x.npz", x=tiny.CALIBRATION)
     words = ["measure", f"{tmp_path}/net.py:build", "--calibration", str(tmp_path / "x.npz"), "--quiet"]
     assert cli.main(words) == 0
-    told = capsys.readouterr().out
-    assert "distortion, nats" in told and "fisher" in told and "4 options, 8 bits to 4 bits" in told
-    (setting,) = re.findall(r"--set '(measure=.*?)'", told)
+    text = capsys.readouterr().out
+    assert "distortion, nats" in text and "fisher" in text and "4 options, 8 bits to 4 bits" in text
+    (setting,) = re.findall(r"--set '(measure=.*?)'", text)
     assert cli.main([*words, "--set", setting]) == 0
-    told = capsys.readouterr().out
-    assert "stable_rank" in told and " ± " in told and "computes no measures" not in told
+    text = capsys.readouterr().out
+    assert "stable_rank" in text and " ± " in text and "computes no measures" not in text

@@ -76,8 +76,8 @@ def test_another_recipe_or_target_is_refused(tmp_path: Path, words: list[str], c
     (tmp_path / "plan.toml").write_text(plan_to_toml(smallest()))
     for option in (["--recipe", "edge-int8"], ["--target", TARGET]):
         assert cli.main([*words, "--plan", str(tmp_path / "plan.toml"), *option]) == 2
-        told = capsys.readouterr().err
-        assert "the plan was made for" in told and f"'{option[1]}' was given; leave the" in told and told.count("\n") == 1
+        text = capsys.readouterr().err
+        assert "the plan was made for" in text and f"'{option[1]}' was given; leave the" in text and text.count("\n") == 1
         assert not (tmp_path / "out").exists()
 
 

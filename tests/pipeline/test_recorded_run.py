@@ -85,13 +85,13 @@ def test_layers_inside_modules_have_the_motion_of_these_modules() -> None:
         recorder.step(loss.detach())
     run = writer.trajectory()
     inside = with_run(tiny.task(net.eval(), dc.load_recipe("trajectory"), [{"x": x}]), run)
-    told = {name: Motion() in observation for name, observation in inside.observe((Weight(),))}
-    assert told == {
+    has_motion = {name: Motion() in observation for name, observation in inside.observe((Weight(),))}
+    assert has_motion == {
         "conv.layer": True, "attention.q_proj": False, "attention.k_proj": False, "attention.v_proj": False,
         "attention.out_proj": True, "head": True,
     }  # fmt: skip
     profile = dc.measure(net, "trajectory", target=tiny.TARGET, trajectory=run, calibration=[{"x": x}])
-    assert profile.table.keys() == told.keys() and not profile.reasons
+    assert profile.table.keys() == has_motion.keys() and not profile.reasons
     dc.apply(net, dc.allocate(profile, dc.Budget(bytes=0.5)), trajectory=run, calibration=[{"x": x}])
 
 
@@ -121,8 +121,8 @@ def test_probes_of_structure_work_with_a_trajectory(monkeypatch: pytest.MonkeyPa
     run = tiny.trained()[1]
     model = with_run(tiny.task(tiny.network(), dc.load_recipe("trajectory"), tiny.CALIBRATION), run)
     seen = []
-    monkeypatch.setattr(probes, "restructured", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
+    monkeypatch.setattr(probes, "restructure", lambda few, *_, **__: (seen.append(few), (few, {}))[1])
     lines = (Option(Choice(), 0.0, 0.0, 0.0), Option(Choice(keep=4), -1.0, -1.0, 1.0))
-    probes.structure_probed(model, {"channels:stem": lines}, NoStep())
+    probes.probe_structure(model, {"channels:stem": lines}, NoStep())
     few, source = seen[0].source, model.source
     assert few.run is source.run and few.seed == source.seed and few.cache is not source.cache

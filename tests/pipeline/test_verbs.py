@@ -65,16 +65,16 @@ def test_measure_tabulates_every_layer() -> None:
         # The head has 64 weights, for which 6 bits save nothing.
         assert [o.choice.weight_bits for o in options] == ([8, 4] if name == "head" else [8, 6, 5, 4])
         assert [o.bytes for o in options] == sorted((o.bytes for o in options), reverse=True)
-        harm = [o.distortion for o in options]
-        assert harm == sorted(harm) and 0 < harm[0] < harm[-1] / 10
+        distortions = [o.distortion for o in options]
+        assert distortions == sorted(distortions) and 0 < distortions[0] < distortions[-1] / 10
     assert profile.macs == sum(layer.macs for layer in profile.layers) == 64 * (8 * 27 + 8 * 72) + 16 * 16 * (72 + 144) + 64
 
 
 def test_a_larger_budget_never_increases_the_distortion() -> None:
     profile = tiny.profile()
     plans = [dc.allocate(profile, dc.Budget(bytes=share)) for share in np.linspace(0.37, 0.55, 19)]
-    harm = [plan.distortion for plan in plans]
-    assert harm == sorted(harm, reverse=True) and harm[0] > 2 * harm[-1]
+    distortions = [plan.distortion for plan in plans]
+    assert distortions == sorted(distortions, reverse=True) and distortions[0] > 2 * distortions[-1]
     for plan, share in zip(plans, np.linspace(0.37, 0.55, 19), strict=True):
         assert plan.cost["bytes"] <= share * profile.float_bytes
     assert dc.allocate(profile, dc.Budget(bytes=round(0.4 * profile.float_bytes))).asked == (
@@ -235,12 +235,12 @@ def test_probes_rank_layers_without_gradients() -> None:
     recipe = replace(dc.load_recipe("edge-int8", {"quantize.weight_bits": [8, 3]}), sensitivity=("probe",))
     profile = dc.measure(network(), recipe, target=TARGET, calibration=CALIBRATION)
     assert set(profile.source.values()) == {"probe"}
-    harm = {name: [o.distortion for o in options] for name, options in profile.table.items()}
-    assert all(row == sorted(row) and row[0] > 0 and row[-1] < 1 for row in harm.values())
+    distortions = {name: [o.distortion for o in options] for name, options in profile.table.items()}
+    assert all(row == sorted(row) and row[0] > 0 and row[-1] < 1 for row in distortions.values())
     # the distortion of the strongest option is the divergence of the network with that layer alone compressed, in nats
     plan = replace(tiny.plan(), asked={"conv2": dc.Choice(weight_bits=3, activation_bits=8)})
     found = dc.apply(network(), plan, recipe=recipe, calibration=CALIBRATION).stages["match"]
-    assert found == pytest.approx(harm["conv2"][1], rel=1e-3)
+    assert found == pytest.approx(distortions["conv2"][1], rel=1e-3)
 
 
 def test_removal_of_channels_is_probed_at_the_smallest_and_largest_option() -> None:
@@ -361,7 +361,7 @@ def test_several_inputs_by_name_and_outputs_in_a_dictionary() -> None:
 
 def test_a_target_that_was_never_run_says_so_in_plan_file_and_certificate() -> None:
     file = dc.compress(network(), "edge-int8", target="onnxruntime-arm64", calibration=CALIBRATION, held_out=HELD_OUT)
-    told = "target 'onnxruntime-arm64' was never run on its own hardware"
-    assert f"# note: {told}" in plan_to_toml(file.plan)
-    assert any(told in note for note in file.notes)
-    assert file.certificate is not None and any(told in line for line in file.certificate.assumptions)
+    warning = "target 'onnxruntime-arm64' was never run on its own hardware"
+    assert f"# note: {warning}" in plan_to_toml(file.plan)
+    assert any(warning in note for note in file.notes)
+    assert file.certificate is not None and any(warning in line for line in file.certificate.assumptions)

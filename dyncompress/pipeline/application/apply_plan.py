@@ -1,4 +1,4 @@
-"""A plan carried out on a copy of the model: structure first, then weights, then what is learned and matched."""
+"""Apply a plan to a copy of the model: structure first, then weights, then moment matching and distillation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.measures.divergence import divergence
 from dyncompress.pipeline.application import checks
-from dyncompress.pipeline.application.low_rank import split
-from dyncompress.pipeline.application.round_layers import fitted, round_layers
-from dyncompress.pipeline.application.structured_pruning import restructured, structural
+from dyncompress.pipeline.application.low_rank import split_layers
+from dyncompress.pipeline.application.round_layers import fit_to_target, round_layers
+from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices
 from dyncompress.pipeline.observed_model import first_examples, outputs
 from dyncompress.pipeline.task import Task, refuse_other_weights
 from dyncompress.quantization.grid import decode
@@ -65,15 +65,15 @@ class Stages:
         return any(output.dtype.kind == "f" for output in self.outputs)
 
 
-def applied(task: Task, plan: Plan) -> Compressed:
-    """Carry out a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
+def apply_plan(task: Task, plan: Plan) -> Compressed:
+    """Apply a plan: remove channels and refit, distil into all weights, prune, round, match moments, distil.
 
-    Where nothing is rounded, weights are distilled after zeros were made and moments matched.
+    Where nothing is rounded, weights are distilled after pruning and moment matching.
 
     Raises:
         InvalidRequest: the plan doesn't fit the model or the target.
     """
-    task = replace(task, recipe=fitted(task.recipe, task.target))
+    task = replace(task, recipe=fit_to_target(task.recipe, task.target))
     checks.refuse_unfit(plan, task.model, task.target)
     refuse_other_weights(task, plan)
     checks.refuse_unrealisable(plan, task.recipe, task.calibrated)
@@ -82,15 +82,15 @@ def applied(task: Task, plan: Plan) -> Compressed:
     task = task if stages.differentiable else replace(task, recipe=without_distillation(task.recipe))
     schedule = distillation_schedule(plan, task.recipe, task.calibrated)
     with task.progress.phase("remove channels, prune and round"):
-        narrow, structure = restructured(task, plan.asked, flips=task.recipe.mirrored)
+        narrow, structure = restructure(task, plan.asked, flips=task.recipe.mirrored)
         if schedule.before_rounding:
             narrow = narrow.with_model(_with_distilled_weights(task, narrow.model, plan))
             stages.note("teach", narrow.model)
-        narrow, halved, thin = split(narrow, plan)
+        narrow, halved, thin = split_layers(narrow, plan)
         pruned, final, rounded = round_layers(narrow, halved)
     stages.note("prune", pruned)
     stages.note("weights", final)
-    aim = narrow.model if structure or thin else task.model  # refitted layers do new work: theirs is what rounding disturbs
+    aim = narrow.model if structure or thin else task.model  # refitted layers compute new outputs, and rounding changes those
     final, encodings = _matched(task, final, aim, rounded.encodings, stages)
     if schedule.after_pruning:
         final = _with_distilled_weights(task, final, plan)
@@ -102,8 +102,10 @@ def applied(task: Task, plan: Plan) -> Compressed:
         encodings = {name: replace(e, scale=e.scale.bfloat16().float()) for name, e in encodings.items()}
         final = final.edited([SetWeight(name, decode(e)) for name, e in encodings.items()])
     whole = {unit: choice for unit, choice in rounded.realised.items() if unit in plan.asked}
-    thin = rejoined(thin, rounded.realised, {layer.name: layer.weights for layer in narrow.model.layers()})
-    realised = {unit: carried_out(choice, task.recipe, task.target) for unit, choice in {**structure, **thin, **whole}.items()}
+    thin = choices_of_split_layers(thin, rounded.realised, {layer.name: layer.weights for layer in narrow.model.layers()})
+    realised = {
+        unit: realised_choice(choice, task.recipe, task.target) for unit, choice in {**structure, **thin, **whole}.items()
+    }
     return Compressed(
         model=final.with_notes(*_left_out(task)),
         encodings=encodings,
@@ -132,7 +134,7 @@ def _left_out(task: Task) -> list[str]:
 
 
 def without_distillation(recipe: Recipe) -> Recipe:
-    """The recipe for a model that returns integers alone: no gradient leads from them to a weight."""
+    """The recipe for a model that returns integers alone: they have no gradient with respect to a weight."""
     return replace(recipe, distill=replace(recipe.distill, epochs=0, weight_epochs=0))
 
 
@@ -145,7 +147,7 @@ def _free_scales(target: Target) -> bool:
 def _matched(
     task: Task, model: Model, aim: Model, encodings: dict[str, Encoding], stages: Stages
 ) -> tuple[Model, dict[str, Encoding]]:
-    """The model with the moments of `aim`, and the encodings with the gains; as they are where the recipe or target says so."""
+    """The model with the moments of `aim`, and the encodings with the gains; unchanged where recipe or target rule it out."""
     if not (task.recipe.match and task.calibrated and isinstance(model, MomentMatching)):
         return model, encodings
     if _free_scales(task.target):
@@ -162,8 +164,8 @@ class DistillationSchedule:
     """When weights are distilled.
 
     Attributes:
-        before_rounding: the network that lost channels or blocks learns before its layers are pruned and rounded.
-        after_pruning: the network learns last, with its zeros kept.
+        before_rounding: the network that lost channels or blocks is distilled before its layers are pruned and rounded.
+        after_pruning: the network is distilled last, with its zeros kept.
     """
 
     before_rounding: bool
@@ -178,7 +180,7 @@ def distillation_schedule(plan: Plan, recipe: Recipe, calibrated: bool) -> Disti
     """
     layers = [choice for unit, choice in plan.asked.items() if not unit.startswith(STRUCTURE) and unit not in plan.reasons]
     rounds = recipe.quantizer is not None and any(choice.weight_bits != FLOAT_BITS for choice in layers)
-    removes = bool(structural(plan.asked))
+    removes = bool(structural_choices(plan.asked))
     if not (recipe.distill.weight_epochs and calibrated):
         return DistillationSchedule(False, False)
     return DistillationSchedule(removes and rounds, not rounds and (removes or any(choice.sparsity for choice in layers)))
@@ -188,7 +190,7 @@ def _with_distilled_weights(task: Task, model: Model, plan: Plan) -> Model:
     """The model with weights distilled from the original; layers that the plan leaves alone stay as they are."""
     recipe = task.recipe
     spec = replace(recipe.distill, epochs=recipe.distill.weight_epochs, rate=recipe.distill.weight_rate)
-    assert isinstance(model, Trainable)  # `refuse_incapable` saw to it
+    assert isinstance(model, Trainable)  # `refuse_incapable` has checked this
     with task.progress.phase("distil into all weights"):
         return model.distilled(task.model, task.batches, DistillationTask(spec, recipe.seed, recipe.mirrored, plan.reasons))
 
@@ -212,24 +214,26 @@ def _with_distilled_gains(
 def _rescaled(
     model: Model, gains: Mapping[str, tuple[Array, Array]], encodings: Mapping[str, Encoding]
 ) -> tuple[Model, dict[str, Encoding]]:
-    """A model whose outputs took gains and shifts, its integer weights again exactly what the encodings with these gains say."""
+    """A model whose outputs got gains and shifts, with its weights decoded from the encodings with these gains."""
     encodings = rescaled(encodings, gains)
     return model.edited([SetWeight(name, decode(e)) for name, e in encodings.items()]), encodings
 
 
 # ---------------------------------------------------------------- what was realised
-def rejoined(thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]) -> dict[str, Choice]:
-    """The realised choices of split layers, with the zeros, widths and scales that their two halves got."""
-    found = {}
+def choices_of_split_layers(
+    thin: Mapping[str, Choice], layers: Mapping[str, Choice], weights: Mapping[str, int]
+) -> dict[str, Choice]:
+    """The realised choices of split layers, with the sparsity, width and granularity of their two halves."""
+    choices = {}
     for name, choice in thin.items():
         halves = [name + end for end in (INNER, OUTER) if name + end in layers]
         zeros, size = sum(layers[half].sparsity * weights[half] for half in halves), sum(weights[half] for half in halves)
         done = {} if not halves else {"weight_bits": layers[halves[0]].weight_bits, "granularity": layers[halves[0]].granularity}
-        found[name] = replace(choice, sparsity=zeros / max(size, 1), **done)
-    return found
+        choices[name] = replace(choice, sparsity=zeros / max(size, 1), **done)
+    return choices
 
 
-def carried_out(choice: Choice, recipe: Recipe, target: Target) -> Choice:
+def realised_choice(choice: Choice, recipe: Recipe, target: Target) -> Choice:
     """The choice with the pruner and the quantizer that realised it, and the width of activations that the target has."""
     choice = replace(choice, activation_bits=FLOAT_BITS) if target.activation_dtype == "float32" else choice
     return with_method(choice, recipe)

@@ -1,4 +1,4 @@
-"""What a plan is refused for before anything is done: it doesn't fit the model, the target, the recipe or the data."""
+"""Checks that refuse a plan before any work: it doesn't fit the model, the target, the recipe or the data."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def refuse_unfit(plan: Plan, model: Model, target: Target) -> None:
 
 
 def _where(plan: Plan, unit: str, key: str = "") -> str:
-    """How a message about a unit begins: with its line, where the plan was read from a file."""
+    """The beginning of a message about a unit, with its line where the plan was read from a file."""
     return f"{place(plan.source, 'unit', unit, key)}: unit '{unit}': " if plan.source else f"unit '{unit}': "
 
 
 def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
-    """Refuse what the recipe has no tool for, which would otherwise be passed over in silence.
+    """Refuse choices that the recipe has no pruner, quantizer or data for, which would otherwise be ignored silently.
 
     Raises:
         InvalidRequest: names the unit, what is missing, and what to write instead.
@@ -76,10 +76,10 @@ def refuse_unrealisable(plan: Plan, recipe: Recipe, calibrated: bool) -> None:
 
 
 def refuse_unrecorded(plan: Plan, task: Task) -> None:
-    """Refuse steps in units that a recorded run tells, where it isn't there.
+    """Refuse a plan whose steps are in units of a recorded run, where there is no run.
 
     Raises:
-        InvalidRequest: says what to give.
+        InvalidRequest: names what to give.
     """
     recipe = task.recipe
     reads = recipe.quantizer is not None and WeightFisher() in recipe.quantizer.needs and recipe.sensitivity[0] == "trajectory"

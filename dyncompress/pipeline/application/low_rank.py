@@ -1,4 +1,4 @@
-"""Layers of lower rank: each fitted on the inputs that the factors before leave it, then split into two.
+"""Layers of lower rank: each fitted on its inputs in the partly factorised network, then split into two.
 
 Front to back: least squares gives the weight that computes the original's output from the inputs that the layer gets now, its
 best factors in the metric of those inputs take its place, and its bias takes up the mean. Layers that can't be taken in order
@@ -31,7 +31,7 @@ from dyncompress.types import (
 METHOD = "low rank"
 
 
-def split(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
+def split_layers(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
     """Put two layers in place of each whose choice has a rank.
 
     Args:
@@ -39,20 +39,21 @@ def split(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
         plan: its layers are the model's.
 
     Returns:
-        the task, the plan for its layers (both factors at the layer's width), and the realised choices of the split layers.
+        the task with the smaller model, the plan for its layers (both factors at the layer's width), and the realised choices of
+        the split layers.
     """
     asked = {name: choice for name, choice in plan.asked.items() if choice.rank is not None}
     if not asked:
         return task, plan, {}
     fit = _Fit(asked, {name: o for name, o in task.observe((Weight(), Bias())) if name in asked})
-    found: dict[str, tuple[Array, Array]] = {}
+    products: dict[str, tuple[Array, Array]] = {}
     if task.calibrated and isinstance(task.model, LayerwiseCalibration):
-        found = task.model.in_sequence(task.batches, list(asked), fit)
-    rest = set(asked) - set(found)
+        products = task.model.in_sequence(task.batches, list(asked), fit)
+    rest = set(asked) - set(products)
     for name, observation in task.observe((Weight(), InputMoment())) if rest else ():
         if name in rest:
             fit.take(name, observation[Weight()], observation[InputMoment()][0] if InputMoment() in observation else None)
-    edits = [LowRank(name, *fit.pairs[name], fit.bias(name, found[name][1] if name in found else None)) for name in asked]
+    edits = [LowRank(name, *fit.pairs[name], fit.bias(name, products[name][1] if name in products else None)) for name in asked]
     halves = {name + end: replace(choice, rank=None) for name, choice in asked.items() for end in (INNER, OUTER)}
     left = {name: choice for name, choice in plan.asked.items() if name not in asked}
     realised = {name: replace(choice, rank=len(fit.pairs[name][0]), method=METHOD) for name, choice in asked.items()}
@@ -61,12 +62,12 @@ def split(task: Task, plan: Plan) -> tuple[Task, Plan, dict[str, Choice]]:
 
 @dataclass
 class _Fit:
-    """Least squares and factors for one layer after the other.
+    """Fits and factorises one layer after the other.
 
     Attributes:
         asked: layer -> its choice.
         seen: layer -> its weight and bias.
-        pairs: layer -> its factors, once found.
+        pairs: layer -> its factors, once computed.
     """
 
     asked: Mapping[str, Choice]

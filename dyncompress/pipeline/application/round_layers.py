@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dyncompress.pipeline.application.sequential import compressed_in_order, edits
+from dyncompress.pipeline.application.sequential import compress_in_order, edits
 from dyncompress.pipeline.task import Task
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe.recipe import Recipe
@@ -26,7 +26,7 @@ from dyncompress.types import (
 )
 
 
-def fitted(recipe: Recipe, target: Target) -> Recipe:
+def fit_to_target(recipe: Recipe, target: Target) -> Recipe:
     """The recipe with its quantizer's grid set to what the target's integers allow."""
     if recipe.quantizer is None:
         return recipe
@@ -56,7 +56,7 @@ def rounded_weight(
 
 @dataclass
 class RoundedLayers:
-    """Prunes and rounds layers one by one, and notes what became of each.
+    """Prunes and rounds layers one by one, and records the result of each.
 
     Attributes:
         choices: layer -> what the plan asks for.
@@ -94,7 +94,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
     """Prune and round every layer of the plan.
 
     Returns:
-        the model after pruning alone, the model after rounding, and what became of each layer.
+        the model after pruning alone, the model after rounding, and the record of each layer.
     """
     recipe, model = task.recipe, task.model
     needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
@@ -103,7 +103,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
     layers = [layer.name for layer in model.layers() if layer.name in choices]
     weights: dict[str, tuple[Array, Array | None]] = {}
     if recipe.sequential and task.calibrated and isinstance(model, LayerwiseCalibration):
-        weights.update(compressed_in_order(task.source, layers, rounded, tuple(needs), flips=recipe.mirrored))
+        weights.update(compress_in_order(task.source, layers, rounded, tuple(needs), flips=recipe.mirrored))
     if len(weights) < len(layers):
         rest = ((name, o) for name, o in task.observe(tuple(needs)) if name in choices and name not in weights)
         weights.update((name, (rounded(o), None)) for name, o in rest)
@@ -113,7 +113,7 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
 
 
 def _done(choice: Choice, new: Array, encoding: Encoding | None) -> Choice:
-    """The choice as its layer was really pruned and rounded."""
+    """The choice as it was realised."""
     zeros = float((new == 0).float().mean()) if choice.sparsity else 0.0
     if encoding is None:
         return replace(choice, sparsity=zeros, weight_bits=FLOAT_BITS, step=0.0)
@@ -128,7 +128,7 @@ def relative_error(observation: Observation, new: Array) -> float:
     rows, error = (w.double().reshape(groups, w.shape[0] // groups, -1) for w in (old, old - new.double()))
     if InputMoment() in observation:
         moment = observation[InputMoment()].double()
-        power, lost = ((w @ moment * w).sum() for w in (rows, error))
+        power, error_power = ((w @ moment * w).sum() for w in (rows, error))
     else:
-        power, lost = rows.square().sum(), error.square().sum()
-    return float(lost / power) if float(power) > 0 else 0.0
+        power, error_power = rows.square().sum(), error.square().sum()
+    return float(error_power / power) if float(power) > 0 else 0.0

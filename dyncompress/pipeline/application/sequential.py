@@ -31,10 +31,10 @@ from dyncompress.types import (
     Weight,
 )
 
-# Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images know only so much.
+# Share of the mean of diag(H) that draws the new weight towards the old one: a thousand images determine it only so well.
 _DAMPING = 0.01
-_PRECISION = 2e-6  # of a moment summed in float32, as a share of its diagonal
-_CONSTANT = 30.0  # inputs whose variance is below this many times that are noise of sums
+_PRECISION = 2e-6  # precision of a moment summed in float32, as a share of its diagonal
+_CONSTANT = 30.0  # inputs whose variance is below this many times the precision hold rounding errors only
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Fit:
     """Compresses one layer towards the weight that least squares wants.
 
     Attributes:
-        observations: layer -> its weight, and what else `compress` reads.
+        observations: layer -> its weight, and the other values that `compress` reads.
         compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
     """
 
@@ -58,7 +58,7 @@ class _Fit:
         return self.compress(Observation(known.layer, {**known.values, Weight(): aim, InputMoment(): moment.float()}))
 
 
-def compressed_in_order(
+def compress_in_order(
     source: ObservedModel,
     names: Sequence[str],
     compress: Callable[[Observation], Array],
@@ -72,8 +72,8 @@ def compressed_in_order(
         source: with calibration data; its adapter has the capability `LayerwiseCalibration`.
         names: layers; those that can't be taken in order (called twice, no batch axis in front) are left out.
         compress: an observation, whose weight is what least squares wants and whose moment is centred -> the new weight.
-        needs: what else `compress` reads.
-        flips: whether images are observed a second time, flipped left to right.
+        needs: the other values that `compress` reads.
+        flips: whether images are observed a second time, flipped horizontally.
 
     Returns:
         layer -> (new weight, shift of its output).
@@ -88,22 +88,22 @@ def compressed_in_order(
 
 
 def _flipped(batch: Batch) -> Batch:
-    """Images flipped left to right, other inputs as they are."""
+    """The batch with its images flipped horizontally and other inputs unchanged."""
     tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
     return {name: value.flip(3) if is_image(value) else value for name, value in tensors.items()}
 
 
 def edits(layer: str, weight: Array, shift: Array | None) -> list[Edit]:
-    """What sets a new weight, and moves the output."""
-    found: list[Edit] = [SetWeight(layer, weight)]
-    return found if shift is None else [*found, Affine(layer, torch.ones_like(shift), shift)]
+    """The edits that set a new weight and shift the output."""
+    changes: list[Edit] = [SetWeight(layer, weight)]
+    return changes if shift is None else [*changes, Affine(layer, torch.ones_like(shift), shift)]
 
 
 def centred(moments: ResidualMoments) -> tuple[Array, Array]:
     """Covariance of the inputs `[groups, K, K]`, and of the residuals with the inputs, `[out, K]`.
 
-    Inputs that the layers before have made constant have none: what rounding leaves in its place may be negative, so the
-    diagonal gets the least that the moment's precision can tell from nothing.
+    Inputs that earlier layers have made constant have no variance: rounding errors may leave a negative one in its place, so
+    the diagonal gets the least variance that the precision of the moment can resolve.
     """
     mean = moments.mean
     rows = mean.repeat_interleave(len(moments.residual_mean) // len(mean), dim=0)

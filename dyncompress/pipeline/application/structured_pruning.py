@@ -1,4 +1,4 @@
-"""Less structure: blocks dropped, channels removed, and what comes after refitted to compute what the original did.
+"""Structured pruning: drop blocks, remove channels, and refit the later layers to compute what the original did.
 
 Front to back, each layer after the first change is fitted by least squares: the original's output there, from the inputs that it
 gets in the smaller network. Where its output closes a residual block, the sum with the shortcut counts, so
@@ -38,11 +38,11 @@ from dyncompress.types import (
     Weight,
 )
 
-DAMPING = 1e-3  # share of the mean diagonal entry that draws a refit towards the weight that was
+DAMPING = 1e-3  # share of the mean diagonal entry that draws a refit towards the old weight
 METHOD = {CHANNELS: "eliminate + refit", BLOCKS: "drop + refit"}
 
 
-def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+def structural_choices(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     """The choices that change the network's structure."""
     return {
         unit: choice
@@ -51,16 +51,16 @@ def structural(choices: Mapping[str, Choice]) -> dict[str, Choice]:
     }
 
 
-def restructured(
+def restructure(
     task: Task, choices: Mapping[str, Choice], reach: int | None = None, *, flips: bool = False
 ) -> tuple[Task, dict[str, Choice]]:
-    """Drop the blocks and remove the channels that choices give up, and refit what comes after.
+    """Drop the blocks and remove the channels that the choices remove, and refit the later layers.
 
     Args:
         task: with calibration data.
-        choices: by unit; those of layers are passed over, and those of channels inside a dropped block.
+        choices: by unit; those of layers, and of channels inside a dropped block, are ignored.
         reach: at most this many layers after the last change are refitted; None: all.
-        flips: whether layers are refitted on images flipped left to right too; not where `reach` is set, since a probe is quick.
+        flips: whether layers are refitted on horizontally flipped images too; ignored where `reach` is set, to keep probes quick.
 
     Returns:
         the task with the smaller model, and the realised choices (with indices) of blocks and channels.
@@ -68,7 +68,7 @@ def restructured(
     Raises:
         InvalidRequest: a unit that the model doesn't have, or a reader that can't be refitted.
     """
-    asked = structural(choices)
+    asked = structural_choices(choices)
     if not asked:
         return task, {}
     model = task.model
@@ -78,14 +78,14 @@ def restructured(
     cut = {
         group.name: (group, asked[CHANNELS + group.name])
         for group in channel_groups(model)
-        if CHANNELS + group.name in asked and group.producers[0] in there  # those inside a dropped block went with it
+        if CHANNELS + group.name in asked and group.producers[0] in there  # a dropped block takes its groups with it
     }
     affected = _affected(model, there, [group for group, _ in cut.values()], reach)
     fit = _Fit({name: o for name, o in model.observe((Weight(), Bias()), ()) if name in affected}, cut, _together(task, cut))
-    data = with_mirrored(task.batches) if flips and reach is None else task.batches
-    found = model.in_sequence(data, affected, fit, dropped=drops) if isinstance(model, LayerwiseCalibration) else {}
-    _refuse_unfitted(cut, found)
-    edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in found.items()]
+    data = with_flipped(task.batches) if flips and reach is None else task.batches
+    refitted = model.in_sequence(data, affected, fit, dropped=drops) if isinstance(model, LayerwiseCalibration) else {}
+    _refuse_unfitted(cut, refitted)
+    edits = [SetWeight(name, weight, _shifted(fit.seen[name], shift)) for name, (weight, shift) in refitted.items()]
     keeps = [Keep(name, fit.kept[name]) for name in cut]
     realised = {BLOCKS + drop.block: replace(asked[BLOCKS + drop.block], method=METHOD[BLOCKS]) for drop in drops}
     for keep in keeps:
@@ -94,33 +94,33 @@ def restructured(
     return task.with_model(model.edited([*edits, *drops, *keeps])), realised
 
 
-def with_mirrored(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches, and images `[n, 1 or 3, h, w]` mirrored as well: twice the data where left and right mean the same."""
-    found = []
+def with_flipped(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches, and images `[n, 1 or 3, h, w]` flipped horizontally as well: twice the data."""
+    flipped = []
     for batch in batches:
-        found.append(batch)
+        flipped.append(batch)
         tensors = {name: torch.as_tensor(value) for name, value in batch.items()}
         if all(t.ndim == 4 and t.shape[1] in (1, 3) and t.is_floating_point() for t in tensors.values()):
-            found.append({name: t.flip(3) for name, t in tensors.items()})
-    return found
+            flipped.append({name: t.flip(3) for name, t in tensors.items()})
+    return flipped
 
 
 def _affected(model: Model, there: set[str], cut: Sequence[ChannelGroup], reach: int | None) -> list[str]:
-    """Layers to refit, front to back: readers of removed channels, and those that see a change before them."""
+    """Layers to refit, front to back: readers of removed channels, and layers behind a change."""
     readers = {name for group in cut for name in group.consumers}
-    found: list[str] = []
+    affected: list[str] = []
     since: int | None = None
     for layer in model.layers():
         if layer.name not in there:
             since = 0
         elif layer.name in readers:
             since = 0
-            found.append(layer.name)
+            affected.append(layer.name)
         elif since is not None:
             since += 1
             if _refittable(layer) and (reach is None or since <= reach):
-                found.append(layer.name)
-    return found
+                affected.append(layer.name)
+    return affected
 
 
 def _refittable(layer: Layer) -> bool:
@@ -128,7 +128,7 @@ def _refittable(layer: Layer) -> bool:
 
 
 def _together(task: Task, cut: Mapping[str, tuple[ChannelGroup, Choice]]) -> dict[str, tuple[int, ...]]:
-    """The channels that stay in groups with several readers, and in those where the plan names them."""
+    """The channels to keep in groups with several readers, and in groups whose channels the plan names."""
     kept = {name: tuple(sorted(choice.indices)) for name, (_, choice) in cut.items() if choice.indices is not None}
     shared = {name: group for name, (group, _) in cut.items() if name not in kept and len(group.consumers) > 1}
     readers = {name for group in shared.values() for name in group.consumers}
@@ -148,11 +148,11 @@ def _chosen(group: ChannelGroup, readers: Sequence[Reader], choice: Choice) -> t
 
 @dataclass
 class _Fit:
-    """Least squares for one layer after the other.
+    """Refits one layer after the other by least squares.
 
     Attributes:
         seen: layer -> its weight and bias.
-        cut: group's name -> the group that loses channels, and how many stay.
+        cut: group's name -> the group that loses channels, and its choice.
         kept: group's name -> the channels that stay, once chosen.
     """
 
@@ -168,7 +168,7 @@ class _Fit:
         cross = moments.residual_cross_moment.double() - torch.outer(moments.residual_mean.double(), mean)
         factor = damped_cholesky(damped(moment, DAMPING), 0.0)
         new = weight + torch.cholesky_solve(cross.T, factor).T
-        group, choice = next((found for found in self.cut.values() if layer in found[0].consumers), (None, None))
+        group, choice = next((pair for pair in self.cut.values() if layer in pair[0].consumers), (None, None))
         if group is not None and choice is not None:
             n = group.consumers[layer]
             if group.name not in self.kept:
@@ -180,10 +180,10 @@ class _Fit:
         return new.reshape(observation.layer.shape)
 
 
-def _refuse_unfitted(cut: Mapping[str, tuple[ChannelGroup, Choice]], found: Mapping[str, object]) -> None:
+def _refuse_unfitted(cut: Mapping[str, tuple[ChannelGroup, Choice]], refitted: Mapping[str, object]) -> None:
     for group, _ in cut.values():
         for name in group.consumers:
-            if name not in found:
+            if name not in refitted:
                 raise InvalidRequest(
                     f"unit '{CHANNELS}{group.name}': '{name}', which reads it, can't be refitted by least squares (it is used "
                     "more than once, or its examples aren't independent); leave its keep out."

@@ -1,7 +1,7 @@
-"""The additive table: for every unit and every choice that the target allows, what it costs and the harm it should do.
+"""The additive table: for every unit and every choice that the target allows, what it costs and the distortion to expect.
 
-A choice's error is exact: the recipe's own pruner and quantizer are applied to the layer. What turns an error into harm is the
-sensitivity, from Fisher information, probes, the trajectory or theory, in the recipe's order of preference.
+A choice's error is exact: the recipe's own pruner and quantizer are applied to the layer. The sensitivity turns an error into a
+distortion: from Fisher information, probes, the trajectory or theory, in the recipe's order of preference.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from dyncompress.types import (
 )
 
 Bytes = Callable[[Layer, Choice], float]
-CHANNEL_BYTES = 1.0  # of a coded scale, as seen; biases belong to the graph
+CHANNEL_BYTES = 1.0  # measured size of a coded scale; biases belong to the graph
 MARGIN = 1.02  # layers in sequence get other codes than those that are tabulated
 
 
@@ -49,9 +49,9 @@ class Errors:
         choice: the choice.
         pruning, rounding: squared Frobenius error of that step, relative to the squared norm of the weight.
         output: expected squared error of the layer's output in nats, weighted by Fisher information; nan without it.
-        motion: expected squared error of the weights in nats, weighted by Fisher information that late increments tell; relative
-            where the trajectory doesn't tell its scale, nan without one.
-        bytes: what the codes take, where that hangs on the codes themselves; else nan.
+        motion: expected squared error of the weights in nats, weighted by the Fisher information estimated from late
+            increments; relative where the trajectory doesn't determine its scale, nan without a trajectory.
+        bytes: size of the codes, where it depends on the codes themselves; else nan.
         change: what happens to the weight; None where nothing is compared.
     """
 
@@ -65,12 +65,12 @@ class Errors:
 
 
 def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None, weights: int = 1) -> tuple[Choice, ...]:
-    """All that recipe, rule and target allow for a layer, from the most careful to the boldest.
+    """The choices that recipe, rule and target allow for a layer, from the most careful to the boldest.
 
     Args:
-        layer: whose choices.
+        layer: the layer to choose for.
         recipe, target, rule: what is allowed.
-        weights: of the whole model, which the unit of steps is counted in.
+        weights: number of weights of the whole model, which sets the unit of the step sizes.
     """
     bits = (rule.weight_bits if rule and rule.weight_bits else careful(layer, recipe.weight_bits, target)) or (FLOAT_BITS,)
     allowed = [b for b in bits if b == FLOAT_BITS or b in target.weight_bits]
@@ -104,28 +104,28 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
 
 
 def careful(layer: Layer, bits: Sequence[int], target: Target) -> tuple[int, ...]:
-    """The recipe's widths; for a recurrent weight 8 bits in place of fewer, since its errors return at every step."""
+    """The recipe's widths; for a recurrent weight 8 bits in place of fewer, since its errors recur at every time step."""
     return tuple(dict.fromkeys(max(b, 8) for b in bits)) if layer.kind == "recurrent" and 8 in target.weight_bits else tuple(bits)
 
 
 def within(granularity: str, layer: Layer) -> str:
-    """The granularity, a group no longer than the layer's rows: `group:32` is `group:27` where 27 inputs make an output."""
+    """The granularity, with groups no longer than a row of the layer: `group:32` becomes `group:27` for rows of 27 weights."""
     return f"group:{min(int(granularity[6:]), layer.fan_in)}" if granularity.startswith("group:") else granularity
 
 
-def worth_trying(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
-    """Without the choices that take no fewer bytes than one with fewer zeros or more bits: they only do harm.
+def worth_trying(layer: Layer, tried: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
+    """The choices, without those that take no fewer bytes than one with fewer zeros or more bits: they only add distortion.
 
-    In a small layer the mask of the zeros, or what unpacks a narrow width, takes more than it saves.
+    In a small layer the mask of the zeros, or the operators that unpack a narrow width, take more bytes than they save.
     """
-    size = {c: file_bytes(layer, c) for c in found}
+    size = {c: file_bytes(layer, c) for c in tried}
 
     def in_vain(choice: Choice) -> bool:
-        others = (c for c in found if c != choice and _wider(c, choice))
+        others = (c for c in tried if c != choice and _wider(c, choice))
         milder = (c for c in others if c.sparsity <= choice.sparsity and c.weight_bits >= choice.weight_bits)
         return not choice.step and any(size[c] <= size[choice] for c in milder)
 
-    return tuple(c for c in found if not in_vain(c))
+    return tuple(c for c in tried if not in_vain(c))
 
 
 def _wider(one: Choice, other: Choice) -> bool:
@@ -134,12 +134,12 @@ def _wider(one: Choice, other: Choice) -> bool:
 
 
 def bits_left(layer: Layer, choice: Choice) -> float:
-    """Of the weights that aren't zero: the price of a choice where zeros are asked for, which float weights store in full."""
+    """Bits of the weights that aren't zero: the price of a choice under a sparsity budget, where float weights count in full."""
     return nonzeros(layer, choice) * choice.weight_bits
 
 
 def nonzeros(layer: Layer, choice: Choice) -> int:
-    """Weights that a choice leaves."""
+    """How many weights a choice leaves."""
     if choice.rank is not None:
         return choice.rank * (layer.out + layer.fan_in)
     return layer.weights - round(choice.sparsity * layer.weights)
@@ -150,52 +150,52 @@ def macs(layer: Layer, choice: Choice) -> float:
     return float(layer.macs) if choice.rank is None else layer.macs * choice.rank * (1 / layer.out + 1 / layer.fan_in)
 
 
-def most_careful(layer: Layer, found: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
-    """The first alone: all there is to choose where no budget asks for less."""
-    return tuple(found[:1])
+def most_careful(layer: Layer, tried: Sequence[Choice], file_bytes: Bytes) -> tuple[Choice, ...]:
+    """The first choice alone, for recipes without a budget that asks for less."""
+    return tuple(tried[:1])
 
 
 def unmeasured(choice: Choice) -> Errors:
-    """In place of the errors of a layer's only choice, which nothing is compared with."""
+    """Placeholder for the errors of a layer's only choice, which is compared with no other."""
     return Errors(choice, pruning=0.0, rounding=0.0, output=float("nan"), motion=float("nan"))
 
 
 def layer_errors(observation: Observation, tried: Sequence[Choice], recipe: Recipe) -> tuple[Errors, ...]:
-    """Apply every choice to one layer and measure what it does."""
+    """Apply every choice to one layer and measure its errors."""
     weight = observation[Weight()].detach().float()
     norm = float(weight.double().square().sum()) or 1.0
     sorted_squares = weight.double().square().flatten().sort().values
     sketch = None if recipe.quantizer is None else recipe.quantizer.sketch
     quick = recipe.quantizer if sketch is None else sketch
-    found, masked = [], {}
+    rows, masked = [], {}
     for choice in tried:
         key = (choice.sparsity, choice.pattern)
         if key not in masked:
             masked[key] = pruned_weight(observation, choice, recipe.pruner)
         pruned = masked[key]
         new, encoding = rounded_weight(observation, pruned, choice, quick)
-        found.append(
+        rows.append(
             Errors(
                 choice=choice,
                 pruning=float((weight - pruned).double().square().sum()) / norm,
                 rounding=float((pruned - new).double().square().sum()) / norm,
-                output=fisher_harm(observation, weight, new),
-                motion=motion_harm(observation, weight, new),
+                output=fisher_distortion(observation, weight, new),
+                motion=motion_distortion(observation, weight, new),
                 bytes=coded_bytes(encoding, on_paths=sketch is not None)
                 if choice.step and encoding is not None
                 else float("nan"),
                 change=weight_change(sorted_squares, float((weight - new).double().square().sum()), choice.sparsity),
             )
         )
-    return tuple(found)
+    return tuple(rows)
 
 
 def weight_change(sorted_squares: Array, error: float, sparsity: float) -> WeightChange:
-    """What zeroing the smallest weights would reach, beside the squared error that was made.
+    """The squared error that zeroing the smallest weights would cause, beside the one that was caused.
 
     Args:
-        sorted_squares: of the weights, ascending, `[n]` float64.
-        error: squared, of the new weight.
+        sorted_squares: squares of the weights, ascending, `[n]` float64.
+        error: squared error of the new weight.
         sparsity: share of zeros.
     """
     zeros = round(sparsity * len(sorted_squares))
@@ -206,17 +206,17 @@ def weight_change(sorted_squares: Array, error: float, sparsity: float) -> Weigh
 
 
 def coded_bytes(encoding: Encoding, on_paths: bool = False) -> float:
-    """What an entropy-coded layer takes in a container: its codes, a little more for what is uncertain, and its scales.
+    """Bytes of an entropy-coded layer in a container: its codes with a margin, and its scales.
 
     Args:
-        encoding: of the layer, on the grid.
-        on_paths: whether a plan's codes will be on paths of the trellis instead.
+        encoding: the layer's encoding, on the grid.
+        on_paths: whether the plan's codes will lie on paths of the trellis instead.
     """
     codes = encoding.codes.cpu().numpy()
     return MARGIN * code_length(codes, on_paths) / 8 + CHANNEL_BYTES * len(codes)
 
 
-def fisher_harm(observation: Observation, weight: Array, new: Array) -> float:
+def fisher_distortion(observation: Observation, weight: Array, new: Array) -> float:
     """Half of sum_c fisher_c E[e_c^2], e after the best gain of the new channel, which moment matching supplies; nats."""
     if OutputFisher() not in observation or InputMoment() not in observation:
         return float("nan")
@@ -235,10 +235,10 @@ def channel_error(weight: Array, new: Array, moment: Array) -> Array:
     return (power - explained).clamp(min=0).reshape(-1)
 
 
-def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
-    """Half of sum_c F_c E[e_c^2], F_c read off the increments of channel c's weights and inputs as `InputPrior` takes them to be.
+def motion_distortion(observation: Observation, weight: Array, new: Array) -> float:
+    """Half of sum_c F_c E[e_c^2], F_c from the increments of channel c's weights, and the inputs that `InputPrior` assumes.
 
-    nan without a trajectory that tells it.
+    nan without a trajectory that determines it.
     """
     if WeightFisher() not in observation or not observation[WeightFisher()].any():
         return float("nan")
@@ -247,13 +247,13 @@ def motion_harm(observation: Observation, weight: Array, new: Array) -> float:
     return distortion.fisher(prior.energy(weight - new, columns, observation.layer.kind).cpu().numpy(), rows.cpu().numpy())
 
 
-def harms(
+def distortions(
     errors: Mapping[str, Sequence[Errors]],
     source: str,
     log_sensitivity: Mapping[str, Mapping[str, float]],
     probed: Mapping[str, float],
 ) -> dict[str, list[float]]:
-    """Errors -> expected harm, one list a layer, from the chosen source.
+    """The distortion to expect of every choice, one list a layer, from the chosen source.
 
     Args:
         errors: of every choice of every layer.
@@ -268,7 +268,7 @@ def harms(
         return log_sensitivity.get(kind, {}).get(layer, 0.0)
 
     def one(layer: str, e: Errors) -> float:
-        """The harm of one choice."""
+        """The distortion of one choice."""
         if source == "fisher":
             return e.output * math.exp(sensed("pruning" if e.choice.sparsity else "quantization", layer))
         if source == "trajectory":
@@ -278,17 +278,17 @@ def harms(
         pruned = distortion.theory(e.pruning, sensed("pruning", layer))
         return pruned + distortion.theory(e.rounding, sensed("quantization", layer))
 
-    table = {layer: [one(layer, e) for e in found] for layer, found in errors.items()}
+    table = {layer: [one(layer, e) for e in row] for layer, row in errors.items()}
     return _filled(table, errors)
 
 
 def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:
-    """Layers without the source (an embedding has no input moment) get the median harm for a unit of relative error."""
+    """Layers without the source (an embedding has no input moment) get the median distortion for a unit of relative error."""
     rates = [
-        harm / (e.pruning + e.rounding)
+        value / (e.pruning + e.rounding)
         for layer, row in table.items()
-        for harm, e in zip(row, errors[layer], strict=True)
-        if np.isfinite(harm) and e.pruning + e.rounding > 0
+        for value, e in zip(row, errors[layer], strict=True)
+        if np.isfinite(value) and e.pruning + e.rounding > 0
     ]
     rate = float(np.median(rates)) if rates else 1.0
     return {
@@ -297,7 +297,7 @@ def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]
     }
 
 
-def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float], file_bytes: Bytes) -> tuple[Option, ...]:
+def layer_options(layer: Layer, errors: Sequence[Errors], predicted: Sequence[float], file_bytes: Bytes) -> tuple[Option, ...]:
     """The lines of one layer's table."""
     return tuple(
         Option(
@@ -308,5 +308,5 @@ def layer_options(layer: Layer, errors: Sequence[Errors], harm: Sequence[float],
             nonzeros=nonzeros(layer, e.choice),
             change=e.change,
         )
-        for e, h in zip(errors, harm, strict=True)
+        for e, h in zip(errors, predicted, strict=True)
     )

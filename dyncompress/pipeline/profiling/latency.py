@@ -1,8 +1,8 @@
-"""How long a run takes on the target with less structure: measured, not counted.
+"""The measured time of a run on the target with fewer channels and blocks.
 
 Whole files are timed, since kernels of different widths fuse, align and wait differently. Channel groups of the same form, and
 blocks of the same form, are narrowed or dropped all at once, and the difference from the whole network is shared out among them:
-few files, and a difference that stands out of the noise. Files take turns in every round, so that other load falls on all alike.
+few files, and a difference larger than the noise. Every round runs all files in turn, so that other load affects all equally.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from dyncompress.types import (
 
 ROUNDS = {1: 120}  # of batches of one; larger ones are steadier
 FEW_ROUNDS = 25
-NOISE = 0.005  # share of a run: a smaller difference between medians on a machine with other work says nothing
+NOISE = 0.005  # share of a run: a smaller difference between medians is noise on a machine with other work
 RANGED = 8  # examples for activation ranges: their values don't change the time
 
 
@@ -49,7 +49,7 @@ class LatencyTable:
     Attributes:
         original: of the float32 file.
         whole: of the shipped form, nothing removed.
-        units: unit -> for each of its options, the difference from leaving it whole.
+        units: unit -> for each of its options, the difference from the whole unit.
         batch: examples a run.
     """
 
@@ -112,18 +112,18 @@ def seconds_of_file(task: Task, file: OnnxFile, profile: Profile) -> float:
 
 
 def with_seconds(table: Mapping[str, Sequence[Option]], measured: LatencyTable) -> dict[str, tuple[Option, ...]]:
-    """The table with seconds; options that are no faster than a milder one of the same unit are left out."""
-    found: dict[str, tuple[Option, ...]] = {}
+    """The table with seconds; options that are no faster than a more careful one of the same unit are left out."""
+    faster: dict[str, tuple[Option, ...]] = {}
     for unit, options in table.items():
         if unit not in measured.units:
-            found[unit] = tuple(options)
+            faster[unit] = tuple(options)
             continue
         kept: list[Option] = []
         for option, seconds in zip(options, measured.units[unit], strict=True):
             if not kept or seconds < kept[-1].seconds:
                 kept.append(replace(option, seconds=seconds))
-        found[unit] = tuple(kept)
-    return found
+        faster[unit] = tuple(kept)
+    return faster
 
 
 @dataclass(frozen=True)
@@ -151,16 +151,16 @@ def _forms(
     """Form -> the units that have it: the same shapes, multiply-accumulates and options."""
     members = {CHANNELS + group.name: (*group.producers, *group.consumers) for group in groups}
     members |= {BLOCKS + block.name: block.layers for block in blocks}
-    found: dict[Any, list[str]] = {}
+    units_by_shape: dict[Any, list[str]] = {}
     for unit, options in table.items():
         if unit in members:
             shapes = tuple((layers[name].shape, layers[name].macs, layers[name].kind) for name in members[unit])
-            found.setdefault((unit.partition(":")[0], shapes, tuple(o.choice for o in options)), []).append(unit)
-    return {units[0]: units for units in found.values()}
+            units_by_shape.setdefault((unit.partition(":")[0], shapes, tuple(o.choice for o in options)), []).append(unit)
+    return {units[0]: units for units in units_by_shape.values()}
 
 
 def _cuts(unit: str, option: Option, groups: Sequence[ChannelGroup]) -> dict[str, Cut]:
-    """What stays of the layers of a channel group."""
+    """The rows and columns that the layers of a channel group keep."""
     group = next((g for g in groups if CHANNELS + g.name == unit), None)
     keep = option.choice.keep
     if group is None or keep is None:
@@ -174,5 +174,5 @@ def _timed(
 ) -> tuple[dict[str, float], float]:
     """File -> its time over that of `whole`, medians within rounds; and the median time of `whole`."""
     first = {"whole": files["whole"], **files}
-    found = deployment.compare(first, inputs, target, rounds=rounds)
-    return {name: timing.relative for name, timing in found.items()}, found["whole"].median
+    timings = deployment.compare(first, inputs, target, rounds=rounds)
+    return {name: timing.relative for name, timing in timings.items()}, timings["whole"].median

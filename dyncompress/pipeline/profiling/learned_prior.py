@@ -19,22 +19,22 @@ Estimates = Mapping[str, Mapping[str, Estimate]]
 
 
 @dataclass(frozen=True)
-class Sensed:
-    """What theory adds to the errors of choices.
+class Sensitivities:
+    """Log sensitivities of the layers, and where they come from.
 
     Attributes:
         log: `pruning` and `quantization` -> layer -> log sensitivity; a layer without one counts as 0.
-        said: layer -> what of it theory and what probes contributed, for the plan's reader.
+        provenance: layer -> the shares that theory and probes contributed, for the reader of the plan.
     """
 
     log: Mapping[str, Mapping[str, float]]
-    said: Mapping[str, str]
+    provenance: Mapping[str, str]
 
 
-def by_coefficients(estimates: Estimates, recipe: Recipe) -> Sensed:
-    """The recipe's own weights of z-scores."""
+def by_coefficients(estimates: Estimates, recipe: Recipe) -> Sensitivities:
+    """Log sensitivities from the recipe's own coefficients of z-scores."""
     weights = {kind: recipe.coefficients.get(kind, {}) for kind in distortion.KINDS}
-    return Sensed({kind: distortion.log_sensitivity(estimates, found) for kind, found in weights.items()}, {})
+    return Sensitivities({kind: distortion.log_sensitivity(estimates, measures) for kind, measures in weights.items()}, {})
 
 
 def by_prior(
@@ -43,31 +43,31 @@ def by_prior(
     errors: Mapping[str, Sequence[Errors]],
     base: str,
     step: Step,
-) -> Sensed:
-    """The posterior of a learned prior, given what few probes say.
+) -> Sensitivities:
+    """The posterior of a learned prior, given a few probes.
 
     Args:
         task: its model is probed where there are calibration data and the recipe asks for probes.
         estimates: measure -> layer -> estimate.
-        errors: of every choice of every layer that is chosen for.
-        base: what the sensitivity multiplies: `error`, relative squared error of the weight, or `fisher`, the harm that Fisher
-            information predicts.
-        step: told of every layer probed.
+        errors: the errors of every choice of every layer that the plan will choose for.
+        base: what the sensitivity multiplies: `error`, relative squared error of the weight, or `fisher`, the distortion that
+            Fisher information predicts.
+        step: advances with every probed layer.
 
     Raises:
-        InvalidRequest: the prior lacks a kind of choice that the recipe makes, and harm would have two units.
+        InvalidRequest: the prior lacks a kind of choice that the recipe makes, and distortions would have two units.
     """
     recipe = task.recipe
     chosen = [layer for layer in task.model.layers() if layer.name in errors]
     names = [layer.name for layer in chosen]
     known = {**estimates, **distortion.shapes(chosen)}
     log: dict[str, dict[str, float]] = {}
-    said: dict[str, list[str]] = {name: [] for name in names}
+    provenance: dict[str, list[str]] = {name: [] for name in names}
     largest = sorted(chosen, key=lambda layer: -layer.weights)
     probed = [layer.name for layer in largest[: round(recipe.probes * len(chosen))]] if task.calibrated else []
     for kind in distortion.KINDS:
         bases = recipe.priors.get(kind, {})
-        if not any(getattr(e, probes.PARTS[kind]) > 0 for found in errors.values() for e in found):
+        if not any(getattr(e, probes.PARTS[kind]) > 0 for row in errors.values() for e in row):
             continue
         if base not in bases:
             if base == "error":
@@ -77,9 +77,9 @@ def by_prior(
             continue
         rates = probes.kind_rates(task, {n: errors[n] for n in probed}, kind, base, step)
         scores = distortion.z_scores(known, names, bases[base].measures)
-        found = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
-        log[kind] = dict(zip(names, found.log.tolist(), strict=True))
-        for name, share in zip(names, found.theory, strict=True):
+        estimate = posterior(bases[base], scores, {names.index(name): rate for name, rate in rates.items()})
+        log[kind] = dict(zip(names, estimate.log.tolist(), strict=True))
+        for name, share in zip(names, estimate.theory, strict=True):
             probe = f", its probe {100 - 100 * share:.0f} %" if name in rates else ""
-            said[name].append(f"{kind}: theory {100 * share:.0f} %{probe}")
-    return Sensed(log, {name: "; ".join(parts) for name, parts in said.items()})
+            provenance[name].append(f"{kind}: theory {100 * share:.0f} %{probe}")
+    return Sensitivities(log, {name: "; ".join(parts) for name, parts in provenance.items()})

@@ -1,4 +1,4 @@
-"""Probes: do something to one unit, match the moments, and see how far the outputs move on calibration data."""
+"""Sensitivity by probing: edit one unit, match the moments, and measure the divergence on calibration data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from dyncompress.measures.divergence import divergence, per_example
 from dyncompress.pipeline.application.round_layers import pruned_weight, rounded_weight
-from dyncompress.pipeline.application.structured_pruning import restructured, structural
-from dyncompress.pipeline.capabilities import matched
+from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices
+from dyncompress.pipeline.capabilities import match_moments
 from dyncompress.pipeline.observed_model import ObservedModel, first_examples, outputs
 from dyncompress.pipeline.profiling.candidates import Errors
 from dyncompress.pipeline.task import Task
@@ -18,9 +18,9 @@ from dyncompress.types import CHANNELS, Choice, InputMoment, Model, Need, Observ
 from dyncompress.types.progress import Step
 
 EXAMPLES = 256
-MILD = 0.2  # relative error of a probe that is to speak for all choices of a layer: the boldest within
+MILD = 0.2  # relative error: a probe that stands for all choices of a layer takes the boldest one within
 SMALL = 0.05  # of the error: what the other kind of choice may add to a probe of one kind
-LEAST = 1e-9  # nats: a divergence below can't be told from none
+LEAST = 1e-9  # nats: a divergence below can't be distinguished from zero
 PARTS = {"pruning": "pruning", "quantization": "rounding"}  # the error that a kind of choice makes
 FEW = 128  # examples of a structural probe
 REACH = 2  # layers after a probed change that are refitted: the next block makes up for most of it
@@ -44,14 +44,14 @@ def layer_rates(task: Task, errors: Mapping[str, Sequence[Errors]], step: Step) 
 def kind_rates(
     task: Task, errors: Mapping[str, Sequence[Errors]], kind: str, base: str, step: Step
 ) -> dict[str, tuple[float, float]]:
-    """Layer -> (log of the divergence over what was foreseen, its variance), by one choice of this kind alone.
+    """Layer -> (log of the divergence over the predicted value, its variance), by one choice of this kind alone.
 
     Args:
-        task: with calibration data; the tools of its recipe carry the choices out.
-        errors: of the layers to be probed.
+        task: with calibration data; its recipe's pruner and quantizer carry the choices out.
+        errors: the errors of the layers to be probed.
         kind: `pruning` or `quantization`.
-        base: what is foreseen: `error`, the relative error itself, or `fisher`, the harm by Fisher information.
-        step: told of every layer.
+        base: the prediction: `error`, the relative error itself, or `fisher`, the distortion by Fisher information.
+        step: advances with every layer.
     """
     own, other = PARTS[kind], next(part for part in PARTS.values() if part != PARTS[kind])
     probe, rates = Probe(task.source), {}
@@ -64,9 +64,9 @@ def kind_rates(
         one = max(mild, key=lambda e: getattr(e, own)) if mild else min(pure, key=lambda e: getattr(e, own))
         moved = probe.examples(_alone(task, observation, one.choice))
         mean = max(float(moved.mean()), LEAST)
-        foreseen = one.output if base == "fisher" else getattr(one, own)
-        if foreseen > 0:  # never where it is nan
-            rates[name] = float(np.log(mean / foreseen)), float(moved.var() / len(moved) / mean**2)
+        predicted = one.output if base == "fisher" else getattr(one, own)
+        if predicted > 0:  # never where it is nan
+            rates[name] = float(np.log(mean / predicted)), float(moved.var() / len(moved) / mean**2)
     return rates
 
 
@@ -77,28 +77,29 @@ def _alone(task: Task, observation: Observation, choice: Choice) -> Model:
     return task.model.edited([SetWeight(observation.layer.name, weight)])
 
 
-def structure_probed(task: Task, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
-    """Channel and block units of a table with their harms corrected by probes.
+def probe_structure(task: Task, table: Mapping[str, Sequence[Option]], step: Step) -> dict[str, tuple[Option, ...]]:
+    """Channel and block units of a table with their distortions corrected by probes.
 
     A channel group is probed at its smallest and its boldest removal, a block by dropping it; the layers nearby are refitted.
-    Predicted from the reader's output error, the harm is right in form but not in size: Fisher information takes the errors at
-    different positions for independent, and in front of an average over positions they add up (a factor of 60 was seen).
+    The distortion predicted from the reader's output error has the right shape but the wrong scale: Fisher information treats
+    errors at different positions as independent, and they add up in front of an average over positions (by a factor of 60 in one
+    network).
     """
     probe, corrected_table = Probe(task.source, FEW), {}
     few = replace(task, source=replace(task.source.with_model(task.model), batches=probe.batches))
 
-    def harm(unit: str, choice: Choice) -> float:
-        small, _ = restructured(few, {unit: choice}, REACH)
+    def probed_distortion(unit: str, choice: Choice) -> float:
+        small, _ = restructure(few, {unit: choice}, REACH)
         return divergence(probe.before, outputs(small.model, probe.batches)[0])  # refitted outputs have their moments
 
     for unit, lines in table.items():
         step.advance()
-        cuts = [i for i, line in enumerate(lines) if structural({unit: line.choice})]
-        measured = {i: harm(unit, lines[i].choice) for i in {*cuts[:1], *cuts[-1:]}}
-        harms = [measured.get(i, line.distortion) for i, line in enumerate(lines)]
+        cuts = [i for i, line in enumerate(lines) if structural_choices({unit: line.choice})]
+        measured = {i: probed_distortion(unit, lines[i].choice) for i in {*cuts[:1], *cuts[-1:]}}
+        distortions = [measured.get(i, line.distortion) for i, line in enumerate(lines)]
         if unit.startswith(CHANNELS):
-            harms = corrected([line.distortion for line in lines], measured)
-        corrected_table[unit] = tuple(replace(line, distortion=h) for line, h in zip(lines, harms, strict=True))
+            distortions = correct_predictions([line.distortion for line in lines], measured)
+        corrected_table[unit] = tuple(replace(line, distortion=value) for line, value in zip(lines, distortions, strict=True))
     return corrected_table
 
 
@@ -116,15 +117,15 @@ class Probe:
 
     def examples(self, edited: Model) -> np.ndarray:
         """The divergence on each example, `[n]`."""
-        alike, _ = matched(edited, self.original, self.batches)
+        alike, _ = match_moments(edited, self.original, self.batches)
         return per_example(self.before, outputs(alike, self.batches)[0])
 
 
-def corrected(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:
+def correct_predictions(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:
     """Predictions times the ratio measured / predicted, interpolated between the measured ones, all in logarithms.
 
     Example:
-        >>> [round(h, 6) for h in corrected([0.0, 1.0, 10.0, 100.0], {1: 2.0, 3: 800.0})]
+        >>> [round(h, 6) for h in correct_predictions([0.0, 1.0, 10.0, 100.0], {1: 2.0, 3: 800.0})]
         [0.0, 2.0, 40.0, 800.0]
     """
     known = sorted((predicted[i], value / predicted[i]) for i, value in measured.items() if predicted[i] > 0 and value > 0)

@@ -1,4 +1,4 @@
-"""What `measure` does: one pass over the layers gives the estimates, the exact errors of every choice, and their costs."""
+"""The body of `measure`: one pass over the layers gives the estimates, the exact errors of every choice, and their costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
-from dyncompress.pipeline.application.round_layers import fitted
+from dyncompress.pipeline.application.round_layers import fit_to_target
 from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, refuse_incapable, residual_blocks
 from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
@@ -45,7 +45,7 @@ SPLIT_BYTES = 120  # of the graph: one more operator, its output's grid, and the
 
 @dataclass(frozen=True)
 class Units:
-    """What may be chosen for in a model.
+    """The units of a model that a plan chooses for.
 
     Attributes:
         layers: layer -> the choices to compare, for the layers that aren't left alone.
@@ -85,13 +85,13 @@ class Measured:
     observations: Mapping[str, Observation]
 
 
-def profiled(task: Task, *, considered: Considered = candidates.worth_trying) -> Profile:
+def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) -> Profile:
     """Observe every layer once, and tabulate.
 
     Where `considered` leaves every layer one choice there is nothing to compare: errors and sensitivities aren't computed, and
     only what the measures read is observed.
     """
-    task = replace(task, recipe=fitted(task.recipe, task.target))
+    task = replace(task, recipe=fit_to_target(task.recipe, task.target))
     model, recipe = task.model, task.recipe
     refuse_incapable(model, recipe)
     given = {"theory": True, "trajectory": task.run is not None, "fisher": task.calibrated, "probe": task.calibrated}
@@ -109,22 +109,26 @@ def profiled(task: Task, *, considered: Considered = candidates.worth_trying) ->
         del float_file  # as large as the model
     measured = _measured(task, units)
     source = UNMEASURED if units.decided else _source(task, measured.errors)
-    sensed = _sensed(task, source, measured)
+    sensitivities = _sensitivities(task, source, measured)
     probed = {}
     if source == "probe":
         with task.progress.phase("probe the layers", len(measured.errors)) as step:
             probed = probes.layer_rates(task, measured.errors, step)
-    harm = candidates.harms(measured.errors, source, sensed.log, probed)
+    distortions = candidates.distortions(measured.errors, source, sensitivities.log, probed)
     table: dict[str, tuple[Option, ...]] = {
-        name: candidates.layer_options(by_name[name], errors, harm[name], file_bytes) for name, errors in measured.errors.items()
+        name: candidates.layer_options(by_name[name], errors, distortions[name], file_bytes)
+        for name, errors in measured.errors.items()
     }
     table |= _structure(task, units, measured.observations)
     table, seconds, whole_seconds = _timed(task, table)
     return Profile(
         layers=layers,
-        estimates={name: found for name, found in measured.estimates.items() if found},
+        estimates={name: by_layer for name, by_layer in measured.estimates.items() if by_layer},
         table=table,
-        source={unit: "probe" if unit.startswith(STRUCTURE) else _told(source, sensed.said.get(unit)) for unit in table},
+        source={
+            unit: "probe" if unit.startswith(STRUCTURE) else _source_text(source, sensitivities.provenance.get(unit))
+            for unit in table
+        },
         reasons=units.reasons,
         float_bytes=float_bytes,
         fixed_bytes=SEAL_BYTES + fixed,
@@ -138,12 +142,12 @@ def profiled(task: Task, *, considered: Considered = candidates.worth_trying) ->
     )
 
 
-def profiled_for_budget(task: Task) -> Profile:
-    """What the recipe's own budgets are solved from; where none asks for less, every layer's most careful choice alone."""
+def profile_for_budget(task: Task) -> Profile:
+    """The profile for the recipe's own budgets; without a budget it has each layer's most careful choice alone."""
     recipe = task.recipe
     if recipe.path or recipe.budget != Budget():
-        return profiled(task)
-    return profiled(replace(task, recipe=replace(recipe, keeps=(), blocks=False)), considered=candidates.most_careful)
+        return profile_of(task)
+    return profile_of(replace(task, recipe=replace(recipe, keeps=(), blocks=False)), considered=candidates.most_careful)
 
 
 def _units(
@@ -159,7 +163,7 @@ def _units(
 
     def allowed(layer: Layer) -> tuple[Choice, ...]:
         choices = candidates.choices(layer, recipe, task.target, rules.get(layer.name), weights)
-        return (*choices, *low_rank_choices.ranked(layer, recipe, choices)) if layer.name in splits else choices
+        return (*choices, *low_rank_choices.choices_by_rank(layer, recipe, choices)) if layer.name in splits else choices
 
     choices = {layer.name: considered(layer, allowed(layer), price) for layer in layers if layer.name not in reasons}
     return Units(choices, reasons, _groups(task, reasons), _blocks(task, reasons))
@@ -194,7 +198,7 @@ def _errors(observation: Observation, choices: Sequence[Choice], recipe: Recipe,
 
 
 def file_bytes(layer: Layer, choice: Choice) -> float:
-    """What a layer takes in the shipped file under a choice."""
+    """Bytes of a layer in the shipped file under a choice."""
     if choice.rank is None:
         return float(deployment.storage_bytes(layer.shape, choice.weight_bits, choice.granularity, choice.sparsity))
     halves = low_rank_choices.halves(layer, choice.rank)
@@ -250,7 +254,7 @@ def _structure(task: Task, units: Units, observations: Mapping[str, Observation]
     if not table:
         return {}
     with task.progress.phase("probe channels and blocks", len(table)) as step:
-        return probes.structure_probed(task, table, step)
+        return probes.probe_structure(task, table, step)
 
 
 def _timed(task: Task, table: Mapping[str, tuple[Option, ...]]) -> tuple[dict[str, tuple[Option, ...]], float, float]:
@@ -263,7 +267,7 @@ def _timed(task: Task, table: Mapping[str, tuple[Option, ...]]) -> tuple[dict[st
 
 
 def _needs(task: Task, units: Units) -> tuple[Need, ...]:
-    """What has to be observed: by the measures and, where there is something to decide, for errors and sensitivities."""
+    """What has to be observed: the needs of the measures and, where there is a choice, those of errors and sensitivities."""
     recipe = task.recipe
     rounding = () if units.decided else (t for t in (recipe.pruner, recipe.quantizer) if t is not None)
     needs: set[Need] = {Weight(), *(need for tool in (*recipe.measures.values(), *rounding) for need in tool.needs)}
@@ -272,23 +276,27 @@ def _needs(task: Task, units: Units) -> tuple[Need, ...]:
     return tuple(needs)
 
 
-def _sensed(task: Task, source: str, measured: Measured) -> learned_prior.Sensed:
-    """What theory says where harm comes from it, or where a prior corrects Fisher information."""
+def _sensitivities(task: Task, source: str, measured: Measured) -> learned_prior.Sensitivities:
+    """Log sensitivities, where theory supplies the distortions or a prior corrects Fisher information."""
     recipe, base = task.recipe, {"theory": "error", "fisher": "fisher"}.get(source)
     if base is None or not recipe.priors:
-        return learned_prior.by_coefficients(measured.estimates, recipe) if source == "theory" else learned_prior.Sensed({}, {})
+        return (
+            learned_prior.by_coefficients(measured.estimates, recipe)
+            if source == "theory"
+            else learned_prior.Sensitivities({}, {})
+        )
     with task.progress.phase("apply the learned prior", len(measured.errors)) as step:
         return learned_prior.by_prior(task, measured.estimates, measured.errors, base, step)
 
 
-def _told(source: str, said: str | None) -> str:
-    """The source of a unit's harms, and what theory and probes contributed."""
-    return f"{source} ({said})" if said else source
+def _source_text(source: str, provenance: str | None) -> str:
+    """The source of a unit's distortions, and the shares that theory and probes contributed."""
+    return f"{source} ({provenance})" if provenance else source
 
 
 def _source(task: Task, errors: Mapping[str, Sequence[candidates.Errors]]) -> str:
     """The first of the recipe's sensitivities that this model and these data allow."""
-    flat = [e for found in errors.values() for e in found]
+    flat = [e for row in errors.values() for e in row]
     possible = {
         "fisher": any(np.isfinite(e.output) for e in flat),
         "trajectory": any(np.isfinite(e.motion) for e in flat),
@@ -310,7 +318,7 @@ def _unread(recipe: Recipe) -> InvalidRequest:
 
 
 def _fixed_bytes(float_file: bytes, places: Mapping[str, Sequence[Placement]], task: Task) -> int:
-    """What the shipped file holds whatever is chosen, by writing one."""
+    """Bytes of the shipped file that no choice changes, measured by writing a file."""
     recipe, target = task.recipe, task.target
     if recipe.quantizer is None or not places:
         layers = {layer.name: layer for layer in task.model.layers()}

@@ -30,10 +30,10 @@ def channel_options(
 ) -> tuple[Option, ...]:
     """The lines of one channel group: keep counts on the target's grid, with what they save in this group alone.
 
-    The harm is the consumers' output error after the least-squares refit, weighted by Fisher information.
+    The distortion is the consumers' output error after the least-squares refit, weighted by Fisher information.
     """
     wanted = keep_counts(group.size, recipe.keeps, target.channel_multiple)
-    harm = np.zeros(len(wanted))
+    distortions = np.zeros(len(wanted))
     for name, columns in group.consumers.items():
         observation = observations[name]
         weight = observation[Weight()].detach().float().reshape(observation.layer.out, -1)
@@ -42,7 +42,7 @@ def channel_options(
         power = float(((weight.double() @ moment.double()) * weight.double()).sum(-1).mean())
         fisher = float(observation[OutputFisher()].double().sum()) if OutputFisher() in observation else 1.0 / max(power, 1e-30)
         removed = [0.0, *[float(e) for e in error]]
-        harm += np.array([0.5 * fisher * power * removed[group.size - keep] for keep in wanted])
+        distortions += np.array([0.5 * fisher * power * removed[group.size - keep] for keep in wanted])
     involved = [observations[name].layer for name in (*group.producers, *group.consumers)]
     nominal = Choice(weight_bits=max(recipe.weight_bits or (FLOAT_BITS,)))
     weights = sum(file_bytes(layer, nominal) for layer in involved)
@@ -52,21 +52,21 @@ def channel_options(
             choice=Choice(keep=keep if keep < group.size else None),
             bytes=-weights * (1 - keep / group.size),
             macs=-macs * (1 - keep / group.size),
-            distortion=float(h),
+            distortion=float(value),
         )
-        for keep, h in zip(wanted, harm, strict=True)
+        for keep, value in zip(wanted, distortions, strict=True)
     )
 
 
 def keep_counts(size: int, shares: Sequence[float], multiple: int) -> list[int]:
-    """Distinct channel counts, the whole first, each a multiple of the target's grid where the layer is wide enough."""
+    """Distinct channel counts, the full width first, each a multiple of the target's grid where the layer is wide enough."""
     step = multiple if size > multiple else max(1, size // 4)
     counts = {size} | {max(step, round(size * share / step) * step) for share in shares}
     return sorted((c for c in counts if c <= size), reverse=True)
 
 
 def block_options(block: ResidualBlock, layers: Mapping[str, Layer], recipe: Recipe, file_bytes: Bytes) -> tuple[Option, ...]:
-    """The lines of one residual block: left as it is, or dropped with all its layers; the harm is a probe's to tell."""
+    """The lines of one residual block: kept, or dropped with all its layers; a probe measures the distortion later."""
     inside = [layers[name] for name in block.layers]
     nominal = Choice(weight_bits=max(recipe.weight_bits or (FLOAT_BITS,)))
     weights, macs = sum(file_bytes(layer, nominal) for layer in inside), sum(layer.macs for layer in inside)

@@ -1,4 +1,4 @@
-"""What theory predicts of each measure: whether the generalization gap grows with it; and how layers make a network."""
+"""The predictions of theory for each measure (whether the generalization gap grows with it), and sums over layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def traced(sizes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted of a measure.
+    """The prediction for a measure.
 
     Attributes:
         sign: 1: the gap grows with it; -1: it shrinks; 0: not known.
@@ -88,7 +88,7 @@ KINDS = {kind: name for name, kind in MEASURES.items()}
 
 
 def prediction(measure: Measure) -> Prediction:
-    """What is predicted of a measure, whatever its fields.
+    """The prediction for a measure, whatever its fields.
 
     Example:
         >>> from dyncompress.measures import LayerCushion, Kurtosis
@@ -98,13 +98,13 @@ def prediction(measure: Measure) -> Prediction:
     return PREDICTIONS.get(KINDS.get(type(measure), ""), UNKNOWN)
 
 
-def of_network(found: Mapping[str, Estimate], sizes: Mapping[str, int], shares: Shares) -> Estimate:
+def of_network(by_layer: Mapping[str, Estimate], sizes: Mapping[str, int], shares: Shares) -> Estimate:
     """One estimate of a network from those of its layers: a sum, with the standard error of independent layers.
 
     Layers without a number are left out; where a layer's estimate isn't valid the network's isn't.
 
     Args:
-        found: layer -> Estimate.
+        by_layer: layer -> Estimate.
         sizes: layer -> number of weights.
         shares: of the layers.
 
@@ -112,14 +112,14 @@ def of_network(found: Mapping[str, Estimate], sizes: Mapping[str, int], shares: 
         >>> of_network({"a": Estimate(1.0, 0.3, 9), "b": Estimate(3.0, 0.4, 9)}, {"a": 5, "b": 5}, averaged).value
         2.0
     """
-    known = {name: estimate for name, estimate in found.items() if math.isfinite(estimate.value)}
+    known = {name: estimate for name, estimate in by_layer.items() if math.isfinite(estimate.value)}
     if not known:
         return unusable(0, "no layer gave a number")
     each: Sequence[Estimate] = list(known.values())
     weights = shares(np.array([sizes[name] for name in known], dtype=np.float64))
     value = float(sum(weight * estimate.value for weight, estimate in zip(weights, each, strict=True)))
     stderr = math.sqrt(sum((weight * estimate.stderr) ** 2 for weight, estimate in zip(weights, each, strict=True)))
-    missing, doubtful = len(found) - len(known), sum(not estimate.valid for estimate in each)
-    notes = [f"{missing} of {len(found)} layers gave no number"] if missing else []
-    notes += [f"{doubtful} of {len(found)} layers are outside the estimator's conditions"] if doubtful else []
+    missing, doubtful = len(by_layer) - len(known), sum(not estimate.valid for estimate in each)
+    notes = [f"{missing} of {len(by_layer)} layers gave no number"] if missing else []
+    notes += [f"{doubtful} of {len(by_layer)} layers are outside the estimator's conditions"] if doubtful else []
     return Estimate(value, stderr, len(known), valid=not notes, notes=tuple(notes))

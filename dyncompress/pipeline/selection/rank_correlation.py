@@ -43,8 +43,8 @@ def agreement(
         InvalidRequest: lengths differ or a gap isn't finite.
 
     Example:
-        >>> found = agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.4]))
-        >>> round(found.kendall.value, 4)
+        >>> result = agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.3, 0.2, 0.4]))
+        >>> round(result.kendall.value, 4)
         0.6667
     """
     values, gaps = np.asarray(values, dtype=np.float64), np.asarray(gaps, dtype=np.float64)
@@ -134,7 +134,7 @@ def granulated(x: np.ndarray, y: np.ndarray, settings: Settings, counts: np.ndar
     Returns:
         hyper-parameter -> `[B]`; nan where no two runs differ in it alone.
     """
-    signs, found = _signs(x) * _signs(y), {}
+    signs, coefficients = _signs(x) * _signs(y), {}
     for name, column in settings.items():
         others = list(zip(*(other for key, other in settings.items() if key != name), strict=True)) or [()] * len(x)
         slices: dict[tuple[Setting, ...], list[int]] = {}
@@ -146,8 +146,8 @@ def granulated(x: np.ndarray, y: np.ndarray, settings: Settings, counts: np.ndar
             part = counts[:, runs]
             taus.append(_ratio(_pairs(part, differs * signs[np.ix_(runs, runs)]), _pairs(part, differs)))
             drawn.append(part.mean(axis=1))
-        found[name] = _mean(taus, drawn, len(counts))
-    return found
+        coefficients[name] = _mean(taus, drawn, len(counts))
+    return coefficients
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, settings: Settings, counts: np.ndarray) -> np.ndarray:

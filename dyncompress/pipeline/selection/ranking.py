@@ -61,11 +61,11 @@ def rank(
         hyperparameters: name -> {"learning_rate": 0.1, ...}, the same keys for every checkpoint; numbers or words.
         calibration: batches, where measures observe networks on data.
         example: one batch of inputs, where there are none.
-        progress: who is told of phases.
+        progress: receives the phases of the work.
 
     Raises:
         InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
-            there or whose sign neither theory nor gaps tell.
+            there or whose sign neither theory nor gaps determine.
 
     Example:
         >>> import dyncompress, torch
@@ -82,20 +82,20 @@ def rank(
     measured = _gaps(gaps, names)
     chosen = _settings(hyperparameters, names)
     predictions = {name: prediction(measure) for name, measure in tools.items()}
-    if not measured and (blind := [name for name, found in predictions.items() if not found.sign]):
+    if not measured and (blind := [name for name, one in predictions.items() if not one.sign]):
         raise InvalidRequest(f"rank: no theory says whether the gap grows with {blind[0]}; give gaps to learn it from.")
     examples = _examples(calibration, example)
-    found: dict[str, dict[str, Estimate]] = {}
+    table: dict[str, dict[str, Estimate]] = {}
     with progress.phase("measure the checkpoints", len(names)) as step:
         for name in names:
-            found[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
+            table[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
             step.advance()
-    values = {tool: np.array([found[name][tool].value for name in names]) for tool in tools}
+    values = {tool: np.array([table[name][tool].value for name in names]) for tool in tools}
     agreements = _agreements(values, names, measured, chosen)
     predictions, agreements = _signed(predictions, agreements)
     means = _mean_places(np.stack([_places(predictions[tool].sign * values[tool]) for tool in tools]))
     order = np.argsort(means, kind="stable")  # nan comes last
-    rows = tuple(Row(names[i], float(means[i]), found[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order)
+    rows = tuple(Row(names[i], float(means[i]), table[names[i]], measured.get(names[i]), chosen.get(names[i], {})) for i in order)
     return Ranking(rows, predictions, agreements, _notes(rows, predictions, measured))
 
 
@@ -109,36 +109,36 @@ def _mean_places(places: np.ndarray) -> np.ndarray:
 def _measures(given: str | Sequence[str | Measure] | Mapping[str, Measure]) -> dict[str, Measure]:
     """Name -> measure."""
     if isinstance(given, Mapping):
-        found = dict(given)
+        measures = dict(given)
     else:
-        found = {}
+        measures = {}
         for one in [given] if isinstance(given, str) else given:
             name = one if isinstance(one, str) else KINDS.get(type(one), type(one).__name__)
-            if name in found:
+            if name in measures:
                 raise InvalidRequest(f"rank: measure '{name}' is given twice; name the two in a mapping, name -> measure.")
             if isinstance(one, str) and one not in MEASURES:
                 raise InvalidRequest(f"rank: there is no measure '{one}'{nearest(one, MEASURES)}")
-            found[name] = MEASURES[one]() if isinstance(one, str) else one
-    if not found:
+            measures[name] = MEASURES[one]() if isinstance(one, str) else one
+    if not measures:
         raise InvalidRequest("rank: no measure is given; name one, e.g. 'lifetime_sum'.")
-    for name, measure in found.items():
+    for name, measure in measures.items():
         if not isinstance(measure, Measure) or isinstance(measure, type):
             raise InvalidRequest(f"rank: '{name}' is a {type(measure).__name__}; give a measure, or the name of one.")
-    return found
+    return measures
 
 
 def _gaps(gaps: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
     """The gaps, checked; empty where none are given."""
-    found = {}
+    checked = {}
     for name, gap in (gaps or {}).items():
         if name not in names:
             raise InvalidRequest(f"gaps: there is no checkpoint '{name}'{nearest(name, names)}")
         if isinstance(gap, bool) or not isinstance(gap, int | float | np.number) or not math.isfinite(gap):
             raise InvalidRequest(f"gaps: that of checkpoint '{name}' is {gap!r}; give a finite number, or leave it out.")
-        found[name] = float(gap)
-    if gaps is not None and len(found) < FEWEST:
-        raise InvalidRequest(f"gaps: {len(found)} of {len(names)} checkpoints have one; a correlation takes {FEWEST}.")
-    return found
+        checked[name] = float(gap)
+    if gaps is not None and len(checked) < FEWEST:
+        raise InvalidRequest(f"gaps: {len(checked)} of {len(names)} checkpoints have one; a correlation takes {FEWEST}.")
+    return checked
 
 
 def _settings(given: Mapping[str, Mapping[str, Setting]] | None, names: Sequence[str]) -> dict[str, dict[str, Setting]]:
@@ -175,11 +175,11 @@ def _agreements(
     """Correlations of every measure, as it is, with the gaps."""
     if not gaps:
         return {}
-    told = [i for i, name in enumerate(names) if name in gaps]
-    measured = np.array([gaps[names[i]] for i in told])
+    judged = [i for i, name in enumerate(names) if name in gaps]
+    measured = np.array([gaps[names[i]] for i in judged])
     keys = list(next(iter(chosen.values()))) if chosen else []
-    settings = {key: [chosen[names[i]][key] for i in told] for key in keys} or None
-    return {tool: agreement(column[told], measured, settings) for tool, column in values.items()}
+    settings = {key: [chosen[names[i]][key] for i in judged] for key in keys} or None
+    return {tool: agreement(column[judged], measured, settings) for tool, column in values.items()}
 
 
 def _signed(
@@ -187,12 +187,12 @@ def _signed(
 ) -> tuple[dict[str, Prediction], dict[str, Agreement]]:
     """Unknown signs learned from the gaps, and correlations turned so that 1 means the predicted order."""
     signed, turned = dict(predictions), dict(agreements)
-    for name, found in agreements.items():
+    for name, measured in agreements.items():
         if not predictions[name].sign:
-            sign = -1 if found.kendall.value < 0 else 1
+            sign = -1 if measured.kendall.value < 0 else 1
             signed[name] = replace(predictions[name], sign=sign, source=LEARNED)
         if signed[name].sign < 0:
-            turned[name] = found.negated()
+            turned[name] = measured.negated()
     return signed, turned
 
 
@@ -205,9 +205,9 @@ def _places(predicted: np.ndarray) -> np.ndarray:
 
 
 def _notes(rows: Sequence[Row], predictions: Mapping[str, Prediction], gaps: Mapping[str, float]) -> tuple[str, ...]:
-    """What a reader has to know."""
+    """Notes that a reader of the ranking needs."""
     notes = [INDICATOR]
-    notes += [f"{name}: sign {found.source}." for name, found in predictions.items() if found.source == LEARNED]
+    notes += [f"{name}: sign {one.source}." for name, one in predictions.items() if one.source == LEARNED]
     if gaps and len(gaps) < len(rows):
         notes.append(f"{len(rows) - len(gaps)} of {len(rows)} checkpoints have no gap and enter no correlation.")
     for name in predictions:

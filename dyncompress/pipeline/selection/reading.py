@@ -1,4 +1,4 @@
-"""What measures read of one checkpoint: the network layer by layer, the recorded run as a whole."""
+"""The values that measures read from one checkpoint: the network layer by layer, the recorded run as a whole."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dyncompress.types import (
     Trajectory,
 )
 
-OF_RUN = (Iterates, ExampleLosses, Gradients)  # read off the whole run; what else a trajectory tells is read layer by layer
+OF_RUN = (Iterates, ExampleLosses, Gradients)  # read off the whole run; the other values of a trajectory are read layer by layer
 HOW = {
     Iterates: "its sketches",
     ExampleLosses: "losses of examples; record them with append(..., losses_per_example=...)",
@@ -38,10 +38,10 @@ HOW = {
 
 @dataclass(frozen=True)
 class Examples:
-    """What networks are run on.
+    """The data that networks are run on.
 
     Attributes:
-        data: anything that `examples.as_batches` takes, readable again and again; None: there is nothing.
+        data: anything that `examples.as_batches` takes, readable more than once; None: no data.
         calibrated: whether it is calibration data, or only shows what networks take.
     """
 
@@ -88,7 +88,7 @@ def checkpoint(name: str, given: Any) -> Checkpoint:
     return Checkpoint(name, module, run)
 
 
-def estimates(found: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
+def estimates(given: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
     """Every measure's estimate.
 
     Raises:
@@ -96,47 +96,49 @@ def estimates(found: Checkpoint, measures: Mapping[str, Measure], examples: Exam
     """
     whole = {name: measure for name, measure in measures.items() if all(isinstance(need, OF_RUN) for need in measure.needs)}
     layered = {name: measure for name, measure in measures.items() if name not in whole}
-    results = {**_of_run(found, whole), **(_of_layers(found, layered, examples) if layered else {})}
+    results = {**_of_run(given, whole), **(_of_layers(given, layered, examples) if layered else {})}
     return {name: results[name] for name in measures}
 
 
-def _of_run(found: Checkpoint, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
+def _of_run(given: Checkpoint, measures: Mapping[str, Measure]) -> dict[str, Estimate]:
     """Measures of the movement of all weights together."""
     if not measures:
         return {}
-    if found.run is None:
+    if given.run is None:
         first = next(iter(measures))
         raise InvalidRequest(
-            f"checkpoint '{found.name}' has no trajectory, which {first} reads; record one and give it as (module, trajectory)."
+            f"checkpoint '{given.name}' has no trajectory, which {first} reads; record one and give it as (module, trajectory)."
         )
-    observation = whole_run(found.run)
+    observation = whole_run(given.run)
     for name, measure in measures.items():
         for need in measure.needs:
             if need not in observation:
-                raise InvalidRequest(f"checkpoint '{found.name}': {name} reads what its trajectory doesn't hold, {_how(need)}.")
+                raise InvalidRequest(f"checkpoint '{given.name}': {name} reads what its trajectory doesn't hold, {_how(need)}.")
     return {name: measure(observation) for name, measure in measures.items()}
 
 
-def _of_layers(found: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
+def _of_layers(given: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
     """Measures of each layer, put together."""
     first = next(iter(measures))
-    if found.module is None:
+    if given.module is None:
         raise InvalidRequest(
-            f"checkpoint '{found.name}' is a trajectory alone, and {first} reads weights; give (module, trajectory)."
+            f"checkpoint '{given.name}' is a trajectory alone, and {first} reads weights; give (module, trajectory)."
         )
     if examples.data is None:
-        raise InvalidRequest(f"{first} reads networks; give example=x, or calibration=batches: one batch tells what they take.")
+        raise InvalidRequest(
+            f"{first} reads networks; give example=x, or calibration=batches: one batch shows which inputs they take."
+        )
     for name, measure in measures.items():
         if any(isinstance(need, (*FROM_DATA, OutputMoments)) for need in measure.needs) and not examples.calibrated:
             raise InvalidRequest(f"{name} observes networks on data; give calibration=batches.")
-        if any(isinstance(need, OfTrajectories) for need in measure.needs) and found.run is None:
+        if any(isinstance(need, OfTrajectories) for need in measure.needs) and given.run is None:
             raise InvalidRequest(
-                f"checkpoint '{found.name}' has no trajectory, which {name} reads; give it as (module, trajectory)."
+                f"checkpoint '{given.name}' has no trajectory, which {name} reads; give it as (module, trajectory)."
             )
-    names, data = resolve_inputs(found.module, examples.data)
+    names, data = resolve_inputs(given.module, examples.data)
     batches = as_batches(data, names)
-    model = open_model(found.module, first_examples(batches, 2)[0])
-    run = None if found.run is None else recorded_run(found.run, model)
+    model = open_model(given.module, first_examples(batches, 2)[0])
+    run = None if given.run is None else recorded_run(given.run, model)
     source = ObservedModel(model, batches, examples.calibrated, run=run)
     by_layer: dict[str, dict[str, Estimate]] = {name: {} for name in measures}
     sizes = {layer.name: layer.weights for layer in model.layers()}
@@ -148,7 +150,7 @@ def _of_layers(found: Checkpoint, measures: Mapping[str, Measure], examples: Exa
 
 
 def _how(need: Need) -> str:
-    """What is missing, and how it is recorded."""
+    """The name of a missing value, and how to record it."""
     return next(text for kind, text in HOW.items() if isinstance(need, kind))
 
 

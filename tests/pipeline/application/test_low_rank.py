@@ -14,7 +14,7 @@ from dyncompress.allocation import RULES
 from dyncompress.errors import InvalidRequest
 from dyncompress.pipeline.checkpoint import load, save_compressed
 from dyncompress.pipeline.profiling.candidates import worth_trying
-from dyncompress.pipeline.profiling.low_rank_choices import halves, ranked
+from dyncompress.pipeline.profiling.low_rank_choices import choices_by_rank, halves
 from dyncompress.pipeline.profiling.profile import file_bytes
 from dyncompress.recipe.plan_file import plan_from_toml, plan_to_toml
 from dyncompress.recipe.recipe import Recipe
@@ -57,8 +57,8 @@ def test_ranks_are_in_the_table_with_their_costs() -> None:
         assert option.nonzeros == rank * (16 + 144)
         assert option.macs == 16 * rank * (16 + 144)  # 4 x 4 positions
         assert option.bytes < table["conv3"][0].bytes
-    harms = [option.distortion for option in table["conv3"]]
-    assert harms == sorted(harms) and harms[0] > 0
+    distortions = [option.distortion for option in table["conv3"]]
+    assert distortions == sorted(distortions) and distortions[0] > 0
 
 
 def test_a_budget_of_multiply_accumulates_uses_ranks() -> None:
@@ -83,8 +83,8 @@ def test_the_file_holds_two_int8_layers_for_one_and_no_more_bytes_than_predicted
 
 def test_the_divergence_is_near_the_prediction() -> None:
     table = profile().table
-    harm = sum(next(o for o in table[unit] if o.choice.rank == RANKS.get(unit)).distortion for unit in table)
-    assert 0.1 * harm < small().stages["weights"] < 3 * harm
+    predicted = sum(next(o for o in table[unit] if o.choice.rank == RANKS.get(unit)).distortion for unit in table)
+    assert 0.1 * predicted < small().stages["weights"] < 3 * predicted
     assert file().parity.agreement > 0.9
 
 
@@ -116,7 +116,7 @@ def test_without_data_ranks_follow_from_the_weights_alone() -> None:
 
 def test_a_lower_rank_is_tried_only_if_it_saves() -> None:
     layer, dense = Layer("l", "linear", (40, 60), 2400), (Choice(weight_bits=8), Choice(weight_bits=4), Choice(sparsity=0.5))
-    found = ranked(layer, replace(recipe(), ranks=(0.9, 0.5, 0.25, 0.001)), dense[:2])
+    found = choices_by_rank(layer, replace(recipe(), ranks=(0.9, 0.5, 0.25, 0.001)), dense[:2])
     assert [(c.rank, c.weight_bits) for c in found] == [(20, 8), (20, 4), (10, 8), (10, 4), (1, 8), (1, 4)]
     assert [half.shape for half in halves(layer, 10)] == [(10, 60), (40, 10)]
     assert [half.macs for half in halves(layer, 10)] == [600, 400]

@@ -15,7 +15,7 @@ from dyncompress.measures.divergence import divergence
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
 from dyncompress.models.torch.sequence import _residual_products, in_sequence
-from dyncompress.pipeline.application.sequential import centred, compressed_in_order, edits, ridge
+from dyncompress.pipeline.application.sequential import centred, compress_in_order, edits, ridge
 from dyncompress.pipeline.observed_model import ObservedModel
 from dyncompress.quantization import Gptq, decode
 from dyncompress.recipe.toml_files import load_recipe
@@ -126,7 +126,7 @@ def compressed(model: ObservedModel, bits: int, *, aim: bool) -> Model:
         return decode(Gptq()(observation[Weight()], observation, Choice(weight_bits=bits)))
 
     if aim:
-        found = compressed_in_order(model, names(model.model), rounded)
+        found = compress_in_order(model, names(model.model), rounded)
         return model.model.edited([e for name, new in found.items() for e in edits(name, *new)])
     plain = {name: rounded(o) for name, o in model.observe((Weight(), InputMoment()))}
     return model.model.edited([e for name, weight in plain.items() for e in edits(name, weight, None)])
@@ -205,10 +205,10 @@ def test_a_recipe_compresses_sequentially_and_distils(bits: int, sparsity: float
     )
     choice = Choice(weight_bits=bits, sparsity=sparsity, activation_bits=8)
     plan = replace(tiny.plan(), asked=dict.fromkeys(tiny.LAYERS, choice), recipe="smallest")
-    untaught = replace(recipe, distill=Distillation())
+    without_distillation = replace(recipe, distill=Distillation())
     plain, aimed, small = (
         dc.apply(tiny.network(), plan, recipe=r, calibration=tiny.CALIBRATION)
-        for r in (replace(untaught, sequential=False), untaught, recipe)
+        for r in (replace(without_distillation, sequential=False), without_distillation, recipe)
     )
     assert aimed.stages["weights"] < plain.stages["weights"]
     assert "distil" in small.stages and "distil" not in aimed.stages
@@ -233,7 +233,7 @@ def test_flipped_images_are_observed_too() -> None:
     x = torch.randn(16, 1, 8, 8)
     seen = {}
     for mirrored in (False, True):
-        compressed_in_order(
+        compress_in_order(
             opened(Flat(), [{"x": x}]), ["conv"], lambda o, key=mirrored: seen.update({key: o}) or o[Weight()], flips=mirrored
         )
     rows = torch.cat([x, x.flip(3)]).reshape(-1, 8).double()

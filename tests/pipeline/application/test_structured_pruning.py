@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.models.torch.opening import open_model
-from dyncompress.pipeline.application.apply_plan import applied
-from dyncompress.pipeline.application.structured_pruning import restructured, structural, with_mirrored
+from dyncompress.pipeline.application.apply_plan import apply_plan
+from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices, with_flipped
 from dyncompress.pipeline.observed_model import outputs
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
@@ -65,10 +65,10 @@ def distance(one: Task, other: Task) -> float:
 def test_the_next_block_replaces_a_dropped_block_exactly() -> None:
     """(I + B)(I + A) x equals x plus a linear layer of x, so the refit is exact."""
     model = opened(nn.Sequential(Adds(), Adds(), nn.Linear(6, 3)))
-    small, realised = restructured(model, {"block:0": Choice(drop=True)})
+    small, realised = restructure(model, {"block:0": Choice(drop=True)})
     assert realised == {"block:0": Choice(drop=True, method="drop + refit")}
     assert [layer.name for layer in small.model.layers()] == ["1.inner", "2"]
-    assert distance(model, small) < 1e-4 < 0.01 < distance(model, restructured(model, {"block:0": Choice(drop=True)}, reach=0)[0])
+    assert distance(model, small) < 1e-4 < 0.01 < distance(model, restructure(model, {"block:0": Choice(drop=True)}, reach=0)[0])
     assert len(model.model.layers()) == 3  # untouched
 
 
@@ -76,7 +76,7 @@ def test_removing_duplicate_channels_changes_no_layer_that_reads_them() -> None:
     model = opened(Twins())
     (group,) = model.model.channel_groups()
     assert set(group.consumers) == {"left", "right"}
-    small, realised = restructured(model, {"channels:make": Choice(keep=6)})
+    small, realised = restructure(model, {"channels:make": Choice(keep=6)})
     kept = realised["channels:make"].indices or ()
     assert {channel % 6 for channel in kept} == set(range(6))
     assert distance(model, small) < 1e-4
@@ -86,14 +86,14 @@ def test_removing_duplicate_channels_changes_no_layer_that_reads_them() -> None:
 def test_named_channels_stay_and_the_refit_compensates_for_the_others() -> None:
     model = opened(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
     mine = {"channels:0": Choice(keep=5, indices=(0, 2, 3, 5, 7))}
-    small, realised = restructured(model, mine)
+    small, realised = restructure(model, mine)
     assert realised["channels:0"].indices == (0, 2, 3, 5, 7)
     with torch.no_grad():
         hidden, output = torch.relu(model.model.module[0](X))[:, [0, 2, 3, 5, 7]], model.model.module(X)
     inputs = torch.cat([hidden, torch.ones(len(X), 1)], 1)
     rest = inputs @ torch.linalg.lstsq(inputs, output).solution - output
     assert distance(model, small) == pytest.approx(float(rest.square().mean() / output.var()), rel=0.01)
-    chosen, _ = restructured(model, {"channels:0": Choice(keep=5)})
+    chosen, _ = restructure(model, {"channels:0": Choice(keep=5)})
     assert distance(model, chosen) <= distance(model, small)
 
 
@@ -108,25 +108,25 @@ def test_units_inside_a_dropped_block_get_the_default_choice() -> None:
 
     model = opened(nn.Sequential(Wide(), nn.Linear(6, 3)))
     choices = {"block:0": Choice(drop=True), "channels:0.up": Choice(keep=3), "0.up": Choice(weight_bits=8)}
-    assert set(structural(choices)) == {"block:0", "channels:0.up"}
-    small, realised = restructured(model, choices)
+    assert set(structural_choices(choices)) == {"block:0", "channels:0.up"}
+    small, realised = restructure(model, choices)
     assert list(realised) == ["block:0"] and small.model.macs == 18
 
 
 def test_default_choices_change_nothing() -> None:
     model = opened(Twins())
-    assert restructured(model, {"channels:make": Choice(), "left": Choice(weight_bits=8)}) == (model, {})
+    assert restructure(model, {"channels:make": Choice(), "left": Choice(weight_bits=8)}) == (model, {})
 
 
 def test_an_unknown_block_is_refused() -> None:
     with pytest.raises(dc.InvalidRequest, match="there is no block 'left' that its shortcut can replace"):
-        restructured(opened(Twins()), {"block:left": Choice(drop=True)})
+        restructure(opened(Twins()), {"block:left": Choice(drop=True)})
 
 
 def test_images_are_flipped_and_other_inputs_are_not() -> None:
     images, ids = {"x": torch.arange(24.0).reshape(1, 3, 2, 4)}, {"ids": torch.arange(6).reshape(1, 6)}
-    assert torch.equal(with_mirrored([images])[1]["x"], images["x"].flip(3))
-    assert with_mirrored([ids]) == [ids]
+    assert torch.equal(with_flipped([images])[1]["x"], images["x"].flip(3))
+    assert with_flipped([ids]) == [ids]
 
 
 def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,13 +143,13 @@ def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.Monke
     in_sequence = TorchModel.in_sequence
     monkeypatch.setattr(TorchModel, "in_sequence", watched)
     for how in ({}, {"flips": True}, {"flips": True, "reach": 2}):
-        restructured(model, choices, **how)  # type: ignore[arg-type]
+        restructure(model, choices, **how)  # type: ignore[arg-type]
     assert seen == [1, 2, 1]
     for mirrored in (False, True):
         seen.clear()
         recipe = Recipe("mine", mirrored=mirrored, match=False)
         plan = dc.Plan(choices, {}, {}, {}, 0.0, 0.0, "mine", "onnxruntime-x86-vnni", "", {}, {})
-        applied(replace(model, recipe=recipe), plan)
+        apply_plan(replace(model, recipe=recipe), plan)
         assert seen == [2 if mirrored else 1]
 
 

@@ -123,23 +123,29 @@ def test_output_errors_are_those_over_the_examples(groups: int) -> None:
     assert found.numpy() == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert expected[1] < 1e-9
     fisher = observation[OutputFisher()].double().numpy()
-    assert candidates.fisher_harm(observation, weight, new) == pytest.approx(0.5 * float(fisher @ np.array(expected)), rel=1e-6)
+    assert candidates.fisher_distortion(observation, weight, new) == pytest.approx(
+        0.5 * float(fisher @ np.array(expected)), rel=1e-6
+    )
 
 
 def test_distortion_needs_its_source() -> None:
     weight = observed(LAYER)[1]
     without = Observation(LAYER, {Weight(): weight})
-    assert math.isnan(candidates.fisher_harm(without, weight, weight)) and math.isnan(
-        candidates.motion_harm(without, weight, weight)
+    assert math.isnan(candidates.fisher_distortion(without, weight, weight)) and math.isnan(
+        candidates.motion_distortion(without, weight, weight)
     )
     fisher = torch.rand(LAYER.shape, generator=torch.Generator().manual_seed(4))
     moved = Observation(LAYER, {Weight(): weight, WeightFisher(): fisher})
     signs = [torch.randn(LAYER.shape, generator=torch.Generator().manual_seed(seed)).sign() for seed in range(50)]
-    found = [candidates.motion_harm(moved, weight, weight + 2 * sign) for sign in signs]  # independent errors: half of f_i e_i^2
+    found = [
+        candidates.motion_distortion(moved, weight, weight + 2 * sign) for sign in signs
+    ]  # independent errors: half of f_i e_i^2
     assert np.mean(found) == pytest.approx(2 * 1.01 * float(fisher.sum()), abs=4 * np.std(found) / 50**0.5)
-    assert candidates.motion_harm(moved, weight, weight + 2) > 2 * np.mean(found)  # equal errors: correlations of inputs add up
+    assert candidates.motion_distortion(moved, weight, weight + 2) > 2 * np.mean(
+        found
+    )  # equal errors: correlations of inputs add up
     still = Observation(LAYER, {Weight(): weight, WeightFisher(): 0 * fisher})
-    assert math.isnan(candidates.motion_harm(still, weight, weight + 2))
+    assert math.isnan(candidates.motion_distortion(still, weight, weight + 2))
 
 
 # ---------------------------------------------------------------- distortions
@@ -150,13 +156,13 @@ def errors(*rows: tuple[float, float, float, float]) -> list[candidates.Errors]:
 def test_every_source_of_distortion_has_its_formula() -> None:
     found = {"a": errors((0.0, 0.0, 0.0, 0.0), (0.1, 0.2, 3.0, 40.0)), "b": errors((0.3, 0.0, 7.0, 80.0))}
     sensitivity = {"pruning": {"a": math.log(2), "b": 0.0}, "quantization": {"a": math.log(5), "b": 1.0}}
-    assert candidates.harms(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
-    corrected = candidates.harms(found, "fisher", sensitivity, {})
+    assert candidates.distortions(found, "fisher", {}, {}) == {"a": [0, 3], "b": [7]}
+    corrected = candidates.distortions(found, "fisher", sensitivity, {})
     assert corrected == {"a": [0, pytest.approx(3 * 5)], "b": [pytest.approx(7 * math.e)]}
-    assert candidates.harms(found, "trajectory", sensitivity, {}) == {"a": [0, 40], "b": [80]}
-    probed = candidates.harms(found, "probe", sensitivity, {"a": 10.0, "b": 100.0})
+    assert candidates.distortions(found, "trajectory", sensitivity, {}) == {"a": [0, 40], "b": [80]}
+    probed = candidates.distortions(found, "probe", sensitivity, {"a": 10.0, "b": 100.0})
     assert probed == {"a": [0, pytest.approx(3)], "b": [pytest.approx(30)]}
-    theory = candidates.harms(found, "theory", sensitivity, {})
+    theory = candidates.distortions(found, "theory", sensitivity, {})
     assert theory == {"a": [0, pytest.approx(0.1 * 2 + 0.2 * 5)], "b": [pytest.approx(0.3)]}
 
 
@@ -168,8 +174,8 @@ def test_layers_without_the_source_get_the_median_rate() -> None:
         "c": errors((0.0, 0.2, 4.0, nan)),  # rate 20
         "embedding": errors((0.0, 0.0, nan, nan), (0.0, 0.5, nan, nan)),
     }
-    assert candidates.harms(found, "fisher", {}, {})["embedding"] == [0, pytest.approx(10.0)]
-    assert candidates.harms({"embedding": found["embedding"]}, "fisher", {}, {})["embedding"] == [0, 0.5]
+    assert candidates.distortions(found, "fisher", {}, {})["embedding"] == [0, pytest.approx(10.0)]
+    assert candidates.distortions({"embedding": found["embedding"]}, "fisher", {}, {})["embedding"] == [0, 0.5]
 
 
 # ---------------------------------------------------------------- channels
@@ -201,8 +207,8 @@ def test_fewer_channels_save_more_and_distort_more() -> None:
     table, _ = channel_table()
     assert [o.choice.keep for o in table] == [None, 7, 4, 2]
     assert [o.macs for o in table] == [0, -1400 / 8, -1400 / 2, -1400 * 6 / 8]
-    harm = [o.distortion for o in table]
-    assert harm[0] == 0 and harm == sorted(harm) and harm[1] > 0
+    distortions = [o.distortion for o in table]
+    assert distortions[0] == 0 and distortions == sorted(distortions) and distortions[1] > 0
     dense = sum(
         file_bytes(Layer(n, "conv2d", shape, 0), Choice(weight_bits=8))
         for n, shape in zip("pc", [(8, 3, 3, 3), (5, 8, 3, 3)], strict=True)

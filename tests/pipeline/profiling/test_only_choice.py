@@ -10,7 +10,7 @@ import torch
 import dyncompress as dc
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.pipeline.observed_model import first_examples
-from dyncompress.pipeline.profiling.profile import profiled_for_budget
+from dyncompress.pipeline.profiling.profile import profile_for_budget
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, Weight
 from tests import tiny
@@ -36,7 +36,7 @@ def test_without_a_budget_the_plan_compresses_least_and_nothing_is_observed(monk
     asked = observed(monkeypatch)
     recipe = load_recipe("edge-int8")
     start = tiny.task(network(), recipe, CALIBRATION)
-    profile = profiled_for_budget(start)
+    profile = profile_for_budget(start)
     plan = dc.allocate(profile)
     assert asked == [{Weight}]
     assert set(profile.source.values()) == {UNMEASURED} and set(plan.why.values()) == {"the only option"}
@@ -47,7 +47,7 @@ def test_without_a_budget_the_plan_compresses_least_and_nothing_is_observed(monk
 def test_with_a_budget_options_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = observed(monkeypatch)
     recipe = load_recipe("edge-int8", {"budget.bytes": 0.5})
-    profile = profiled_for_budget(tiny.task(network(), recipe, CALIBRATION))
+    profile = profile_for_budget(tiny.task(network(), recipe, CALIBRATION))
     assert asked == [{Weight, InputMoment, OutputFisher}] and max(map(len, profile.table.values())) > 1
 
 

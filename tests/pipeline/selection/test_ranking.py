@@ -118,7 +118,7 @@ def test_an_unknown_sign_is_refused_or_learned() -> None:
 
 
 def test_several_measures_vote_with_their_places() -> None:
-    """One reads sizes, the other their opposite twice: the places cancel, and the mean of three tells."""
+    """One reads sizes, the other their opposite twice: the places cancel, and the mean of three decides."""
     against = {"a": Size(1.0), "b": Size(1.0), "c": Size(-1.0)}
     found = rank(RUNS, against, gaps=GAPS)
     assert {name: prediction.sign for name, prediction in found.predictions.items()} == {"a": 1, "b": 1, "c": -1}
