@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "tools" / "results" / "oldest_versions.json"
 EXTRAS = ("test", "plots")  # beside the dependencies: what the tests below need
 TESTS = (
-    *("tests/test_pipeline.py", "tests/coding", "tests/certificates", "tests/deployment", "tests/export"),
+    *("tests/pipeline/test_verbs.py", "tests/coding", "tests/certificates", "tests/deployment", "tests/export"),
     *("tests/models", "tests/measures", "tests/recording"),
 )
 MINUTES = 10.0

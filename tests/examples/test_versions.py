@@ -37,7 +37,7 @@ def test_every_requirement_has_one_lower_bound() -> None:
 
 EXPORTERS_OWN = {
     # How an LSTM with projections is exported changes with the version; not every form is refused in the words of the test.
-    "tests/models/test_torch_recurrent.py::test_an_operator_that_the_runtime_lacks_is_refused_in_a_sentence",
+    "tests/models/torch/test_recurrent.py::test_an_operator_that_the_runtime_lacks_is_refused_in_a_sentence",
 }
 
 
