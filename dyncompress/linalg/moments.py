@@ -5,7 +5,7 @@ from __future__ import annotations
 from dyncompress.errors import InvalidRequest
 from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.linalg.precision import full_precision
-from dyncompress.types.arrays import Float, Float64
+from dyncompress.types.arrays import Float
 
 _ROWS_A_PRODUCT = 16_384  # largest number of rows in one float32 product, which is then added to the float64 total
 
@@ -65,8 +65,8 @@ class SecondMoment:
         self.rows += n
 
     @property
-    def value(self) -> Float64[Tensor, "groups K K"]:
-        """H, `[groups, K, K]`, float64, exactly symmetric.
+    def value(self) -> Float[Tensor, "groups K K"]:
+        """H, `[groups, K, K]`, exactly symmetric, in the dtype of the sums (float64 by default).
 
         Raises:
             InvalidRequest: no rows were added.

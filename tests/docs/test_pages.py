@@ -78,6 +78,10 @@ def run_shell(lines: str) -> None:
             pytest.fail(f"what does this line do? {line}")
 
 
+# Pages whose code takes more than ten seconds on two cores.
+LONG = {"guides/transformer.md", "guides/speech.md", "guides/accuracy.md"}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the two files that travel with a compressed one."""
@@ -88,7 +92,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", list(pages()))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in pages()])
 def test_the_page_runs(name: str, folder: Path) -> None:
     names: dict[str, object] = {"__name__": "__page__"}
     printed = None

@@ -10,7 +10,7 @@ import pytest
 from tests.examples.comparison import differences
 from tools.run_examples import OUTPUTS, SCRIPTS, printed_by
 
-QUICK = {"01_quickstart", "02_onnx"}
+QUICK = {"01_quickstart"}
 SPOKEN = "04_keyword_spotting"
 
 
