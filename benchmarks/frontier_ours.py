@@ -62,7 +62,7 @@ class Ours:
     certified: bool = False
     images: int = CALIBRATION
 
-    def settled(self, net: str) -> dc.Recipe:
+    def for_network(self, net: str) -> dc.Recipe:
         """The recipe for one network.
 
         Raises:
@@ -92,7 +92,7 @@ class Ours:
 
     def __call__(self, case: Case) -> Made:
         """Compress, and certify if the row asks for it."""
-        recipe, model, watch = self.settled(case.net), case.module(), Stopwatch()
+        recipe, model, watch = self.for_network(case.net), case.module(), Stopwatch()
         images = case.drawn(self.images)
         wall, cpu = time.perf_counter(), time.process_time()
         file = dc.compress(model, recipe, target=TARGET, calibration=images, progress=watch)

@@ -114,19 +114,19 @@ def level(choice: Any) -> float:
     return choice.sparsity if choice.weight_bits == 32 else choice.weight_bits
 
 
-def scores(setting: Setting, door: Any) -> np.ndarray:
+def scores(setting: Setting, model: Any) -> np.ndarray:
     """The scores of a model on the test examples."""
     name = next(iter(setting.start.batches[0]))
-    return outputs(door, [{name: part} for part in setting.x.split(250)])[0]
+    return outputs(model, [{name: part} for part in setting.x.split(250)])[0]
 
 
 def examined(name: str, action: str, tests: int) -> dict[str, Any]:
     """The results of one network and action, as plain values."""
     clock = time.process_time()
     here = setting(name, action, tests)
-    profile, door = here.profile, here.start.model
+    profile, model = here.profile, here.start.model
     few = first_examples(here.start.batches, PROBED)
-    before, truth = outputs(door, few)[0], scores(here, door)
+    before, truth = outputs(model, few)[0], scores(here, model)
     shapes = {layer.name: layer for layer in profile.layers}
     layers = []
     for place, (layer, options) in enumerate(profile.table.items()):

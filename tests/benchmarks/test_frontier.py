@@ -87,11 +87,11 @@ def test_rows_have_unique_names_that_name_files_and_known_families() -> None:
 def test_rows_load_their_shipped_recipes(row: Row, net: str) -> None:
     assert isinstance(row.make, Ours)
     if row.make.recipe in recipe_files():
-        assert row.make.settled(net).name == row.make.recipe
+        assert row.make.for_network(net).name == row.make.recipe
         assert row.make.fingerprint(net) == replace(row.make).fingerprint(net)
     else:
         with pytest.raises(NotHereError, match="isn't shipped"):
-            row.make.settled(net)
+            row.make.for_network(net)
 
 
 def test_a_fingerprint_follows_overrides_of_its_network_only() -> None:
@@ -99,7 +99,7 @@ def test_a_fingerprint_follows_overrides_of_its_network_only() -> None:
     assert plain.fingerprint("resnet20") != bound.fingerprint("resnet20")
     assert plain.fingerprint("resnet44") == bound.fingerprint("resnet44")
     assert plain.fingerprint("resnet44") != replace(plain, images=DISTILLATION_IMAGES).fingerprint("resnet44")
-    assert bound.settled("resnet20").budget.bytes == 0.2
+    assert bound.for_network("resnet20").budget.bytes == 0.2
 
 
 def test_every_entry_on_tuning_is_about_rows() -> None:

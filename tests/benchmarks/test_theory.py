@@ -67,8 +67,8 @@ def test_evidence_is_the_log_of_divergence_over_error() -> None:
 
 def test_the_shipped_prior_names_the_networks_that_taught_it() -> None:
     table = tomllib.loads(prior_files()["small-networks"].read_text())
-    taught = [name for name, network in theory_zoo.ZOO.items() if network.epochs]
-    assert all(table[kind][base]["networks"] == taught for kind in ("pruning", "quantization") for base in ("error", "fisher"))
+    known = [name for name, network in theory_zoo.ZOO.items() if network.epochs]
+    assert all(table[kind][base]["networks"] == known for kind in ("pruning", "quantization") for base in ("error", "fisher"))
 
 
 @pytest.mark.parametrize("name", [name for name, network in theory_zoo.ZOO.items() if network.epochs])

@@ -44,15 +44,15 @@ class Valley:
 
 
 def test_at_the_chosen_rate_the_loss_rises_as_asked_for_any_curvature() -> None:
-    harms = []
+    divergences = []
     for seed in range(20):
         valley, seen = Valley(), []
         problem = Problem(valley.module, valley.loss, lambda v=valley, s=seen: s.append(v.divergence()) or 0.0, 64, "noise")
         Probe(steps=150, batch=16, rise=RISE, seed=seed)(problem)
-        harms += seen
+        divergences += seen
     # at rest the rise is `rise` (1 + eta h / 2 to first order); before, and where the curvature is small, it is less
-    error = np.std(harms) / np.sqrt(len(harms))
-    assert 0.5 * RISE < np.mean(harms) < 1.2 * RISE + 3 * error
+    error = np.std(divergences) / np.sqrt(len(divergences))
+    assert 0.5 * RISE < np.mean(divergences) < 1.2 * RISE + 3 * error
 
 
 def test_the_rate_is_four_times_the_rise_over_the_trace_of_the_noise() -> None:

@@ -72,7 +72,7 @@ class RepeatedNorm(nn.Module):
         return self.norm(self.second(self.norm(self.first(x)).relu()))
 
 
-def settled(module: nn.Module) -> nn.Module:
+def initialised(module: nn.Module) -> nn.Module:
     """Give every BatchNorm statistics away from 0 and 1, so that folding changes something; eval mode."""
     generator = torch.Generator().manual_seed(1)
     for part in module.modules():
@@ -87,7 +87,7 @@ def settled(module: nn.Module) -> nn.Module:
 def built(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return settled(make())
+        return initialised(make())
 
 
 def images(n: int = 3, channels: int = 3, size: int = 6, seed: int = 0) -> Tensor:
