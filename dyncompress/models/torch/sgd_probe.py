@@ -63,8 +63,9 @@ def probe(
         Unsupported: the model's outputs have no gradient.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))
-        >>> trajectory = probe(nn.Linear(4, 3).eval(), x, steps=200)
+        >>> trajectory = probe(torch.nn.Linear(4, 3).eval(), x, steps=200)
         >>> len(trajectory.steps)
         32
     """
