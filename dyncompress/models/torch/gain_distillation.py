@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from dyncompress.errors import InvalidRequest
@@ -121,5 +120,6 @@ class _Student:
         axis = channel_axis(layer, output)
         y = output.movedim(axis, 1) if output.ndim > 2 and axis != 1 else output
         weight, bias = self.gain[name].exp() * std, mean + self.shift[name] * std
-        y = functional.batch_norm(y, mean, std.square(), weight, bias, training=False, eps=0.0)
+        # not functional.batch_norm: torch 2.10 refuses eps = 0 there
+        y = torch.batch_norm(y, weight, bias, mean, std.square(), False, 0.0, 0.0, torch.backends.cudnn.enabled)
         return y.movedim(1, axis).contiguous() if output.ndim > 2 and axis != 1 else y  # models call view on it
