@@ -13,6 +13,7 @@ from dyncompress.errors import InvalidRequest, nearest
 from dyncompress.models import open_model, preprocessing_warning
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
 from dyncompress.models.signature import resolve_inputs
+from dyncompress.pipeline.capabilities import refuse_incapable
 from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, cropped, first_examples, form_of
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.recipe.recipe import Recipe
@@ -117,10 +118,11 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
 
     Raises:
         InvalidRequest: there is neither, or the recipe observes calibration data and there are none.
+        Unsupported: the model adapter lacks a capability that the recipe needs.
     """
-    if isinstance(model, Task):
-        return replace(model, recipe=recipe, target=target, progress=progress)
-    return Task(_opened(model, recipe, data), recipe, target, progress)
+    source = model.source if isinstance(model, Task) else _opened(model, recipe, data)
+    refuse_incapable(source.model, recipe)
+    return Task(source, recipe, target, progress)
 
 
 def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:

@@ -50,3 +50,10 @@ def test_a_recipe_that_needs_more_names_the_adapter_and_the_capability(recipe: s
     model, x, _ = trained()
     with pytest.raises(dc.Unsupported, match=rf"recipe '{recipe}' .*capability '{capability}'.*Perceptron lacks it.*edge-int8"):
         dc.compress(model, recipe, target=TARGET, calibration=x[:600])
+
+
+def test_a_plan_is_refused_with_a_recipe_that_needs_more() -> None:
+    model, x, _ = trained()
+    plan = dc.allocate(dc.measure(model, "edge-int8", target=TARGET, calibration=x[:600]))
+    with pytest.raises(dc.Unsupported, match=r"recipe 'narrow' .*capability 'Structured'.*Perceptron lacks it"):
+        dc.apply(model, plan, recipe="narrow", calibration=x[:600])

@@ -11,7 +11,7 @@ from dyncompress import deployment
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.pipeline.application.round_layers import fit_to_target
-from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, refuse_incapable, residual_blocks
+from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, residual_blocks
 from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
 from dyncompress.pipeline.task import Task
@@ -93,7 +93,6 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
     """
     task = replace(task, recipe=fit_to_target(task.recipe, task.target))
     model, recipe = task.model, task.recipe
-    refuse_incapable(model, recipe)
     given = {"theory": True, "trajectory": task.run is not None, "fisher": task.calibrated, "probe": task.calibrated}
     if not any(given[name] for name in recipe.sensitivity):
         raise _unread(recipe)
