@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.recipe.toml_files import load_recipe
 from tests.traits.batches import Loop
+from tests.traits.subject import with_values_of_training
 
 TARGET = "onnxruntime-x86-vnni"
 
@@ -21,7 +22,7 @@ TARGET = "onnxruntime-x86-vnni"
 def seeded(build: type[nn.Module], *arguments: object) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build(*arguments).eval()
+        return with_values_of_training(build(*arguments)).eval()
 
 
 class Masked(nn.Module):

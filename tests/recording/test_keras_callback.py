@@ -48,7 +48,7 @@ print(json.dumps({"losses": seen, "shapes": shapes, "digest": weights_digest(lay
 '''
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])
 def test_every_few_batches_are_recorded_and_the_end_is_the_models(backend: str, tmp_path: Path) -> None:
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f'needs {backend}: pip install "dyncompress[recording]"')

@@ -15,7 +15,7 @@ QUICK = [cell for cell in violation.cells() if cell.n <= 400]
 
 @pytest.mark.parametrize("index", range(len(QUICK)))
 def test_no_cell_fails_more_often_than_delta(index):
-    result = violation.outcome(QUICK[index], index, 80)
+    result = violation.outcome(QUICK[index], index, 40)  # the slow test runs each cell a thousand times
     assert result.p_value >= 0.001 / len(QUICK), result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,28 @@ def ids(*shape: int, most: int = 30) -> Tensor:
     return torch.randint(0, most, shape, generator=torch.Generator().manual_seed(1))
 
 
+def with_values_of_training(model: Any) -> Any:
+    """The model, in place, with small random numbers added to its parameters that are all zero or all one.
+
+    No trained network has such biases. An exporter merges equal ones, so that every file of such a model is exported anew.
+    """
+    for parameter in model.parameters() if isinstance(model, nn.Module) else ():
+        ordinary = parameter.is_floating_point() and not (is_lazy(parameter) or parameter.is_meta or parameter.is_inference())
+        if ordinary and parameter.layout == torch.strided and parameter.numel() > 1:
+            with torch.no_grad():
+                first = parameter.flatten()[0]
+                if bool((parameter == first).all()):
+                    parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
 def seeded(build: Callable[[], Any]) -> Callable[[], Any]:
     """A builder with weights from a fixed seed; the model is in eval mode."""
 
     def made() -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = build()
+            model = with_values_of_training(build())
         return model.eval() if isinstance(model, nn.Module) else model
 
     return made

@@ -35,8 +35,12 @@ THEMES = {
 SUBJECTS = {f"{theme}: {name}": s for theme, module in THEMES.items() for name, s in module.SUBJECTS.items()}
 REFUSED = {name: subject for name, subject in SUBJECTS.items() if subject.refused}
 COMPRESSED = {name: subject for name, subject in SUBJECTS.items() if not subject.refused}
-# Compiling takes seconds for any model; sequences and several encoders have separate tests.
+# Compiling takes seconds for any model; sequences and several encoders have separate tests, some masks are part of others.
 LONG = {name for name in COMPRESSED if "compiled part" in name or "Transformer" in name or "norm first" in name}
+LONG |= {
+    f"attention: {name}"
+    for name in ("padding mask", "causal mask in a buffer", "causal mask made in forward", "tied table of words")
+}
 LONG |= {name for name in COMPRESSED if name.startswith("sequences:")} - {"sequences: RNN", "sequences: LSTM cell"}
 WHOLE = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMPRESSED]
 # Largest root mean square difference of an int8 file from the model: a few roundings of activations, on untrained networks.
@@ -134,8 +138,15 @@ def test_a_tied_table_is_stored_once() -> None:
     assert len(tables) == 1 and tables[0].data_type == onnx.TensorProto.INT8
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("recipe", ["packed", "narrow"])
+@pytest.mark.parametrize(
+    ("recipe", "mode"),
+    [
+        ("packed", torch.inference_mode),
+        ("narrow", torch.no_grad),
+        pytest.param("packed", torch.no_grad, marks=pytest.mark.slow),
+        pytest.param("narrow", torch.inference_mode, marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_mode_of_the_caller_changes_nothing(recipe: str, mode: Any) -> None:
     subject = SUBJECTS["numbers: channels last"]
     _, plain = compressed(subject, recipe)

@@ -183,12 +183,43 @@ def _export(module: nn.Module, inputs: ExportInputs, dynamic: bool, dynamo: bool
             if dynamic or inputs.has_free_axes:
                 shapes = _dynamic_shapes(inputs, dynamic)
                 options["dynamic_shapes"] = shapes if by_name else tuple(shapes.values())
-            return torch.onnx.export(module, args, external_data=False, optimize=True, **options).model_proto
+            with _operators_read_once():
+                return torch.onnx.export(module, args, external_data=False, optimize=True, **options).model_proto
         axes = {name: ({0: BATCH} if dynamic else {}) | {a: f"{name}_{a}" for a in inputs.free.get(name, ())} for name in names}
         buffer = io.BytesIO()
         with _SpellOutTranspose():
             torch.onnx.export(module, args, buffer, dynamic_axes=axes, **options)
         return onnx.load_from_string(buffer.getvalue())
+
+
+_torchlib: list[Any] = []  # the exporter's table of operators, once it was read; it doesn't change while a process runs
+
+
+@contextlib.contextmanager
+def _operators_read_once() -> Iterator[None]:
+    """Inside this block the exporter takes its table of operators from an export before.
+
+    At every export torch 2.10 to 2.13 parse the sources of 500 functions for it, which takes 0.7 s, two thirds of the time of a
+    small network. Where a version has no such table, nothing is changed.
+    """
+    from torch.onnx._internal.exporter import _registration
+
+    apis = getattr(_registration, "onnxscript_apis", None)
+    read = getattr(apis, "get_torchlib_ops", None)
+    if apis is None or read is None:
+        yield
+        return
+
+    def read_once() -> list[Any]:
+        if not _torchlib:
+            _torchlib.extend(read())
+        return list(_torchlib)
+
+    apis.get_torchlib_ops = read_once
+    try:
+        yield
+    finally:
+        apis.get_torchlib_ops = read
 
 
 class _SpellOutTranspose(TorchFunctionMode):

@@ -174,7 +174,9 @@ WITH_ATTENTION = (
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
-@pytest.mark.parametrize("name", WITH_ATTENTION)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("causal mask") else []) for name in WITH_ATTENTION]
+)
 def test_new_weights_reach_the_output_and_the_file(name: str) -> None:
     subject = attention.SUBJECTS[name]
     model, data = subject.model(), subject.data()
@@ -222,7 +224,9 @@ def quick(recipe: str) -> dc.Recipe:
     return replace(spec, mirrored=False, distill=distill)
 
 
-@pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4", "sparse"])
+@pytest.mark.parametrize(
+    "recipe", ["edge-int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("edge-int4", "sparse"))]
+)
 def test_queries_that_may_look_at_nothing_do_not_stop_a_recipe(recipe: str) -> None:
     data = left()
     found = dc.compress(seeded(Left)(), quick(recipe), target=TARGET, calibration=data)
@@ -235,7 +239,7 @@ def test_queries_that_may_look_at_nothing_do_not_stop_a_recipe(recipe: str) -> N
     [
         ("causal and float padding masks", "edge-int4"),
         ("TransformerEncoder with a padding mask", "edge-int8"),
-        ("TransformerDecoder", "edge-int4"),
+        pytest.param("TransformerDecoder", "edge-int4", marks=pytest.mark.slow),
     ],
 )
 def test_attention_is_compressed(name: str, recipe: str) -> None:

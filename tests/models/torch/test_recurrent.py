@@ -26,7 +26,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+SHORT = ("LSTM, both directions", "GRU, both directions, two layers", "RNN", "LSTM cell")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in SHORT else pytest.mark.slow) for name in NETS])
 def test_every_matrix_is_a_layer_and_the_file_computes_what_the_compressed_model_computes(name: str) -> None:
     build, matrices = NETS[name]
     model, x = seeded(build)(), randn(64, 6, 8)
