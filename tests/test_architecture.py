@@ -50,6 +50,7 @@ RULES = {
     "pruning": rule("torch", "types errors linalg"),
     "quantization": rule("torch numpy", "types errors linalg coding"),
     "models.torch": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg models recording"),
+    "models.onnx": rule("torch onnx onnx_ir onnxruntime numpy google", "types errors models"),
     "models": rule("torch numpy", "types errors coding"),
     "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
     "recording.lightning_callback": rule("lightning pytorch_lightning", "types errors"),
