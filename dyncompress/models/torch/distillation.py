@@ -157,16 +157,16 @@ def networks(teacher: TracedModel, student: TracedModel, example: Batch) -> tupl
     """
     copies = [deep_copy(model.module).requires_grad_(False) for model in (teacher, student)]
     for layout in (torch.channels_last, torch.contiguous_format):
-        pair = [Network(m.to(memory_format=layout), teacher.input_names, layout) for m in copies]
         try:
+            pair = [Network(m.to(memory_format=layout), teacher.input_names, layout) for m in copies]  # refused for 3-D weights
             with torch.no_grad():
                 [network({name: value[:2] for name, value in example.items()}) for network in pair]
         except CALL_ERRORS:
             if layout == torch.contiguous_format:
                 raise
         else:
-            break
-    return pair[0], pair[1]
+            return pair[0], pair[1]
+    raise AssertionError("the last layout either runs or raises")
 
 
 @torch.no_grad()
