@@ -1,4 +1,4 @@
-"""Load what arguments name: a model or data as `file.py:callable` or `package.module:callable`, data as an `.npz` file."""
+"""Load what arguments name: a model or data as `file.py:callable` or `package.module:callable`, `.onnx` and `.npz` files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.models import load
 from dyncompress.models.user_code import calling_user_code, guard_data, remember
 from dyncompress.recipe.text_files import is_file, read_bytes
 
+ONNX = ".onnx"
+_FIRST_BYTE = b"\x08"  # of every ONNX file: the tag of its first field, the IR version
 MODEL_FILES = {
-    ".onnx": "an ONNX file",
     ".pt2": "an exported program",
     ".pt": "a pickle",
     ".pth": "a pickle",
@@ -31,11 +33,18 @@ def check_model(source: str) -> None:
         Unsupported: it is a file of another format; the message says how to name the network instead.
         InvalidRequest: it has another form, there is no such file, or the file isn't Python.
     """
+    if Path(source).suffix.lower() == ONNX:
+        if not is_file(Path(source), f"model '{source}'"):
+            raise InvalidRequest(f"model '{source}': there is no such file.")
+        with Path(source).open("rb") as file:
+            if file.read(1) != _FIRST_BYTE:
+                raise InvalidRequest(f"model: '{source}' is no ONNX file; give a file that onnx can load.")
+        return
     kind = MODEL_FILES.get(Path(source).suffix)
     if kind:
         raise Unsupported(
-            f"model '{source}' is {kind}, which can't be opened here; name a function that builds the network and loads its "
-            "weights, e.g. `net.py:model`."
+            f"model '{source}' is {kind}, which can't be opened here; give an .onnx file, or name a function that builds the "
+            "network and loads its weights, e.g. `net.py:model`."
         )
     _check_callable(source, "model")
 
@@ -58,13 +67,15 @@ def check_data(source: str, what: str) -> None:
 
 
 def load_model(source: str) -> Any:
-    """Call `file.py:callable` or `package.module:callable` and return the network.
+    """The network that `file.py:callable` or `package.module:callable` returns, or the graph of an ONNX file.
 
     Raises:
         Unsupported: it is a file of another format; the message says how to name the network instead.
-        InvalidRequest: there is no such file, module or callable, or it doesn't return a `torch.nn.Module`.
+        InvalidRequest: there is no such file, module or callable, it doesn't return a `torch.nn.Module`, or the file is no ONNX.
     """
     check_model(source)
+    if Path(source).suffix.lower() == ONNX:
+        return load(source)
     import torch
 
     model = _call(source, "model")
@@ -97,7 +108,8 @@ def _check_callable(source: str, what: str) -> None:
     """Refuse an argument that isn't `place:name`, and a file that doesn't exist or isn't Python."""
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
-        forms = "`file.py:callable` or `package.module:callable`" + ("" if what == "model" else ", or an .npz file")
+        other = ONNX if what == "model" else ".npz"
+        forms = f"`file.py:callable` or `package.module:callable`, or an {other} file"
         raise InvalidRequest(f"{what} '{source}': give it as {forms}.")
     if not place.endswith(".py"):
         if not all(part.isidentifier() for part in place.split(".")):

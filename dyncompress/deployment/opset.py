@@ -22,18 +22,13 @@ def convert_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
         The model: the same object unless operators had to be converted.
 
     Raises:
-        Unsupported: the graph's opset is newer than the target's.
+        Unsupported: an operator can't be converted, e.g. one that an older opset doesn't have.
     """
     entry = next((entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     version = entry.version if entry is not None else 0
-    if version > target.opset:
-        raise Unsupported(
-            f"the graph has opset {version}, target '{target.name}' takes {target.opset}; "
-            f"export with opset_version={target.opset} or lower."
-        )
     changed = version < OLDEST or any(node.op_type == "GroupNormalization" for node in model.graph.node)
-    if changed and version < target.opset:
-        model = version_converter.convert_version(model, target.opset)
+    if version > target.opset or (changed and version < target.opset):
+        model = _converted(model, target.opset)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = target.opset
@@ -44,3 +39,20 @@ def convert_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
             if dims and not dims[0].HasField("dim_value"):
                 dims[0].dim_value = 1
     return model
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model with its operators in another opset.
+
+    Raises:
+        Unsupported: an operator can't be converted.
+    """
+    model.ir_version = max(model.ir_version, 8)  # before, initializers had to be inputs too
+    try:
+        return version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Unsupported(
+            f"the graph can't be converted to the target's opset {opset} ({reason}); export the model again with "
+            f"opset_version={opset}."
+        ) from error

@@ -1,4 +1,7 @@
-"""Remove the metadata that exporters add: stack traces with local paths, doc strings, node names, shapes of inner values."""
+"""Remove what exporters add: stack traces with local paths, doc strings, node names, shapes of inner values.
+
+The metadata of the model itself stay, such as an alphabet that a program reads.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ def strip(float_file: bytes) -> bytes:
     model.doc_string = ""
     model.producer_name = model.producer_version = model.domain = ""
     model.model_version = 0
+    own = [entry for entry in model.metadata_props if not entry.key.startswith("dyncompress")]  # a seal is about another file
+    kept = [(entry.key, entry.value) for entry in own]
     del model.metadata_props[:]
+    for key, value in kept:
+        model.metadata_props.add(key=key, value=value)
     _strip_graph(model.graph)
     for function in model.functions:
         function.doc_string = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,14 +143,16 @@ def _replace_weights(
     read: Mapping[tuple[ir.Node, int], Grid],
 ) -> None:
     """Replace every use of every encoded initializer, in the form that suits the node which reads it."""
-    tied = _store_tied(constants, weights)
+    tied, anchors = _store_tied(constants, weights), _main_nodes(constants.graph)
     for weight in weights.values():
         initializer = constants.graph.initializers[weight.name]
-        uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(use.node))
+        uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(anchors[use.node]))
         codes = tied.get(weight.name)
         for use in uses:
             node = use.node
-            if node in domain.compute:
+            if anchors[node] is not node:  # a subgraph reads values of the main graph, where the weight is made once
+                node.replace_input_with(use.idx, float_at_load(constants, weight, codes, anchors[node]))
+            elif node in domain.compute:
                 codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
                 _replace_weight_and_bias(constants, weight, codes, node, read[node, 0])
             elif node.op_type == "Gather" and use.idx == 0 and weight.layout == "as_is" and not weight.encoding.group:
@@ -161,6 +163,24 @@ def _replace_weights(
                 node.replace_input_with(use.idx, dequantize(constants, weight, codes, node))
             else:
                 node.replace_input_with(use.idx, float_at_load(constants, weight, codes, node))
+
+
+def _main_nodes(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
+    """Each node -> the node of the main graph that it is, or inside whose subgraphs it lies."""
+    anchors: dict[ir.Node, ir.Node] = {}
+
+    def visit(nodes: Iterable[ir.Node], main: ir.Node | None) -> None:
+        for node in nodes:
+            anchors[node] = main or node
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPH:
+                    visit(attribute.value, anchors[node])
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    for inner in attribute.value:
+                        visit(inner, anchors[node])
+
+    visit(graph, None)
+    return anchors
 
 
 def _store_tied(constants: Constants, weights: Mapping[str, StoredWeight]) -> dict[str, ir.Value]:

@@ -6,18 +6,38 @@ A value that is a model adapter already (`types.Model`) is taken as it is, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from dyncompress.errors import Unsupported
 from dyncompress.types import Batch, Model
 
-__all__ = ["open_model", "preprocessing_warning"]
+__all__ = ["load", "open_model", "preprocessing_warning"]
+
+
+def load(model: Any) -> Any:
+    """What a path names, read: the graph of an ONNX file. Any other model is returned as it is.
+
+    Raises:
+        InvalidRequest: there is no such file, or it is no ONNX file.
+        Unsupported: the file is of another kind.
+    """
+    if not isinstance(model, str | Path):
+        return model
+    if Path(model).suffix.lower() != ".onnx":
+        raise Unsupported(
+            f"'{model}' is no ONNX file, by its name; give an .onnx file, a torch.nn.Module, or name a function that returns one."
+        )
+    from dyncompress.models.onnx.reading import read_file
+
+    return read_file(model)
 
 
 def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
     """The adapter of a model.
 
     Args:
-        model: a `torch.nn.Module`, or a model adapter.
+        model: a `torch.nn.Module`, the path of an ONNX file or the graph read from it, or a model adapter.
         example: two examples (or one) by input name, `[n, ...]`.
         batch: a whole batch as its owner makes them, for networks that run on no other size; None: the example.
 
@@ -25,8 +45,13 @@ def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
         InvalidRequest: no adapter takes the model, or it doesn't run on the example.
         Unsupported: a part of it can't be edited.
     """
+    model = load(model)
     if isinstance(model, Model):
         return model
+    if hasattr(model, "input_names"):
+        from dyncompress.models.onnx import opening as onnx_opening
+
+        return onnx_opening.open_model(model, example, batch)
     from dyncompress.models.torch import opening  # torch is imported only where a model needs it
 
     return opening.open_model(model, example, batch)
@@ -34,7 +59,7 @@ def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
 
 def preprocessing_warning(model: Any, batches: Sequence[Batch]) -> str | None:
     """A sentence where the data don't look like what the first layers were trained on, else None."""
-    if isinstance(model, Model):
+    if isinstance(model, Model) or hasattr(model, "input_names"):
         return None
     from dyncompress.models.torch import folding
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.data import LABEL_KEYS, load_npz
-from dyncompress.types import Batch, HeldOut, Model
+from dyncompress.types import Batch, HeldOut
 
 
 def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
@@ -37,10 +37,10 @@ def resolve_inputs(model: Any, data: Any) -> tuple[tuple[str, ...], Any]:
         ('pixels',)
     """
     if isinstance(model, str | Path):
-        raise Unsupported(f"'{model}' is a file; models are torch modules for now: load it, or name a function that returns it.")
+        raise Unsupported(f"'{model}' is a file; load it first, see dyncompress.models.load.")
     if isinstance(model, type):
         raise InvalidRequest(f"the model is the class {model.__name__}; give an instance of it, with its trained weights.")
-    if isinstance(model, Model):
+    if hasattr(model, "input_names"):  # a model adapter, or a graph that was read from a file
         return model.input_names, data
     if not hasattr(model, "forward"):
         raise InvalidRequest(f"the model is a {type(model).__name__}; give a torch.nn.Module.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.models import open_model, preprocessing_warning
+from dyncompress.models import load, open_model, preprocessing_warning
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
 from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.capabilities import refuse_incapable
@@ -128,6 +128,7 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
 def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
     """The adapter of a model, with the batches to fit on and those set aside."""
     calibrated = data.calibration is not None
+    model = load(model)
     names, given = resolve_inputs(model, data.calibration if calibrated else data.example)
     if not calibrated and observes_data(recipe):
         raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
@@ -158,7 +159,7 @@ def with_held_out(
     Raises:
         InvalidRequest: an input that the model needs is missing.
     """
-    names, calibration = resolve_inputs(model, data.calibration)
+    names, calibration = resolve_inputs(load(model), data.calibration)
     batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe), unchecked=True)
     held = None if held_out is None else held_out_of(model, held_out)
     return replace(data, calibration=batches, example=None if held is None else first_rows(held)), batches, held
@@ -316,7 +317,7 @@ def observes_data(recipe: Recipe) -> bool:
 
 def held_out_of(model: Any, data: Any) -> HeldOut:
     """Held-out examples as this model's inputs, labels and groups."""
-    names, data = resolve_inputs(model, data)
+    names, data = resolve_inputs(load(model), data)
     return as_held_out(data, names, unchecked=True)
 
 

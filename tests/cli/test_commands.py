@@ -147,7 +147,7 @@ def test_a_wrong_model_gives_one_sentence(source: str, message: str, folder: Pat
         load_model(source)
 
 
-@pytest.mark.parametrize("source", ["net.onnx", "net.pt2", "net.pth"])
+@pytest.mark.parametrize("source", ["net.pt2", "net.pth"])
 def test_a_file_without_python_code_explains_how_to_name_a_network(source: str) -> None:
     with pytest.raises(Unsupported, match=r"net\.py:model"):
         load_model(source)

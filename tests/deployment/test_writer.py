@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx.reference
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from dyncompress.deployment import Session, audit, check, ranges, write
 from dyncompress.deployment.fusion import optimized_model
@@ -318,7 +318,6 @@ def test_invalid_requests_are_refused() -> None:
         ({"stem": (stem, "sideways")}, TARGET, Unsupported, "sideways"),
         (good, replace(TARGET, weight_bits=(4,)), Unsupported, "takes"),
         (good, replace(TARGET, reduce_range=True), InvalidRequest, "7-bit"),
-        (good, replace(TARGET, opset=17), Unsupported, "opset"),
     ]
     for encodings, target, kind, words in cases:
         with pytest.raises(kind, match=words):
@@ -327,3 +326,16 @@ def test_invalid_requests_are_refused() -> None:
         write(float_file, good, {"x": (0.0, float("nan"))}, TARGET)
     with pytest.raises(InvalidRequest, match="aren't an ONNX file"):
         write(b"not onnx", good, {}, TARGET)
+
+
+def test_a_graph_newer_than_the_target_is_converted_where_its_operators_allow() -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    for operator, fits in (("Relu", True), ("Swish", False)):
+        graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", [x], [y])
+        newer = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11).SerializeToString()
+        if fits:
+            body = write(newer, {}, {}, TARGET)
+            assert onnx.ModelProto.FromString(body).opset_import[0].version == TARGET.opset
+        else:
+            with pytest.raises(Unsupported, match=f"opset {TARGET.opset}"):
+                write(newer, {}, {}, TARGET)

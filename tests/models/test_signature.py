@@ -80,8 +80,8 @@ def test_an_npz_is_looked_into(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "kind", "facts"),
     [
-        ("net.onnx", Unsupported, ["'net.onnx' is a file", "torch modules", "load it"]),
-        (Path("net.pt2"), Unsupported, ["'net.pt2' is a file", "torch modules"]),
+        ("net.onnx", Unsupported, ["'net.onnx' is a file", "load it first"]),
+        (Path("net.pt2"), Unsupported, ["'net.pt2' is a file"]),
         (torch.nn.Linear, InvalidRequest, ["the class Linear", "an instance"]),
         (torch.nn.Linear(2, 1).state_dict(), InvalidRequest, ["OrderedDict", "torch.nn.Module"]),
         (None, InvalidRequest, ["NoneType", "torch.nn.Module"]),

@@ -206,7 +206,10 @@ def _bare_parameter_layers(
                 continue
             seen.add(id(parameter))
             kind = type(owner).__name__
-            reason = f"a parameter of {kind}, which isn't a convolution, linear or embedding layer"
+            reason = (
+                getattr(owner, "why_left_alone", "")
+                or f"a parameter of {kind}, which isn't a convolution, linear or embedding layer"
+            )
             full = f"{owner_name}.{name}" if owner_name else name
             macs = round(positions.get(owner_name, 0.0) * parameter.numel())
             yield Layer(full, kind, tuple(parameter.shape), macs, left_alone=reason, fixed_channels=reason)

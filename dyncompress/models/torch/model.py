@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,16 @@ if TYPE_CHECKING:
 _OF_STRUCTURE = ("trace", "_channels", "_layers", "_blocks", "_factorable")
 
 
+class Exporter(Protocol):
+    """Writes the ONNX file of a module."""
+
+    def __call__(
+        self, module: nn.Module, example: Batch, /
+    ) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+        """The file's bytes, layer -> the places of its weight, and notes, as `TorchModel.to_onnx_with_notes` returns them."""
+        ...
+
+
 @dataclass
 class ExportCache:
     """What one export leaves for the next one of the same structure.
@@ -87,6 +97,7 @@ class TorchModel:
         size: the one batch size that the source runs on; 0 for any.
         free: input -> axes after the batch axis that may have any length.
         exports: the last export, which later exports of the same structure reuse.
+        exporter: writes the file in place of torch's exporter, for modules that were opened from a file; None for others.
 
     Example:
         >>> from dyncompress.models.torch.opening import open_model
@@ -110,6 +121,7 @@ class TorchModel:
     size: int = 0
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     exports: ExportCache = field(default_factory=ExportCache, repr=False, compare=False)
+    exporter: Exporter | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def trace(self) -> layer_trace.Trace:
@@ -226,6 +238,8 @@ class TorchModel:
         from dyncompress.models.torch import onnx_graph, skeleton  # onnx is imported only where a file is written
         from dyncompress.models.torch.exporting import ExportInputs
 
+        if self.exporter is not None:
+            return self.exporter(self.module, self.example if example is None else example)
         example = self.example if example is None or any(self.free.values()) else example  # free axes need one example only
         example = batches.resize_batch(example, self.size) if self.size else example
         form, last = skeleton.form_of(example), self.exports.skeleton

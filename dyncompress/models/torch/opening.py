@@ -29,13 +29,17 @@ from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch
 
 
-def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) -> TorchModel:
+def open_model(
+    module: nn.Module, example: Batch, batch: Batch | None = None, *, size: int | None = None, plain: bool = False
+) -> TorchModel:
     """Open a torch module for compression: copy it, check it on an example, and fold BatchNorm into its layers.
 
     Args:
         module: the trained network; it is never changed.
         example: one or two examples by input name, `[n, ...]`.
         batch: a whole batch as the caller uses it, for networks that run on one batch size only; None for the example.
+        size: the one batch size that the module runs on, 0 for any; None to find it by running the module.
+        plain: the layers are torch's own, called with one tensor each, so that none has to be brought into that form.
 
     Raises:
         InvalidRequest: `module` isn't a torch module, holds values that aren't finite, doesn't run on the example, or returns
@@ -63,10 +67,11 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     names = tuple(example)
     hooks.absorb(own, example, names)
     notes += _to_plain_form(own)
-    size = batches.single_batch_size(own, batch or example, names)
+    size = batches.single_batch_size(own, batch or example, names) if size is None else size
     example = batches.resize_batch(batch or example, size) if size else example
     attention.separate_projections(own, example, names)
-    plain_layers.make_plain(own, example, names)
+    if not plain:
+        plain_layers.make_plain(own, example, names)
     if size:
         batches.cut_into_pieces(own, size)
         example = batches.resize_batch(batch or example, 2 * size)  # two pieces: the trace counts two calls of every layer
@@ -77,17 +82,8 @@ def open_model(module: nn.Module, example: Batch, batch: Batch | None = None) ->
     if not size:
         batches.refuse_mixing(own, example_outputs, example, names)
     folded = folding.fold(own, example, names)
-    return TorchModel(
-        own,
-        names,
-        (*notes, *folded.notes),
-        example,
-        digest,
-        frozenset(folded.pairs),
-        source=caller,
-        state_digest=state,
-        size=size,
-    )
+    read, pairs = (*notes, *folded.notes), frozenset(folded.pairs)
+    return TorchModel(own, names, read, example, digest, pairs, source=caller, state_digest=state, size=size)
 
 
 def _to_plain_form(own: nn.Module) -> list[str]:

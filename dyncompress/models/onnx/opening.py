@@ -1,0 +1,200 @@
+"""Open an ONNX file as a torch module: check it against onnxruntime, and let the torch adapter do the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto
+from torch import Tensor, nn
+
+from dyncompress.errors import InvalidRequest, Unsupported
+from dyncompress.models.onnx.graph_module import GraphModule
+from dyncompress.models.onnx.interpreter import Interpreter, Step
+from dyncompress.models.onnx.layers import layers_of
+from dyncompress.models.onnx.node import Function, NoTorchFunctionError, Value
+from dyncompress.models.onnx.operators import function_of
+from dyncompress.models.onnx.reading import OnnxGraph, declare_shapes
+from dyncompress.models.onnx.runtime import RUNTIME_ERRORS, FileModule, Session, runtime_function
+from dyncompress.models.onnx.values import to_numpy, to_value
+from dyncompress.models.torch import batches, calling, opening, source
+from dyncompress.models.torch.model import TorchModel
+from dyncompress.types import Batch, Placement
+
+NOISE = 1e-6  # absolute
+TOLERANCE = 1e-4  # share of a value's largest magnitude; another computation differs by more
+
+
+def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> TorchModel:
+    """The adapter of a graph: a torch module that computes it node by node, and is written as the same graph.
+
+    Nodes without a torch function, and those whose function differs from onnxruntime's results on the example, are computed by
+    onnxruntime, without a gradient.
+
+    Args:
+        graph: in one form.
+        example: one or two examples by input name, `[n, ...]`.
+        batch: a whole batch, for graphs that run on one batch size only; None for the example.
+
+    Raises:
+        InvalidRequest: the inputs don't fit the graph.
+        Unsupported: onnxruntime can't load the graph.
+    """
+    size = graph.batch_size
+    example = batches.resize_batch(example, size) if size else example
+    values = _reference_values(graph, example)
+    declare_shapes(graph, {name: value.ndim for name, value in values.items()})
+    differing = _differing_nodes(graph, values)
+    fallback = partial(_function, graph, frozenset(differing))
+    interpreter = Interpreter(graph.proto.graph, graph.versions, fallback=fallback)
+    module = GraphModule(graph, layers_of(graph, {name: value.ndim for name, value in values.items()}), interpreter).eval()
+    file = FileModule(graph).eval()
+    model = opening.open_model(module, example, batch, size=size, plain=True)
+    notes = _notes(graph, differing)
+    _refuse_another(graph, model.predict(model.example), file, model)
+    return replace(model, source=file, exporter=export, state_digest=graph.digest).with_notes(*notes)
+
+
+def export(module: nn.Module, _example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:
+    """The file of a module that was opened from one, the places of its layers' weights, and no notes."""
+    from dyncompress.models.onnx.writing import written
+
+    assert isinstance(module, GraphModule)
+    model, places = written(module)
+    return model.SerializeToString(), places, ()
+
+
+def _refuse_another(graph: OnnxGraph, outputs: Sequence[Tensor], file: FileModule, model: TorchModel) -> None:
+    """Refuse a module whose outputs on the example differ from those of the file.
+
+    Raises:
+        Unsupported: names the output and the difference.
+    """
+    wanted = calling.caller_outputs(file, model.example, graph.input_names, model.size)
+    for name, own, other in zip(graph.output_names, outputs, wanted, strict=True):
+        error = _error(own, other)
+        if error > source.TOLERANCE:
+            raise Unsupported(
+                f"output '{name}' of the graph, computed by torch, differs from onnxruntime's by {100 * error:.2g} % of its "
+                "range on the first examples; a part of it depends on rounding or random numbers: make it repeatable."
+            )
+
+
+def _error(own: Tensor, wanted: Tensor) -> float:
+    """The difference of two values relative to the range of the second; differences below `NOISE` are rounding.
+
+    onnxruntime's Sigmoid and Softmax are exact to 1e-7 of their range, which is 1, and not to a share of a tiny value.
+    """
+    if own.shape == wanted.shape and own.is_floating_point() and wanted.is_floating_point():
+        own = torch.where((own.double() - wanted.to(own.device).double()).abs() < NOISE, wanted.to(own), own)
+    return source.difference(own, wanted)
+
+
+def _function(graph: OnnxGraph, differing: frozenset[str], node: NodeProto) -> Function | None:
+    """The function of onnxruntime for a node that torch doesn't compute, None for the others."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        function_of(domain, node.op_type, graph.versions.get(domain, 1))
+        known = True
+    except NoTorchFunctionError:
+        known = False
+    if known and not differing & set(node.output):
+        return None
+    return runtime_function(node, graph.versions, graph.proto.ir_version)
+
+
+def _reference_values(graph: OnnxGraph, example: Batch) -> dict[str, np.ndarray]:
+    """All values of the main graph on an example, as onnxruntime computes them.
+
+    Raises:
+        InvalidRequest: an input is missing or doesn't fit.
+        Unsupported: onnxruntime can't load the graph.
+    """
+    missing = [name for name in graph.input_names if name not in example]
+    if missing:
+        raise InvalidRequest(f"the model's input '{missing[0]}' is missing; the batch has {', '.join(sorted(example))}.")
+    model = ModelProto()
+    model.CopyFrom(graph.proto)
+    outputs = set(graph.output_names)
+    inner = [name for node in model.graph.node for name in node.output if name and name not in outputs]
+    session = Session(model)
+    kinds = session.element_types
+    inputs = {name: _array(example[name]).astype(kinds[name], copy=False) for name in graph.input_names}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    names = [value.name for value in model.graph.output]
+    try:
+        found = session.run(inputs)
+    except RUNTIME_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InvalidRequest(f"the model can't run on these inputs: {reason}; give inputs that fit it.") from error
+    return {**inputs, **{name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}}
+
+
+def _differing_nodes(graph: OnnxGraph, values: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """First output -> operator, of the nodes of the main graph whose torch function gives other results than onnxruntime."""
+    found, initializers = {}, graph.initializers
+    for node in graph.proto.graph.node:
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            continue  # bodies are compared as parts of the whole
+        inputs: list[Value] = []
+        for name in node.input:
+            if not name:
+                inputs.append(None)
+            elif name in initializers:
+                inputs.append(to_value(initializers[name]))
+            elif name in values:
+                inputs.append(_tensor(values[name]))
+            else:
+                break
+        if len(inputs) < len(node.input):
+            continue
+        if _differs(node, inputs, graph, values):
+            found[node.output[0]] = node.op_type
+    return found
+
+
+def _differs(node: NodeProto, inputs: Sequence[Value], graph: OnnxGraph, values: Mapping[str, np.ndarray]) -> bool:
+    """Whether torch has no function for a node, or one whose results differ from onnxruntime's."""
+    alone = Interpreter(onnx.helper.make_graph([node], "node", [], []), graph.versions, fallback=lambda _node: _nothing)
+    step: Step = alone.steps[0]
+    try:
+        function = function_of(step.node.domain, step.node.operator, step.node.version)
+        with torch.no_grad():
+            outputs: Any = function(step.node, *inputs)
+    except (NoTorchFunctionError, *calling.CALL_ERRORS, ArithmeticError):  # a case that the function doesn't know
+        return True
+    for name, value in zip(node.output, outputs if isinstance(outputs, tuple) else (outputs,), strict=False):
+        if not name or name not in values or not isinstance(value, Tensor):
+            continue
+        error = _error(value, _tensor(values[name])) if values[name].dtype.kind not in "OSU" else 0.0
+        if error > TOLERANCE:
+            return True
+    return False
+
+
+def _nothing(*_inputs: object) -> tuple:
+    return ()
+
+
+def _notes(graph: OnnxGraph, differing: Mapping[str, str]) -> list[str]:
+    """A sentence about the nodes that onnxruntime computes."""
+    operators = sorted(set(differing.values()))
+    count = len(differing)
+    if not count:
+        return []
+    nodes = "1 node is" if count == 1 else f"{count} nodes are"
+    names = ", ".join(operators)
+    return [f"{nodes} computed by onnxruntime, without a gradient, since torch computes something else or nothing: {names}."]
+
+
+def _array(value: Any) -> np.ndarray:
+    return to_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    return array if array.dtype.kind in "OSU" else torch.from_numpy(np.array(array, copy=True))

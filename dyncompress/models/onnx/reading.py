@@ -1,0 +1,270 @@
+"""Read an ONNX file and bring its graph into one form: all weights are initializers of the main graph.
+
+Local functions are inlined; Constant nodes and the initializers of subgraphs become initializers of the main graph; initializers
+are no inputs; what depends on constants alone (a Cast of 16-bit weights, a Transpose, an Unsqueeze) is computed once, by the
+functions of the interpreter. Names of inputs and outputs, free axes and metadata stay.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx_ir.passes import common
+from torch import Tensor
+
+from dyncompress.errors import InvalidRequest
+from dyncompress.models.onnx.interpreter import attribute_value
+from dyncompress.models.onnx.node import Node, NoTorchFunctionError, Value
+from dyncompress.models.onnx.operators import function_of
+from dyncompress.models.onnx.values import to_proto, to_value
+
+# Operators whose results differ from run to run, or that are kept since their result is much larger than what it is made of.
+NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+READ_ERRORS = (
+    *(OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError),
+    *(DecodeError, onnx.checker.ValidationError, ir.passes.PassError),
+)
+GROWTH = 4  # a result may have at most so many times the bytes of the constants that it is made of, or SMALL
+SMALL = 4096  # bytes
+OLDEST_IR = 8  # before 4, initializers had to be inputs
+
+
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A file's graph in one form.
+
+    Attributes:
+        proto: the model.
+        name: of the file, for messages.
+        transposes: initializer that was computed as another one's transpose -> that one.
+
+    Example:
+        >>> from onnx import helper
+        >>> x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy")
+        >>> model = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y]))
+        >>> graph = in_one_form(model, "net.onnx")
+        >>> graph.input_names, graph.versions[""] == model.opset_import[0].version
+        (('x',), True)
+    """
+
+    proto: ModelProto
+    name: str
+    transposes: dict[str, str] = field(default_factory=dict)
+
+    def __deepcopy__(self, _memo: object) -> OnnxGraph:
+        """Itself: it is never changed."""
+        return self
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(value.name for value in self.proto.graph.input)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(value.name for value in self.proto.graph.output)
+
+    @property
+    def batch_size(self) -> int:
+        """The one batch size that the graph is declared for: the first axis of its first input; 0 for any."""
+        shape = self.proto.graph.input[0].type.tensor_type.shape.dim if self.proto.graph.input else []
+        return max(0, shape[0].dim_value) if shape else 0
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the graph with its weights."""
+        return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """Domain -> version of its operator set."""
+        return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in self.proto.opset_import}
+
+    @property
+    def initializers(self) -> Mapping[str, TensorProto]:
+        """Name -> initializer of the main graph."""
+        return {proto.name: proto for proto in self.proto.graph.initializer}
+
+
+def read_file(path: str | Path) -> OnnxGraph:
+    """The graph of a file in one form.
+
+    Args:
+        path: of the file; external data lie in its folder or below.
+
+    Raises:
+        InvalidRequest: there is no such file, it is no ONNX file, or external data lie elsewhere or are missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidRequest(f"model: there is no file '{path}'.")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except READ_ERRORS as error:
+        raise InvalidRequest(
+            f"model: '{path}' is no ONNX file ({_first_line(error)}); give a file that onnx can load."
+        ) from error
+    if not proto.graph.node:
+        raise InvalidRequest(f"model: '{path}' is no ONNX file, or has an empty graph; export the model again.")
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except READ_ERRORS as error:
+        raise InvalidRequest(
+            f"model: '{path}' keeps weights in files that can't be read ({_first_line(error)}); put them into its folder."
+        ) from error
+    return in_one_form(proto, path.name)
+
+
+def in_one_form(proto: ModelProto, name: str = "the model") -> OnnxGraph:
+    """A copy of a model in one form.
+
+    Raises:
+        InvalidRequest: the graph isn't valid.
+    """
+    try:
+        model = ir.serde.deserialize_model(proto)
+        model.ir_version = max(model.ir_version, OLDEST_IR)
+        passes = ir.passes.Sequential(
+            common.RemoveInitializersFromInputsPass(),
+            common.InlinePass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.NameFixPass(),
+            common.LiftSubgraphInitializersToMainGraphPass(),
+            common.TopologicalSortPass(),
+        )
+        model = passes(model).model
+        proto = ir.serde.serialize_model(model)
+    except READ_ERRORS as error:
+        raise InvalidRequest(
+            f"model: the graph of '{name}' isn't valid ({_first_line(error)}); export the model again."
+        ) from error
+    del proto.graph.value_info[:]
+    make_names_unique(proto.graph, set(), {})
+    graph = OnnxGraph(proto, name)
+    fold_constants(graph)
+    return graph
+
+
+def make_names_unique(graph: GraphProto, taken: set[str], renamed: Mapping[str, str]) -> None:
+    """Give values of subgraphs other names where a value elsewhere in the file has theirs, in place; the main graph comes first.
+
+    Args:
+        graph: the main graph or a subgraph.
+        taken: all names so far; this graph's are added.
+        renamed: old name -> new name, of the outer graphs.
+    """
+    main = not taken
+    defined = (
+        [v.name for v in graph.input] + [t.name for t in graph.initializer] + [n for node in graph.node for n in node.output if n]
+    )
+    own = {name: name if main else _free(name, taken) for name in dict.fromkeys(defined)}
+    taken.update(own.values())
+    names = {**renamed, **own}
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                del attribute.g.value_info[:]
+                make_names_unique(attribute.g, taken, names)
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """The name, with a number where it is taken."""
+    number, free = 0, name
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def fold_constants(graph: OnnxGraph) -> None:
+    """Compute the nodes of the main graph whose inputs are all constants, in place; unused initializers are removed."""
+    main = graph.proto.graph
+    values: dict[str, Value] = {}
+    initializers = dict(graph.initializers)
+    kept: list[NodeProto] = []
+    outputs = set(graph.output_names)
+
+    def constant(name: str) -> Value:
+        if name not in values:
+            values[name] = to_value(initializers[name])
+        return values[name]
+
+    for node in main.node:
+        inputs = [name for name in node.input if name]
+        foldable = inputs and all(name in initializers for name in inputs) and not outputs & set(node.output)
+        results = _computed(node, [constant(name) if name else None for name in node.input], graph) if foldable else None
+        if results is None:
+            kept.append(node)
+            continue
+        if node.op_type == "Transpose" and results[0].ndim == 2:
+            graph.transposes[node.output[0]] = node.input[0]
+        for name, value in zip(node.output, results, strict=False):
+            if name:
+                initializers[name] = to_proto(value, name)
+                main.initializer.append(initializers[name])
+                values[name] = value
+    del main.node[:]
+    main.node.extend(kept)
+    read = set(names_read(main)) | outputs
+    used = [proto for proto in main.initializer if proto.name in read]
+    del main.initializer[:]
+    main.initializer.extend(used)
+
+
+def _computed(node: NodeProto, inputs: list[Value], graph: OnnxGraph) -> tuple[Tensor, ...] | None:
+    """The outputs of a node on constants; None where it stays in the graph."""
+    if node.op_type in NOT_FOLDED or any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+        return None
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    attributes = {attribute.name: attribute_value(attribute) for attribute in node.attribute}
+    version = graph.versions.get(domain, 1)
+    try:
+        function = function_of(domain, node.op_type, version)
+        with torch.no_grad():
+            results = function(Node(node.name, node.op_type, domain, version, attributes, tuple(node.output)), *inputs)
+    except (NoTorchFunctionError, RuntimeError, ValueError, TypeError, IndexError):
+        return None  # onnxruntime computes it, or reports what is wrong
+    results = results if isinstance(results, tuple) else (results,)
+    if not all(isinstance(value, Tensor) for value in results):
+        return None
+    size = sum(value.nbytes for value in results)
+    made_of = sum(value.nbytes for value in inputs if isinstance(value, Tensor))
+    return results if size <= max(SMALL, GROWTH * made_of) else None
+
+
+def names_read(graph: GraphProto) -> Iterator[str]:
+    """Names that the nodes of a graph and of its subgraphs read, and the outputs of subgraphs."""
+    for node in graph.node:
+        yield from (name for name in node.input if name)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from names_read(attribute.g)
+                yield from (value.name for value in attribute.g.output)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def declare_shapes(graph: OnnxGraph, ranks: Mapping[str, int]) -> None:
+    """Give inputs and outputs without a shape one with axes of any length, in place, since other tools ask for it."""
+    for value in (*graph.proto.graph.input, *graph.proto.graph.output):
+        kind = value.type.tensor_type
+        if value.type.HasField("tensor_type") and not kind.HasField("shape"):
+            kind.shape.SetInParent()
+            for _ in range(ranks.get(value.name, 0)):
+                kind.shape.dim.add()
