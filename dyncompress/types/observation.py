@@ -169,6 +169,16 @@ class Estimate:
 
     __repr__ = short_repr
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal; nan equals nan, so that an estimate equals its copy."""
+        if not isinstance(other, Estimate):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(a == b or (a != a and b != b) for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.n, self.valid, self.notes))
+
 
 @dataclass(frozen=True)
 class WeightMotion:
