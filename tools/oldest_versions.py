@@ -30,7 +30,13 @@ RESULTS = ROOT / "tools" / "results" / "oldest_versions.json"
 EXTRAS = ("test", "plots")  # beside the dependencies: what the tests below need
 TESTS = (
     *("tests/pipeline/test_verbs.py", "tests/coding", "tests/certificates", "tests/deployment", "tests/export"),
-    *("tests/models", "tests/measures", "tests/recording"),
+    *(
+        "tests/models/torch",
+        "tests/models/onnx/test_files.py",
+        "tests/models/onnx/test_odd_graphs.py",
+        "tests/measures",
+        "tests/recording",
+    ),
 )
 MINUTES = 10.0
 INTERRUPTED = 2  # pytest's exit code
