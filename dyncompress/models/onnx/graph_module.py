@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class GraphModule(nn.Module):
         self.names: dict[str, str] = {}
         self.plain: dict[str, Value] = {}
         for name, value in interpreter.constants.items():
-            if name not in results and all(_held(reader.output[0], name, self.places) for reader in readers.get(name, [])):
+            if name not in results and all(_held(reader.output, name, self.places) for reader in readers.get(name, [])):
                 continue
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 self.plain[name] = value
@@ -67,9 +67,6 @@ class GraphModule(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def _held(output: str, constant: str, places: Mapping[str, OnnxLayer]) -> bool:
+def _held(outputs: Iterable[str], constant: str, places: Mapping[str, OnnxLayer]) -> bool:
     """Whether a node that reads a constant is a module that holds it."""
-    layer = places.get(output)
-    if layer is None:
-        return False
-    return constant in (layer.weight, layer.bias) or layer.operator == "BatchNormalization"
+    return any(constant in places[output].held for output in outputs if output in places)

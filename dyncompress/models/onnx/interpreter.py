@@ -15,8 +15,8 @@ from dyncompress.models.onnx.operators import function_of
 from dyncompress.models.onnx.values import to_value
 
 Scope = MutableMapping[str, Value]
-# Computes a node that holds a layer: (node, the layer's module, the inputs of the node) -> its output.
-LayerCall = Callable[[Node, nn.Module, Sequence[Value]], Value]
+# Computes a node that holds a layer: (node, the layer's module, the inputs of the node) -> its output or outputs.
+LayerCall = Callable[[Node, nn.Module, Sequence[Value]], Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Layers:
 
     def module_of(self, node: Node) -> nn.Module | None:
         """The module of a node, or None."""
-        return self.modules.get(node.outputs[0]) if node.outputs else None
+        return next((self.modules[name] for name in node.outputs if name in self.modules), None)
 
 
 NO_LAYERS = Layers({}, lambda _node, _module, inputs: inputs[0])

@@ -19,6 +19,7 @@ from dyncompress.models.onnx.interpreter import attribute_value
 from dyncompress.models.onnx.node import Node, Value
 from dyncompress.models.onnx.operators.convolutions import explicit_pads
 from dyncompress.models.onnx.reading import OnnxGraph
+from dyncompress.models.onnx.recurrent_layers import call_recurrent, held_by, recurrent_module
 from dyncompress.models.onnx.values import to_value
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -37,6 +38,7 @@ class OnnxLayer:
         weight: initializer of the weight.
         layout: of the weight in the file, see `types.Placement`.
         bias: initializer of the bias, empty without one.
+        held: all initializers that the module holds.
     """
 
     name: str
@@ -45,6 +47,7 @@ class OnnxLayer:
     weight: str
     layout: str = "as_is"
     bias: str = ""
+    held: tuple[str, ...] = ()
 
 
 def layers_of(graph: OnnxGraph, ranks: Mapping[str, int]) -> dict[str, tuple[OnnxLayer, nn.Module]]:
@@ -63,11 +66,17 @@ def layers_of(graph: OnnxGraph, ranks: Mapping[str, int]) -> dict[str, tuple[Onn
             continue
         module, weight, layout, bias = made
         name = _unique(_name(node, weight, len(readers[weight])), names)
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        held = tuple(name for name in (weight, bias) if name)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            held = tuple(node.input[1:5])
+        elif isinstance(module, nn.RNNBase):
+            held = held_by(node)
+        else:
             turned = layout == "transposed"
             key = (graph.transposes[weight], not turned) if weight in graph.transposes else (weight, turned)
             module.weight = parameters.setdefault(key, module.weight)  # nodes that share an initializer share the parameter
-        found[node.output[0]] = (OnnxLayer(name, node.output[0], node.op_type, weight, layout, bias), module.eval())
+        output = next(name for name in node.output if name)
+        found[output] = (OnnxLayer(name, output, node.op_type, weight, layout, bias, held), module.eval())
     return found
 
 
@@ -235,6 +244,12 @@ def _batch_norm(node: NodeProto, attributes: Mapping, arrays: Mapping[str, Tenso
     return module, node.input[1], "as_is", node.input[2]
 
 
+def _recurrent(node: NodeProto, attributes: Mapping, arrays: Mapping[str, Tensor], _ranks: object) -> tuple | None:
+    """A recurrent module with all its matrices and biases."""
+    module = recurrent_module(node, attributes, arrays)
+    return None if module is None else (module, node.input[1], "as_is", "")
+
+
 _MAKERS = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -242,6 +257,9 @@ _MAKERS = {
     "MatMul": _matmul,
     "Gather": _gather,
     "BatchNormalization": _batch_norm,
+    "LSTM": _recurrent,
+    "GRU": _recurrent,
+    "RNN": _recurrent,
 }
 
 
@@ -253,14 +271,16 @@ def _filled(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module
     return module
 
 
-def call_layer(node: Node, module: nn.Module, inputs: Sequence[Value]) -> Tensor:
-    """The output of a node that is a module.
+def call_layer(node: Node, module: nn.Module, inputs: Sequence[Value]) -> Tensor | tuple[Tensor, ...]:
+    """The output of a node that is a module, or all outputs of a recurrent one.
 
     Args:
         node: the node.
         module: that holds its weights; Identity where a BatchNorm was folded into the layer before it.
         inputs: all inputs of the node.
     """
+    if isinstance(module, nn.RNNBase):
+        return call_recurrent(node, module, inputs)
     if node.operator == "Gather":
         indices = inputs[1]
         assert isinstance(indices, Tensor)

@@ -115,6 +115,7 @@ def read_file(path: str | Path) -> OnnxGraph:
         ) from error
     if not proto.graph.node:
         raise InvalidRequest(f"model: '{path}' is no ONNX file, or has an empty graph; export the model again.")
+    refuse_other_data(proto.graph, path)
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except READ_ERRORS as error:
@@ -122,6 +123,32 @@ def read_file(path: str | Path) -> OnnxGraph:
             f"model: '{path}' keeps weights in files that can't be read ({_first_line(error)}); put them into its folder."
         ) from error
     return in_one_form(proto, path.name)
+
+
+def refuse_other_data(graph: GraphProto, path: Path) -> None:
+    """Refuse external data outside of the file's folder, and more of it than there is, before memory is taken for it.
+
+    Raises:
+        InvalidRequest: names the tensor and the file.
+    """
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    tensors = [*graph.initializer, *(a.t for a in attributes if a.HasField("t")), *(t for a in attributes for t in a.tensors)]
+    for tensor in tensors:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        data = (path.parent / entries.get("location", "")).resolve()
+        inside = data.is_relative_to(path.parent.resolve()) and data.is_file()
+        numbers = [int(value) if value.isdecimal() else 0 for value in (entries.get("offset", ""), entries.get("length", ""))]
+        if not inside or sum(numbers) > data.stat().st_size:
+            where = entries.get("location", "")
+            raise InvalidRequest(
+                f"model: tensor '{tensor.name}' keeps its values in '{where}', which isn't in the folder of '{path}', or is "
+                "shorter than the file says; put it there."
+            )
+    for attribute in attributes:
+        if attribute.HasField("g"):
+            refuse_other_data(attribute.g, path)
 
 
 def in_one_form(proto: ModelProto, name: str = "the model") -> OnnxGraph:

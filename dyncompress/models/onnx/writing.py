@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
 from dyncompress.models.onnx.layers import OnnxLayer, results_of, weight_readers
+from dyncompress.models.onnx.recurrent_layers import recurrent_nodes
 from dyncompress.models.onnx.values import to_proto
 from dyncompress.types import Placement
 from dyncompress.types.model import INNER, OUTER
@@ -86,7 +87,7 @@ class _Writer:
             for attribute in node.attribute:
                 if attribute.HasField("g"):
                     self.graph(attribute.g)
-            layer = self.module.places.get(node.output[0]) if node.output else None
+            layer = next((self.module.places[name] for name in node.output if name in self.module.places), None)
             if (
                 layer is not None
                 and isinstance(self.module.get_submodule(layer.name), nn.Identity)
@@ -104,6 +105,11 @@ class _Writer:
         part = self.module.get_submodule(layer.name)
         if isinstance(part, nn.Identity):
             return [helper.make_node("Identity", [node.input[0]], [node.output[0]], name=node.name)]
+        if isinstance(part, nn.RNNBase):
+            nodes, places = recurrent_nodes(node, layer.name, part, self.stored)
+            for name, place in places.items():
+                self.places.setdefault(name, []).append(place)
+            return nodes
         if isinstance(part, nn.Sequential):
             return self.two_layers(node, layer, part)
         return self.one_layer(node, layer, part, layer.name)

@@ -466,12 +466,19 @@ def shapes_at_run_time() -> ModelProto:
     return made.model({"x": ["n", 3, 8, 8]}, {"y": ["n", 5]})
 
 
-def recurrent(operator: str = "LSTM", gates: int = 4) -> ModelProto:
+def recurrent(
+    operator: str = "LSTM", gates: int = 4, ways: int = 1, outputs: Sequence[str] = ("", "last"), **options: Any
+) -> ModelProto:
+    """A recurrent layer over time, whose last states or whole sequence are read."""
     made = Made()
     made.node("Transpose", ["x"], "t", perm=[1, 0, 2])
-    inputs = ["t", made.weight("W", 1, gates * 16, 8), made.weight("R", 1, gates * 16, 16), made.weight("B", 1, gates * 32)]
-    made.node(operator, inputs, ["seq", "last"], hidden_size=16)
-    made.node("Squeeze", ["last", made.tensor("first", np.array([0]))], "h")
+    shapes = {"W": (ways, gates * 16, 8), "R": (ways, gates * 16, 16), "B": (ways, gates * 32)}
+    inputs = ["t", *(made.tensor(name, made.draw.normal(size=s).astype(np.float32) / 4) for name, s in shapes.items())]
+    if ways == 2:
+        options["direction"] = "bidirectional"
+    made.nodes.append(helper.make_node(operator, inputs, outputs, hidden_size=16, name="cell", **options))
+    axes = [0, 1] if outputs[0] else [0]
+    made.node("ReduceMean", [next(name for name in outputs if name)], "h", axes=axes, keepdims=0)
     made.node("MatMul", ["h", made.weight("m", 16, 5)], "y")
     return made.model({"x": ["n", 6, 8]}, {"y": ["n", 5]})
 
@@ -630,7 +637,11 @@ GRAPHS = {
     "zero size": Odd(zero_size, {"x": (12,)}),
     "shapes at run time": Odd(shapes_at_run_time, IMAGE),
     "LSTM": Odd(recurrent, SEQUENCE),
-    "GRU": Odd(lambda: recurrent("GRU", 3), SEQUENCE),
+    "LSTM, both directions": Odd(lambda: recurrent(ways=2, outputs=("all",)), SEQUENCE),
+    "GRU": Odd(lambda: recurrent("GRU", 3, linear_before_reset=1), SEQUENCE),
+    "GRU that torch's differs from": Odd(lambda: recurrent("GRU", 3), SEQUENCE),
+    "RNN": Odd(lambda: recurrent("RNN", 1, ways=2), SEQUENCE),
+    "an initializer as output": Odd(initializer_as_output, IMAGE, refused="outputs"),
     "no weights": Odd(no_weights, {"x": (5,)}),
     "quantized already": Odd(quantized_already, {"x": (12,)}),
     "float64, which onnxruntime's Conv doesn't take": Odd(double, IMAGE, refused="onnxruntime"),
