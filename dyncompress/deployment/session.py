@@ -13,6 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ign
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Target
+from dyncompress.types.batch_axes import batch_axes
 
 CHUNK = 64  # examples of one run: bounds the memory of activations
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
@@ -51,6 +52,7 @@ class Session:
         """
         self._session = load(body, options(target, threads))
         self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._odd = odd_axes(self._session)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -107,7 +109,7 @@ class Session:
         """The outputs of one chunk on its first `count` examples; the others fill up a fixed batch."""
         size = len(next(iter(part.values())))
         try:
-            outputs = run_session(self._session, None, part)
+            outputs = run_session(self._session, None, part, self._odd)
         except state.InvalidArgument as error:
             forms = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self._inputs.values())
             raise InvalidRequest(f"the file takes {forms}, and these inputs have another form: {_sentence(error)}") from error
@@ -180,21 +182,47 @@ def pieces(
         yield {n: np.concatenate([x, np.repeat(x[-1:], fill, axis=0)]) if fill else x for n, x in part.items()}, examples
 
 
+def odd_axes(session: onnxruntime.InferenceSession) -> dict[str, int | None]:
+    """Input or output -> the axis of its examples, for those where it isn't the first one; None for one without axes."""
+    values = (*session.get_inputs(), *session.get_outputs())
+    return {name: axis for name, axis in batch_axes({value.name: value.shape for value in values}).items() if axis != 0}
+
+
 def run_session(
-    session: onnxruntime.InferenceSession, names: Sequence[str] | None, part: Mapping[str, np.ndarray]
+    session: onnxruntime.InferenceSession,
+    names: Sequence[str] | None,
+    part: Mapping[str, np.ndarray],
+    odd: Mapping[str, int | None] | None = None,
 ) -> list[np.ndarray]:
-    """The named outputs (None: all outputs) of a session on one batch.
+    """The named outputs of a session on one batch, with the examples on the first axis of inputs and outputs.
+
+    Args:
+        session: of a file.
+        names: of outputs; None: all.
+        part: inputs by name, each `[n, ...]`.
+        odd: the result of `odd_axes`, for sessions that run often; None to compute it.
 
     Raises:
         Unsupported: an operator of the graph fails in onnxruntime; the message has the first line of its reason.
     """
+    odd = odd_axes(session) if odd is None else odd
+    given = {name: _in_place(value, odd[name]) if name in odd else value for name, value in part.items()}
+    wanted = names if names is not None or not odd else [value.name for value in session.get_outputs()]
     try:
-        return [np.asarray(value) for value in session.run(names, dict(part))]
+        values = [np.asarray(value) for value in session.run(names, given)]
     except (state.Fail, state.RuntimeException, state.NotImplemented) as error:
         reason = " ".join(str(error).split())[:300].rpartition("while running ")[2].rstrip(".")
         raise Unsupported(
             f"onnxruntime {onnxruntime.__version__} can't run the exported graph: {reason}; write it without that operator."
         ) from error
+    if not odd:
+        return values
+    return [np.moveaxis(v, odd.get(n) or 0, 0) if v.ndim else v for n, v in zip(wanted or (), values, strict=True)]
+
+
+def _in_place(value: np.ndarray, axis: int | None) -> np.ndarray:
+    """Examples on another axis than the first; for an input without axes the value of the first example."""
+    return np.asarray(value[0]) if axis is None else np.ascontiguousarray(np.moveaxis(value, 0, axis))
 
 
 def _sentence(error: Exception) -> str:

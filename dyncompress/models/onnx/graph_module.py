@@ -31,6 +31,7 @@ class GraphModule(nn.Module):
     def __init__(self, graph: OnnxGraph, layers: Mapping[str, tuple[OnnxLayer, nn.Module]], interpreter: Interpreter) -> None:
         """Register the modules under their names, and the constants."""
         super().__init__()
+        self.axes = graph.axes
         self.graph, self.places = graph, {output: layer for output, (layer, _) in layers.items()}
         for layer, module in layers.values():
             parent: nn.Module = self
@@ -60,11 +61,23 @@ class GraphModule(nn.Module):
                 self.register_buffer(self.names[name], value)
 
     def forward(self, *inputs: Tensor) -> Any:
-        """The graph's output, or a tuple of its outputs."""
+        """The graph's output, or a tuple of its outputs; the examples are on the first axis of all inputs and outputs."""
         constants = {**self.plain, **{name: getattr(self, own) for name, own in self.names.items()}}
         modules = {output: self.get_submodule(layer.name) for output, layer in self.places.items()}
-        outputs = self.interpreter.run(inputs, constants, Layers(modules, call_layer))
+        given = [examples_in_place(x, self.axes[name]) for name, x in zip(self.graph.input_names, inputs, strict=True)]
+        found = self.interpreter.run(given, constants, Layers(modules, call_layer))
+        outputs = tuple(examples_first(y, self.axes[name]) for name, y in zip(self.graph.output_names, found, strict=True))
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def examples_in_place(x: Tensor, axis: int | None) -> Tensor:
+    """An input with the examples on another axis than the first; for an input without axes the value of the first example."""
+    return x[0] if axis is None else x.movedim(0, axis)
+
+
+def examples_first(y: Any, axis: int | None) -> Any:
+    """An output with the examples on the first axis."""
+    return y.movedim(axis, 0) if axis and isinstance(y, Tensor) else y
 
 
 def _held(outputs: Iterable[str], constant: str, places: Mapping[str, OnnxLayer]) -> bool:

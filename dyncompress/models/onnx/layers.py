@@ -8,7 +8,7 @@ of one side, is done before it is called.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,8 +76,19 @@ def layers_of(graph: OnnxGraph, ranks: Mapping[str, int]) -> dict[str, tuple[Onn
             key = (graph.transposes[weight], not turned) if weight in graph.transposes else (weight, turned)
             module.weight = parameters.setdefault(key, module.weight)  # nodes that share an initializer share the parameter
         output = next(name for name in node.output if name)
+        if isinstance(module, nn.RNNBase):  # nodes of the same weights are one module, called twice
+            same = next((other for other in found.values() if other[0].held == held and _alike(module, other[1])), None)
+            if same is not None:
+                names.remove(name)
+                found[output] = (replace(same[0], output=output), same[1])
+                continue
         found[output] = (OnnxLayer(name, output, node.op_type, weight, layout, bias, held), module.eval())
     return found
+
+
+def _alike(one: nn.RNNBase, other: nn.Module) -> bool:
+    """Whether two recurrent modules of the same weights compute the same."""
+    return isinstance(other, type(one)) and one.bidirectional == other.bidirectional
 
 
 def all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
@@ -127,7 +138,9 @@ def _unique(name: str, names: set[str]) -> str:
 def _reserved(part: str) -> bool:
     """Whether a module has an attribute of this name already."""
     return (
-        hasattr(nn.Module(), part) or part in ("graph", "places", "interpreter", "names", "plain") or part.startswith("constant_")
+        hasattr(nn.Module(), part)
+        or part in ("graph", "places", "interpreter", "names", "plain", "axes")
+        or part.startswith("constant_")
     )
 
 
@@ -227,7 +240,8 @@ def _batch_norm(node: NodeProto, attributes: Mapping, arrays: Mapping[str, Tenso
     """BatchNorm with its running statistics."""
     parts = [arrays.get(name) for name in node.input[1:5]]
     kind = _NORM.get(ranks.get(node.input[0], 0))
-    if kind is None or any(part is None for part in parts) or attributes.get("training_mode", 0) or len(node.output) > 1:
+    trains = attributes.get("training_mode", 0) or len(node.output) > 1
+    if kind is None or any(part is None for part in parts) or trains or attributes.get("epsilon", 1e-5) <= 0:
         return None
     gain, shift, mean, var = parts
     assert gain is not None and shift is not None and mean is not None and var is not None

@@ -14,17 +14,18 @@ from onnx import ModelProto, NodeProto
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models.onnx.graph_module import GraphModule
+from dyncompress.models.onnx.graph_module import GraphModule, examples_in_place
 from dyncompress.models.onnx.interpreter import Interpreter, Step
 from dyncompress.models.onnx.layers import layers_of
 from dyncompress.models.onnx.node import Function, NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
-from dyncompress.models.onnx.reading import OnnxGraph, declare_shapes
+from dyncompress.models.onnx.reading import OnnxGraph, declare_shapes, name_batch_axes
 from dyncompress.models.onnx.runtime import RUNTIME_ERRORS, FileModule, Session, runtime_function
 from dyncompress.models.onnx.values import to_numpy, to_value
 from dyncompress.models.torch import batches, calling, opening, source
 from dyncompress.models.torch.model import TorchModel
 from dyncompress.types import Batch, Placement
+from dyncompress.types.batch_axes import batch_word
 
 NOISE = 1e-6  # absolute
 TOLERANCE = 1e-4  # share of a value's largest magnitude; another computation differs by more
@@ -47,8 +48,11 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     """
     size = graph.batch_size
     example = batches.resize_batch(example, size) if size else example
+    declare_shapes(graph, {name: np.ndim(value) for name, value in example.items()})
+    name_batch_axes(graph)
     values = _reference_values(graph, example)
     declare_shapes(graph, {name: value.ndim for name, value in values.items()})
+    _name_axes_of_outputs(graph, example)
     differing = _differing_nodes(graph, values)
     fallback = partial(_function, graph, frozenset(differing))
     interpreter = Interpreter(graph.proto.graph, graph.versions, fallback=fallback)
@@ -124,7 +128,7 @@ def _reference_values(graph: OnnxGraph, example: Batch) -> dict[str, np.ndarray]
     inner = [name for node in model.graph.node for name in node.output if name and name not in outputs]
     session = Session(model)
     kinds = session.element_types
-    inputs = {name: _array(example[name]).astype(kinds[name], copy=False) for name in graph.input_names}
+    inputs = _in_place(graph, example, kinds)
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     names = [value.name for value in model.graph.output]
     try:
@@ -133,6 +137,31 @@ def _reference_values(graph: OnnxGraph, example: Batch) -> dict[str, np.ndarray]
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InvalidRequest(f"the model can't run on these inputs: {reason}; give inputs that fit it.") from error
     return {**inputs, **{name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}}
+
+
+def _in_place(graph: OnnxGraph, example: Batch, kinds: Mapping[str, np.dtype]) -> dict[str, np.ndarray]:
+    """A batch as the file takes it: the examples on their axis, numbers of the file's types."""
+    given = {name: examples_in_place(torch.as_tensor(example[name]), graph.axes[name]) for name in graph.input_names}
+    return {name: np.ascontiguousarray(to_numpy(value).astype(kinds[name], copy=False)) for name, value in given.items()}
+
+
+def _name_axes_of_outputs(graph: OnnxGraph, example: Batch) -> None:
+    """Name the axis of the examples in the outputs that don't say it, in place: the one whose length follows their number."""
+    word = batch_word(graph.shapes)
+    nameless = [v for v in graph.proto.graph.output if word not in graph.shapes[v.name] and v.type.tensor_type.shape.dim]
+    if word is None or not nameless:
+        return
+    session = Session(graph.proto)
+    try:
+        two, three = (session.run(_in_place(graph, batches.resize_batch(example, n), session.element_types)) for n in (2, 3))
+    except RUNTIME_ERRORS:
+        return  # it runs on one number of examples only, which later checks say
+    shapes = dict(zip(graph.output_names, zip(map(np.shape, two), map(np.shape, three), strict=True), strict=True))
+    for value in nameless:
+        one, other = shapes[value.name]
+        moving = [axis for axis, (a, b) in enumerate(zip(one, other, strict=False)) if (a, b) == (2, 3)]
+        if len(moving) == 1:
+            value.type.tensor_type.shape.dim[moving[0]].dim_param = word
 
 
 def _differing_nodes(graph: OnnxGraph, values: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -190,10 +219,6 @@ def _notes(graph: OnnxGraph, differing: Mapping[str, str]) -> list[str]:
     nodes = "1 node is" if count == 1 else f"{count} nodes are"
     names = ", ".join(operators)
     return [f"{nodes} computed by onnxruntime, without a gradient, since torch computes something else or nothing: {names}."]
-
-
-def _array(value: Any) -> np.ndarray:
-    return to_numpy(value) if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _tensor(array: np.ndarray) -> Any:

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto
 from onnx_ir.passes import common
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from dyncompress.models.onnx.interpreter import attribute_value
 from dyncompress.models.onnx.node import Node, NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
 from dyncompress.models.onnx.values import to_proto, to_value
+from dyncompress.types.batch_axes import batch_axes, batch_word
 
 # Operators whose results differ from run to run, or that are kept since their result is much larger than what it is made of.
 NOT_FOLDED = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
@@ -34,6 +35,7 @@ READ_ERRORS = (
 )
 GROWTH = 4  # a result may have at most so many times the bytes of the constants that it is made of, or SMALL
 SMALL = 4096  # bytes
+BATCH = "batch"  # the name of the axis of the examples where a file gives it none
 OLDEST_IR = 8  # before 4, initializers had to be inputs
 
 
@@ -74,10 +76,21 @@ class OnnxGraph:
         return tuple(value.name for value in self.proto.graph.output)
 
     @property
+    def shapes(self) -> dict[str, list[int | str | None]]:
+        """Input or output -> its shape as it is declared: a number, a word, or None for an axis without a name."""
+        values = (*self.proto.graph.input, *self.proto.graph.output)
+        return {v.name: [_length(dim) for dim in v.type.tensor_type.shape.dim] for v in values}
+
+    @property
+    def axes(self) -> dict[str, int | None]:
+        """Input or output -> the axis of the examples; None for one without axes."""
+        return batch_axes(self.shapes)
+
+    @property
     def batch_size(self) -> int:
         """The one batch size that the graph is declared for: the first axis of its first input; 0 for any."""
-        shape = self.proto.graph.input[0].type.tensor_type.shape.dim if self.proto.graph.input else []
-        return max(0, shape[0].dim_value) if shape else 0
+        first = next((shape[0] for shape in self.shapes.values() if shape), None)
+        return first if isinstance(first, int) else 0
 
     @property
     def digest(self) -> str:
@@ -217,38 +230,49 @@ def _free(name: str, taken: Collection[str]) -> str:
 
 
 def fold_constants(graph: OnnxGraph) -> None:
-    """Compute the nodes of the main graph whose inputs are all constants, in place; unused initializers are removed."""
+    """Compute the nodes whose inputs are all constants, in place, in subgraphs too; unused initializers are removed."""
     main = graph.proto.graph
-    values: dict[str, Value] = {}
     initializers = dict(graph.initializers)
-    kept: list[NodeProto] = []
-    outputs = set(graph.output_names)
+    values: dict[str, Value] = {}
+    aliases: dict[str, str] = {}  # a constant that was computed before -> the earlier one
+    computed: dict[tuple, str] = {}
 
-    def constant(name: str) -> Value:
-        if name not in values:
-            values[name] = to_value(initializers[name])
-        return values[name]
+    def fold(part: GraphProto) -> None:
+        kept: list[NodeProto] = []
+        outputs = {value.name for value in part.output}
+        for node in part.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    fold(attribute.g)
+            node.input[:] = [aliases.get(name, name) for name in node.input]
+            names = [name for name in node.input if name]
+            foldable = names and all(name in initializers for name in names) and not outputs & set(node.output)
+            for name in names if foldable else ():
+                values.setdefault(name, to_value(initializers[name]))
+            results = _computed(node, [values[name] if name else None for name in node.input], graph) if foldable else None
+            if results is None:
+                kept.append(node)
+                continue
+            if node.op_type == "Transpose" and results[0].ndim == 2:
+                graph.transposes.setdefault(node.output[0], node.input[0])
+            for name, value in zip(node.output, results, strict=False):
+                if name:
+                    proto = to_proto(value, name)
+                    first = computed.setdefault((proto.data_type, *proto.dims, proto.raw_data), name)
+                    if first != name:
+                        aliases[name] = first
+                    else:
+                        initializers[name], values[name] = proto, value
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del part.node[:]
+        part.node.extend(copies)
 
-    for node in main.node:
-        inputs = [name for name in node.input if name]
-        foldable = inputs and all(name in initializers for name in inputs) and not outputs & set(node.output)
-        results = _computed(node, [constant(name) if name else None for name in node.input], graph) if foldable else None
-        if results is None:
-            kept.append(node)
-            continue
-        if node.op_type == "Transpose" and results[0].ndim == 2:
-            graph.transposes[node.output[0]] = node.input[0]
-        for name, value in zip(node.output, results, strict=False):
-            if name:
-                initializers[name] = to_proto(value, name)
-                main.initializer.append(initializers[name])
-                values[name] = value
-    del main.node[:]
-    main.node.extend(kept)
-    read = set(names_read(main)) | outputs
-    used = [proto for proto in main.initializer if proto.name in read]
+    fold(main)
+    read = set(names_read(main)) | set(graph.output_names)
+    used = [proto for name, proto in initializers.items() if name in read]
+    copies = [TensorProto.FromString(proto.SerializeToString()) for proto in used]
     del main.initializer[:]
-    main.initializer.extend(used)
+    main.initializer.extend(copies)
 
 
 def _computed(node: NodeProto, inputs: list[Value], graph: OnnxGraph) -> tuple[Tensor, ...] | None:
@@ -285,6 +309,27 @@ def names_read(graph: GraphProto) -> Iterator[str]:
 def _first_line(error: Exception) -> str:
     """The first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _length(dim: TensorShapeProto.Dimension) -> int | str | None:
+    """The declared length of an axis; other tools write -1 for any length."""
+    return dim.dim_value if dim.dim_value > 0 or (dim.HasField("dim_value") and dim.dim_value == 0) else dim.dim_param or None
+
+
+def name_batch_axes(graph: OnnxGraph) -> None:
+    """Give the axis of the examples the same name in all inputs, in place, unless their number is fixed.
+
+    It is the first axis of the first input, and in the others the axis of that name, else the first one of any length.
+    """
+    if graph.batch_size:
+        return
+    inputs = [value.type.tensor_type.shape.dim for value in graph.proto.graph.input]
+    word = batch_word(graph.shapes) or BATCH
+    for dims in inputs:
+        free = [dim for dim in dims if not isinstance(_length(dim), int)]
+        if free and all(dim.dim_param != word for dim in dims):
+            chosen = dims[0] if dims is inputs[0] or dims[0] in free else free[0]
+            chosen.dim_param = word
 
 
 def declare_shapes(graph: OnnxGraph, ranks: Mapping[str, int]) -> None:

@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state  # pyright: ign
 from torch import Tensor, nn
 
 from dyncompress.errors import Unsupported
+from dyncompress.models.onnx.graph_module import examples_first, examples_in_place
 from dyncompress.models.onnx.node import Function, Node, Value
 from dyncompress.models.onnx.reading import OnnxGraph
 from dyncompress.models.onnx.values import element_type_of, to_numpy
@@ -78,13 +79,15 @@ class FileModule(nn.Module):
     def __init__(self, graph: OnnxGraph) -> None:
         """Keep the graph."""
         super().__init__()
-        self.session, self.input_names = Session(graph.proto), graph.input_names
+        self.session, self.graph = Session(graph.proto), graph
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs on the CPU; a tuple where there are several."""
         kinds = self.session.element_types
-        arrays = {name: to_numpy(x).astype(kinds[name], copy=False) for name, x in zip(self.input_names, inputs, strict=True)}
-        outputs = tuple(_to_value(array) for array in self.session.run(arrays))
+        names, axes = (self.graph.input_names, self.graph.output_names), self.graph.axes
+        given = {name: examples_in_place(x, axes[name]) for name, x in zip(names[0], inputs, strict=True)}
+        found = self.session.run({name: to_numpy(x).astype(kinds[name], copy=False) for name, x in given.items()})
+        outputs = tuple(examples_first(_to_value(y), axes[name]) for name, y in zip(names[1], found, strict=True))
         return outputs[0] if len(outputs) == 1 else outputs
 
 
