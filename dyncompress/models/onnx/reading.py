@@ -333,10 +333,10 @@ def name_batch_axes(graph: OnnxGraph) -> None:
 
 
 def declare_shapes(graph: OnnxGraph, ranks: Mapping[str, int]) -> None:
-    """Give inputs and outputs without a shape one with axes of any length, in place, since other tools ask for it."""
+    """Give inputs and outputs of known rank a shape where they have none, in place, since other tools ask for it."""
     for value in (*graph.proto.graph.input, *graph.proto.graph.output):
         kind = value.type.tensor_type
-        if value.type.HasField("tensor_type") and not kind.HasField("shape"):
+        if value.name in ranks and value.type.HasField("tensor_type") and not kind.HasField("shape"):
             kind.shape.SetInParent()
-            for _ in range(ranks.get(value.name, 0)):
+            for _ in range(ranks[value.name]):
                 kind.shape.dim.add()
