@@ -73,10 +73,19 @@ class _Writer:
 
     def __init__(self, module: GraphModule, main: GraphProto, places: dict[str, list[Placement]]) -> None:
         self.module, self.main, self.places = module, main, places
-        self.readers = weight_readers(main)
+        self.read_elsewhere = self._read_elsewhere()
         self.tensors = {proto.name: proto for proto in main.initializer}
         self.written: dict[str, Tensor] = {}
         self.same: dict[str, str] = {}  # output of a removed node -> the value that it equals
+
+    def _read_elsewhere(self) -> set[str]:
+        """Names that the graph returns, or that a node reads which isn't a module that holds them: these keep their values."""
+        held = {output: set(layer.held) for output, layer in self.module.places.items()}
+        names = set(results_of(self.main))
+        for name, nodes in weight_readers(self.main).items():
+            if any(all(name not in held.get(output, ()) for output in node.output) for node in nodes):
+                names.add(name)
+        return names
 
     def graph(self, graph: GraphProto) -> None:
         """Rewrite the nodes of a graph and of its subgraphs, in place."""
@@ -172,6 +181,7 @@ class _Writer:
     def stored(self, name: str, value: Tensor) -> str:
         """The name of an initializer with this value: the old name unless another node has stored something else under it."""
         value = value.detach()
+        name = f"{name}_of_layer" if name in self.read_elsewhere else name
         before = self.written.get(name)
         number = 1
         wanted = name

@@ -483,6 +483,19 @@ def recurrent(
     return made.model({"x": ["n", 6, 8]}, {"y": ["n", 5]})
 
 
+def weight_that_another_node_reads() -> ModelProto:
+    """A layer's weight is also multiplied element by element, where no layer holds it."""
+    made = Made()
+    weight = made.weight("w", 16, 16)
+    made.node("MatMul", ["x", weight], "a")
+    made.node("Relu", ["a"], "b")
+    made.node("Unsqueeze", ["b", made.tensor("one", np.array([1]))], "c")
+    made.node("Mul", ["c", weight], "d")
+    made.node("ReduceSum", ["d", "one"], "e", keepdims=0)
+    made.node("MatMul", ["e", made.weight("last", 16, 5)], "y")
+    return made.model({"x": ["n", 16]}, {"y": ["n", 5]})
+
+
 def initializer_as_output() -> ModelProto:
     """A table that is an output as it is."""
     model = convolutional()
@@ -612,6 +625,7 @@ GRAPHS = {
     "BatchNorm before its Conv": Odd(norm_before_its_convolution, IMAGE),
     "one weight for two nodes": Odd(one_weight_for_two_nodes, IMAGE),
     "one table both ways": Odd(one_weight_both_ways, {"tokens": (6,)}),
+    "a weight that another node reads": Odd(weight_that_another_node_reads, {"x": (16,)}),
     "negative indices": Odd(negative_indices, {"tokens": (6,)}),
     "a local function": Odd(in_a_function, IMAGE),
     "If with duplicate names": Odd(duplicate_names_in_branches, IMAGE),
