@@ -130,13 +130,6 @@ class Interpreter:
             step.run(scope, layers)
         return tuple(scope[name] for name in self.outputs)
 
-    def all_steps(self) -> Iterator[Step]:
-        """The steps of the graph and of its subgraphs."""
-        for step in self.steps:
-            yield step
-            for graph in step.subgraphs.values():
-                yield from graph.all_steps()
-
 
 def last_reads(graph: GraphProto) -> list[tuple[str, ...]]:
     """For each node, the names that no later node and no output of the graph reads; subgraphs read for their node."""

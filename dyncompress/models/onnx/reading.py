@@ -8,7 +8,7 @@ functions of the interpreter. Names of inputs and outputs, free axes and metadat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from onnx_ir.passes import common
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.onnx.interpreter import attribute_value
+from dyncompress.models.onnx.interpreter import attribute_value, reads_of
 from dyncompress.models.onnx.node import Node, NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
 from dyncompress.models.onnx.values import to_proto, to_value
@@ -268,7 +268,7 @@ def fold_constants(graph: OnnxGraph) -> None:
         part.node.extend(copies)
 
     fold(main)
-    read = set(names_read(main)) | set(graph.output_names)
+    read = {name for node in main.node for name in reads_of(node)} | set(graph.output_names)
     used = [proto for name, proto in initializers.items() if name in read]
     copies = [TensorProto.FromString(proto.SerializeToString()) for proto in used]
     del main.initializer[:]
@@ -294,16 +294,6 @@ def _computed(node: NodeProto, inputs: list[Value], graph: OnnxGraph) -> tuple[T
     size = sum(value.nbytes for value in results)
     made_of = sum(value.nbytes for value in inputs if isinstance(value, Tensor))
     return results if size <= max(SMALL, GROWTH * made_of) else None
-
-
-def names_read(graph: GraphProto) -> Iterator[str]:
-    """Names that the nodes of a graph and of its subgraphs read, and the outputs of subgraphs."""
-    for node in graph.node:
-        yield from (name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from names_read(attribute.g)
-                yield from (value.name for value in attribute.g.output)
 
 
 def _first_line(error: Exception) -> str:

@@ -106,30 +106,15 @@ def weights_as_inputs() -> ModelProto:
     return model
 
 
-def half_behind_cast() -> ModelProto:
-    model = convolutional()
-    nodes = []
+def narrow_behind_cast(kind: int) -> ModelProto:
+    """Weights in a 16-bit type, each behind a Cast to float32."""
+    model, casts = convolutional(), []
     for tensor in model.graph.initializer:
-        half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}_16")
-        nodes.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
-        tensor.CopyFrom(half)
-    nodes += list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    return model
-
-
-def bfloat_behind_cast() -> ModelProto:
-    import ml_dtypes
-
-    model = convolutional()
-    nodes = []
-    for tensor in model.graph.initializer:
-        narrow = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
-        half = helper.make_tensor(f"{tensor.name}_16", TensorProto.BFLOAT16, tensor.dims, narrow.tobytes(), raw=True)
-        nodes.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
-        tensor.CopyFrom(half)
-    nodes += list(model.graph.node)
+        array = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
+        narrow = helper.make_tensor(f"{tensor.name}_16", kind, tensor.dims, array.tobytes(), raw=True)
+        casts.append(helper.make_node("Cast", [narrow.name], [tensor.name], to=TensorProto.FLOAT))
+        tensor.CopyFrom(narrow)
+    nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return model
@@ -616,8 +601,8 @@ GRAPHS = {
     "opset 23": Odd(lambda: convolutional(23), IMAGE),
     "weights as Constant nodes": Odd(weights_as_constants, IMAGE),
     "weights listed as inputs": Odd(weights_as_inputs, IMAGE),
-    "float16 weights behind Cast": Odd(half_behind_cast, IMAGE),
-    "bfloat16 weights behind Cast": Odd(bfloat_behind_cast, IMAGE),
+    "float16 weights behind Cast": Odd(lambda: narrow_behind_cast(TensorProto.FLOAT16), IMAGE),
+    "bfloat16 weights behind Cast": Odd(lambda: narrow_behind_cast(TensorProto.BFLOAT16), IMAGE),
     "weights behind Transpose, Identity and Reshape": Odd(behind_transpose_and_reshape, IMAGE),
     "weights behind Unsqueeze": Odd(behind_unsqueeze, {"x": (4, 20)}),
     "channels last": Odd(channels_last, {"x": (9, 9, 3)}),
