@@ -52,7 +52,7 @@ RULES = {
     "models.torch": rule("torch torch_pruning onnx onnx_ir onnxscript numpy", "types errors linalg models recording"),
     "models.onnx": rule("torch onnx onnx_ir onnxruntime numpy google", "types errors models"),
     "models": rule("torch numpy", "types errors coding"),
-    "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy ml_dtypes", "types errors coding"),
+    "deployment": rule("onnx onnx_ir onnxscript onnxruntime numpy scipy ml_dtypes", "types errors coding"),
     "recording.lightning_callback": rule("lightning pytorch_lightning", "types errors"),
     "recording.transformers_callback": rule("transformers torch", "types errors"),
     "recording.keras_callback": rule("keras numpy", "types errors"),

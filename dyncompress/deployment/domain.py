@@ -60,13 +60,14 @@ class Domain:
         return [*self.source, *self.copies]
 
 
-def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids) -> Domain:
+def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids, in_float: Set[ir.Node] = frozenset()) -> Domain:
     """Decide, from the inputs to the outputs, which nodes compute on integers.
 
     Args:
         graph: the float graph, its nodes sorted topologically.
         weights: names of the initializers with an encoding that an integer kernel can use.
         grid: returns the grid of a value, None where its range isn't known.
+        in_float: nodes that compute in float although they have an integer kernel.
 
     Returns:
         The domain.
@@ -74,6 +75,8 @@ def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids) -> Domain:
     domain = Domain()
     pending: dict[ir.Value, ir.Node | None] = {}  # output of a Gemm or MatMul -> the Relu that its quantization would replace
     for node in graph:
+        if node in in_float:
+            continue
         if has_integer_kernel(node, weights):
             _add_weighted(node, domain, grid, pending)
         elif node.op_type in FOLLOWING and _reads_integers(node, domain):

@@ -18,6 +18,7 @@ import numpy as np
 
 from dyncompress.deployment.activation_ranges import clipped_shares, extremes, ranges_within
 from dyncompress.deployment.channels import any_lost
+from dyncompress.deployment.faster_form import shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
 from dyncompress.deployment.session import Session
 from dyncompress.deployment.writer import Encodings, write
@@ -96,6 +97,7 @@ def integer_file(
     """
     batches, expected = calibration.batches, comparison.expected
     ends = extremes(float_file, batches) if batches else {}
+    shapes = shapes_of_one(float_file, batches[0]) if batches and target.kernel_times is not None else None
     whole = ranges_within(ends, 1.0)
     floats = coarse_output_values(float_file, batches, whole, target)
     whole, narrow = (
@@ -103,7 +105,7 @@ def integer_file(
     )
 
     def attempt(ranges: Ranges) -> tuple[bytes, tuple[np.ndarray, ...]]:
-        body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"))
+        body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"), shapes)
         return body, Session(body, target).over(comparison.inputs)
 
     references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right)]

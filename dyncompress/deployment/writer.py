@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from dyncompress.deployment.bias import StoredScale, fits_accumulator, integer_b
 from dyncompress.deployment.constants import Constants, constant
 from dyncompress.deployment.domain import Domain, integer_domain
 from dyncompress.deployment.embeddings import gather_first
+from dyncompress.deployment.faster_form import Shapes, faster_in_float
 from dyncompress.deployment.grid import Grid, activation_grid
 from dyncompress.deployment.opset import convert_opset
 from dyncompress.deployment.shorten import shorten
@@ -26,7 +27,7 @@ Encodings = Mapping[str, tuple[Encoding, str]]
 Ranges = Mapping[str, tuple[float, float]]
 
 
-def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Target) -> bytes:
+def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Target, shapes: Shapes | None = None) -> bytes:
     """Write the integer file of a float32 file.
 
     Weights with an encoding become integer initializers, stored at their width. Activations with a range are quantized where an
@@ -38,6 +39,8 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
         encodings: initializer name -> (encoding in the canonical layout, layout of `types.Placement`).
         ranges: activation name -> (smallest, largest), as the function `ranges` returns them; empty: only weights are integers.
         target: opset, activation grids and widths of weights.
+        shapes: of activations for one example, of `shapes_of_one`: nodes compute in float where the target's kernel times say that
+            it is faster; None: every node that can computes on integers.
 
     Returns:
         The bytes of the file, unsealed.
@@ -52,6 +55,9 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     constants = Constants(graph, plain=not target.folds_constants, dense=set(target.weight_bits) == {8})
     grids = _Grids(ranges if target.activation_dtype != "float32" else {}, target)
     domain = _integer_domain(graph, weights, grids)
+    if shapes and target.kernel_times is not None:
+        floats = faster_in_float(graph, domain, shapes, target.kernel_times)
+        domain = _integer_domain(graph, weights, grids, floats)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
     _replace_weights(constants, weights, domain, read)
     return _serialize(model, target)
@@ -108,7 +114,9 @@ def _bias(node: ir.Node) -> np.ndarray | None:
     return constant(node.inputs[2]) if len(node.inputs) > 2 else None
 
 
-def _integer_domain(graph: ir.Graph, weights: Mapping[str, StoredWeight], grids: _Grids) -> Domain:
+def _integer_domain(
+    graph: ir.Graph, weights: Mapping[str, StoredWeight], grids: _Grids, in_float: Set[ir.Node] = frozenset()
+) -> Domain:
     """The integer domain of a graph, without the layers whose bias doesn't fit into an int32 accumulator.
 
     A bias doesn't fit where the weights of a channel are nearly, but not exactly, zero, as behind a folded BatchNorm gain near
@@ -116,7 +124,7 @@ def _integer_domain(graph: ir.Graph, weights: Mapping[str, StoredWeight], grids:
     """
     names = {name for name, weight in weights.items() if weight.per_channel is not None}
     while True:
-        domain = integer_domain(graph, names, grids)
+        domain = integer_domain(graph, names, grids, in_float)
         overflowing = {name for node in domain.compute if (name := _overflowing_weight(node, domain, weights, grids))}
         if not overflowing:
             return domain

@@ -36,6 +36,44 @@ class Encoding:
 
 
 @dataclass(frozen=True)
+class KernelTimes:
+    """The times of a runtime's float and integer kernels on one thread, in nanoseconds.
+
+    A kernel's time is modelled as that of a node, plus terms that are proportional to its outputs (one channel at one position each),
+    its positions, its multiplications (MACs), or its kernel's taps. In float, channels count in blocks of 16.
+
+    Attributes:
+        float_node, integer_node: of a node that has nothing to do.
+        float_element, integer_element: of an element that an Add, Mul, Concat or pooling reads.
+        quantize, dequantize: of an element at the border of float and integers, changes of the memory layout included.
+        float_mac, float_output: of a convolution or product in float.
+        integer_mac, integer_position, integer_tap: of one on integers: of a multiplication, a position, and a tap at a position.
+        integer_unaligned: more of a tap at a position where the number of input channels isn't a multiple of 16.
+        depthwise_mac, depthwise_output, depthwise_tap: of a depthwise convolution on integers; in float it is as any other.
+        depthwise_unaligned: more of a multiplication where the number of channels isn't a multiple of 16.
+    """
+
+    float_node: float
+    integer_node: float
+    float_element: float
+    integer_element: float
+    quantize: float
+    dequantize: float
+    float_mac: float
+    float_output: float
+    integer_mac: float
+    integer_position: float
+    integer_tap: float
+    integer_unaligned: float
+    depthwise_mac: float
+    depthwise_output: float
+    depthwise_tap: float
+    depthwise_unaligned: float
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True)
 class Target:
     """A hardware profile: what a runtime on a device accepts and runs fast. The TOML file gives the source of every number.
 
@@ -58,6 +96,7 @@ class Target:
         session: onnxruntime session options, key -> value.
         integer_ops: operators that are expected on integer kernels after fusion; a note of the file names those that aren't.
         max_model_bytes: largest size of the file in bytes; 0: no limit.
+        kernel_times: by which nodes compute in float where that takes less time; None: every node with an integer kernel uses it.
 
     Example:
         >>> import dyncompress
@@ -85,6 +124,7 @@ class Target:
     session: Mapping[str, str] = field(default_factory=dict)
     integer_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul", "Add")
     max_model_bytes: int = 0
+    kernel_times: KernelTimes | None = None
 
     __repr__ = short_repr
 

@@ -21,6 +21,7 @@ from dyncompress.models.onnx.node import Function, NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
 from dyncompress.models.onnx.reading import OnnxGraph, declare_shapes, name_batch_axes
 from dyncompress.models.onnx.runtime import RUNTIME_ERRORS, FileModule, Session, runtime_function
+from dyncompress.models.onnx.simplifying import simplified
 from dyncompress.models.onnx.values import to_numpy, to_value
 from dyncompress.models.torch import batches, calling, opening, source
 from dyncompress.models.torch.model import TorchModel
@@ -53,11 +54,13 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     values = _reference_values(graph, example)
     declare_shapes(graph, {name: value.ndim for name, value in values.items()})
     _name_axes_of_outputs(graph, example)
-    differing = _differing_nodes(graph, values)
-    fallback = partial(_function, graph, frozenset(differing))
-    interpreter = Interpreter(graph.proto.graph, graph.versions, fallback=fallback)
-    module = GraphModule(graph, layers_of(graph, {name: value.ndim for name, value in values.items()}), interpreter).eval()
-    file = FileModule(graph).eval()
+    file, simple = FileModule(graph).eval(), simplified(graph)
+    if len(simple.proto.graph.node) < len(graph.proto.graph.node):
+        values = _reference_values(simple, example)
+    differing = _differing_nodes(simple, values)
+    fallback = partial(_function, simple, frozenset(differing))
+    interpreter = Interpreter(simple.proto.graph, simple.versions, fallback=fallback)
+    module = GraphModule(simple, layers_of(simple, {name: value.ndim for name, value in values.items()}), interpreter).eval()
     model = opening.open_model(module, example, batch, size=size, plain=True)
     notes = _notes(graph, differing)
     _refuse_another(graph, model.predict(model.example), file, model)
