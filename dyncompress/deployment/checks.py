@@ -115,8 +115,8 @@ def _agreement(output: np.ndarray, expected: np.ndarray) -> float:
 def _float_error(output: np.ndarray, expected: np.ndarray) -> float:
     """Largest difference relative to the output's range; infinities, as of masks, must be at the same places.
 
-    A difference that is rounding error for a value near 1 counts as none, up to a twentieth of the range: sigmoids and softmaxes are
-    exact to 1e-7, and not to a share of a range that the examples keep tiny.
+    A difference that is rounding error for a value near 1 counts as none, up to a twentieth of the range: sigmoids and softmaxes
+    are exact to 1e-7, and not to a share of a range that the examples keep tiny.
     """
     same = (output == expected) | (np.isnan(output) & np.isnan(expected))
     if same.all():

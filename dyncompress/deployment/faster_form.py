@@ -2,8 +2,8 @@
 
 An integer kernel isn't always the faster one: convolutions over one channel each, or over few, gain nothing, and every border
 between float and integers costs a pass over the activation. With the target's kernel times every node has two prices, and every
-border one. The cheapest assignment of all nodes is a minimum cut, which a maximum flow finds exactly. Weights of nodes that compute
-in float are stored as integers all the same.
+border one. The cheapest assignment of all nodes is a minimum cut, which a maximum flow finds exactly. Weights of nodes that
+compute in float are stored as integers all the same.
 """
 
 from __future__ import annotations

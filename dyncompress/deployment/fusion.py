@@ -77,8 +77,8 @@ def float_operators(counts: Mapping[str, tuple[int, int]], target: Target) -> st
     listed = ", ".join(f"{floats} of {of} {op}" for op, floats, of in in_float)
     if target.kernel_times is not None:
         return (
-            f"{listed} run in float: by the kernel times of target '{target.name}' that is faster there, or a weight or activation "
-            "stays float."
+            f"{listed} run in float: by the kernel times of target '{target.name}' that is faster there, or a weight or an "
+            "activation stays float."
         )
     return (
         f"{listed} run in float, where target '{target.name}' expects integer kernels, and take more time than those would; a "

@@ -39,8 +39,8 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
         encodings: initializer name -> (encoding in the canonical layout, layout of `types.Placement`).
         ranges: activation name -> (smallest, largest), as the function `ranges` returns them; empty: only weights are integers.
         target: opset, activation grids and widths of weights.
-        shapes: of activations for one example, of `shapes_of_one`: nodes compute in float where the target's kernel times say that
-            it is faster; None: every node that can computes on integers.
+        shapes: of activations for one example, of `shapes_of_one`: nodes compute in float where the target's kernel times say
+            that it is faster; None: every node that can computes on integers.
 
     Returns:
         The bytes of the file, unsealed.

@@ -365,6 +365,7 @@ def _clip_from_zero(work: _Graph, node: NodeProto) -> float | None:
     if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):
         return None
     attributes = _attributes(node)
-    limits = [work.number(name) for name in node.input[1:3]] if len(node.input) > 1 else [attributes.get("min"), attributes.get("max")]
+    by_attributes = [attributes.get("min"), attributes.get("max")]
+    limits = [work.number(name) for name in node.input[1:3]] if len(node.input) > 1 else by_attributes
     low, high = (*limits, None)[:2]
     return high if low == 0 and high is not None and high > 0 else None
