@@ -1,4 +1,4 @@
-"""Tables of what recipes can name: recipes, targets, measures, allocators, rules, pruners, quantizers, bounds."""
+"""Tables of what recipes can name: recipes, targets, measures, allocators, rules, pruners, quantizers, bounds, risks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ INDEXES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Pruners": ("`[prune] name = ...`: zeroes weights of one layer.", PRUNERS),
     "Quantizers": ("`[quantize] name = ...`: rounds the weights of one layer to integers.", QUANTIZERS),
     "Bounds": ("Finite-sample bounds. A certificate chooses among them by the form of the held-out data.", BOUNDS),
+    "Risks": (
+        '`[certificate] risk = "name:field=value,field=value"`: the loss of one example, whose increase is certified.',
+        RISKS,
+    ),
 }
 
 
@@ -30,7 +34,7 @@ def pages() -> Mapping[str, str]:
     lines = ["# What a recipe can name", "", head]
     for title, (text, index) in INDEXES.items():
         lines += ["", f"## {title}", "", text, "", *table(index)]
-    lines += ["", "## Risks", "", f"`[certificate] risk = ...`: {', '.join(f'`{name}`' for name in RISKS)}.", ""]
+    lines.append("")
     return {"plugins.md": "\n".join(lines), "recipes_in_short.md": recipes(), "targets_in_short.md": targets()}
 
 

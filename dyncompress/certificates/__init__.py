@@ -1,7 +1,7 @@
 """Finite-sample bounds, one bound a file, and the certificate that states them.
 
 `BOUNDS` maps the name of a bound to its class; an instance is called as `bound(losses, delta)` and returns an `Interval`. `RISKS`
-maps the name of a risk to the function that computes one loss for each example.
+maps the name of a risk to its class; an instance is called as `risk(outputs, labels)` and returns one loss for each example.
 
 Example:
     >>> import numpy as np

@@ -43,6 +43,16 @@ def pack(
     return texts
 
 
+def rounded(losses: Float64[np.ndarray, " n"], *, binary: bool) -> Float64[np.ndarray, " n"]:
+    """The file's losses `[n]` as `unpack` returns them after `pack`: rounded up to units of 1/65535, if they aren't 0 and 1.
+
+    Example:
+        >>> (65535 * rounded(np.array([0.5]), binary=False)).round(6).tolist()
+        [32768.0]
+    """
+    return losses if binary else _ROUNDING["file"](losses * UNITS) / UNITS
+
+
 def unpack(
     evidence: Mapping[str, str],
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Int64[np.ndarray, " n"] | None]:

@@ -30,7 +30,7 @@ from dyncompress.certificates.evidence import group_numbers, pack, unpack
 from dyncompress.certificates.hoeffding_bentkus import HoeffdingBentkus
 from dyncompress.certificates.losses import check_delta, check_losses
 from dyncompress.certificates.paired import PairedIncrease
-from dyncompress.certificates.risks import RISKS
+from dyncompress.certificates.risks import AGREEMENT, is_binary
 from dyncompress.certificates.wording import assumptions, statement
 from dyncompress.errors import Altered, InvalidRequest
 from dyncompress.types import Bound, Certificate, Interval, Line
@@ -46,7 +46,8 @@ class Promise:
     """What a certificate is to promise, fixed before any loss is computed.
 
     Attributes:
-        risk: `zero_one`, `agreement`, or the name of a user's own risk (its losses count as real numbers in [0, 1]).
+        risk: the written form of a risk of the library, e.g. `zero_one` or `detection:iou=0.5`, or the name of a user's own
+            risk (its losses count as real numbers in [0, 1]).
         delta: probability that any line is wrong.
         risk_increase: largest increase to promise, e.g. 0.01; None: the certificate states bounds and promises nothing.
         method: bound of the promised line: `paired_increase`, `clopper_pearson` (for `agreement`), `betting` or
@@ -105,14 +106,14 @@ def certificate_from_losses(
     limit = promise.risk_increase
     if limit is not None and not math.isfinite(limit):
         raise InvalidRequest(f"the promised risk increase is {limit}; give a fraction such as 0.01.")
-    values = (0, 1) if (binary := promise.risk in RISKS) else None
+    values = (0, 1) if (binary := is_binary(promise.risk)) else None
     original, file = check_losses(original, values), check_losses(file, values)
     if len(original) != len(file) or (groups is not None and np.shape(groups) != np.shape(file)):
         shape = "none" if groups is None else np.shape(groups)
         raise InvalidRequest(
             f"the original has {len(original)} losses, the file {len(file)}, groups have shape {shape}; give one each."
         )
-    if promise.risk == "agreement" and original.any():
+    if promise.risk == AGREEMENT and original.any():
         raise InvalidRequest("the original always agrees with itself; under the risk 'agreement' its losses must be zeros.")
     evidence = pack(original, file, groups, binary=binary)
     original, file, groups = unpack(evidence)
@@ -177,6 +178,20 @@ def packed_losses(
     return unpack({key: text for key, text in certificate.evidence.items() if key != "method"})
 
 
+def check_method(promise: Promise, *, grouped: bool) -> None:
+    """Check, before any loss is computed, that the promise's method can bound its risk.
+
+    Args:
+        promise: its risk and method are read.
+        grouped: whether groups are the independent units.
+
+    Raises:
+        InvalidRequest: names the methods that can.
+    """
+    bound = _disagreement_bound if promise.risk == AGREEMENT else _increase_bound
+    bound(promise.method, exact=is_binary(promise.risk) and not grouped)
+
+
 def minimum_examples(promise: Promise) -> int:
     """The least number of independent examples that can keep the promise, reached where no example differs.
 
@@ -199,7 +214,7 @@ def minimum_examples(promise: Promise) -> int:
         return _lines(np.zeros(n), np.zeros(n), None, promise)[0][0].upper <= limit
 
     high = max(1, math.ceil(math.log(1 / promise.delta) / -math.log1p(-limit)))
-    if promise.risk == "agreement":
+    if promise.risk == AGREEMENT:
         return high
     while not is_kept(high):
         high *= 2
@@ -240,10 +255,10 @@ def _lines(
 
     The promised line is first and holds for one plan fixed beforehand; the others hold for all `plans` at once.
     """
-    exact = promise.risk in RISKS and groups is None
+    exact = is_binary(promise.risk) and groups is None
     file_mean, difference = _means(file, groups), _means(file - original, groups)
     single: Bound = ClopperPearson() if exact else Betting()
-    if promise.risk == "agreement":
+    if promise.risk == AGREEMENT:
         return (_line(DISAGREEMENT, _disagreement_bound(promise.method, exact=exact)(file_mean, promise.delta)),), len(file_mean)
     share = _SHARES[INCREASE] * promise.delta
     increase = _line(INCREASE, _increase_bound(promise.method, exact=exact)(difference, share))
@@ -300,7 +315,7 @@ def _same(one: Line, other: Line) -> bool:
 
 def _counts(original: Float64[np.ndarray, " n"], file: Float64[np.ndarray, " n"], promise: Promise) -> dict[str, int]:
     """The counts of a certificate: examples and, for 0-1 risks, errors of each model and errors of only one of them."""
-    if promise.risk not in RISKS:
+    if not is_binary(promise.risk):
         return {"examples": len(file)}
     return {
         "examples": len(file),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from dyncompress.certificates.risks import AGREEMENT, known_risk
 from dyncompress.types import Certificate, Line
 
 VACUOUS = "the bound is vacuous: the held-out examples are too few, or the file differs on too many of them, to promise anything"
@@ -28,7 +29,7 @@ def statement(risk: str, delta: float, line: Line, n: int, unit: str) -> str:
     """The sentence that states what a certificate guarantees.
 
     Args:
-        risk: name of the risk.
+        risk: the written form of a risk of the library, or the name of a user's own.
         delta: failure probability of all lines together.
         line: the line that the certificate promises.
         n: number of independent units.
@@ -36,12 +37,13 @@ def statement(risk: str, delta: float, line: Line, n: int, unit: str) -> str:
     """
     where = "on examples drawn like the held-out ones" if unit == "example" else "on groups drawn like the held-out ones"
     subject = f"With confidence {100 * (1 - delta):.6g} %, {where} ({n} independent {unit}s)"
-    if risk == "agreement":
+    if risk == AGREEMENT:
         bound = f"{subject}, the file's prediction differs from the original's with probability at most {_up(line.upper)}"
         if _promises_nothing(line):
             return f"{bound}; {VACUOUS}."
         return f"{bound}, so that its error rate differs by at most as much, whatever the labels."
-    name = "error rate (0-1 loss)" if risk == "zero_one" else f"risk '{risk}'"
+    known = known_risk(risk)
+    name = f"risk '{risk}'" if known is None else known.quantity
     vacuous = f"; {VACUOUS}" if _promises_nothing(line) else ""
     return f"{subject}, the file's {name} exceeds the original's by at most {_up(line.upper)}{vacuous}."
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         words: the arguments; None: those of the process.
 
     Raises:
-        InvalidRequest: an argument is unknown, missing, empty, or holds a null byte.
+        InvalidRequest: an argument is unknown, missing, empty, or holds a null byte; or a risk is given without held-out data.
     """
     words = sys.argv[1:] if words is None else words
     if any("\0" in word for word in words):
@@ -38,7 +39,24 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     if empty is not None:
         what = f"{empty} has no value" if empty else "a word of the command line is empty"
         raise InvalidRequest(f"{what}, as when a variable of the shell isn't set; fill it in.")
-    return parser().parse_args(words)
+    return _with_risk(parser().parse_args(words))
+
+
+def _with_risk(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with `--risk` as the last one of `--set`, so that it takes the place of the recipe's.
+
+    Raises:
+        InvalidRequest: a risk is given without held-out examples.
+    """
+    risk = getattr(args, "risk", None)
+    if risk is None:
+        return args
+    if args.held_out is None:
+        raise InvalidRequest(
+            f"--risk {risk}: a risk is certified on held-out examples; give --held-out DATA, or leave --risk out."
+        )
+    args.set = [*args.set, f"certificate.risk={json.dumps(risk)}"]
+    return args
 
 
 def parser() -> argparse.ArgumentParser:
@@ -147,6 +165,12 @@ def _add_compress(commands: Commands) -> None:
         "--held-out",
         metavar="DATA",
         help="labelled examples that aren't used otherwise, on which the file is certified; default: none, no certificate",
+    )
+    command.add_argument(
+        "--risk",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="loss whose increase is certified, with its options, e.g. detection:score=0.3,iou=0.5; without labels: agreement; "
+        "default: the recipe's, zero_one in the recipes that come with the library",
     )
     command.add_argument(
         "--plan", type=Path, metavar="FILE", help="apply this plan, e.g. an edited one; default: allocate a plan"

@@ -147,11 +147,14 @@ def join_columns(columns: list[np.ndarray | None], what: str) -> np.ndarray | No
     """The labels or groups of all batches as one array; None where no batch has any.
 
     Raises:
-        InvalidRequest: some batches have them and others don't.
+        InvalidRequest: some batches have them and others don't, or their shapes differ between batches.
     """
     present = [column for column in columns if column is not None]
     if present and len(present) != len(columns):
         raise InvalidRequest(f"{what} are missing in {len(columns) - len(present)} of {len(columns)} batches.")
+    if len({column.shape[1:] for column in present}) > 1:
+        shapes = " and ".join(map(str, sorted({column.shape[1:] for column in present})[:2]))
+        raise InvalidRequest(f"{what} have the shapes {shapes} for one example; pad them to one shape.")
     return np.concatenate(present) if present else None
 
 

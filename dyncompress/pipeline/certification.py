@@ -14,8 +14,15 @@ from dyncompress import deployment
 from dyncompress.certificates.code_length import occam, self_delimiting_bits
 from dyncompress.certificates.fixed_sequence import fixed_sequence, look_delta, path_digest
 from dyncompress.certificates.losses import check_delta
-from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, minimum_examples, upper_increase
-from dyncompress.certificates.risks import losses_of, risk_name
+from dyncompress.certificates.promise import (
+    Circumstances,
+    Promise,
+    certificate_from_losses,
+    check_method,
+    minimum_examples,
+    upper_increase,
+)
+from dyncompress.certificates.risks import AGREEMENT, RISKS, as_risk, losses_of, outputs_for, reads_all_outputs, risk_name
 from dyncompress.certificates.wording import sample
 from dyncompress.coding import description_bits, pack
 from dyncompress.errors import InvalidRequest, NotCertified, Unsupported
@@ -30,6 +37,7 @@ from dyncompress.types import Batch, HeldOut, Model, OnnxFile, Plan, Risk
 
 ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because compression saw them
 CHUNK = 256
+DEFAULT_RISK = "zero_one"  # without labels, `agreement` takes its place
 NO_GROUPS = "Each held-out example is one independent draw (no groups were given)."
 
 
@@ -39,9 +47,9 @@ class Trial:
 
     Attributes:
         held_out: examples that compression never saw.
-        risk: a name or a user's own function.
-        promise: the promise, fixed before any loss is computed.
-        original: the original's outputs, `[n, ...]`.
+        risk: a risk of the library or a user's own function.
+        promise: the promise, fixed before any loss is computed; it names the risk.
+        original: the original's outputs that the risk reads, the first or all, each `[n, ...]`.
         dropped: the examples that were dropped because compression saw them, counted in the data as given.
         look: which look at this held-out set this is; None: it must be the only one.
         repeated: the examples that were dropped because they equal an earlier one, counted in the data as given.
@@ -49,9 +57,9 @@ class Trial:
     """
 
     held_out: HeldOut
-    risk: str | Risk
+    risk: Risk
     promise: Promise
-    original: np.ndarray
+    original: tuple[np.ndarray, ...]
     dropped: tuple[int, ...]
     look: int | None
     repeated: tuple[int, ...] = ()
@@ -59,10 +67,12 @@ class Trial:
 
     def losses(self, file: OnnxFile) -> tuple[np.ndarray, np.ndarray]:
         """Losses `[n]` of the original and of the file as onnxruntime runs it."""
-        outputs = deployment.Session(file.body, file.target).run(self.held_out.inputs)[0]
-        labels = self.original if self.risk == "agreement" else self.held_out.labels
-        before = np.zeros(len(outputs)) if self.risk == "agreement" else losses_of(self.risk, self.original, labels)
-        return before, losses_of(self.risk, outputs, labels)
+        session = deployment.Session(file.body, file.target)
+        outputs, names = session.run(self.held_out.inputs), session.output_names
+        if self.promise.risk == AGREEMENT:
+            return np.zeros(len(outputs[0])), losses_of(self.risk, outputs[0], self.original[0])
+        before, after = (outputs_for(self.risk, names, values) for values in (self.original, outputs))
+        return losses_of(self.risk, before, self.held_out.labels), losses_of(self.risk, after, self.held_out.labels)
 
     def upper(self, file: OnnxFile) -> float:
         """The certified upper bound of the file's increase of the risk."""
@@ -75,7 +85,7 @@ class CertificateRequest:
 
     Attributes:
         promise: delta, and the largest increase of the risk, if one is promised.
-        risk: a name, or a function (outputs, labels) -> losses in [0, 1].
+        risk: a risk of the library, as a text or a value, or a function (outputs, labels) -> losses in [0, 1].
         look: which look at these held-out examples it is, from 1; None: valid only as the only one.
     """
 
@@ -88,27 +98,45 @@ def trial(model: Model, held_out: HeldOut, seen: frozenset[str], asked: Certific
     """Check the held-out examples, and run the original on those that are left: none that compression saw, none twice.
 
     Raises:
-        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, their labels aren't
-            classes of the model, or they hold NaN or infinite values that the model can't handle.
+        InvalidRequest: more than 1 % of them were seen by compression, they are too few for the promise, the risk is unknown,
+            their labels aren't what the risk compares the model's outputs with, or they hold NaN or infinite values that the
+            model can't handle.
     """
-    promise, risk, look = asked.promise, asked.risk, asked.look
+    promise, look = asked.promise, asked.look
     check_delta(promise.delta)
-    if held_out.labels is None and risk == "zero_one":
-        risk = "agreement"
+    risk = as_risk(AGREEMENT if held_out.labels is None and asked.risk == DEFAULT_RISK else asked.risk)
     delta = promise.delta if look is None else look_delta(promise.delta, look)
     promise = replace(promise, risk=risk_name(risk), delta=delta)
+    check_method(promise, grouped=held_out.groups is not None)
     rows_given = np.arange(len(held_out))
     held_out, dropped = without_seen(held_out, seen)
     refuse_too_few(held_out, promise)
     held_out, rows, relabelled = without_repeats(held_out)
     repeated = tuple(np.delete(rows_given, dropped)[list(rows)].tolist())
     original = _outputs(model, held_out)
-    if original.dtype.kind == "f" and not np.isfinite(original).all():
+    original = original if reads_all_outputs(risk) else original[:1]
+    if any(output.dtype.kind == "f" and not np.isfinite(output).all() for output in original):
         for name, value in held_out.inputs.items():
             refuse_not_finite(value, f"held-out data: input '{name}'")
-    if risk == "zero_one":  # its labels are checked against the form of the scores now; no loss is computed before the plans
-        losses_of(risk, np.zeros_like(original), held_out.labels)
+    check_labels(risk, original, held_out.labels)
     return Trial(held_out, risk, promise, original, dropped, look, repeated, relabelled)
+
+
+def check_labels(risk: Risk, original: Sequence[np.ndarray], labels: np.ndarray | None) -> None:
+    """Check labels against the form of the outputs before any plan is tested; no loss of the data is computed.
+
+    Labels of a user's own risk aren't checked, because its function needn't take outputs of zeros.
+
+    Raises:
+        InvalidRequest: there are none, or the risk can't compare such outputs with them.
+    """
+    if risk_name(risk) == AGREEMENT:
+        return
+    if labels is None:
+        raise InvalidRequest("the held-out data has no labels; add them, or use the risk 'agreement'.")
+    if type(risk) in RISKS.values():
+        names = [f"output {i}" for i in range(len(original))]
+        losses_of(risk, outputs_for(risk, names, [np.zeros_like(output) for output in original]), labels)
 
 
 def without_seen(held_out: HeldOut, seen: frozenset[str]) -> tuple[HeldOut, tuple[int, ...]]:
@@ -139,7 +167,7 @@ def without_repeats(held_out: HeldOut) -> tuple[HeldOut, tuple[int, ...], int]:
     if not len(rows):
         return held_out, (), 0
     labels = held_out.labels
-    relabelled = 0 if labels is None else int((labels[rows] != labels[first]).reshape(len(rows), -1).any(axis=1).sum())
+    relabelled = 0 if labels is None else int((labels[rows] != labels[first]).any(axis=tuple(range(1, labels.ndim))).sum())
     return without_rows(held_out, rows.tolist()), tuple(rows.tolist()), relabelled
 
 
@@ -291,7 +319,7 @@ def _circumstances(
 
 def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Code-length bounds on the risk of both networks; they hold together, and their difference bounds nothing."""
-    if held.risk != "zero_one" or held.held_out.groups is not None:
+    if held.promise.risk != DEFAULT_RISK or held.held_out.groups is not None:
         return {}
     n, delta = len(before), held.promise.delta / 2
     bits = {"original": 8 * file.float_bytes, "file": description_bits(file.body) if file.packed else 8 * len(file.body)}
@@ -304,8 +332,8 @@ def _code_length(file: OnnxFile, held: Trial, before: np.ndarray, after: np.ndar
     }
 
 
-def _outputs(model: Model, held_out: HeldOut) -> np.ndarray:
-    """The original's first output on all held-out examples."""
+def _outputs(model: Model, held_out: HeldOut) -> tuple[np.ndarray, ...]:
+    """The original's outputs on all held-out examples."""
     n = len(held_out)
     batches: list[Batch] = [{name: value[i : i + CHUNK] for name, value in held_out.inputs.items()} for i in range(0, n, CHUNK)]
-    return outputs(model, batches)[0]
+    return outputs(model, batches)

@@ -152,7 +152,7 @@ def certify(
         reference: the original model.
         held_out: `(x, y)`, `(x, y, groups)`, a dict, or inputs alone (then agreement with the original is certified).
         delta: probability that the certificate is wrong, for all its lines together.
-        risk: `zero_one`, `agreement`, or a function (outputs, labels) -> losses in [0, 1].
+        risk: `zero_one`, `detection:iou=0.6` (see `certificates.RISKS`), or a function (outputs, labels) -> losses in [0, 1].
         promise: largest increase of the risk to promise.
         look: 1, 2, ... where several certificates are made on one held-out set: look k gets delta * 6 / (pi^2 k^2). None:
             the certificate says that it is valid only as the only look.

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from dyncompress import deployment
+from dyncompress.certificates.evidence import rounded
 from dyncompress.certificates.promise import Circumstances, Promise, certificate_from_losses, packed_losses, recompute
-from dyncompress.certificates.risks import RISKS, losses_of
+from dyncompress.certificates.risks import AGREEMENT, known_risk, losses_of, outputs_for
 from dyncompress.certificates.stored import from_json, read_json
 from dyncompress.coding import is_packed, unpack
 from dyncompress.deployment.certificate_file import CERTIFICATE, certificate_beside
@@ -118,7 +119,8 @@ def _certified_examples(held_out: HeldOut, certificate: Certificate) -> HeldOut:
 
 def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
     """The file's losses on the same examples, on this machine, and the certificate that they give."""
-    if certificate.risk not in RISKS or certificate.risk == "agreement":
+    risk = known_risk(certificate.risk)
+    if risk is None or certificate.risk == AGREEMENT:
         raise Unsupported(
             f"the risk '{certificate.risk}' needs the user's function or the original network; verify without held-out data to "
             "check the evidence."
@@ -128,9 +130,9 @@ def _run_again(body: bytes, certificate: Certificate, data: Any) -> Certificate:
     held_out = _certified_examples(
         as_held_out(load_npz(data) if isinstance(data, str | Path) else data, names, unchecked=True), certificate
     )
-    after = losses_of(certificate.risk, session.run(held_out.inputs)[0], held_out.labels)
+    after = losses_of(risk, outputs_for(risk, session.output_names, session.run(held_out.inputs)), held_out.labels)
     before, file, groups = packed_losses(certificate)
-    differ = int((after != file).sum())
+    differ = int((rounded(after, binary=risk.binary) != file).sum())
     if not differ:
         return certificate
     promise = Promise(certificate.risk, certificate.delta, certificate.promise, certificate.evidence.get("method", ""))

@@ -258,6 +258,20 @@ def with_required_measures(
     return {**listed, **{name: MEASURES[name]() for name in names if name not in listed}}
 
 
+def check_risk(where: str, risk: str) -> None:
+    """Refuse a risk whose name or options aren't valid.
+
+    Raises:
+        InvalidRequest: names the option.
+    """
+    from dyncompress.certificates.risks import parse_risk  # importing scipy takes time
+
+    try:
+        parse_risk(risk)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{where}: certificate.risk is '{risk}': {error}") from error
+
+
 def check_one_of(word: str, allowed: Collection[str], what: str) -> None:
     """Refuse a word that isn't one of the allowed ones; the message names the nearest allowed word.
 

@@ -20,6 +20,7 @@ from dyncompress.recipe.checks import (
     check_pattern,
     check_quantization,
     check_ranks,
+    check_risk,
     check_schema,
     check_sensitivity,
     check_steps,
@@ -38,7 +39,7 @@ class CertificateSpec:
     """What is certified about the file.
 
     Attributes:
-        risk: a key of `certificates.RISKS`, e.g. `zero_one`.
+        risk: a key of `certificates.RISKS` with its options, e.g. `zero_one` or `detection:score=0.3,iou=0.5`.
         delta: probability that any line of the certificate is wrong, in (0, 1).
         method: a key of `certificates.BOUNDS`; empty: the tightest bound that is valid for the risk.
     """
@@ -209,6 +210,8 @@ def _check(recipe: Recipe) -> None:
     spec = recipe.certificate
     if spec is not None and not 0 < spec.delta < 1:
         raise InvalidRequest(f"{where}: certificate.delta is {spec.delta:g}; a probability in (0, 1) is needed, e.g. 0.05.")
+    if spec is not None and spec.risk != CertificateSpec.risk:
+        check_risk(where, spec.risk)
     check_path(where, recipe.path, recipe.path_row)
 
 

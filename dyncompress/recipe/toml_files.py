@@ -295,7 +295,7 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     path, certificate = sections["path"], sections["certificate"]
     if path.bytes and path.macs:
         raise InvalidRequest("path: give bytes or macs, not both.")
-    check_one_of(certificate.risk, RISKS, "certificate.risk")
+    check_one_of(certificate.risk.partition(":")[0], RISKS, "certificate.risk")
     check_one_of(certificate.method, ("", *BOUNDS), "certificate.method")
     allocator = _named(table.get("allocator", {"name": "knapsack"}), allocators(), "allocator")[1]
     return dataclasses.replace(

@@ -104,7 +104,7 @@ class Certificate:
         context: further numbers that bound nothing, e.g. code lengths and indicators.
         evidence: the original's losses for each example as hexadecimal text, with digests.
         kept: whether the promise is kept.
-        risk: name of the loss, a key of `certificates.RISKS`.
+        risk: name of the loss, a key of `certificates.RISKS` with its options, or the name of a user's function.
         promise: largest certified increase of the risk that was asked for; None: none was.
 
     Example:

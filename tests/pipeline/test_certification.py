@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress import deployment
 from dyncompress.certificates.clopper_pearson import ClopperPearson
+from dyncompress.certificates.detection import Detection
+from dyncompress.certificates.evidence import UNITS
 from dyncompress.certificates.fixed_sequence import path_digest
 from dyncompress.certificates.promise import Promise
 from dyncompress.certificates.wording import is_vacuous
@@ -315,3 +319,131 @@ def test_all_plans_may_pass_and_the_first_may_fail() -> None:
     refused, built = walk([bad, good])
     assert built == [0] and isinstance(refused, dc.NotCertified)
     assert "already the most cautious plan" in str(refused) and "0.05 was promised" in str(refused)
+
+
+# ---------------------------------------------------------------- several outputs, and risks with options
+class TwoHeads(nn.Module):
+    """Boxes `[n, 4, 4]` and scores `[n, 4]` of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Flatten())
+        self.boxes, self.scores = nn.Linear(144, 16), nn.Linear(144, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(x)
+        low, size = self.boxes(features).reshape(-1, 4, 2, 2).unbind(2)
+        return torch.cat([low, low + 1 + size.abs()], -1), torch.sigmoid(4 * self.scores(features))
+
+
+@cache
+def two_heads() -> tuple[TwoHeads, dc.OnnxFile, np.ndarray]:
+    """The network, its file, and labels that its own detections keep on all examples but every fifth."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TwoHeads().eval()
+    with torch.no_grad():
+        boxes, scores = (part.numpy() for part in model(torch.from_numpy(X)))
+    classes = np.where(scores >= 0.5, 0.0, -1.0)
+    classes[::5] = -1
+    file = dc.compress(model, "edge-int8", calibration=CALIBRATION)
+    return model, file, np.concatenate([boxes, classes[..., None]], 2)
+
+
+def certified(risk: Any, labels: np.ndarray | None = None, **asked: Any) -> dc.OnnxFile:
+    model, file, own = two_heads()
+    return dc.certify(file, reference=model, held_out=(X, own if labels is None else labels), risk=risk, **asked)
+
+
+def heads_ran() -> tuple[np.ndarray, ...]:
+    file = two_heads()[1]
+    return deployment.Session(file.body, file.target).run({"x": X})
+
+
+def test_detection_reads_both_outputs_and_is_verified() -> None:
+    boxes, scores = heads_ran()
+    expected = Detection(iou=0.7)({"a": boxes, "b": scores}, two_heads()[2])
+    file = certified(Detection(iou=0.7))
+    found = certified("detection:iou=0.7").certificate
+    assert found is not None and found == file.certificate
+    assert found.risk == "detection:score=0.5,iou=0.7" and "detection error" in found.statement
+    assert found.lines[1].point == pytest.approx(expected.mean(), abs=1 / UNITS) and found.lines[1].upper > expected.mean() > 0.1
+    verified = dc.verify(file, held_out=(X, two_heads()[2]))
+    assert verified == found and "betting" in found.lines[0].method
+    grouped = dc.certify(
+        file, reference=two_heads()[0], held_out=(X, two_heads()[2], np.arange(1000) // 2), risk=Detection(iou=0.7)
+    )
+    assert grouped.certificate is not None and grouped.certificate.n == 500
+
+
+def test_another_processor_recomputes_a_bounded_risk(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(deployment.Session):
+        def run(self, inputs: Any) -> tuple[np.ndarray, ...]:
+            boxes, scores = super().run(inputs)
+            return boxes, np.concatenate([np.zeros_like(scores[:3]), scores[3:]])
+
+    file = certified("detection")
+    assert file.certificate is not None
+    monkeypatch.setattr(deployment, "Session", Elsewhere)
+    found = dc.verify(file, held_out=(X, two_heads()[2]))
+    boxes, scores = heads_ran()
+    expected = Detection()({"a": boxes, "b": scores}, two_heads()[2])
+    assert 1 <= found.context["examples_that_differ"] <= 3
+    assert found.lines[1].point == pytest.approx(expected.mean(), abs=1 / UNITS)
+
+
+def test_a_users_risk_says_whether_it_reads_all_outputs() -> None:
+    def likely(outputs: Any, labels: np.ndarray) -> np.ndarray:
+        boxes, scores = outputs.values()
+        assert boxes.shape == (1000, 4, 4)
+        return scores.mean(axis=1)
+
+    def wide(outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.clip(outputs[:, 0, 2] - outputs[:, 0, 0], 0, 1)
+
+    likely.reads_all_outputs = True  # type: ignore[attr-defined]
+    scores = heads_ran()[1]
+    for risk, expected in ((likely, scores.mean()), (wide, 1.0)):
+        found = certified(risk).certificate
+        assert found is not None and found.risk == risk.__name__
+        assert found.lines[1].point == pytest.approx(expected, abs=1e-4)
+
+
+def test_images_without_objects_and_repeated_images() -> None:
+    model, file, _ = two_heads()
+    held_out = (np.concatenate([X[:50], X[:1]]), np.zeros((51, 0, 5), np.float32))
+    found = dc.certify(file, reference=model, held_out=held_out, risk="detection").certificate
+    assert found is not None and found.n == 50 and "equal an earlier one" in "".join(found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts"),
+    [
+        ({"risk": "detection", "labels": Y}, ["labels have shape (1000,)", "[1000, m, 5]"]),
+        ({"risk": "detection", "labels": np.tile([0.0, 0, 1, 1, 1], (1000, 1, 1))}, ["class 1", "classes 0 to 0"]),
+        ({"risk": "bounded_error:scale=1", "labels": Y}, ["(1000, 4, 4)", "same shape"]),
+        ({"risk": "bounded_error"}, ["bounded_error:scale=0.5"]),
+        ({"risk": "detektion"}, ["unknown risk 'detektion'"]),
+        ({"risk": Detection}, ["the risk is Detection"]),
+        ({"risk": 3}, ["the risk is int"]),
+    ],
+)
+def test_labels_and_options_are_checked_before_any_file_is_tested(
+    asked: dict[str, Any], facts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_heads()
+
+    def losses(*_: Any) -> None:
+        raise AssertionError("a loss was computed")
+
+    monkeypatch.setattr(Trial, "losses", losses)
+    with pytest.raises(dc.InvalidRequest) as caught:
+        certified(**asked)
+    assert all(fact in str(caught.value) for fact in facts) and "\n" not in str(caught.value)
+
+
+def test_labels_of_several_widths_are_refused() -> None:
+    model, file, labels = two_heads()
+    batches = [(X[:20], labels[:20]), (X[20:40], labels[20:40, :2])]
+    with pytest.raises(dc.InvalidRequest, match="pad them"):
+        dc.certify(file, reference=model, held_out=batches, risk="detection")

@@ -176,7 +176,7 @@ class Elsewhere:
 
     def __init__(self, *args: Any) -> None:
         self.session = Session(*args)
-        self.input_names = self.session.input_names
+        self.input_names, self.output_names = self.session.input_names, self.session.output_names
 
     def run(self, inputs: Any) -> tuple[np.ndarray, ...]:
         scores = self.session.run(inputs)[0].copy()
