@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Positions = Sequence[bool]  # for each axis of an output, whether it numbers positions
+
 _NEARLY_CONSTANT = 1e-4  # a spread below this share of the root mean square may be the rounding error of a constant channel
 FEWEST = 8  # a channel is judged if it has at least this many values
 LOST_ERROR = 0.9  # share of the spread from which on an error is about as large as that of a constant
@@ -48,11 +50,12 @@ class ChannelErrors:
         return int(errors.argmax())
 
 
-def channel_errors(output: np.ndarray, expected: np.ndarray) -> list[ChannelErrors]:
-    """The errors of an output's channels, along every axis that may be the channels': the second and the last.
+def channel_errors(output: np.ndarray, expected: np.ndarray, positions: Positions = ()) -> list[ChannelErrors]:
+    """The errors of an output's channels, along every axis that may be the channels': see `channel_axes`.
 
     Args:
         output, expected: `[n, ...]` of the same shape, float.
+        positions: for each axis, whether it is known to number positions.
 
     Returns:
         One entry for `[n]` and `[n, c]`, two for more axes. A NaN or an infinity is an infinite error, unless both arrays have
@@ -68,17 +71,34 @@ def channel_errors(output: np.ndarray, expected: np.ndarray) -> list[ChannelErro
     gap = np.where(agree | broken, 0.0, output - np.where(np.isfinite(expected), expected, 0.0))
     level = np.where(np.isfinite(expected), expected, 0.0)
     whole = float(np.sqrt(np.mean(np.square(level)))) or 1.0 if level.size else 1.0
-    return [_errors_along(axis, gap, level, broken, whole) for axis in channel_axes(expected.shape) or (0,)]
+    return [_errors_along(axis, gap, level, broken, whole) for axis in channel_axes(expected.shape, positions) or (0,)]
 
 
-def channel_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes of a shape that may be the channels': the second and the last.
+def channel_axes(shape: tuple[int, ...], positions: Positions = ()) -> tuple[int, ...]:
+    """The axes of a shape that may be the channels': the second and the last, unless they are known to number positions.
+
+    The last two axes of four, if they are equal, are the rows and columns of a map, whose channels are on the second axis; the
+    second and third, if they are equal, those of a map whose channels are on the last one. Columns aren't channels: one where
+    nothing ever happens varies by rounding errors alone.
+
+    Args:
+        shape: of an output, `[n, ...]`.
+        positions: for each axis, whether it is known to number positions, as an axis of any length does; of another number of
+            axes (`concatenate_batches` removes some) it is ignored.
 
     Example:
-        >>> channel_axes((8, 3, 32, 32)), channel_axes((8,))
-        ((1, 3), ())
+        >>> channel_axes((8, 3, 32, 32)), channel_axes((8, 3, 32, 64)), channel_axes((8,))
+        ((1,), (1, 3), ())
     """
-    return tuple(dict.fromkeys((1, len(shape) - 1))) if len(shape) > 1 else ()
+    if len(shape) < 2:
+        return ()
+    axes = dict.fromkeys((1, len(shape) - 1))
+    if len(shape) == 4 and shape[2] == shape[3]:
+        axes = {1: None}
+    elif len(shape) == 4 and shape[1] == shape[2]:
+        axes = {3: None}
+    known = positions if len(positions) == len(shape) else (False,) * len(shape)
+    return tuple(axis for axis in axes if not known[axis]) or tuple(axes)
 
 
 def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, whole: float) -> ChannelErrors:
@@ -105,7 +125,8 @@ def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndar
     return ChannelErrors(axis, errors, signal, varies & (count >= FEWEST))
 
 
-def any_lost(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> bool:
-    """Whether any channel of any float output is lost (see `ChannelErrors.lost`)."""
-    pairs = [(output, right) for output, right in zip(outputs, expected, strict=False) if right.dtype.kind == "f"]
-    return any(len(errors.lost) for output, right in pairs for errors in channel_errors(output, right))
+def any_lost(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], positions: Sequence[Positions] = ()) -> bool:
+    """Whether any channel of any float output is lost (see `ChannelErrors.lost`); `positions` of each, see `channel_axes`."""
+    known = [*positions, *[()] * (len(expected) - len(positions))]
+    judged = [parts for parts in zip(outputs, expected, known, strict=False) if parts[1].dtype.kind == "f"]
+    return any(len(errors.lost) for parts in judged for errors in channel_errors(*parts))

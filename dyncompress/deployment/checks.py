@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
-from dyncompress.deployment.channels import channel_errors
+from dyncompress.deployment.channels import Positions, channel_errors
 from dyncompress.deployment.session import Session
 from dyncompress.errors import Differs, Unsupported
 from dyncompress.types import OutputParity, Parity, Target
@@ -56,6 +56,7 @@ def parity_of_outputs(
     shipped: Sequence[np.ndarray],
     original: Sequence[np.ndarray] | None = None,
     names: Sequence[str] = (),
+    positions: Sequence[Positions] = (),
 ) -> Parity:
     """`parity` from outputs instead of files.
 
@@ -65,6 +66,7 @@ def parity_of_outputs(
         shipped: of the file.
         original: of the original model; None: the reference is the original.
         names: of the outputs; without them they are numbered.
+        positions: of each output, see `channels.channel_axes`.
 
     Raises:
         Differs: the outputs have other shapes than the reference's.
@@ -80,29 +82,32 @@ def parity_of_outputs(
             )
     titles = names or [str(index) for index in range(len(reference))]
     kinds = [np.asarray(out).dtype.kind for out in reference_outputs]
+    known = [*positions, *[()] * len(reference)][: len(reference)]
     return Parity(
         float_error=max(_float_error(a, b) for a, b in zip(exported, reference, strict=True)),
         relative_error=max(_relative(a, b) for a, b in zip(shipped, first, strict=True)),
         agreement=_agreement(shipped[0], first[0]),
         n=len(reference[0]),
-        outputs=tuple(_output(*parts) for parts in zip(titles, kinds, shipped, first, reference, strict=True)),
+        outputs=tuple(_output(*parts) for parts in zip(titles, kinds, shipped, first, reference, known, strict=True)),
         compressed_error=max(_relative(a, b) for a, b in zip(shipped, reference, strict=True)),
         compressed_agreement=_agreement(shipped[0], reference[0]),
     )
 
 
-def _output(name: str, kind: str, shipped: np.ndarray, original: np.ndarray, reference: np.ndarray) -> OutputParity:
+def _output(
+    name: str, kind: str, shipped: np.ndarray, original: np.ndarray, reference: np.ndarray, positions: Positions
+) -> OutputParity:
     """The differences of one output, with its worst channel; integer and boolean outputs have no channels."""
     pooled = _relative(shipped, original)
     if kind != "f":
         return OutputParity(name, pooled)
-    by_axis = channel_errors(shipped, original)
+    by_axis = channel_errors(shipped, original, positions)
     lost = tuple((along.axis, int(channel)) for along in by_axis for channel in along.lost)
     judged = [along for along in by_axis if along.judged.any()]
     if not judged:
         return OutputParity(name, pooled, lost=lost)
     worst = max(judged, key=lambda along: along.errors[along.worst])
-    file_error = max(float(along.errors[along.worst]) for along in channel_errors(shipped, reference))
+    file_error = max(float(along.errors[along.worst]) for along in channel_errors(shipped, reference, positions))
     return OutputParity(name, pooled, worst.axis, worst.worst, float(worst.errors[worst.worst]), file_error, lost)
 
 

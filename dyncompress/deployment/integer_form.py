@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dyncompress.deployment.activation_ranges import clipped_shares, extremes, ranges_within
-from dyncompress.deployment.channels import any_lost
+from dyncompress.deployment.channels import Positions, any_lost
 from dyncompress.deployment.faster_form import shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
 from dyncompress.deployment.session import Session
@@ -53,11 +53,13 @@ class Comparison:
         inputs: batches of inputs by name.
         expected: the float graph's outputs on all of them (`session.concatenate_batches`).
         original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
+        positions: of each output, see `channels.channel_axes`.
     """
 
     inputs: Batches
     expected: Sequence[np.ndarray]
     original: Sequence[np.ndarray] = ()
+    positions: Sequence[Positions] = ()
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,11 @@ def integer_file(
         body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"), shapes)
         return body, Session(body, target).over(comparison.inputs)
 
-    references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right)]
+    positions = comparison.positions
+    references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right, positions)]
 
     def loses_channel(outputs: Sequence[np.ndarray]) -> bool:
-        return any(any_lost(outputs, right) for right in references)
+        return any(any_lost(outputs, right, positions) for right in references)
 
     chosen, (body, outputs) = whole, attempt(whole)
     if narrow != whole:

@@ -51,12 +51,12 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             encodings,
             deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            deployment.Comparison(shown, exported, original),
+            deployment.Comparison(shown, exported, original, session.positions),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
     with progress.phase("compare with the original model"):
-        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session.output_names)
+        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session)
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)
     warnings = [deployment.matches_target(target), float_operators(fused, target), *activation_notes(written), *coarse(parity)]
@@ -82,7 +82,7 @@ Outputs = tuple[np.ndarray, ...]
 
 
 def _compared(
-    model: Model, shown: Sequence[Batch], outputs_of: tuple[Outputs, Outputs, Outputs], names: Sequence[str]
+    model: Model, shown: Sequence[Batch], outputs_of: tuple[Outputs, Outputs, Outputs], session: deployment.Session
 ) -> tuple[Parity, dict[str, float]]:
     """The parity of the file, and the divergence after each stage of export.
 
@@ -90,14 +90,15 @@ def _compared(
         model: the compressed model.
         shown: batches of inputs.
         outputs_of: the outputs on these inputs of the float graph, the finished file, and the model that came in.
-        names: the names of the outputs.
+        session: of the float graph.
 
     Raises:
         Differs: see `faithful`.
     """
     exported, written, original = outputs_of
     reference = outputs(model, shown)
-    parity = deployment.parity_of_outputs(reference, exported, written, original, names)
+    names, positions = session.output_names, session.positions
+    parity = deployment.parity_of_outputs(reference, exported, written, original, names, positions)
     unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
     return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
