@@ -160,7 +160,9 @@ def concatenate_batches(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def fixed_batch(session: onnxruntime.InferenceSession) -> int:
     """The batch size that a session takes; 0 if it takes any."""
-    return next((v.shape[0] for v in session.get_inputs() if v.shape and isinstance(v.shape[0], int)), 0)
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    lengths = [shapes[name][axis] for name, axis in batch_axes(shapes).items() if axis is not None]
+    return next((length for length in lengths if isinstance(length, int)), 0)
 
 
 def pieces(

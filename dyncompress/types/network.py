@@ -38,6 +38,7 @@ class Layer:
         group: name of the channel group, the layers whose output channels are removed together; empty: they can't be removed.
         left_alone: why the weight can't be compressed at all; empty: it can.
         fixed_channels: why its output channels can't be removed; empty: they can.
+        called: whether the forward pass calls it on the first examples; False: it is in a branch that these don't take.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layer:
     group: str = ""
     left_alone: str = ""
     fixed_channels: str = ""
+    called: bool = True
 
     __repr__ = short_repr
 
@@ -59,7 +61,7 @@ class Layer:
     @property
     def has_inputs(self) -> bool:
         """Whether the inputs that the weight multiplies can be observed."""
-        return self.kind not in WITHOUT_INPUTS
+        return self.called and self.kind not in WITHOUT_INPUTS
 
     @property
     def out(self) -> int:

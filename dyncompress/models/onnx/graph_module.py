@@ -42,6 +42,7 @@ class GraphModule(nn.Module):
                 parent = parent._modules[part]  # type: ignore[assignment]
             parent.add_module(last, module)
         branches = any(step.subgraphs for step in interpreter.steps)
+        self.layers_in_branches = branches
         self.why_channels_stay = "the graph has branches or loops, and channels are traced through one run" if branches else ""
         self.interpreter = copy.copy(interpreter)
         self.interpreter.constants = {}

@@ -62,7 +62,7 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     interpreter = Interpreter(simple.proto.graph, simple.versions, fallback=fallback)
     module = GraphModule(simple, layers_of(simple, {name: value.ndim for name, value in values.items()}), interpreter).eval()
     model = opening.open_model(module, example, batch, size=size, plain=True)
-    notes = _notes(graph, differing)
+    notes = [*_notes(graph, differing), *_uncalled(model)]
     _refuse_another(graph, model.predict(model.example), file, model)
     return replace(model, source=file, exporter=export, state_digest=graph.digest).with_notes(*notes)
 
@@ -211,6 +211,18 @@ def _differs(node: NodeProto, inputs: Sequence[Value], graph: OnnxGraph, values:
 
 def _nothing(*_inputs: object) -> tuple:
     return ()
+
+
+def _uncalled(model: TorchModel) -> list[str]:
+    """A sentence about the layers in branches that the first examples don't take."""
+    names = [layer.name for layer in model.trace.layers if not layer.called]
+    if not names:
+        return []
+    layers = f"layer '{names[0]}' is" if len(names) == 1 else f"{len(names)} layers (such as '{names[0]}') are"
+    return [
+        f"{layers} in branches that the first examples don't take: compressed by the weights alone, to 8 bits, and not compared "
+        "with the original's results."
+    ]
 
 
 def _notes(graph: OnnxGraph, differing: Mapping[str, str]) -> list[str]:

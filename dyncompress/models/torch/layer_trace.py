@@ -125,7 +125,8 @@ def trace_layers(module: nn.Module, example: Batch, names: Sequence[str]) -> Tra
     with temporary_hooks(handles):
         outputs(module, example, names)
     trace = Trace(calls=record.calls, largest=max(record.sizes), activations=sum(record.sizes))
-    layers = [*_weight_layers(candidates, record, trace), *_bare_parameter_layers(module, candidates, record.macs)]
+    in_branches = bool(getattr(module, "layers_in_branches", False))
+    layers = [*_weight_layers(candidates, record, trace, in_branches), *_bare_parameter_layers(module, candidates, record.macs)]
     trace.layers = sorted(layers, key=lambda layer: record.position(layer.name))
     return trace
 
@@ -168,8 +169,17 @@ def _users_by_weight(candidates: Mapping[str, nn.Module]) -> list[list[str]]:
     return list(users.values())
 
 
-def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, trace: Trace) -> Iterator[Layer]:
-    """One layer for each distinct weight of the compressible modules; fills `trace.users` and `trace.modules`."""
+def _weight_layers(
+    candidates: Mapping[str, nn.Module], record: _CallRecord, trace: Trace, in_branches: bool
+) -> Iterator[Layer]:
+    """One layer for each distinct weight of the compressible modules; fills `trace.users` and `trace.modules`.
+
+    Args:
+        candidates: the compressible modules by name.
+        record: of one forward pass.
+        trace: to be filled.
+        in_branches: whether layers that weren't called are in branches that other examples take.
+    """
     for users in _users_by_weight(candidates):
         users = sorted(users, key=lambda name: name not in record.calls)
         name, layer = users[0], candidates[users[0]]
@@ -177,7 +187,8 @@ def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, tra
         trace.users[name] = tuple(users)
         layouts = {tuple(canonical(candidates[user]).shape) for user in users}
         reason = ""
-        if owner not in record.calls:
+        called = owner in record.calls
+        if not called and not in_branches:
             reason = "never called in the forward pass (unused, or its weight is read by another module)"
         if len(layouts) > 1:
             reason = f"its weight is shared by {' and '.join(users)} in different layouts"
@@ -190,7 +201,8 @@ def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, tra
             macs = sum(record.macs.get(user, 0.0) for user in users)
         else:
             macs = record.macs.get(owner, 0.0) * layer.weight.numel()
-        yield Layer(name, kind_of(layer), shape, round(macs), groups_of(layer), left_alone=reason, fixed_channels=reason)
+        fixed = reason or ("" if called else "the first examples don't take its branch")
+        yield Layer(name, kind_of(layer), shape, round(macs), groups_of(layer), "", reason, fixed, called)
 
 
 def _bare_parameter_layers(

@@ -89,7 +89,8 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
             raise InvalidRequest(f"target '{target.name}' doesn't store 8 bits a channel, which entropy-coded weights unpack to.")
         unit = (24 / max(weights, 1)) ** 0.5
         coded = Choice(weight_bits=8, activation_bits=recipe.activation_bits)
-        return tuple(replace(coded, step=unit * step) for step in sorted(recipe.steps))
+        steps = sorted(recipe.steps)
+        return tuple(replace(coded, step=unit * step) for step in (steps if layer.called else steps[:1]))
     return tuple(
         Choice(
             sparsity=sparsity,
@@ -104,8 +105,12 @@ def choices(layer: Layer, recipe: Recipe, target: Target, rule: LayerRule | None
 
 
 def careful(layer: Layer, bits: Sequence[int], target: Target) -> tuple[int, ...]:
-    """The recipe's widths; for a recurrent weight 8 bits in place of fewer, since its errors recur at every time step."""
-    return tuple(dict.fromkeys(max(b, 8) for b in bits)) if layer.kind == "recurrent" and 8 in target.weight_bits else tuple(bits)
+    """The recipe's widths, with 8 bits in place of fewer for weights whose errors count for more than their own inputs show.
+
+    The errors of recurrent weights recur at every time step; those of weights that no example reaches were never seen.
+    """
+    wide = layer.kind == "recurrent" or not layer.called
+    return tuple(dict.fromkeys(max(b, 8) for b in bits)) if wide and 8 in target.weight_bits else tuple(bits)
 
 
 def within(granularity: str, layer: Layer) -> str:
