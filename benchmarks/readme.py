@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import frontier_tables, site_tables
+from benchmarks import frontier_tables, gallery_tables, site_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 Table = Callable[[], Iterable[str]]
@@ -19,6 +19,7 @@ PAGES: Mapping[Path, Mapping[str, Table]] = {
     ROOT / "README.md": {"headline": site_tables.headline},
     ROOT / "docs" / "benchmarks" / "index.md": {
         "frontier": lambda: frontier_tables.block(short=True),
+        "gallery": gallery_tables.site,
         "certified": site_tables.certified,
         "heavy tail": site_tables.heavy_tail,
         "soundness": site_tables.soundness,

@@ -24,6 +24,7 @@ _INDEX = {
     "storage_bytes": "accounting",
     "byte_target": "accounting",
     "overhead": "accounting",
+    "shapes_of_one": "faster_form",
     "packed_overhead": "accounting",
     "sizes": "accounting",
     "audit": "fusion",

@@ -12,6 +12,7 @@ import onnx
 
 from dyncompress.coding import pack
 from dyncompress.deployment.activation_ranges import candidates
+from dyncompress.deployment.faster_form import Shapes
 from dyncompress.deployment.fusion import optimized_model
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
 from dyncompress.deployment.stripping import parse
@@ -104,7 +105,9 @@ def _scales(shape: Sequence[int], granularity: str) -> int:
     return shape[0]
 
 
-def overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target) -> int:
+def overhead(
+    float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target, shapes: Shapes | None = None
+) -> int:
     """Bytes of the file that don't depend on the widths of its weights: graph, activation grids, names, unpacking functions.
 
     The two functions of 0.5 kB each that unpack sparse layers and widths other than 4 and 8 are always counted, whether a plan
@@ -117,28 +120,32 @@ def overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], t
         float_file: the exported float32 graph.
         placements: layer name -> the initializers that hold its weight.
         target: that the file is written for.
+        shapes: of activations for one example, as for `writer.write`.
 
     Returns:
         Bytes, without the seal.
     """
-    body, shapes = _file_with_dummies(float_file, placements, target, _dummy)
+    body, weights = _file_with_dummies(float_file, placements, target, (_dummy, shapes))
     names = {"x"} | ({"u"} if set(target.weight_bits) - {4, 8} else set())
     unpacking = sum(_function_bytes(name, target.opset) for name in names)
-    return len(body) + unpacking - sum(storage_bytes(shape, 8) for shape in shapes)
+    return len(body) + unpacking - sum(storage_bytes(shape, 8) for shape in weights)
 
 
-def packed_overhead(float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target) -> int:
+def packed_overhead(
+    float_file: bytes, placements: Mapping[str, Sequence[Placement]], target: Target, shapes: Shapes | None = None
+) -> int:
     """Bytes of the container that don't depend on the step sizes, computed by packing a file whose codes are all zero.
 
     Args:
         float_file: the exported float32 graph.
         placements: layer name -> the initializers that hold its weight.
         target: that the file is written for.
+        shapes: of activations for one example, as for `writer.write`.
 
     Returns:
         Bytes.
     """
-    return len(pack(_file_with_dummies(float_file, placements, byte_target(target), _zeros)[0]))
+    return len(pack(_file_with_dummies(float_file, placements, byte_target(target), (_zeros, shapes))[0]))
 
 
 def byte_target(target: Target) -> Target:
@@ -150,9 +157,15 @@ def _file_with_dummies(
     float_file: bytes,
     placements: Mapping[str, Sequence[Placement]],
     target: Target,
-    dummy: Callable[[tuple[int, ...], int], Encoding],
+    form: tuple[Callable[[tuple[int, ...], int], Encoding], Shapes | None],
 ) -> tuple[bytes, list[tuple[int, ...]]]:
-    """The file with dummy codes of 8 bits, and the shapes of the placed weights."""
+    """The file with dummy codes of 8 bits, and the shapes of the placed weights.
+
+    Args:
+        float_file, placements, target: as for `overhead`.
+        form: makes the dummies; and the shapes of activations.
+    """
+    dummy, activations = form
     model = parse(float_file)
     layouts = {place.initializer: place.layout for places in placements.values() for place in places}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in layouts}
@@ -161,7 +174,7 @@ def _file_with_dummies(
     encodings = {name: (dummy(shape, index), layouts[name]) for index, (name, shape) in enumerate(shapes.items())}
     ranges = {name: (0.0, 1.0 + index / 1024) for index, name in enumerate(candidates(model))}
     with_bytes = target if 8 in target.weight_bits else replace(target, weight_bits=(*target.weight_bits, 8))
-    return write(float_file, encodings, ranges, with_bytes), list(shapes.values())
+    return write(float_file, encodings, ranges, with_bytes, activations), list(shapes.values())
 
 
 def _function_bytes(name: str, opset: int) -> int:

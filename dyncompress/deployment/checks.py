@@ -55,8 +55,7 @@ def parity_of_outputs(
     exported: Sequence[np.ndarray],
     shipped: Sequence[np.ndarray],
     original: Sequence[np.ndarray] | None = None,
-    names: Sequence[str] = (),
-    positions: Sequence[Positions] = (),
+    positions: Mapping[str, Positions] | None = None,
 ) -> Parity:
     """`parity` from outputs instead of files.
 
@@ -65,8 +64,7 @@ def parity_of_outputs(
         exported: of the float graph.
         shipped: of the file.
         original: of the original model; None: the reference is the original.
-        names: of the outputs; without them they are numbered.
-        positions: of each output, see `channels.channel_axes`.
+        positions: name of an output -> see `channels.channel_axes`, in order; None: the outputs are numbered.
 
     Raises:
         Differs: the outputs have other shapes than the reference's.
@@ -80,26 +78,22 @@ def parity_of_outputs(
                 f"the outputs of the {name} have shapes {shapes}, those of the model {[out.shape for out in reference]}; "
                 "check the export."
             )
-    titles = names or [str(index) for index in range(len(reference))]
-    kinds = [np.asarray(out).dtype.kind for out in reference_outputs]
-    known = [*positions, *[()] * len(reference)][: len(reference)]
+    known: Mapping[str, Positions] = positions or {str(index): () for index in range(len(reference))}
     return Parity(
         float_error=max(_float_error(a, b) for a, b in zip(exported, reference, strict=True)),
         relative_error=max(_relative(a, b) for a, b in zip(shipped, first, strict=True)),
         agreement=_agreement(shipped[0], first[0]),
         n=len(reference[0]),
-        outputs=tuple(_output(*parts) for parts in zip(titles, kinds, shipped, first, reference, known, strict=True)),
+        outputs=tuple(_output(*parts) for parts in zip(known.items(), shipped, first, reference, strict=True)),
         compressed_error=max(_relative(a, b) for a, b in zip(shipped, reference, strict=True)),
         compressed_agreement=_agreement(shipped[0], reference[0]),
     )
 
 
-def _output(
-    name: str, kind: str, shipped: np.ndarray, original: np.ndarray, reference: np.ndarray, positions: Positions
-) -> OutputParity:
+def _output(known: tuple[str, Positions], shipped: np.ndarray, original: np.ndarray, reference: np.ndarray) -> OutputParity:
     """The differences of one output, with its worst channel; integer and boolean outputs have no channels."""
-    pooled = _relative(shipped, original)
-    if kind != "f":
+    (name, positions), pooled = known, _relative(shipped, original)
+    if np.asarray(shipped).dtype.kind != "f":
         return OutputParity(name, pooled)
     by_axis = channel_errors(shipped, original, positions)
     lost = tuple((along.axis, int(channel)) for along in by_axis for channel in along.lost)

@@ -221,4 +221,3 @@ class _Prices:
 
 def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-

@@ -63,23 +63,18 @@ def float_operators(counts: Mapping[str, tuple[int, int]], target: Target) -> st
 
     Args:
         counts: as `audit` returns them.
-        target: its `integer_ops` are expected on integer kernels, unless its activations are float32.
+        target: its `integer_ops` are expected on integer kernels, unless its activations are float32, or its kernel times decide.
 
     Example:
         >>> float_operators({"Conv": (3, 5)}, Target("t", "", "schema"))
         "2 of 5 Conv run in float, where target 't' expects integer kernels, and take more time than those would; a ..."
     """
-    if target.activation_dtype == "float32":
+    if target.activation_dtype == "float32" or target.kernel_times is not None:
         return ""
     in_float = [(op, of - on, of) for op in target.integer_ops for on, of in [counts.get(op, (0, 0))] if on < of]
     if not in_float:
         return ""
     listed = ", ".join(f"{floats} of {of} {op}" for op, floats, of in in_float)
-    if target.kernel_times is not None:
-        return (
-            f"{listed} run in float: by the kernel times of target '{target.name}' that is faster there, or a weight or an "
-            "activation stays float."
-        )
     return (
         f"{listed} run in float, where target '{target.name}' expects integer kernels, and take more time than those would; a "
         "layer whose weights stay float, or whose scales are of groups, is one reason."

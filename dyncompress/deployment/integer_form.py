@@ -21,7 +21,7 @@ from dyncompress.deployment.channels import Positions, any_lost
 from dyncompress.deployment.faster_form import shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
 from dyncompress.deployment.session import Session
-from dyncompress.deployment.writer import Encodings, write
+from dyncompress.deployment.writer import Encodings, write_and_list
 from dyncompress.types import Target
 
 Batches = Sequence[Mapping[str, np.ndarray]]
@@ -106,9 +106,10 @@ def integer_file(
         {n: r for n, r in by_name.items() if n not in floats} for by_name in (whole, ranges_within(ends, calibration.share))
     )
 
-    def attempt(ranges: Ranges) -> tuple[bytes, tuple[np.ndarray, ...]]:
-        body = write(float_file, encodings, ranges, target if ranges else replace(target, activation_dtype="float32"), shapes)
-        return body, Session(body, target).over(comparison.inputs)
+    def attempt(ranges: Ranges) -> _Attempt:
+        kind = target if ranges else replace(target, activation_dtype="float32")
+        body, quantized = write_and_list(float_file, encodings, ranges, kind, shapes)
+        return _Attempt(body, Session(body, target).over(comparison.inputs), quantized)
 
     positions = comparison.positions
     references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right, positions)]
@@ -116,21 +117,31 @@ def integer_file(
     def loses_channel(outputs: Sequence[np.ndarray]) -> bool:
         return any(any_lost(outputs, right, positions) for right in references)
 
-    chosen, (body, outputs) = whole, attempt(whole)
-    if narrow != whole:
-        clipped_body, clipped_outputs = attempt(narrow)
-        examples = _examples_to_compare(ends, narrow, batches)
-        if _clipping_helps(float_file, (body, clipped_body), examples, target, expected):
-            chosen, body, outputs = narrow, clipped_body, clipped_outputs
-    if loses_channel(outputs):
+    chosen, made = whole, attempt(whole)
+    if any(narrow[name] != whole[name] for name in made.quantized):
+        clipped = attempt(narrow)
+        examples = _examples_to_compare(ends, {name: narrow[name] for name in made.quantized}, batches)
+        if _clipping_helps(float_file, (made.body, clipped.body), examples, target, expected):
+            chosen, made = narrow, clipped
+    if loses_channel(made.outputs):
         floats = {**floats, **channel_losing_values(float_file, batches, chosen, target)}
         chosen = {name: limits for name, limits in chosen.items() if name not in floats}
-        body, outputs = attempt(chosen)
-    all_float = bool(chosen) and loses_channel(outputs)
+        made = attempt(chosen)
+    all_float = bool(chosen) and loses_channel(made.outputs)
     if all_float:
         chosen = {}
-        body, outputs = attempt(chosen)
-    return IntegerFile(body, outputs, clipped_shares(ends, chosen), floats, all_float)
+        made = attempt(chosen)
+    cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
+    return IntegerFile(made.body, made.outputs, cut, floats, all_float)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A file, its outputs on the inputs of the comparison, and the activations that are quantized in it."""
+
+    body: bytes
+    outputs: tuple[np.ndarray, ...]
+    quantized: frozenset[str]
 
 
 def _clipping_helps(

@@ -89,10 +89,12 @@ class Session:
         return {name: tuple("?" if size is None else size for size in value.shape) for name, value in self._inputs.items()}
 
     @property
-    def positions(self) -> tuple[tuple[bool, ...], ...]:
-        """For each output, whether an axis numbers positions: those behind the examples that have a word instead of a length."""
-        shapes = [value.shape for value in self._session.get_outputs()]
-        return tuple(tuple(axis > 0 and isinstance(size, str) for axis, size in enumerate(shape)) for shape in shapes)
+    def positions(self) -> dict[str, tuple[bool, ...]]:
+        """Output -> for each axis whether it numbers positions: those behind the examples that have a word for a length."""
+        shapes = {value.name: value.shape for value in self._session.get_outputs()}
+        return {
+            name: tuple(axis > 0 and isinstance(size, str) for axis, size in enumerate(shape)) for name, shape in shapes.items()
+        }
 
     @property
     def batch_size(self) -> int:

@@ -49,6 +49,13 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
         InvalidRequest: an encoding doesn't fit its initializer, or a range isn't finite.
         Unsupported: the target doesn't take a width, or the graph needs a newer opset than the target's.
     """
+    return write_and_list(float_file, encodings, ranges, target, shapes)[0]
+
+
+def write_and_list(
+    float_file: bytes, encodings: Encodings, ranges: Ranges, target: Target, shapes: Shapes | None
+) -> tuple[bytes, frozenset[str]]:
+    """The file that `write` returns, and the names of the activations that are quantized in it."""
     model = ir.serde.deserialize_model(convert_opset(parse(strip(float_file)), target))
     graph = model.graph
     weights = _stored_weights(graph, encodings, target)
@@ -58,9 +65,10 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
     if shapes and target.kernel_times is not None:
         floats = faster_in_float(graph, domain, shapes, target.kernel_times)
         domain = _integer_domain(graph, weights, grids, floats)
+    quantized = frozenset(value.name or "" for value in domain.quantized)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
     _replace_weights(constants, weights, domain, read)
-    return _serialize(model, target)
+    return _serialize(model, target), quantized
 
 
 @dataclass(frozen=True)
@@ -152,9 +160,10 @@ def _replace_weights(
 ) -> None:
     """Replace every use of every encoded initializer, in the form that suits the node which reads it."""
     tied, anchors = _store_tied(constants, weights), _main_nodes(constants.graph)
+    places = {node: place for place, node in enumerate(constants.graph)}
     for weight in weights.values():
         initializer = constants.graph.initializers[weight.name]
-        uses = sorted(initializer.uses(), key=lambda use: constants.graph.index(anchors[use.node]))
+        uses = sorted(initializer.uses(), key=lambda use: places[anchors[use.node]])
         codes = tied.get(weight.name)
         for use in uses:
             node = use.node

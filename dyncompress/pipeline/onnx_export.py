@@ -51,7 +51,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             encodings,
             deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            deployment.Comparison(shown, exported, original, session.positions),
+            deployment.Comparison(shown, exported, original, tuple(session.positions.values())),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
@@ -97,8 +97,7 @@ def _compared(
     """
     exported, written, original = outputs_of
     reference = outputs(model, shown)
-    names, positions = session.output_names, session.positions
-    parity = deployment.parity_of_outputs(reference, exported, written, original, names, positions)
+    parity = deployment.parity_of_outputs(reference, exported, written, original, session.positions)
     unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
     return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}

@@ -39,8 +39,8 @@ class Encoding:
 class KernelTimes:
     """The times of a runtime's float and integer kernels on one thread, in nanoseconds.
 
-    A kernel's time is modelled as that of a node, plus terms that are proportional to its outputs (one channel at one position each),
-    its positions, its multiplications (MACs), or its kernel's taps. In float, channels count in blocks of 16.
+    A kernel's time is modelled as that of a node, plus terms that are proportional to its outputs (one channel at one position
+    each), its positions, its multiplications (MACs), or its kernel's taps. In float, channels count in blocks of 16.
 
     Attributes:
         float_node, integer_node: of a node that has nothing to do.

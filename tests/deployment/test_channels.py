@@ -36,7 +36,7 @@ def test_constant_logits_beside_boxes_are_lost_although_the_pooled_error_is_smal
     expected = np.concatenate([boxes, logits], 1)
     output = np.concatenate([boxes + 0.5, np.full_like(logits, logits.mean())], 1)
     expected, output = np.moveaxis(expected, 1, axis), np.moveaxis(output, 1, axis)
-    parity = parity_of_outputs([expected], [expected], [output], names=("y",))
+    parity = parity_of_outputs([expected], [expected], [output], positions={"y": ()})
     assert parity.relative_error < 0.01, "the pooled error is small"
     (first,) = parity.outputs
     assert {(axis, channel) for channel in (4, 5, 6)} <= set(first.lost)

@@ -93,7 +93,7 @@ def test_apply_gives_a_torch_model_again_and_export_a_file() -> None:
     assert (tiny.predictions(ran) == tiny.predictions(scores)).mean() > 0.95
     assert file.certificate is None and file.content == file.body
     assert file.sizes.file == len(file.body) < 0.45 * file.float_bytes
-    assert file.parity.float_error < 1e-5 and file.fused["Conv"] == (4, 4)
+    assert file.parity.float_error < 1e-5 and file.fused["Conv"][1] == 4
     assert set(file.stages) >= {"prune", "weights", "match"} and file.stages["prune"] == 0
     assert file.stages["weights"] > file.stages["match"] > 0
     assert file.macs[0] == file.macs[1] == tiny.profile().macs
@@ -219,9 +219,9 @@ def test_a_plan_is_edited_as_text_and_applied_again(tmp_path: Path) -> None:
 
 
 def test_an_edited_plan_overrides_the_recipes_budget() -> None:
-    tight = dc.load_recipe("edge-int8", {"budget.bytes": 0.25})
+    tight = dc.load_recipe("edge-int8", {"budget.bytes": 0.2})
     file = dc.compress(network(), tight, calibration=CALIBRATION, plan=tiny.plan())
-    assert file.plan.asked == tiny.plan().asked and len(file.body) > 0.25 * file.float_bytes
+    assert file.plan.asked == tiny.plan().asked and len(file.body) > 0.2 * file.float_bytes
 
 
 def test_a_profile_from_disk_gives_the_same_plan(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def file_values(plan: types.Plan) -> tuple[Any, ...]:
     )  # fmt: skip
     interval = types.Interval(0.1, 0.0, 0.2, 0.05, 100, SENTENCE)
     speed, candidate = types.Speed(0.1, 0.2, 0.5, 40, processor=SENTENCE), types.Candidate(10**6, 0.1, 0.2)
-    return (line, certificate, output, parity, target, file, file.sizes, interval, speed, candidate)
+    return (line, certificate, output, parity, target, target.kernel_times, file, file.sizes, interval, speed, candidate)
 
 
 def model_values(plan: types.Plan) -> tuple[Any, ...]:

@@ -106,17 +106,14 @@ class Interpreter:
         return self
 
     def _step(self, proto: NodeProto) -> Step:
-        attributes, subgraphs = {}, {}
-        for attribute in proto.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                subgraphs[attribute.name] = Interpreter(attribute.g, self.versions, self.folder, self.fallback)
-            else:
-                attributes[attribute.name] = attribute_value(attribute, self.folder)
-        domain = "" if proto.domain == "ai.onnx" else proto.domain
-        version = self.versions.get(domain, 1)
-        node = Node(proto.name, proto.op_type, domain, version, attributes, tuple(proto.output))
+        subgraphs = {
+            attribute.name: Interpreter(attribute.g, self.versions, self.folder, self.fallback)
+            for attribute in proto.attribute
+            if attribute.type == AttributeProto.GRAPH
+        }
+        node = node_of(proto, self.versions, self.folder)
         function = self.fallback(proto) if self.fallback is not None else None
-        return Step(node, tuple(proto.input), function or function_of(domain, proto.op_type, version), subgraphs)
+        return Step(node, tuple(proto.input), function or function_of(node.domain, node.operator, node.version), subgraphs)
 
     def within(self, outer: Scope, layers: Layers) -> Function:
         """The graph as the body of a node: inputs -> outputs, reading names of the outer graph too."""
@@ -160,6 +157,19 @@ def on_one_device(values: list[Value]) -> list[Value]:
         return values
     device = next(device for device in devices if device.type != "cpu")
     return [value.to(device) if isinstance(value, Tensor) else value for value in values]
+
+
+def node_of(proto: NodeProto, versions: Mapping[str, int], folder: str = "") -> Node:
+    """A node of a graph, without its subgraphs.
+
+    Args:
+        proto: the node.
+        versions: domain -> version of its operator set.
+        folder: holds external data.
+    """
+    attributes = {a.name: attribute_value(a, folder) for a in proto.attribute if a.type != AttributeProto.GRAPH}
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    return Node(proto.name, proto.op_type, domain, versions.get(domain, 1), attributes, tuple(proto.output))
 
 
 def attribute_value(attribute: AttributeProto, folder: str = "") -> object:

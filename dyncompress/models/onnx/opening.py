@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.models.onnx.graph_module import GraphModule, examples_in_place
-from dyncompress.models.onnx.interpreter import Interpreter, Step
+from dyncompress.models.onnx.interpreter import Interpreter, node_of
 from dyncompress.models.onnx.layers import layers_of
 from dyncompress.models.onnx.node import Function, NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
@@ -192,12 +192,11 @@ def _differing_nodes(graph: OnnxGraph, values: Mapping[str, np.ndarray]) -> dict
 
 def _differs(node: NodeProto, inputs: Sequence[Value], graph: OnnxGraph, values: Mapping[str, np.ndarray]) -> bool:
     """Whether torch has no function for a node, or one whose results differ from onnxruntime's."""
-    alone = Interpreter(onnx.helper.make_graph([node], "node", [], []), graph.versions, fallback=lambda _node: _nothing)
-    step: Step = alone.steps[0]
+    own = node_of(node, graph.versions)
     try:
-        function = function_of(step.node.domain, step.node.operator, step.node.version)
+        function = function_of(own.domain, own.operator, own.version)
         with torch.no_grad():
-            outputs: Any = function(step.node, *inputs)
+            outputs: Any = function(own, *inputs)
     except (NoTorchFunctionError, *calling.CALL_ERRORS, ArithmeticError):  # a case that the function doesn't know
         return True
     for name, value in zip(node.output, outputs if isinstance(outputs, tuple) else (outputs,), strict=False):
@@ -207,10 +206,6 @@ def _differs(node: NodeProto, inputs: Sequence[Value], graph: OnnxGraph, values:
         if error > TOLERANCE:
             return True
     return False
-
-
-def _nothing(*_inputs: object) -> tuple:
-    return ()
 
 
 def _uncalled(model: TorchModel) -> list[str]:

@@ -21,8 +21,8 @@ from onnx_ir.passes import common
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.onnx.interpreter import attribute_value, reads_of
-from dyncompress.models.onnx.node import Node, NoTorchFunctionError, Value
+from dyncompress.models.onnx.interpreter import node_of, reads_of
+from dyncompress.models.onnx.node import NoTorchFunctionError, Value
 from dyncompress.models.onnx.operators import function_of
 from dyncompress.models.onnx.values import to_proto, to_value
 from dyncompress.types.batch_axes import batch_axes, batch_word
@@ -279,13 +279,11 @@ def _computed(node: NodeProto, inputs: list[Value], graph: OnnxGraph) -> tuple[T
     """The outputs of a node on constants; None where it stays in the graph."""
     if node.op_type in NOT_FOLDED or any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
         return None
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    attributes = {attribute.name: attribute_value(attribute) for attribute in node.attribute}
-    version = graph.versions.get(domain, 1)
+    own = node_of(node, graph.versions)
     try:
-        function = function_of(domain, node.op_type, version)
+        function = function_of(own.domain, own.operator, own.version)
         with torch.no_grad():
-            results = function(Node(node.name, node.op_type, domain, version, attributes, tuple(node.output)), *inputs)
+            results = function(own, *inputs)
     except (NoTorchFunctionError, RuntimeError, ValueError, TypeError, IndexError):
         return None  # onnxruntime computes it, or reports what is wrong
     results = results if isinstance(results, tuple) else (results,)

@@ -169,9 +169,7 @@ def _users_by_weight(candidates: Mapping[str, nn.Module]) -> list[list[str]]:
     return list(users.values())
 
 
-def _weight_layers(
-    candidates: Mapping[str, nn.Module], record: _CallRecord, trace: Trace, in_branches: bool
-) -> Iterator[Layer]:
+def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, trace: Trace, in_branches: bool) -> Iterator[Layer]:
     """One layer for each distinct weight of the compressible modules; fills `trace.users` and `trace.modules`.
 
     Args:

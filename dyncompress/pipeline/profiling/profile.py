@@ -324,6 +324,7 @@ def _fixed_bytes(float_file: bytes, places: Mapping[str, Sequence[Placement]], t
         return len(float_file) - int(sum(file_bytes(layers[name], Choice()) for name in places))
     if recipe.activation_bits == FLOAT_BITS:
         target = replace(target, activation_dtype="float32")
-    if recipe.steps:
-        return deployment.packed_overhead(float_file, places, target)
-    return deployment.overhead(float_file, places, target)
+    compares = target.kernel_times is not None and task.calibrated and target.activation_dtype != "float32"
+    shapes = deployment.shapes_of_one(float_file, first_examples(task.batches, 1)[0]) if compares else None
+    count = deployment.packed_overhead if recipe.steps else deployment.overhead
+    return count(float_file, places, target, shapes)

@@ -1,0 +1,93 @@
+"""The gallery's tables in Markdown, from the cells of `results/gallery.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from benchmarks import cells
+
+RESULTS = Path(__file__).parent / "results" / "gallery.json"
+FLOAT, OURS = "float", "edge-int8"
+HEADS = ("row", "tool", "bytes", "metric [95 % of the difference]", "outputs differ", "ms, batch 1", "left alone")
+MORE_HEADS = ("seconds (processor)", "certificate")
+
+
+def told(key: str, cell: cells.Cell) -> str:
+    """The line that is printed for a finished cell."""
+    if cell["verdict"] != "ok":
+        return f"{key}: {cell['verdict']}: {cell['error']}"
+    return f"{key}: {cell['bytes']:,} bytes, {metric_text(cell)}, outputs differ by {percent(cell['relative_difference'])}"
+
+
+def table(found: Mapping[str, cells.Cell]) -> str:
+    """The table of the finished cells, by `row | tool`; a failure has its reason in place of the metric."""
+    lines = [line((*HEADS, *MORE_HEADS)), line(["---"] * (len(HEADS) + len(MORE_HEADS)))]
+    for key, cell in found.items():
+        row, _, tool = key.partition(" | ")
+        if cell["verdict"] != "not needed":
+            lines.append(line([row, f"`{tool}`" if tool == OURS else tool, *columns(cell)]))
+    return "\n".join(lines)
+
+
+def models(found: Mapping[str, cells.Cell]) -> str:
+    """The table of the models: who made them, what is measured, and on how many independent units."""
+    lines = [line(("row", "made by", "opset", "metric", "units")), line(["---"] * 5)]
+    for key, cell in found.items():
+        row, _, tool = key.partition(" | ")
+        if tool == FLOAT and cell["verdict"] == "ok":
+            lines.append(line([row, cell["made_by"], str(cell["opset"]), cell["metric"], f"{cell['units']:,}"]))
+    return "\n".join(lines)
+
+
+def site() -> Iterable[str]:
+    """The lines of both tables."""
+    found = cells.read(RESULTS)
+    yield models(found)
+    yield ""
+    yield table(found)
+
+
+def line(values: Iterable[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(value.replace('|', '/') for value in values)} |"
+
+
+def columns(cell: cells.Cell) -> list[str]:
+    """The columns of a cell from `bytes` on."""
+    if cell["verdict"] != "ok":
+        return ["-", f"{cell['verdict']}: {cell['error']}", *["-"] * 5]
+    first = "seconds" not in cell  # of the float file, which no tool made
+    size, milliseconds = f"{cell['bytes']:,}", "-"
+    if "milliseconds" in cell:
+        milliseconds = f"{cell['milliseconds']:.3g}" + ("" if first else f" ({cell['times_ratio']:.2f}x)")
+    return [
+        size if first else f"{size} ({cell['bytes_ratio']:.2f}x)",
+        metric_text(cell),
+        "-" if first else percent(cell["relative_difference"]),
+        milliseconds,
+        f"{100 * cell['left_alone']:.1f} %" if "left_alone" in cell else "-",
+        "-" if first else f"{cell['seconds']:.0f} ({cell['cpu_seconds']:.0f})",
+        certificate_text(cell),
+    ]
+
+
+def metric_text(cell: cells.Cell) -> str:
+    """The metric in per cent, and the interval of its difference to the float file in points."""
+    mean = f"{100 * cell['mean']:.2f} %"
+    if "seconds" not in cell or None in cell["difference_interval"]:
+        return mean
+    low, high = (100 * end for end in cell["difference_interval"])
+    return f"{mean} [{low:+.2f}, {high:+.2f}]"
+
+
+def percent(share: float | str | None) -> str:
+    """A share in per cent with two digits; `-` where it isn't a number."""
+    return f"{100 * share:.2g} %" if isinstance(share, int | float) else "-"
+
+
+def certificate_text(cell: cells.Cell) -> str:
+    """What the certificate bounds and its upper end, or why there is none."""
+    if "upper" in cell:
+        return f"{cell['quantity']} at most {cell['upper']:.4f}"
+    return f"none: {cell['certificate_error']}" if "certificate_error" in cell else "-"
