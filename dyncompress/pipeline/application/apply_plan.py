@@ -12,6 +12,7 @@ from dyncompress.pipeline.application.round_layers import fit_to_target, round_l
 from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices
 from dyncompress.pipeline.observed_model import first_examples, outputs
 from dyncompress.pipeline.task import Task, refuse_other_weights
+from dyncompress.quantization import for_choice
 from dyncompress.quantization.grid import decode
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
@@ -245,7 +246,7 @@ def with_method(choice: Choice, recipe: Recipe) -> Choice:
     if choice.sparsity and recipe.pruner is not None:
         names.append(type(recipe.pruner).__name__)
     if choice.weight_bits != FLOAT_BITS and recipe.quantizer is not None:
-        names.append(type(recipe.quantizer).__name__)
+        names.append(type(for_choice(recipe.quantizer, choice)).__name__)
     return replace(choice, method=" + ".join(names))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from dyncompress.pipeline.application.sequential import compress_in_order, edits
 from dyncompress.pipeline.task import Task
+from dyncompress.quantization import for_choice
 from dyncompress.quantization.grid import Grid, decode
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
@@ -17,6 +18,7 @@ from dyncompress.types import (
     InputMoment,
     LayerwiseCalibration,
     Model,
+    Need,
     Observation,
     Plan,
     Pruner,
@@ -97,8 +99,8 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
         the model after pruning alone, the model after rounding, and the record of each layer.
     """
     recipe, model = task.recipe, task.model
-    needs = {Weight(), *(n for tool in (recipe.pruner, recipe.quantizer) if tool is not None for n in tool.needs)}
     choices = {name: choice for name, choice in plan.asked.items() if name not in plan.reasons}
+    needs = {Weight(), *(need for choice in choices.values() for need in needs_of(choice, recipe))}
     rounded = RoundedLayers(choices, recipe.pruner, recipe.quantizer)
     layers = [layer.name for layer in model.layers() if layer.name in choices]
     weights: dict[str, tuple[Array, Array | None]] = {}
@@ -110,6 +112,14 @@ def round_layers(task: Task, plan: Plan) -> tuple[Model, Model, RoundedLayers]:
     sparse = [edit for name in layers if choices[name].sparsity for edit in edits(name, rounded.pruned[name], weights[name][1])]
     final = [edit for name in layers for edit in edits(name, *weights[name])]
     return model.edited(sparse) if sparse else model, model.edited(final) if final else model, rounded
+
+
+def needs_of(choice: Choice, recipe: Recipe) -> tuple[Need, ...]:
+    """What the recipe's tools read of a layer to carry out a choice."""
+    pruner = recipe.pruner if choice.sparsity else None
+    rounds = recipe.quantizer is not None and choice.weight_bits != FLOAT_BITS
+    quantizer = for_choice(recipe.quantizer, choice) if rounds else None
+    return tuple(need for tool in (pruner, quantizer) if tool is not None for need in tool.needs)
 
 
 def _done(choice: Choice, new: Array, encoding: Encoding | None) -> Choice:

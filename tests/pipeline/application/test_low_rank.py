@@ -77,7 +77,7 @@ def test_the_file_holds_two_int8_layers_for_one_and_no_more_bytes_than_predicted
     assert 0.5 * foreseen < len(found.content) <= foreseen
     assert found.macs[1] == small().model.macs < found.macs[0]
     assert {unit: choice.rank for unit, choice in found.plan.realised.items() if choice.rank} == RANKS
-    assert found.plan.realised["conv3"].method == "low rank + Gptq"
+    assert found.plan.realised["conv3"].method == "low rank + Mse"
     assert "rank 8, 8 bits" in str(found.plan)
 
 
