@@ -175,7 +175,8 @@ class Gptq:
     4. Up to 4 bits, sweeps of coordinate descent on the codes follow, with step 3 after each.
 
     Without an `InputMoment` in the observation (embeddings), and above `feedback_bits`, it does what `Mse` does. Where `choice`
-    asks for zeros (`sparsity` or `pattern`), weights that are zero get the code 0, and the others compensate rounding errors only.
+    asks for zeros (`sparsity` or `pattern`), weights that are zero get the code 0, and the others compensate rounding errors
+    only.
 
     **Source**: Frantar et al., ICLR 2023, with act-order. Choosing scales by output error is this library's: at 2 bits it
     removes a quarter of the output error.

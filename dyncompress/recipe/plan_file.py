@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,27 @@ def user_comments(text: str, plan: Plan) -> list[str]:
     return comments
 
 
+@dataclass(frozen=True)
+class Structure:
+    """What can be removed from a model; None where that isn't known.
+
+    Attributes:
+        splits: names of the layers that two thin layers can replace.
+        blocks: units of the residual blocks that can be dropped (`block:NAME`).
+        groups: units of the channel groups (`channels:NAME`) -> number of channels.
+    """
+
+    splits: Collection[str] | None = None
+    blocks: Collection[str] | None = None
+    groups: Mapping[str, int] | None = None
+
+
 def check_plan(
     plan: Plan,
     layers: Sequence[Layer],
     *,
     weight_bits: Collection[int] = BITS,
-    splits: Collection[str] | None = None,
-    blocks: Collection[str] | None = None,
+    structure: Structure | None = None,
 ) -> None:
     """Refuse a plan that can't be applied to a model with these layers.
 
@@ -158,8 +173,7 @@ def check_plan(
         plan: its asked choices are checked.
         layers: of the model.
         weight_bits: widths in bits that the target stores.
-        splits: names of the layers that two thin layers can replace; None: unknown, so that ranks aren't checked.
-        blocks: units of the residual blocks that can be dropped (`block:NAME`); None: unknown.
+        structure: what can be removed; what isn't known isn't checked.
 
     Raises:
         InvalidRequest: a shape differs, a unit doesn't exist, or a choice isn't possible. The message names the line if the plan
@@ -173,9 +187,9 @@ def check_plan(
             raise InvalidRequest(f"{where}: the model has no layer '{layer}'{nearest(layer, shapes)}")
         if shapes[layer] != tuple(shape):
             raise InvalidRequest(f"{where}: layer '{layer}' has shape {shapes[layer]}, the plan was made for {tuple(shape)}.")
-    groups = {CHANNELS + layer.group: layer.out for layer in layers if layer.group}
-    _check_units(plan, places, shapes, groups, weight_bits)
-    _check_structure(plan, places, layers, splits, blocks)
+    structure = structure or Structure()
+    _check_units(plan, places, shapes, structure.groups, weight_bits)
+    _check_structure(plan, places, layers, structure)
 
 
 def place(places: Places, *path: str) -> str:
@@ -229,19 +243,17 @@ def _check_block(unit: str, shapes: Mapping[str, tuple[int, ...]], where: str) -
         raise _unknown(unit, where, [BLOCKS + name.rpartition(".")[0] for name in shapes])
 
 
-def _check_structure(
-    plan: Plan, places: Places, layers: Sequence[Layer], splits: Collection[str] | None, blocks: Collection[str] | None
-) -> None:
+def _check_structure(plan: Plan, places: Places, layers: Sequence[Layer], structure: Structure) -> None:
     """Check what only the model knows: weights that can't be compressed, layers that have a rank, droppable blocks."""
     alone = {layer.name: layer.left_alone for layer in layers if layer.left_alone}
     for unit, choice in plan.asked.items():
         key, reason = "", ""
         if unit in alone and choice != Choice():
             reason = f"its weight can't be compressed, {alone[unit]}; leave its table out."
-        elif choice.rank is not None and splits is not None and unit not in splits:
+        elif choice.rank is not None and structure.splits is not None and unit not in structure.splits:
             key, reason = "rank", f"rank is {choice.rank}; two layers can't take the place of this one; leave rank out."
-        elif choice.drop and blocks is not None and unit not in blocks:
-            known = f"this model offers {', '.join(sorted(blocks)) or 'none'}"
+        elif choice.drop and structure.blocks is not None and unit not in structure.blocks:
+            known = f"this model offers {', '.join(sorted(structure.blocks)) or 'none'}"
             key, reason = "drop", f"there is no block '{unit.removeprefix(BLOCKS)}' that its shortcut can replace; {known}."
         if reason:
             raise InvalidRequest(f"{place(places, 'unit', unit, key)}: unit '{unit}': {reason}")

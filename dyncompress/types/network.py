@@ -35,9 +35,7 @@ class Layer:
         shape: of the weight, `(out, in / groups, *kernel)`.
         macs: multiply-accumulates of one example.
         groups: number of convolution groups.
-        group: name of the channel group, the layers whose output channels are removed together; empty: they can't be removed.
         left_alone: why the weight can't be compressed at all; empty: it can.
-        fixed_channels: why its output channels can't be removed; empty: they can.
         called: whether the forward pass calls it on the first examples; False: it is in a branch that these don't take.
     """
 
@@ -46,9 +44,7 @@ class Layer:
     shape: tuple[int, ...]
     macs: int
     groups: int = 1
-    group: str = ""
     left_alone: str = ""
-    fixed_channels: str = ""
     called: bool = True
 
     __repr__ = short_repr
@@ -79,7 +75,7 @@ class ChannelGroup:
     """Layers whose output channels can only be removed together.
 
     Attributes:
-        name: the value of `Layer.group` of the producers.
+        name: of its first producer.
         size: number of channels.
         producers: layers whose rows are removed, depthwise layers in between included.
         consumers: layer -> n, the number of consecutive columns of its weight matrix `(out, in / groups * kernel)` that belong to

@@ -23,7 +23,7 @@ from tests.traits import attention, calls
 from tests.traits.subject import ids, images
 
 PROFILE = Profile(
-    layers=(Layer("a", "conv2d", (4, 3, 3, 3), 100, group="g"), Layer("é", "embedding", (9, 2), 0, left_alone="shared")),
+    layers=(Layer("a", "conv2d", (4, 3, 3, 3), 100), Layer("é", "embedding", (9, 2), 0, left_alone="shared")),
     estimates={"hill": {"a": Estimate(1.0 / 3, 0.1, 36, notes=("short",)), "é": Estimate(math.nan, math.inf, 0, valid=False)}},
     table={
         "a": (Option(Choice(weight_bits=4, sparsity=0.5), 18.0, 100.0, 1e-300), Option(Choice(), 432.0, 100.0, 0.0, 0.25)),

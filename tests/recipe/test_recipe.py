@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.recipe.checks import parse_budget
-from dyncompress.recipe.plan_file import check_plan, line_numbers, plan_from_toml, plan_to_toml, read_plan
+from dyncompress.recipe.plan_file import Structure, check_plan, line_numbers, plan_from_toml, plan_to_toml, read_plan
 from dyncompress.recipe.recipe import LayerRule, Recipe, rules_for
 from dyncompress.recipe.toml_files import load_recipe, load_target
 from dyncompress.types import Budget, Choice, Layer, Plan, Target
@@ -262,10 +262,11 @@ def test_targets_are_read_as_strictly(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- plans
 LAYERS = (
-    Layer("stem.conv", "conv2d", (8, 3, 3, 3), 1000, group="g0"),
+    Layer("stem.conv", "conv2d", (8, 3, 3, 3), 1000),
     Layer('odd "name"\\é', "linear", (4, 32), 128),
     Layer("embed", "embedding", (10, 4), 0, left_alone="shared"),
 )
+STRUCTURE = Structure(groups={"channels:g0": 8})
 PLAN = Plan(
     asked={
         "stem.conv": Choice(weight_bits=4, sparsity=0.5, activation_bits=8),
@@ -297,7 +298,7 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
     assert read_plan(path) == PLAN
     assert plan_to_toml(plan_from_toml(TEXT)) == TEXT
-    check_plan(PLAN, LAYERS)
+    check_plan(PLAN, LAYERS, structure=STRUCTURE)
     nan = dataclasses.replace(PLAN, distortion=math.nan, gap=math.inf)
     again = plan_from_toml(plan_to_toml(nan))
     assert math.isnan(again.distortion) and again.gap == math.inf
@@ -365,7 +366,7 @@ def test_a_truncated_plan_is_refused_in_one_sentence() -> None:
 def test_a_plan_is_checked_against_the_model() -> None:
     def refused(plan: Plan, layers: tuple[Layer, ...] = LAYERS, **how: object) -> str:
         with pytest.raises(InvalidRequest) as caught:
-            check_plan(plan, layers, **how)  # type: ignore[arg-type]
+            check_plan(plan, layers, structure=STRUCTURE, **how)  # type: ignore[arg-type]
         return str(caught.value)
 
     wide = dataclasses.replace(PLAN, asked={"channels:g0": Choice(keep=9)})

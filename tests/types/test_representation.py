@@ -29,7 +29,7 @@ SENTENCE = "A sentence that says why a layer was given the number of bits that i
 def planning_values() -> tuple[Any, ...]:
     """Choices, a profile, and a plan, which comes last."""
     choice = types.Choice(keep=4096, indices=tuple(range(4096)), weight_bits=4, method="gptq")
-    layers = tuple(types.Layer(name, "linear", (512, 512), 2**18, group=name, left_alone=SENTENCE) for name in NAMES)
+    layers = tuple(types.Layer(name, "linear", (512, 512), 2**18, left_alone=SENTENCE) for name in NAMES)
     estimate = types.Estimate(2.5, 0.25, 512, notes=(SENTENCE,) * 10)
     option = types.Option(choice, 1e6, 1e6, 0.01, change=types.WeightChange(1.0, 0.1, 0.0, 1.0))
     profile = types.Profile(

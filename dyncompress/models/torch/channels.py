@@ -15,7 +15,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,25 +47,11 @@ class Channels:
 
     Attributes:
         groups: in forward order.
-        reasons: layer -> why its output channels can't be removed.
+        reasons: layer -> why its output channels can't be removed, for the layers that no group names as a producer.
     """
 
     groups: tuple[ChannelGroup, ...] = ()
     reasons: Mapping[str, str] = field(default_factory=dict)
-
-    def annotate(self, layers: Sequence[Layer]) -> tuple[Layer, ...]:
-        """The layers, each with the name of its group or the reason why it has none."""
-        member = {name: group.name for group in self.groups for name in group.producers}
-        return tuple(
-            layer
-            if layer.left_alone
-            else replace(
-                layer,
-                group=member.get(layer.name, ""),
-                fixed_channels="" if layer.name in member else self.reasons.get(layer.name, _TIED),
-            )
-            for layer in layers
-        )
 
 
 @dataclass(frozen=True)

@@ -199,8 +199,7 @@ def _weight_layers(candidates: Mapping[str, nn.Module], record: _CallRecord, tra
             macs = sum(record.macs.get(user, 0.0) for user in users)
         else:
             macs = record.macs.get(owner, 0.0) * layer.weight.numel()
-        fixed = reason or ("" if called else "the first examples don't take its branch")
-        yield Layer(name, kind_of(layer), shape, round(macs), groups_of(layer), "", reason, fixed, called)
+        yield Layer(name, kind_of(layer), shape, round(macs), groups_of(layer), reason, called)
 
 
 def _bare_parameter_layers(
@@ -222,4 +221,4 @@ def _bare_parameter_layers(
             )
             full = f"{owner_name}.{name}" if owner_name else name
             macs = round(positions.get(owner_name, 0.0) * parameter.numel())
-            yield Layer(full, kind, tuple(parameter.shape), macs, left_alone=reason, fixed_channels=reason)
+            yield Layer(full, kind, tuple(parameter.shape), macs, left_alone=reason)

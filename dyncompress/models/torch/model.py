@@ -132,17 +132,18 @@ class TorchModel:
     def _channels(self) -> channels.Channels:
         return channels.channels_of(self.module, self.trace, self.example, self.input_names)
 
-    @cached_property
-    def _layers(self) -> tuple[Layer, ...]:
-        return self._channels.annotate(self.trace.layers)
-
     def layers(self) -> tuple[Layer, ...]:
         """All layers in the order of the forward pass; layers that are never called come last."""
-        return self._layers
+        return tuple(self.trace.layers)
 
     def channel_groups(self) -> tuple[ChannelGroup, ...]:
         """Sets of layers whose output channels can be removed together; each removal was tried on a copy."""
         return self._channels.groups
+
+    def fixed_channels(self) -> Mapping[str, str]:
+        """Layer -> why its output channels can't be removed."""
+        producers = {name for group in self._channels.groups for name in group.producers}
+        return {name: reason for name, reason in self._channels.reasons.items() if name not in producers}
 
     @cached_property
     def _blocks(self) -> tuple[ResidualBlock, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.pipeline.capabilities import factorable_layers, residual_blocks
+from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, residual_blocks
 from dyncompress.pipeline.task import Task
-from dyncompress.recipe.plan_file import check_plan, place
+from dyncompress.recipe.plan_file import Structure, check_plan, place
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import BLOCKS, FLOAT_BITS, STRUCTURE, Model, Plan, Target, WeightFisher
+from dyncompress.types import BLOCKS, CHANNELS, FLOAT_BITS, STRUCTURE, Model, Plan, Target, WeightFisher
 
 
 def refuse_unfit(plan: Plan, model: Model, target: Target) -> None:
@@ -19,7 +19,10 @@ def refuse_unfit(plan: Plan, model: Model, target: Target) -> None:
     splits = factorable_layers(model) if any(choice.rank is not None for choice in plan.asked.values()) else None
     drops = any(choice.drop for choice in plan.asked.values())
     blocks = {BLOCKS + block.name for block in residual_blocks(model) if block.droppable} if drops else None
-    check_plan(plan, model.layers(), weight_bits=(*target.weight_bits, FLOAT_BITS), splits=splits, blocks=blocks)
+    narrows = any(unit.startswith(CHANNELS) for unit in plan.asked)
+    groups = {CHANNELS + group.name: group.size for group in channel_groups(model)} if narrows else None
+    bits = (*target.weight_bits, FLOAT_BITS)
+    check_plan(plan, model.layers(), weight_bits=bits, structure=Structure(splits, blocks, groups))
     for unit, choice in plan.asked.items():
         rounds = not unit.startswith(STRUCTURE) and choice.weight_bits != FLOAT_BITS
         if rounds and target.weight_granularity == "tensor" and choice.granularity != "tensor":

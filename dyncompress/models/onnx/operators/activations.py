@@ -25,6 +25,8 @@ def gelu(node: Node, x: Tensor) -> Tensor:
 
 def hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     """A straight line, clipped to 0 ... 1."""
+    if abs(6 * node.get("alpha", 0.2) - 1) < 1e-6 and node.get("beta", 0.5) == 0.5:
+        return functional.hardsigmoid(x)  # one pass instead of three
     return (node.get("alpha", 0.2) * x + node.get("beta", 0.5)).clamp(0, 1)
 
 
