@@ -1,4 +1,4 @@
-"""Load what arguments name: a model or data as `file.py:callable` or `package.module:callable`, `.onnx` and `.npz` files."""
+"""Load what arguments name: a model or data as `file.py:callable` or `package.module:callable`, files of models and `.npz`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,12 @@ from types import ModuleType
 from typing import Any
 
 from dyncompress.errors import InvalidRequest, Unsupported
-from dyncompress.models import load
+from dyncompress.models import SCRIPTS, load
 from dyncompress.models.user_code import calling_user_code, guard_data, remember
 from dyncompress.recipe.text_files import is_file, read_bytes
 
-ONNX = ".onnx"
+MODEL_ENDINGS = (".onnx", ".pt2", *SCRIPTS)
 _FIRST_BYTE = b"\x08"  # of every ONNX file: the tag of its first field, the IR version
-MODEL_FILES = {
-    ".pt2": "an exported program",
-    ".pt": "a pickle",
-    ".pth": "a pickle",
-    ".safetensors": "weights without their network",
-}
 
 
 def check_model(source: str) -> None:
@@ -33,18 +27,19 @@ def check_model(source: str) -> None:
         Unsupported: it is a file of another format; the message says how to name the network instead.
         InvalidRequest: it has another form, there is no such file, or the file isn't Python.
     """
-    if Path(source).suffix.lower() == ONNX:
+    ending = Path(source).suffix.lower()
+    if ending in MODEL_ENDINGS:
         if not is_file(Path(source), f"model '{source}'"):
             raise InvalidRequest(f"model '{source}': there is no such file.")
         with Path(source).open("rb") as file:
-            if file.read(1) != _FIRST_BYTE:
-                raise InvalidRequest(f"model: '{source}' is no ONNX file; give a file that onnx can load.")
+            first = file.read(1)
+        if ending == ".onnx" and first != _FIRST_BYTE:
+            raise InvalidRequest(f"model: '{source}' is no ONNX file; give a file that onnx can load.")
         return
-    kind = MODEL_FILES.get(Path(source).suffix)
-    if kind:
+    if ending == ".safetensors":
         raise Unsupported(
-            f"model '{source}' is {kind}, which can't be opened here; give an .onnx file, or name a function that builds the "
-            "network and loads its weights, e.g. `net.py:model`."
+            f"model '{source}' holds weights without their network; name a function that builds the network and loads its "
+            "weights, e.g. `net.py:model`."
         )
     _check_callable(source, "model")
 
@@ -67,14 +62,14 @@ def check_data(source: str, what: str) -> None:
 
 
 def load_model(source: str) -> Any:
-    """The network that `file.py:callable` or `package.module:callable` returns, or the graph of an ONNX file.
+    """The network that `file.py:callable` or `package.module:callable` returns, or what a file holds, see `models.load`.
 
     Raises:
         Unsupported: it is a file of another format; the message says how to name the network instead.
         InvalidRequest: there is no such file, module or callable, it doesn't return a `torch.nn.Module`, or the file is no ONNX.
     """
     check_model(source)
-    if Path(source).suffix.lower() == ONNX:
+    if Path(source).suffix.lower() in MODEL_ENDINGS:
         return load(source)
     import torch
 
@@ -108,7 +103,7 @@ def _check_callable(source: str, what: str) -> None:
     """Refuse an argument that isn't `place:name`, and a file that doesn't exist or isn't Python."""
     place, colon, name = source.rpartition(":")
     if not colon or not place or not name:
-        other = ONNX if what == "model" else ".npz"
+        other = ".onnx" if what == "model" else ".npz"
         forms = f"`file.py:callable` or `package.module:callable`, or an {other} file"
         raise InvalidRequest(f"{what} '{source}': give it as {forms}.")
     if not place.endswith(".py"):

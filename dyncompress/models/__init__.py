@@ -15,29 +15,52 @@ from dyncompress.types import Batch, Model
 __all__ = ["load", "open_model", "preprocessing_warning"]
 
 
+SCRIPTS = (".pt", ".pth", ".ts", ".torchscript")
+
+
 def load(model: Any) -> Any:
-    """What a path names, read: the graph of an ONNX file. Any other model is returned as it is.
+    """What a path names, read: the graph of an ONNX file, or a program that torch exported.
+
+    A program in memory (`torch.export.ExportedProgram`, TorchScript) is brought into the same form. Any other model is returned
+    as it is. Exported programs and TorchScript are read by torch: open only files that you trust.
 
     Raises:
-        InvalidRequest: there is no such file, or it is no ONNX file.
-        Unsupported: the file is of another kind.
+        InvalidRequest: there is no such file, or it isn't what its name says.
+        Unsupported: the file is of another kind, or torch can't write a program as ONNX.
     """
-    if not isinstance(model, str | Path):
-        return model
-    if Path(model).suffix.lower() != ".onnx":
-        raise Unsupported(
-            f"'{model}' is no ONNX file, by its name; give an .onnx file, a torch.nn.Module, or name a function that returns one."
-        )
-    from dyncompress.models.onnx.reading import read_file
+    if isinstance(model, str | Path):
+        return _read(Path(model))
+    kinds = {cls.__name__ for cls in type(model).__mro__}
+    if "ExportedProgram" in kinds or "ScriptModule" in kinds:
+        from dyncompress.models.onnx import programs  # torch is imported only where a model needs it
 
-    return read_file(model)
+        return programs.graph_of_exported(model) if "ExportedProgram" in kinds else programs.script_of(model)
+    return model
+
+
+def _read(path: Path) -> Any:
+    """The model of a file."""
+    kind = path.suffix.lower()
+    if kind == ".onnx":
+        from dyncompress.models.onnx.reading import read_file
+
+        return read_file(path)
+    if kind == ".pt2" or kind in SCRIPTS:
+        from dyncompress.models.onnx import programs
+
+        return programs.read_exported(path) if kind == ".pt2" else programs.read_script(path)
+    raise Unsupported(
+        f"'{path}' is no ONNX file, exported program or TorchScript, by its name; give an .onnx, .pt2 or .pt file, a "
+        "torch.nn.Module, or name a function that returns one."
+    )
 
 
 def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
     """The adapter of a model.
 
     Args:
-        model: a `torch.nn.Module`, the path of an ONNX file or the graph read from it, or a model adapter.
+        model: a `torch.nn.Module`, the path of an ONNX file or the graph read from it, a program that torch exported or the path
+            of one, or a model adapter.
         example: two examples (or one) by input name, `[n, ...]`.
         batch: a whole batch as its owner makes them, for networks that run on no other size; None: the example.
 
@@ -51,7 +74,8 @@ def open_model(model: Any, example: Batch, batch: Batch | None = None) -> Model:
     if hasattr(model, "input_names"):
         from dyncompress.models.onnx import opening as onnx_opening
 
-        return onnx_opening.open_model(model, example, batch)
+        graph = model.graph(example) if hasattr(model, "graph") else model
+        return onnx_opening.open_model(graph, example, batch)
     from dyncompress.models.torch import opening  # torch is imported only where a model needs it
 
     return opening.open_model(model, example, batch)

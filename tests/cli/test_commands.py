@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dyncompress import cli
 from dyncompress.cli.option_values import settings
@@ -147,10 +148,18 @@ def test_a_wrong_model_gives_one_sentence(source: str, message: str, folder: Pat
         load_model(source)
 
 
-@pytest.mark.parametrize("source", ["net.pt2", "net.pth"])
-def test_a_file_without_python_code_explains_how_to_name_a_network(source: str) -> None:
-    with pytest.raises(Unsupported, match=r"net\.py:model"):
-        load_model(source)
+def test_files_without_a_network_explain_how_to_name_one(tmp_path: Path) -> None:
+    weights = tmp_path / "net.pt"
+    torch.save({"w": torch.ones(3)}, weights)
+    for source in (weights, tmp_path / "net.safetensors"):
+        with pytest.raises(Unsupported, match=r"net\.py:model"):
+            load_model(str(source))
+    for name in ("absent.pt2", "absent.pt", "absent.onnx"):
+        with pytest.raises(InvalidRequest, match="there is no such file"):
+            load_model(str(tmp_path / name))
+    (tmp_path / "net.pt2").write_bytes(b"no program")
+    with pytest.raises(InvalidRequest, match="is no exported program"):
+        load_model(str(tmp_path / "net.pt2"))
 
 
 def test_an_import_error_inside_the_users_module_is_the_users_own(tmp_path: Path) -> None:

@@ -172,15 +172,13 @@ SUBJECTS = {
     "compiled, by position": Subject(seeded(lambda: torch.compile(Two())), pair),
     "DataParallel, two inputs": Subject(seeded(lambda: nn.DataParallel(Two())), both),
     "DataParallel inside compile": Subject(seeded(lambda: torch.compile(nn.DataParallel(Two()))), pair),
-    "scripted": Subject(seeded(lambda: torch.jit.script(Two())), both, refused="TorchScript"),
-    "traced": Subject(seeded(lambda: torch.jit.trace(Two(), (randn(2, 20), randn(2, 8)))), pair, refused="TorchScript"),
+    "scripted": Subject(seeded(lambda: torch.jit.script(Two())), both),
+    "traced": Subject(seeded(lambda: torch.jit.trace(Two(), (randn(2, 20), randn(2, 8)))), pair),
     "compiled part": Subject(seeded(lambda: Inner(torch.compile)), rows),
     "scripted part": Subject(seeded(lambda: Inner(torch.jit.script)), rows, refused="TorchScript"),
     "averaged": Subject(seeded(averaged), rows),
     "fx graph": Subject(seeded(lambda: fx.symbolic_trace(perceptron())), rows),
-    "exported program": Subject(
-        seeded(lambda: torch.export.export(perceptron(), (randn(2, 20),))), rows, refused="ExportedProgram"
-    ),
+    "exported program": Subject(seeded(lambda: torch.export.export(perceptron(), (randn(2, 20),))), rows),
     "function": Subject(lambda: torch.relu, rows, refused=r"torch\.nn\.Module"),
     "weight norm, old": Subject(seeded(lambda: normed(old=True)), rows),
     "weight norm": Subject(seeded(lambda: normed(old=False)), rows),

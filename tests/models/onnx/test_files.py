@@ -141,8 +141,8 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "text.onnx", "is no ONNX file")
     (tmp_path / "empty.onnx").write_bytes(b"")
     refused(tmp_path / "empty.onnx", "empty graph")
-    (tmp_path / "net.pt2").write_bytes(b"")
-    refused(tmp_path / "net.pt2", "give an .onnx file")
+    (tmp_path / "net.tflite").write_bytes(b"")
+    refused(tmp_path / "net.tflite", "give an .onnx, .pt2 or .pt file")
 
 
 def test_external_data_are_read_from_the_files_folder_alone(tmp_path: Path) -> None:
