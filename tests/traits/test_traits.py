@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import dyncompress as dc
+from dyncompress.models import load
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch.calling import tensors_of
@@ -65,17 +66,18 @@ def compressed(subject: Subject, recipe: str) -> tuple[Any, dc.OnnxFile]:
 def off_by(model: Any, file: dc.OnnxFile, subject: Subject) -> float:
     """Root mean square difference between the first outputs of file and model, on a batch that the file accepts."""
     data = subject.fresh() if subject.fresh else subject.data()
-    names, data = resolve_inputs(model, data)
+    names, data = resolve_inputs(load(model), data)
+    called = model.module() if isinstance(model, torch.export.ExportedProgram) else unwrap(model)
     batch = as_batches(data, names, unchecked=True)[0]
     session = onnxruntime.InferenceSession(file.body)
     size = session.get_inputs()[0].shape[0]
     rows = {name: torch.as_tensor(value)[: size if isinstance(size, int) else 16] for name, value in batch.items()}
-    kinds = {p.dtype for p in unwrap(model).parameters() if p.is_floating_point()}
+    kinds = {p.dtype for p in called.parameters() if p.is_floating_point()}
     kind = kinds.pop() if len(kinds) == 1 else torch.float32
     own = {name: value.to(kind) if value.is_floating_point() else value for name, value in rows.items()}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = unwrap(model)(**own) if isinstance(data, dict) else unwrap(model)(*own.values())
+        found = called(**own) if isinstance(data, dict) else called(*own.values())
     wanted = tensors_of(found)[0].float().numpy()
     inputs = {value.name: rows[value.name].numpy() for value in session.get_inputs()}
     answer = session.run(None, inputs)[0]
