@@ -33,6 +33,12 @@ def match_moments(model: Model, reference: Model, batches: Sequence[Batch]) -> t
     return model.matched(reference, batches) if isinstance(model, MomentMatching) else (model, {})
 
 
+def float_file(model: Model, example: Batch) -> bytes:
+    """The float32 file that sizes and times are compared with: the one that the model came as, else its export."""
+    own = getattr(model, "float_file", None)
+    return model.to_onnx(example)[0] if own is None else own(example)
+
+
 def refuse_incapable(model: Model, recipe: Recipe) -> None:
     """Refuse a recipe whose main work the model's adapter can't do.
 

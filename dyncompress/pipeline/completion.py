@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
+from dyncompress.pipeline.capabilities import float_file
 from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.onnx_export import as_numpy
 from dyncompress.pipeline.task import Task
@@ -23,7 +24,7 @@ def complete(file: OnnxFile, task: Task, made: Plan | Profile, *, keep_float: bo
         keep_float: whether the original's float32 file stays with it too: as many bytes as the model has.
     """
     example = first_examples(task.batches, 2)[0]
-    float_body = _float_body(task.model, example) if keep_float else b""
+    float_body = float_file(task.model, as_numpy(example)) if keep_float else b""
     with task.progress.phase("time a run before and after"):
         speed = _speed(file, task.model, example, float_body)
     profile = made if isinstance(made, Profile) else None
@@ -35,11 +36,6 @@ def with_speed(file: OnnxFile, original: Model) -> OnnxFile:
     return file if file.speed is not None else replace(file, speed=_speed(file, original, original.example))
 
 
-def _float_body(model: Model, example: Batch) -> bytes:
-    """The model's float32 file."""
-    return model.to_onnx(as_numpy(example))[0]
-
-
 def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b"") -> Speed:
     """The time of a run on one example; the reason, where either file doesn't run here."""
     reason = deployment.cannot_run_here(file.target)
@@ -47,7 +43,7 @@ def _speed(file: OnnxFile, model: Model, example: Batch, float_body: bytes = b""
         return Speed(reason=reason)
     one = {name: value[:1] for name, value in as_numpy(example).items()}
     try:
-        return deployment.time_pair(float_body or _float_body(model, example), file.body, one, file.target)
+        return deployment.time_pair(float_body or float_file(model, as_numpy(example)), file.body, one, file.target)
     except Unsupported as error:
         return Speed(reason=str(error).rstrip("."))
 

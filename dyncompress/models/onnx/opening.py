@@ -64,7 +64,8 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     model = opening.open_model(module, example, batch, size=size, plain=True)
     notes = [*_notes(graph, differing), *_uncalled(model)]
     _refuse_another(graph, model.predict(model.example), file, model)
-    return replace(model, source=file, exporter=export, state_digest=graph.digest).with_notes(*notes)
+    opened = replace(model, source=file, exporter=export, came_as=graph.proto.SerializeToString, state_digest=graph.digest)
+    return opened.with_notes(*notes)
 
 
 def export(module: nn.Module, _example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:

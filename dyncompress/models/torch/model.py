@@ -8,7 +8,7 @@ The caller's module is never changed: the adapter works on a copy in eval mode w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -98,6 +98,7 @@ class TorchModel:
         free: input -> axes after the batch axis that may have any length.
         exports: the last export, which later exports of the same structure reuse.
         exporter: writes the file in place of torch's exporter, for modules that were opened from a file; None for others.
+        came_as: returns the float32 file that the model came as; None for models that weren't a file.
 
     Example:
         >>> from dyncompress.models.torch.opening import open_model
@@ -122,6 +123,7 @@ class TorchModel:
     free: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     exports: ExportCache = field(default_factory=ExportCache, repr=False, compare=False)
     exporter: Exporter | None = field(default=None, repr=False, compare=False)
+    came_as: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def trace(self) -> layer_trace.Trace:
@@ -251,6 +253,10 @@ class TorchModel:
         exported = onnx_graph.export_onnx(self.module, self.trace.layers, self.trace.users, inputs)
         self.exports.skeleton = skeleton.skeleton(exported[0], self.module, form, *exported[1:])
         return exported
+
+    def float_file(self, example: Batch | None = None) -> bytes:
+        """The float32 file that sizes and times are compared with: the one that the model came as, else its export."""
+        return self.to_onnx(example)[0] if self.came_as is None else self.came_as()
 
     def edited(self, edits: Sequence[Edit]) -> TorchModel:
         """A new model with the edits applied; this one stays as it is.

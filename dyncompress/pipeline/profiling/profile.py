@@ -11,7 +11,7 @@ from dyncompress import deployment
 from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.pipeline.application.round_layers import fit_to_target
-from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, residual_blocks
+from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, float_file, residual_blocks
 from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
 from dyncompress.pipeline.task import Task
@@ -100,12 +100,13 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
     rules = rules_for(recipe, [layer.name for layer in layers])
     by_name = {layer.name: layer for layer in layers}
     with task.progress.phase("export the original"):
-        float_file, places = model.to_onnx(first_examples(task.batches, 2)[0])
+        example = first_examples(task.batches, 2)[0]
+        content, places = model.to_onnx(example)
     units = _units(task, places, considered, rules)
     with task.progress.phase("count the bytes that stay fixed"):
         placed = {name: places[name] for name in units.layers}
-        float_bytes, fixed = len(float_file), _fixed_bytes(float_file, placed, task)
-        del float_file  # as large as the model
+        float_bytes, fixed = len(float_file(model, example)), _fixed_bytes(content, placed, task)
+        del content  # as large as the model
     measured = _measured(task, units)
     source = UNMEASURED if units.decided else _source(task, measured.errors)
     sensitivities = _sensitivities(task, source, measured)
