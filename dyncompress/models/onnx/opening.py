@@ -49,10 +49,10 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     """
     size = graph.batch_size
     example = batches.resize_batch(example, size) if size else example
-    declare_shapes(graph, {name: np.ndim(value) for name, value in example.items()})
+    declare_shapes(graph, {name: np.shape(value) for name, value in example.items() if not _has_shape(graph, name)})
     name_batch_axes(graph)
     values = _reference_values(graph, example)
-    declare_shapes(graph, {name: value.ndim for name, value in values.items()})
+    declare_shapes(graph, {name: value.shape for name, value in values.items() if name in graph.output_names})
     _name_axes_of_outputs(graph, example)
     file, simple = FileModule(graph).eval(), simplified(graph)
     if len(simple.proto.graph.node) < len(graph.proto.graph.node):
@@ -66,6 +66,11 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     _refuse_another(graph, model.predict(model.example), file, model)
     opened = replace(model, source=file, exporter=export, came_as=graph.proto.SerializeToString, state_digest=graph.digest)
     return opened.with_notes(*notes)
+
+
+def _has_shape(graph: OnnxGraph, name: str) -> bool:
+    """Whether an input has a shape, even one without axes."""
+    return any(value.name == name and value.type.tensor_type.HasField("shape") for value in graph.proto.graph.input)
 
 
 def export(module: nn.Module, _example: Batch) -> tuple[bytes, Mapping[str, tuple[Placement, ...]], tuple[str, ...]]:

@@ -8,7 +8,7 @@ functions of the interpreter. Names of inputs and outputs, free axes and metadat
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -320,11 +320,25 @@ def name_batch_axes(graph: OnnxGraph) -> None:
             chosen.dim_param = word
 
 
-def declare_shapes(graph: OnnxGraph, ranks: Mapping[str, int]) -> None:
-    """Give inputs and outputs of known rank a shape where they have none, in place, since other tools ask for it."""
+def declare_shapes(graph: OnnxGraph, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give inputs and outputs a shape where they have none, or one of another number of axes, in place.
+
+    Other tools ask for it. The lengths stay open, but that of the examples where it is fixed and only one axis has it.
+
+    Args:
+        graph: to be changed.
+        shapes: of inputs and outputs on an example.
+    """
+    size = graph.batch_size
     for value in (*graph.proto.graph.input, *graph.proto.graph.output):
-        kind = value.type.tensor_type
-        if value.name in ranks and value.type.HasField("tensor_type") and not kind.HasField("shape"):
-            kind.shape.SetInParent()
-            for _ in range(ranks[value.name]):
-                kind.shape.dim.add()
+        kind, shape = value.type.tensor_type, list(shapes.get(value.name, ()))
+        if value.name not in shapes or not value.type.HasField("tensor_type"):
+            continue
+        if kind.HasField("shape") and len(kind.shape.dim) == len(shape):
+            continue
+        kind.shape.SetInParent()
+        del kind.shape.dim[:]
+        for length in shape:
+            dim = kind.shape.dim.add()
+            if size and length == size and shape.count(size) == 1:
+                dim.dim_value = size

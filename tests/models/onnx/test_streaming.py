@@ -95,5 +95,29 @@ def test_a_certificate_of_a_streaming_file_is_verified(tmp_path: Path) -> None:
 
 def test_the_axis_of_the_examples_is_the_one_of_that_name() -> None:
     assert batch_axes({"x": ["n", 3], "s": [2, "n"], "r": [], "t": ["m", "n"]}) == {"x": 0, "s": 1, "r": None, "t": 1}
-    assert batch_axes({"r": [], "x": [4, 3], "s": [2, 4]}) == {"r": None, "x": 0, "s": 0}
+    assert batch_axes({"r": [], "x": [4, 3], "s": [2, 4], "t": [4, 4]}) == {"r": None, "x": 0, "s": 1, "t": 0}
+    assert batch_axes({"x": [1, 64, "w"], "y": ["steps", 1, 40], "z": [1, 1]}) == {"x": 0, "y": 1, "z": 0}
     assert batch_axes({}) == {}
+
+
+@pytest.mark.parametrize("declared", [[1, "length"], ["steps", 1, 5], None])
+def test_an_output_with_time_in_front_keeps_its_form(declared: list | None, tmp_path: Path) -> None:
+    """A file for one example whose output is `[steps, 1, 5]`, declared so, not at all, or with another number of axes."""
+    made = Made()
+    made.node("Conv", ["x", made.weight("w", 12, 3, 3)], "a", pads=[1, 1])
+    made.node("Relu", ["a"], "b")
+    made.node("Transpose", ["b"], "c", perm=[2, 0, 1])
+    made.node("MatMul", ["c", made.weight("m", 12, 5)], "y")
+    model = made.model({"x": [1, 3, "width"]}, {"y": declared or [1, 1]})
+    if declared is None:
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    x = np.random.default_rng(0).normal(size=(40, 3, 16)).astype(np.float32)
+    file = dc.compress(path, "edge-int8", target=TARGET, calibration={"x": x})
+    before, after = onnxruntime.InferenceSession(path), onnxruntime.InferenceSession(file.body)
+    for width in (16, 24):
+        one = np.random.default_rng(1).normal(size=(1, 3, width)).astype(np.float32)
+        wanted, found = before.run(None, {"x": one})[0], after.run(None, {"x": one})[0]
+        assert found.shape == wanted.shape == (width, 1, 5)
+        assert np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2)) < 0.03
