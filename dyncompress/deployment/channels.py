@@ -8,13 +8,14 @@ channel's expected values over examples and positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 Positions = Sequence[bool]  # for each axis of an output, whether it numbers positions
 
 _NEARLY_CONSTANT = 1e-4  # a spread below this share of the root mean square may be the rounding error of a constant channel
+_NEVER = 1e-3  # a probability that stays below this says that a class never occurs
 FEWEST = 8  # a channel is judged if it has at least this many values
 LOST_ERROR = 0.9  # share of the spread from which on an error is about as large as that of a constant
 LOST_SIGNAL = 0.1  # squared correlation below which the output doesn't follow the expected values
@@ -29,7 +30,7 @@ class ChannelErrors:
         errors: `[channels]`, root mean square error relative to the channel's spread; relative to the channel's root mean
             square where it is constant.
         signal: `[channels]`, squared correlation with the expected values.
-        judged: `[channels]` bool, whether the channel has enough values and isn't constant.
+        judged: `[channels]` bool, whether the channel has enough values, isn't constant, and isn't a class that never occurs.
     """
 
     axis: int
@@ -69,9 +70,24 @@ def channel_errors(output: np.ndarray, expected: np.ndarray, positions: Position
     agree = (output == expected) | (np.isnan(output) & np.isnan(expected))
     broken = ~agree & ~(np.isfinite(output) & np.isfinite(expected))
     gap = np.where(agree | broken, 0.0, output - np.where(np.isfinite(expected), expected, 0.0))
+    chances = bool(expected.size) and bool(((expected >= 0) & (expected <= 1)).all()) and float(expected.max()) > 0.5
     level = np.where(np.isfinite(expected), expected, 0.0)
     whole = float(np.sqrt(np.mean(np.square(level)))) or 1.0 if level.size else 1.0
-    return [_errors_along(axis, gap, level, broken, whole) for axis in channel_axes(expected.shape, positions) or (0,)]
+    return [
+        _without_absent_classes(_errors_along(axis, gap, level, broken, whole), level if chances else None)
+        for axis in channel_axes(expected.shape, positions) or (0,)
+    ]
+
+
+def _without_absent_classes(found: ChannelErrors, chances: np.ndarray | None) -> ChannelErrors:
+    """The errors, where channels of probabilities `[n, ...]` that are next to zero everywhere aren't judged.
+
+    A classifier of thousands of characters gives most of them a billionth, and nobody reads how that varies.
+    """
+    if chances is None:
+        return found
+    others = tuple(i for i in range(chances.ndim) if i != found.axis or found.axis == 0)
+    return replace(found, judged=found.judged & (np.atleast_1d(chances.max(others)) >= _NEVER))
 
 
 def channel_axes(shape: tuple[int, ...], positions: Positions = ()) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from dyncompress.types import Batch, Placement
 from dyncompress.types.batch_axes import batch_word
 
 NOISE = 1e-6  # absolute
+QUANTIZED = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear", "QuantizeLinear"}
 TOLERANCE = 1e-4  # share of a value's largest magnitude; another computation differs by more
 
 
@@ -92,9 +93,12 @@ def _refuse_another(graph: OnnxGraph, outputs: Sequence[Tensor], file: FileModul
     for name, own, other in zip(graph.output_names, outputs, wanted, strict=True):
         error = _error(own, other)
         if error > source.TOLERANCE:
+            reason = "a part of it depends on rounding or random numbers: make it repeatable"
+            if QUANTIZED & {node.op_type for node in graph.proto.graph.node}:
+                reason = "it is quantized already, and its rounding differs: give the float file that it was made from"
             raise Unsupported(
                 f"output '{name}' of the graph, computed by torch, differs from onnxruntime's by {100 * error:.2g} % of its "
-                "range on the first examples; a part of it depends on rounding or random numbers: make it repeatable."
+                f"range on the first examples; {reason}."
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from dyncompress.errors import Differs
 from dyncompress.measures.divergence import divergence
 from dyncompress.pipeline.application import checks
 from dyncompress.pipeline.application.low_rank import split_layers
@@ -57,8 +58,16 @@ class Stages:
 
     def note(self, stage: str, model: Model) -> None:
         """Measure a model after a stage."""
-        same = model is self.original
-        self.divergences[stage] = 0.0 if same else divergence(self.outputs[0], outputs(model, self.batches)[0])
+        if model is self.original:
+            self.divergences[stage] = 0.0
+            return
+        found = outputs(model, self.batches)[0]
+        if found.shape != self.outputs[0].shape:
+            raise Differs(
+                f"the first output has shape {self.outputs[0].shape} in the original and {found.shape} after stage '{stage}': "
+                "its length depends on the values, as where a loop stops at a word; export the part before the loop alone."
+            )
+        self.divergences[stage] = divergence(self.outputs[0], found)
 
     @property
     def differentiable(self) -> bool:
