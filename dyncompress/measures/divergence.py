@@ -6,14 +6,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
+_SMALLEST = 1e-7  # of a probability; smaller ones are rounding errors in float32
+_ROUNDING = 1e-3  # by which a row of probabilities may miss 1
+
 
 def are_scores(output: np.ndarray) -> bool:
     """Whether an output reads as class scores: two axes, more than one column."""
     return output.ndim == 2 and output.shape[1] > 1
 
 
+def as_scores(output: np.ndarray, like: np.ndarray | None = None) -> np.ndarray:
+    """Class scores `[n, c]` in float64: the logarithm, where an output is probabilities already (rows that add up to 1).
+
+    Args:
+        output: scores or probabilities `[n, c]`.
+        like: the output that decides which of the two it is; None: the output itself.
+
+    Example:
+        >>> as_scores(np.array([[0.5, 0.5]])).round(3).tolist(), as_scores(np.array([[3.0, 0.5]])).tolist()
+        ([[-0.693, -0.693]], [[3.0, 0.5]])
+    """
+    output = output.astype(np.float64)
+    judged = output if like is None else like.astype(np.float64)
+    probabilities = bool((judged >= 0).all()) and bool((np.abs(judged.sum(axis=1) - 1) <= _ROUNDING).all())
+    return np.log(np.maximum(output, _SMALLEST)) if probabilities else output
+
+
 def divergence(reference: np.ndarray, output: np.ndarray) -> float:
     """Mean KL(softmax(reference) || softmax(output)) in nats for `[n, c]` scores; else the relative mean squared error.
+
+    Outputs that are probabilities already are taken as such.
 
     Args:
         reference, output: of the same shape, examples first.
@@ -29,7 +51,7 @@ def per_example(reference: np.ndarray, output: np.ndarray) -> np.ndarray:
     """The divergence of each example, `[n]` float64; its mean is `divergence`, its spread tells how sure that is."""
     reference, output = reference.astype(np.float64), output.astype(np.float64)
     if are_scores(reference):
-        p, q = log_softmax(reference), log_softmax(output)
+        p, q = log_softmax(as_scores(reference)), log_softmax(as_scores(output, reference))
         return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
     power = max(float(np.square(reference - reference.mean()).sum()), 1e-30)
     return np.square(output - reference).reshape(len(reference), -1).sum(axis=1) * len(reference) / power

@@ -18,7 +18,7 @@ from dyncompress import deployment
 from dyncompress.allocation.cost import DISTORTION
 from dyncompress.allocation.plan import floor_of, limits_of, whole_budget
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
-from dyncompress.measures.divergence import are_scores, divergence_of_outputs, log_softmax, per_example
+from dyncompress.measures.divergence import are_scores, as_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.completion import candidate, with_candidates
 from dyncompress.pipeline.observed_model import ObservedModel
@@ -327,7 +327,9 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
         if _uncertainty(other[0]) <= ALIKE * _uncertainty(right[0]):  # else they are out of distribution, as flipped digits are
             fitted, right = moved, other
     upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
-    return mean, error, max(upper, crossed_divergence(actual[0] - wanted[0], right[0])) if are_scores(right[0]) else upper
+    if are_scores(right[0]):
+        upper = max(upper, crossed_divergence(*_errors(wanted[0], actual[0], right[0])))
+    return mean, error, upper
 
 
 def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
@@ -335,9 +337,14 @@ def _answers(session: deployment.Session, batches: Sequence[Batch]) -> tuple[np.
     return session.over([as_numpy(batch) for batch in batches])
 
 
+def _errors(wanted: np.ndarray, actual: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The errors of class scores, and other scores, where outputs may be probabilities."""
+    return as_scores(actual, wanted) - as_scores(wanted), as_scores(scores, wanted)
+
+
 def _uncertainty(scores: np.ndarray) -> float:
     """The mean uncertainty of scores: the probability that two classes drawn from one softmax differ."""
-    return float(1 - np.square(np.exp(log_softmax(scores.astype(np.float64)))).sum(1).mean())
+    return float(1 - np.square(np.exp(log_softmax(as_scores(scores)))).sum(1).mean())
 
 
 def _augmented(source: ObservedModel) -> list[Batch]:

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from dyncompress.models.augmentation import augment
 from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, tensors_of
+from dyncompress.models.torch.class_scores import are_scores, as_scores
 from dyncompress.models.torch.copying import deep_copy
 from dyncompress.models.torch.traced_model import TracedModel
 from dyncompress.types import Batch, DistillationTask
@@ -100,8 +101,8 @@ def distill(student: Student[State], teacher: Network, inputs: Batch, task: Dist
 def loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
     """The distillation loss, added up over the outputs: a mean over examples, differentiable in the student's outputs.
 
-    For class scores `[n, c]` with c > 1: KL(softmax(teacher) || softmax(student)) in nats. For any other output: the squared
-    error over the variance of the teacher's output.
+    For class scores `[n, c]` with c > 1: KL(softmax(teacher) || softmax(student)) in nats, of the probabilities where these are
+    the outputs. For any other output: the squared error over the variance of the teacher's output.
 
     Args:
         teacher, student: the outputs in order, the batch axis first; integer and boolean outputs don't count.
@@ -115,8 +116,8 @@ def loss(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
         if not t.is_floating_point():
             continue
         t, s = t.float(), s.float()
-        if t.ndim == 2 and t.shape[1] > 1:
-            p, q = functional.log_softmax(t, dim=1), functional.log_softmax(s, dim=1)
+        if are_scores(t):
+            p, q = functional.log_softmax(as_scores(t), dim=1), functional.log_softmax(as_scores(s, t), dim=1)
             part = functional.kl_div(q, p, reduction="batchmean", log_target=True)
         else:
             spread = (t - t.mean()).square().mean().clamp_min(torch.finfo(torch.float32).tiny)

@@ -29,6 +29,7 @@ from dyncompress.models.torch.calling import (
     temporary_hooks,
     tensors_of,
 )
+from dyncompress.models.torch.class_scores import are_scores, as_scores
 from dyncompress.models.torch.curvature import hessian_spectra
 from dyncompress.models.torch.inputs import InputSums
 from dyncompress.models.torch.layer_trace import SelectedLayers
@@ -314,10 +315,10 @@ def _run_batch(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[
 def _log_likelihood(output: Tensor, generator: torch.Generator) -> Tensor | None:
     """A scalar whose squared gradient is, in expectation, the Fisher information of the model's own predictive distribution.
 
-    For scores `[n, classes]`: p is the softmax, mixed with the uniform distribution by `_UNIFORM_SHARE`. Then
-    F = diag(p) - p p^T = B B^T for B = diag(sqrt p) - p sqrt(p)^T, and the scalar is output . B z with random signs z. A label
-    drawn from p has the same expectation but a larger variance: for a confident prediction its gradient is nearly always near
-    zero and rarely large, and a thousand examples left a relative error of 12 %.
+    For scores `[n, classes]` (of probabilities their logarithm): p is the softmax, mixed with the uniform distribution by
+    `_UNIFORM_SHARE`. Then F = diag(p) - p p^T = B B^T for B = diag(sqrt p) - p sqrt(p)^T, and the scalar is output . B z with
+    random signs z. A label drawn from p has the same expectation but a larger variance: for a confident prediction its gradient
+    is nearly always near zero and rarely large, and a thousand examples left a relative error of 12 %.
 
     Any other floating-point output is the mean of a Gaussian with the output's own standard deviation: the scalar is the sum of
     output * z / std, with z standard normal.
@@ -327,7 +328,8 @@ def _log_likelihood(output: Tensor, generator: torch.Generator) -> Tensor | None
     """
     if not output.requires_grad or not output.is_floating_point():
         return None
-    if output.ndim == 2 and output.shape[1] >= 2:
+    if are_scores(output):
+        output = as_scores(output.float())
         p = torch.lerp(
             functional.softmax(output.detach().float(), dim=1), torch.full_like(output, 1 / output.shape[1]), _UNIFORM_SHARE
         )

@@ -15,6 +15,7 @@ from dyncompress.errors import InvalidRequest
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch import calling, copying, hooks, layers
+from dyncompress.models.torch.class_scores import are_scores, as_scores
 from dyncompress.recording.probe import Probe, Problem
 from dyncompress.types import Batch, Trajectory
 from dyncompress.types.progress import SILENT, Progress
@@ -178,29 +179,24 @@ class _Objective:
         return [output for output in calling.tensors_of(result) if output.is_floating_point()]
 
 
-def _are_scores(output: Tensor) -> bool:
-    """Whether an output holds class scores, `[n, c]` with c > 1."""
-    return output.ndim == 2 and output.shape[1] > 1
-
-
 def _draw_labels(output: Tensor, spread: float, generator: torch.Generator) -> Tensor:
     """Labels drawn from the model's own prediction: classes from its softmax, else its output plus noise with std `spread`."""
-    if _are_scores(output):
-        return torch.multinomial(output.softmax(1), 1, generator=generator)[:, 0]
+    if are_scores(output):
+        return torch.multinomial(as_scores(output).softmax(1), 1, generator=generator)[:, 0]
     return output + spread * torch.randn(output.shape, generator=generator)
 
 
 def _likelihood(output: Tensor, target: Tensor, spread: float) -> Tensor:
     """Mean negative log-likelihood in nats, up to a constant."""
-    if _are_scores(output) and not target.is_floating_point():
-        return functional.cross_entropy(output, target.long())
+    if are_scores(output) and not target.is_floating_point():
+        return functional.cross_entropy(as_scores(output), target.long())
     return 0.5 * (output - target.to(output.dtype)).square().mean() / spread**2
 
 
 def _divergence(original: Tensor, output: Tensor, spread: float) -> float:
     """Mean divergence of one output in nats: KL(original || output), or half the squared error over the variance."""
-    if _are_scores(output):
-        log_p, log_q = original.log_softmax(1), output.log_softmax(1)
+    if are_scores(output):
+        log_p, log_q = as_scores(original).log_softmax(1), as_scores(output, original).log_softmax(1)
         return float(functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True))
     return float(0.5 * (output - original).square().mean() / spread**2)
 
@@ -211,7 +207,7 @@ def _check_targets(targets: Tensor, output: Tensor, examples: int) -> None:
     Raises:
         InvalidRequest: the labels are neither classes for scores nor targets of the output's shape.
     """
-    if _are_scores(output) and not targets.is_floating_point() and targets.ndim == 1:
+    if are_scores(output) and not targets.is_floating_point() and targets.ndim == 1:
         if int(targets.min()) >= 0 and int(targets.max()) < output.shape[1]:
             return
         raise InvalidRequest(f"probe: labels go from {int(targets.min())} to {int(targets.max())} for {output.shape[1]} scores.")
