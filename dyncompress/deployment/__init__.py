@@ -18,6 +18,7 @@ _INDEX = {
     "ranges": "activation_ranges",
     "write": "writer",
     "integer_file": "integer_form",
+    "WORTH": "integer_form",
     "IntegerFile": "integer_form",
     "Calibration": "integer_form",
     "Comparison": "integer_form",

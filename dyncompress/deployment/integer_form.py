@@ -5,8 +5,10 @@ Two choices are made by running candidate files.
 1. Whether the largest activations of a few examples are clipped, which makes the grid finer for all others. They are clipped
    only if the error of the outputs is no larger on average and small also for the examples that are clipped most: one in a
    hundred may be the event that a detector is for.
-2. Which activations stay float. First those in front of an output whose grid is too coarse for one of their channels. If a
-   channel of an output is lost nevertheless, also every activation whose grid loses a channel. If that isn't enough, all.
+2. Which activations stay float. By the target's kernel times, those of nodes that are faster in float. Then those in front of an
+   output whose grid is too coarse for one of their channels. If a channel of an output is lost nevertheless, also every
+   activation whose grid loses a channel. If that isn't enough, all. All stay float, too, where this machine is one of the
+   target's and integers turn out to make a run less than `WORTH` times as fast.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dyncompress.deployment.activation_ranges import clipped_shares, extremes, ranges_within
+from dyncompress.deployment.bench import time_pair
 from dyncompress.deployment.channels import Positions, any_lost
 from dyncompress.deployment.faster_form import shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
-from dyncompress.deployment.session import Session
+from dyncompress.deployment.session import Session, cannot_run_here
 from dyncompress.deployment.writer import Encodings, write_and_list
 from dyncompress.types import Target
 
@@ -28,6 +31,7 @@ Batches = Sequence[Mapping[str, np.ndarray]]
 Ranges = dict[str, tuple[float, float]]
 Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
+WORTH = 1.2  # integer activations cost accuracy, and have to make a file so many times as fast
 _COMPARED = 128  # number of the examples that are clipped most, and of others, on which files are compared
 _LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels' spreads, that clipping may cause
 
@@ -73,6 +77,8 @@ class IntegerFile:
         floats: activation that stays float though its operator has an integer kernel -> rounding error of its worst channel, as a
             share of the channel's spread, that the grid would have had.
         all_float: whether all activations stay float because no choice of grids kept all channels; weights are integers still.
+        gain: time of the file with float activations over that with integer ones, measured here; nan where it wasn't. Below
+            `WORTH` all activations stay float.
     """
 
     body: bytes
@@ -80,6 +86,7 @@ class IntegerFile:
     cut: Mapping[str, float]
     floats: Mapping[str, float]
     all_float: bool = False
+    gain: float = float("nan")
 
 
 def integer_file(
@@ -131,8 +138,14 @@ def integer_file(
     if all_float:
         chosen = {}
         made = attempt(chosen)
+    gain = float("nan")
+    if made.quantized and target.kernel_times is not None and not cannot_run_here(target):
+        in_float = attempt({})
+        one = {name: value[:1] for name, value in batches[0].items()}
+        gain = time_pair(in_float.body, made.body, one, target).ratio
+        chosen, made = (chosen, made) if gain >= WORTH else ({}, in_float)
     cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
-    return IntegerFile(made.body, made.outputs, cut, floats, all_float)
+    return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,11 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
     notes = []
     if written.all_float:
         notes.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
+    elif written.gain < deployment.WORTH:
+        notes.append(
+            f"all activations stay float: with 8 bits a run would be {written.gain:.2f} times as fast as without, which isn't "
+            "worth their errors."
+        )
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
         stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
