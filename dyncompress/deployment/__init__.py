@@ -37,6 +37,7 @@ _INDEX = {
     "environment": "session",
     "matches_target": "session",
     "processor": "session",
+    "processors": "session",
     "cannot_run_here": "session",
     "time_pair": "bench",
     "compare": "bench",

@@ -67,11 +67,14 @@ def channel_errors(output: np.ndarray, expected: np.ndarray, positions: Position
         [[1.0, 0.0]]
     """
     output, expected = (np.asarray(array, np.float64) for array in (output, expected))
-    agree = (output == expected) | (np.isnan(output) & np.isnan(expected))
-    broken = ~agree & ~(np.isfinite(output) & np.isfinite(expected))
-    gap = np.where(agree | broken, 0.0, output - np.where(np.isfinite(expected), expected, 0.0))
-    chances = bool(expected.size) and bool(((expected >= 0) & (expected <= 1)).all()) and float(expected.max()) > 0.5
-    level = np.where(np.isfinite(expected), expected, 0.0)
+    if np.isfinite(output).all() and np.isfinite(expected).all():
+        gap, level, broken = output - expected, expected, None
+    else:
+        agree = (output == expected) | (np.isnan(output) & np.isnan(expected))
+        broken = ~agree & ~(np.isfinite(output) & np.isfinite(expected))
+        level = np.where(np.isfinite(expected), expected, 0.0)
+        gap = np.where(agree | broken, 0.0, output - level)
+    chances = bool(level.size) and float(expected.min()) >= 0 and 0.5 < float(expected.max()) <= 1
     whole = float(np.sqrt(np.mean(np.square(level)))) or 1.0 if level.size else 1.0
     return [
         _without_absent_classes(_errors_along(axis, gap, level, broken, whole), level if chances else None)
@@ -117,27 +120,38 @@ def channel_axes(shape: tuple[int, ...], positions: Positions = ()) -> tuple[int
     return tuple(axis for axis in axes if not known[axis]) or tuple(axes)
 
 
-def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray, whole: float) -> ChannelErrors:
-    """The errors along one axis.
+def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndarray | None, whole: float) -> ChannelErrors:
+    """The errors along one axis, from the sums of both arrays, of their squares and of their product.
 
     Args:
-        axis: of the channels.
+        axis: of the channels; 0: all values are one channel.
         gap: output - expected, 0 where `broken`.
         level: expected values, 0 where they aren't finite.
-        broken: where the output is NaN or infinite and the expected value isn't the same.
+        broken: where the output is NaN or infinite and the expected value isn't the same; None: nowhere.
         whole: root mean square of all expected values, for channels that are zero.
     """
-    others = tuple(i for i in range(level.ndim) if i != axis or axis == 0)
-    count = level.size // max(level.shape[axis] if axis else 1, 1)
-    error = np.atleast_1d(np.sqrt(np.square(gap).mean(others)))
-    spread, size = np.atleast_1d(level.std(others)), np.atleast_1d(np.sqrt(np.square(level).mean(others)))
+    form = (
+        (int(np.prod(level.shape[:axis])), level.shape[axis], int(np.prod(level.shape[axis + 1 :])))
+        if axis
+        else (1, 1, level.size)
+    )
+    gap, level = gap.reshape(form), level.reshape(form)
+    count = form[0] * form[2]
+    n = max(count, 1)
+    mean_gap, mean = gap.sum((0, 2)) / n, level.sum((0, 2)) / n
+    square_gap, square, product = (
+        np.einsum("icj,icj->c", one, other) / n for one, other in ((gap, gap), (level, level), (gap, level))
+    )
+    variance = np.maximum(square - mean**2, 0.0)
+    together = product - mean_gap * mean
+    spread, size = np.sqrt(variance), np.sqrt(square)
     varies = spread > _NEARLY_CONSTANT * size
     scale = np.where(varies, spread, np.where(size > 0, size, whole))
-    errors = np.where(np.atleast_1d(broken.any(others)), np.inf, error / scale)
-    centred = [array - array.mean(others, keepdims=True) for array in (level, level + gap)]
-    cross = np.atleast_1d((centred[0] * centred[1]).mean(others))
-    power = np.atleast_1d(np.square(centred[0]).mean(others) * np.square(centred[1]).mean(others))
-    signal = np.square(cross) / np.where(power > 0, power, 1.0)
+    errors = np.sqrt(square_gap) / scale
+    if broken is not None:
+        errors = np.where(broken.reshape(form).any((0, 2)), np.inf, errors)
+    power = variance * np.maximum(variance + 2 * together + square_gap - mean_gap**2, 0.0)
+    signal = np.square(variance + together) / np.where(power > 0, power, 1.0)
     return ChannelErrors(axis, errors, signal, varies & (count >= FEWEST))
 
 

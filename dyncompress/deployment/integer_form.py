@@ -23,7 +23,7 @@ from dyncompress.deployment.bench import time_pair
 from dyncompress.deployment.channels import Positions, any_lost
 from dyncompress.deployment.faster_form import shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
-from dyncompress.deployment.session import Session, cannot_run_here
+from dyncompress.deployment.session import Session, cannot_run_here, processors
 from dyncompress.deployment.writer import Encodings, write_and_list
 from dyncompress.types import Target
 
@@ -31,7 +31,7 @@ Batches = Sequence[Mapping[str, np.ndarray]]
 Ranges = dict[str, tuple[float, float]]
 Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
-WORTH = 1.2  # integer activations cost accuracy, and have to make a file so many times as fast
+WORTH = 1.25  # integer activations cost accuracy, and have to make a file so many times as fast
 _COMPARED = 128  # number of the examples that are clipped most, and of others, on which files are compared
 _LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels' spreads, that clipping may cause
 
@@ -116,7 +116,7 @@ def integer_file(
     def attempt(ranges: Ranges) -> _Attempt:
         kind = target if ranges else replace(target, activation_dtype="float32")
         body, quantized = write_and_list(float_file, encodings, ranges, kind, shapes)
-        return _Attempt(body, Session(body, target).over(comparison.inputs), quantized)
+        return _Attempt(body, Session(body, target, processors()).over(comparison.inputs), quantized)
 
     positions = comparison.positions
     references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right, positions)]
@@ -125,6 +125,12 @@ def integer_file(
         return any(any_lost(outputs, right, positions) for right in references)
 
     chosen, made = whole, attempt(whole)
+    gain = float("nan")
+    if made.quantized and target.kernel_times is not None and not cannot_run_here(target):
+        in_float, one = attempt({}), {name: value[:1] for name, value in batches[0].items()}
+        gain = time_pair(in_float.body, made.body, one, target).ratio
+        if gain < WORTH:
+            return IntegerFile(in_float.body, in_float.outputs, {}, floats, gain=gain)
     if any(narrow[name] != whole[name] for name in made.quantized):
         clipped = attempt(narrow)
         examples = _examples_to_compare(ends, {name: narrow[name] for name in made.quantized}, batches)
@@ -138,12 +144,6 @@ def integer_file(
     if all_float:
         chosen = {}
         made = attempt(chosen)
-    gain = float("nan")
-    if made.quantized and target.kernel_times is not None and not cannot_run_here(target):
-        in_float = attempt({})
-        one = {name: value[:1] for name, value in batches[0].items()}
-        gain = time_pair(in_float.body, made.body, one, target).ratio
-        chosen, made = (chosen, made) if gain >= WORTH else ({}, in_float)
     cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
     return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain)
 
@@ -168,7 +168,7 @@ def _clipping_helps(
     weights = [_channel_weights(right) for right in expected]
 
     def run_on_examples(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
-        session = Session(content, target)
+        session = Session(content, target, processors())
         return [session.run(part) for part in examples]
 
     right = run_on_examples(float_file)

@@ -43,7 +43,7 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     shown = of_every_form([*aside, *batches] or [example], PARITY_EXAMPLES)
     shown += other_lengths(compressed.model, shown)
     with progress.phase("write the integer graph"):
-        session, original = deployment.Session(float_file, target), originals(compressed.model, shown)
+        session, original = deployment.Session(float_file, target, deployment.processors()), originals(compressed.model, shown)
         exported = of_any_length(session, shown, compressed.model, original)
         encodings = encodings_by_initializer(compressed.encodings, places)
         written = deployment.integer_file(
