@@ -13,12 +13,14 @@ from dyncompress.types.arrays import Float64
 
 
 def predicted(outputs: np.ndarray) -> np.ndarray:
-    """The predicted classes `[n, ...]` of scores `[n, classes, ...]`: the index of the largest score.
+    """The predicted classes `[n, ...]` of scores `[n, classes, ...]`, the index of the largest; integers `[n]` are classes.
 
     Raises:
         InvalidRequest: axis 1 is missing or has fewer than two scores, or a score is nan.
     """
     outputs = np.asarray(outputs)
+    if outputs.ndim == 1 and outputs.dtype.kind in "iu":
+        return outputs
     if outputs.ndim < 2 or outputs.shape[1] < 2:
         raise InvalidRequest(
             f"outputs have shape {outputs.shape}; this risk takes scores [n, classes], 2 classes or more: pass another risk."
@@ -29,7 +31,7 @@ def predicted(outputs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ZeroOne:
-    """1 where the largest of the scores `[n, classes]` isn't at the label `[n]`, else 0.
+    """1 where the largest of the scores `[n, classes]`, or the predicted class `[n]`, isn't the label `[n]`, else 0.
 
     Example:
         >>> ZeroOne()(np.array([[2.0, 1.0], [0.0, 3.0]]), np.array([0, 0])).tolist()
@@ -58,7 +60,8 @@ class ZeroOne:
             raise InvalidRequest(
                 f"labels have shape {labels.shape} and dtype {labels.dtype}; zero_one takes class indices of shape {guess.shape}."
             )
-        labels = check_class_labels(labels, len(guess), np.shape(outputs)[1], "zero_one")
+        classes = np.shape(outputs)[1] if np.ndim(outputs) > 1 else int(np.max(labels, initial=0)) + 1
+        labels = check_class_labels(labels, len(guess), classes, "zero_one")
         return (guess != labels).astype(np.float64)
 
 

@@ -183,3 +183,14 @@ def test_a_method_that_does_not_fit_the_risk_is_refused_early():
     for risk, grouped in (("detection", False), ("exact_match", True)):
         with pytest.raises(InvalidRequest, match="paired_increase"):
             check_method(Promise(risk, method="paired_increase"), grouped=grouped)
+
+
+def test_integers_are_predicted_classes_already() -> None:
+    """scikit-learn's classifiers return the class first."""
+    classes = np.array([2, 0, 1, 1])
+    assert losses_of("zero_one", classes, np.array([2, 0, 0, 1])).tolist() == [0, 0, 1, 0]
+    assert losses_of("agreement", classes, np.array([2, 1, 1, 1])).tolist() == [0, 1, 0, 0]
+    with pytest.raises(InvalidRequest, match="labels have shape"):
+        losses_of("zero_one", classes, np.array([2, 0]))
+    with pytest.raises(InvalidRequest, match="outputs have shape"):
+        losses_of("zero_one", classes.astype(np.float32), classes)

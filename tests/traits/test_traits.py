@@ -42,6 +42,7 @@ LONG |= {
     f"attention: {name}"
     for name in ("padding mask", "causal mask in a buffer", "causal mask made in forward", "tied table of words")
 }
+LONG |= {"wrappers: scripted", "wrappers: traced", "wrappers: exported program"}  # tests/models/onnx/test_programs.py has such
 LONG |= {name for name in COMPRESSED if name.startswith("sequences:")} - {"sequences: RNN", "sequences: LSTM cell"}
 WHOLE = [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in COMPRESSED]
 # Largest root mean square difference of an int8 file from the model: a few roundings of activations, on untrained networks.
