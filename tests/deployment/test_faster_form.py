@@ -115,10 +115,11 @@ def price(whole: ir.Graph, weights: set[str], x: np.ndarray, shapes: dict, times
             total += each * sum(size[value.name] for value in node.inputs)
         elif node.op_type == "Conv":
             total += 1e9 if not integer and node.outputs[0].name not in names else 0.0
-            depthwise = "group" in node.attributes
-            on_integers = times.depthwise_output if depthwise else times.integer_position / node.inputs[1].shape[0]
-            positions = size[node.outputs[0].name] / node.inputs[1].shape[0]
-            blocks = -(-node.inputs[1].shape[0] // 16) * 16
+            depthwise, shape = "group" in node.attributes, node.inputs[1].shape
+            assert shape is not None
+            rows = shape.numpy()[0]
+            on_integers = times.depthwise_output if depthwise else times.integer_position / rows
+            positions, blocks = size[node.outputs[0].name] / rows, -(-rows // 16) * 16
             total += on_integers * size[node.outputs[0].name] if integer else times.float_output * positions * blocks
     for value in [*whole.inputs, *(node.outputs[0] for node in whole)]:
         made = value.producer() in domain.compute if value.producer() is not None else False

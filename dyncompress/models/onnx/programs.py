@@ -72,7 +72,7 @@ class Script:
         options: dict[str, Any] = {"input_names": list(names), "output_names": ends, "opset_version": OPSET, "dynamo": False}
         axes = {name: {0: BATCH} for name in (*names, *ends)}
         with _quiet(), _written(self.name):
-            torch.onnx.export(self.module, inputs, buffer, dynamic_axes=axes, **options)
+            torch.onnx.export(self.module, inputs, buffer, dynamic_axes=axes, **options)  # type: ignore[arg-type]
         return in_one_form(onnx.load_from_string(buffer.getvalue()), self.name)
 
 

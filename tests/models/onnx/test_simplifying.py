@@ -36,7 +36,8 @@ def model(
 
 
 def run(made: ModelProto, x: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [np.asarray(value) for value in session.run(None, {"x": x})]
 
 
 def operators(made: ModelProto, shape: tuple[int, ...] = (2, 4, 6, 6)) -> dict[str, int]:
