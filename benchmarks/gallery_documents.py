@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -76,6 +75,8 @@ def words(split: str) -> tuple[str, ...]:
 @functools.cache
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A font that matplotlib ships, `size` pixels high."""
+    import matplotlib  # for its fonts alone, which few rows need
+
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf", size)
 
 

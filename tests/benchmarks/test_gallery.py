@@ -11,7 +11,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-pytest.importorskip("matplotlib", reason='needs the extra `gallery`: pip install -e ".[gallery]"')
 pytest.importorskip("PIL")
 
 from benchmarks import cells, gallery, gallery_libraries, gallery_peers, gallery_tables
