@@ -167,9 +167,13 @@ def node_of(proto: NodeProto, versions: Mapping[str, int], folder: str = "") -> 
         versions: domain -> version of its operator set.
         folder: holds external data.
     """
-    attributes = {a.name: attribute_value(a, folder) for a in proto.attribute if a.type != AttributeProto.GRAPH}
     domain = "" if proto.domain == "ai.onnx" else proto.domain
-    return Node(proto.name, proto.op_type, domain, versions.get(domain, 1), attributes, tuple(proto.output))
+    return Node(proto.name, proto.op_type, domain, versions.get(domain, 1), attributes_of(proto, folder), tuple(proto.output))
+
+
+def attributes_of(proto: NodeProto, folder: str = "") -> dict[str, Any]:
+    """Name -> value of a node's attributes, without subgraphs; `folder` holds external data."""
+    return {a.name: attribute_value(a, folder) for a in proto.attribute if a.type != AttributeProto.GRAPH}
 
 
 def attribute_value(attribute: AttributeProto, folder: str = "") -> object:

@@ -15,7 +15,7 @@ import torch
 from onnx import GraphProto, NodeProto, TensorProto
 from torch import Tensor, nn
 
-from dyncompress.models.onnx.interpreter import attribute_value
+from dyncompress.models.onnx.interpreter import attributes_of
 from dyncompress.models.onnx.node import Node, Value
 from dyncompress.models.onnx.operators.convolutions import explicit_pads
 from dyncompress.models.onnx.reading import OnnxGraph
@@ -153,7 +153,7 @@ def _made(
     make = _MAKERS.get(node.op_type)
     if make is None:
         return None
-    attributes = {attribute.name: attribute_value(attribute) for attribute in node.attribute}
+    attributes = attributes_of(node)
     arrays: dict[str, Tensor] = {}
     for name in node.input:
         if name in constants and constants[name].data_type == TensorProto.FLOAT:

@@ -52,12 +52,11 @@ def open_model(graph: OnnxGraph, example: Batch, batch: Batch | None = None) -> 
     example = batches.resize_batch(example, size) if size else example
     declare_shapes(graph, {name: np.shape(value) for name, value in example.items() if not _has_shape(graph, name)})
     name_batch_axes(graph)
-    values = _reference_values(graph, example)
+    values = _reference_values(graph, example, inner=False)
     declare_shapes(graph, {name: value.shape for name, value in values.items() if name in graph.output_names})
     _name_axes_of_outputs(graph, example)
     file, simple = FileModule(graph).eval(), simplified(graph)
-    if len(simple.proto.graph.node) < len(graph.proto.graph.node):
-        values = _reference_values(simple, example)
+    values = _reference_values(simple, example)
     differing = _differing_nodes(simple, values)
     fallback = partial(_function, simple, frozenset(differing))
     interpreter = Interpreter(simple.proto.graph, simple.versions, fallback=fallback)
@@ -125,8 +124,8 @@ def _function(graph: OnnxGraph, differing: frozenset[str], node: NodeProto) -> F
     return runtime_function(node, graph.versions, graph.proto.ir_version)
 
 
-def _reference_values(graph: OnnxGraph, example: Batch) -> dict[str, np.ndarray]:
-    """All values of the main graph on an example, as onnxruntime computes them.
+def _reference_values(graph: OnnxGraph, example: Batch, *, inner: bool = True) -> dict[str, np.ndarray]:
+    """The values of the main graph on an example, as onnxruntime computes them; without `inner` those of its ends alone.
 
     Raises:
         InvalidRequest: an input is missing or doesn't fit.
@@ -138,11 +137,11 @@ def _reference_values(graph: OnnxGraph, example: Batch) -> dict[str, np.ndarray]
     model = ModelProto()
     model.CopyFrom(graph.proto)
     outputs = set(graph.output_names)
-    inner = [name for node in model.graph.node for name in node.output if name and name not in outputs]
+    between = [name for node in model.graph.node for name in node.output if name and name not in outputs]
     session = Session(model)
     kinds = session.element_types
     inputs = _in_place(graph, example, kinds)
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in (between if inner else ()))
     names = [value.name for value in model.graph.output]
     try:
         found = session.run(inputs)

@@ -238,6 +238,7 @@ def fold_constants(graph: OnnxGraph) -> None:
     computed: dict[tuple, str] = {}
 
     def fold(part: GraphProto) -> None:
+        """Compute the nodes of the main graph or of a subgraph whose inputs are constants, in place."""
         kept: list[NodeProto] = []
         outputs = {value.name for value in part.output}
         for node in part.node:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dyncompress.models.onnx.interpreter import attribute_value
+from dyncompress.models.onnx.interpreter import attributes_of
 from dyncompress.models.onnx.layers import results_of, weight_readers
 from dyncompress.models.onnx.reading import OnnxGraph
 
@@ -164,7 +164,7 @@ def _own_weight(work: _Graph, node: NodeProto) -> np.ndarray | None:
         return None
     if len(node.input) > 2 and node.input[2] and work.constant(node.input[2]) is None:
         return None
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if node.op_type == "Gemm" and (attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0):
         return None
     if node.op_type == "ConvTranspose" and attributes.get("group", 1) != 1:
@@ -172,13 +172,9 @@ def _own_weight(work: _Graph, node: NodeProto) -> np.ndarray | None:
     return weight
 
 
-def _attributes(node: NodeProto) -> dict:
-    return {attribute.name: attribute_value(attribute) for attribute in node.attribute}
-
-
 def _output_axis(node: NodeProto) -> int:
     """The axis of a layer's weight that numbers its output channels."""
-    transposed = node.op_type == "Gemm" and not _attributes(node).get("transB", 0)
+    transposed = node.op_type == "Gemm" and not attributes_of(node).get("transB", 0)
     return 1 if node.op_type == "ConvTranspose" or transposed else 0
 
 
@@ -250,12 +246,12 @@ def _input_channels(work: _Graph, node: NodeProto) -> int:
     """The number of a convolution's input channels."""
     weight = work.constant(node.input[1])
     assert weight is not None
-    return weight.shape[1] * int(_attributes(node).get("group", 1))
+    return weight.shape[1] * int(attributes_of(node).get("group", 1))
 
 
 def _by_input_channel(node: NodeProto, weight: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values `[channels]` of a convolution's inputs in the shape that is broadcast with its weight."""
-    groups = int(_attributes(node).get("group", 1))
+    groups = int(attributes_of(node).get("group", 1))
     by_row = np.repeat(values.reshape(groups, -1), weight.shape[0] // groups, axis=0)  # [out, in / groups]
     return by_row.reshape(*by_row.shape, *[1] * (weight.ndim - 2))
 
@@ -295,7 +291,7 @@ def _term_before_layers(work: _Graph, node: NodeProto) -> bool:
 
 
 def _pads_nothing(node: NodeProto) -> bool:
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     return attributes.get("auto_pad", "NOTSET") in ("NOTSET", "VALID") and not any(attributes.get("pads", ()))
 
 
@@ -364,7 +360,7 @@ def _clip_from_zero(work: _Graph, node: NodeProto) -> float | None:
     """The upper limit of a Clip whose lower limit is zero, else None."""
     if node.op_type != "Clip" or node.domain not in ("", "ai.onnx"):
         return None
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     by_attributes = [attributes.get("min"), attributes.get("max")]
     limits = [work.number(name) for name in node.input[1:3]] if len(node.input) > 1 else by_attributes
     low, high = (*limits, None)[:2]

@@ -128,6 +128,7 @@ def _running(function: Callable[..., Tensor], neutral: int) -> Function:
     """A running sum or product along an axis, from the end with `reverse`, and without the element with `exclusive`."""
 
     def computed(node: Node, x: Tensor, axis: Tensor) -> Tensor:
+        """The running result, in the shape of `x`."""
         (along,) = integers(axis)
         result = wide(x).flip(along) if node.get("reverse", 0) else wide(x)
         if node.get("exclusive", 0) and x.shape[along]:

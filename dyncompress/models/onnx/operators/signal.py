@@ -18,6 +18,7 @@ def _window(*coefficients: float) -> Function:
     """A window that is a sum of cosines: the coefficients of frequencies 0, 1, ..."""
 
     def computed(node: Node, size: Tensor) -> Tensor:
+        """The window `[size]`."""
         (length,) = integers(size)
         period = length if node.get("periodic", 1) else length - 1
         angle = torch.arange(length, dtype=torch.float64, device=size.device) * (2 * math.pi / max(period, 1))

@@ -29,11 +29,13 @@ def _moving(function: Function) -> Function:
 
     @functools.wraps(function)
     def run(node: Node, *inputs: Value) -> Any:
+        """The function's results; strings where any input has strings."""
         if not any(_has_strings(value) for value in inputs):
             return function(node, *inputs)
         pool = [""]
 
         def positions(value: Value) -> Value:
+            """The positions of a value's strings in the pool, to which they are added; other values as they are."""
             if isinstance(value, list):
                 return [positions(item) for item in value]
             if not isinstance(value, np.ndarray):
