@@ -146,7 +146,7 @@ def _reference_values(graph: OnnxGraph, example: Batch, *, inner: bool = True) -
     try:
         found = session.run(inputs)
     except RUNTIME_ERRORS as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].partition(" Please fix")[0]
         raise InvalidRequest(f"the model can't run on these inputs: {reason}; give inputs that fit it.") from error
     return {**inputs, **{name: value for name, value in zip(names, found, strict=True) if isinstance(value, np.ndarray)}}
 
