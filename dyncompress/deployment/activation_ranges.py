@@ -10,10 +10,11 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING
-from dyncompress.deployment.session import pieces, processors, run_session
+from dyncompress.deployment.session import at_once, pieces, processors, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
+_INPUT_NUMBERS = 1 << 19  # numbers in the inputs of one run: all activations are in memory together
 _PRODUCERS = ("Conv", "Gemm", "MatMul", "Relu", "Clip", *FOLLOWING)  # whose outputs may be quantized
 _CONSUMERS = ("Conv", "Gemm", "MatMul")  # whose first inputs may be quantized
 
@@ -95,7 +96,7 @@ def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> 
     columns: list[list[np.ndarray]] = [[] for _ in outputs]
     count_of_batches = 0
     for batch in batches:
-        for part, count in pieces(session, batch):
+        for part, count in pieces(session, batch, at_once(batch, _INPUT_NUMBERS)):
             size = len(next(iter(part.values())))
             for index, column in enumerate(run_session(session, outputs, part) if outputs else ()):
                 ends = np.asarray(column).reshape(-1)

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from dyncompress.deployment.activation_ranges import clipped_shares, extremes, ranges_within
 from dyncompress.deployment.bench import time_pair
 from dyncompress.deployment.channels import Positions, any_lost
-from dyncompress.deployment.faster_form import shapes_of_one
+from dyncompress.deployment.faster_form import Shapes, shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
 from dyncompress.deployment.session import Session, cannot_run_here, processors
 from dyncompress.deployment.writer import Encodings, write_and_list
@@ -29,6 +30,7 @@ from dyncompress.types import Target
 
 Batches = Sequence[Mapping[str, np.ndarray]]
 Ranges = dict[str, tuple[float, float]]
+Outputs = Sequence[np.ndarray]
 Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 WORTH = 1.25  # integer activations cost accuracy, and have to make a file so many times as fast
@@ -57,6 +59,7 @@ class Comparison:
         inputs: batches of inputs by name.
         expected: the float graph's outputs on all of them (`session.concatenate_batches`).
         original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
+        complete: whether all calibration examples are among the inputs, and each is one row of the outputs.
         positions: of each output, see `channels.channel_axes`.
     """
 
@@ -64,6 +67,7 @@ class Comparison:
     expected: Sequence[np.ndarray]
     original: Sequence[np.ndarray] = ()
     positions: Sequence[Positions] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,38 +116,31 @@ def integer_file(
     whole, narrow = (
         {n: r for n, r in by_name.items() if n not in floats} for by_name in (whole, ranges_within(ends, calibration.share))
     )
-
-    def attempt(ranges: Ranges) -> _Attempt:
-        kind = target if ranges else replace(target, activation_dtype="float32")
-        body, quantized = write_and_list(float_file, encodings, ranges, kind, shapes)
-        return _Attempt(body, Session(body, target, processors()).over(comparison.inputs), quantized)
-
-    positions = comparison.positions
-    references = [right for right in (expected, comparison.original) if right and not any_lost(expected, right, positions)]
-
-    def loses_channel(outputs: Sequence[np.ndarray]) -> bool:
-        return any(any_lost(outputs, right, positions) for right in references)
-
-    chosen, made = whole, attempt(whole)
+    trial = _Trial(float_file, encodings, target, shapes, comparison)
+    chosen, made = whole, trial.attempt(whole)
     gain = float("nan")
     if made.quantized and target.kernel_times is not None and not cannot_run_here(target):
-        in_float, one = attempt({}), {name: value[:1] for name, value in batches[0].items()}
+        in_float, one = trial.attempt({}), {name: value[:1] for name, value in batches[0].items()}
         gain = time_pair(in_float.body, made.body, one, target).ratio
         if gain < WORTH:
             return IntegerFile(in_float.body, in_float.outputs, {}, floats, gain=gain)
     if any(narrow[name] != whole[name] for name in made.quantized):
-        clipped = attempt(narrow)
-        examples = _examples_to_compare(ends, {name: narrow[name] for name in made.quantized}, batches)
-        if _clipping_helps(float_file, (made.body, clipped.body), examples, target, expected):
+        clipped = trial.attempt(narrow)
+        parts = [[expected], [made.outputs], [clipped.outputs]]
+        if not comparison.complete:
+            examples = _examples_to_compare(ends, {name: narrow[name] for name in made.quantized}, batches)
+            parts = _outputs_of((float_file, made.body, clipped.body), examples, target)
+        if _clipping_helps(expected, *parts):
             chosen, made = narrow, clipped
-    if loses_channel(made.outputs):
+    all_float = False
+    if trial.loses_channel(made):
         floats = {**floats, **channel_losing_values(float_file, batches, chosen, target)}
         chosen = {name: limits for name, limits in chosen.items() if name not in floats}
-        made = attempt(chosen)
-    all_float = bool(chosen) and loses_channel(made.outputs)
+        made = trial.attempt(chosen)
+        all_float = bool(chosen) and trial.loses_channel(made)
     if all_float:
         chosen = {}
-        made = attempt(chosen)
+        made = trial.attempt(chosen)
     cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
     return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain)
 
@@ -157,24 +154,57 @@ class _Attempt:
     quantized: frozenset[str]
 
 
-def _clipping_helps(
-    float_file: bytes,
-    files: tuple[bytes, bytes],
-    examples: Batches,
-    target: Target,
-    expected: Sequence[np.ndarray],
-) -> bool:
-    """Whether the second file, whose ranges are clipped, has no larger error on average and none that is too large."""
-    weights = [_channel_weights(right) for right in expected]
+@dataclass(frozen=True)
+class _Trial:
+    """Writes the file for any activation ranges and compares its outputs; the attributes are those of `integer_file`."""
 
-    def run_on_examples(content: bytes) -> list[tuple[np.ndarray, ...]]:  # one session at a time: each holds the whole network
+    float_file: bytes
+    encodings: Encodings
+    target: Target
+    shapes: Shapes | None
+    comparison: Comparison
+
+    def attempt(self, ranges: Ranges) -> _Attempt:
+        """The file for these ranges; without any, all activations stay float."""
+        kind = self.target if ranges else replace(self.target, activation_dtype="float32")
+        body, quantized = write_and_list(self.float_file, self.encodings, ranges, kind, self.shapes)
+        return _Attempt(body, Session(body, self.target, processors()).over(self.comparison.inputs), quantized)
+
+    @cached_property
+    def _references(self) -> list[Outputs]:
+        """Outputs whose channels have to stay: the float graph's, and the original model's where the float graph keeps all."""
+        expected, original, positions = self.comparison.expected, self.comparison.original, self.comparison.positions
+        return [expected, original] if original and not any_lost(expected, original, positions) else [expected]
+
+    def loses_channel(self, made: _Attempt) -> bool:
+        """Whether a channel of an output is lost."""
+        return any(any_lost(made.outputs, right, self.comparison.positions) for right in self._references)
+
+
+def _outputs_of(files: Sequence[bytes], examples: Batches, target: Target) -> list[list[Outputs]]:
+    """The outputs of each file on each batch of examples; one session at a time, since each holds the whole network."""
+
+    def run(content: bytes) -> list[Outputs]:
         session = Session(content, target, processors())
         return [session.run(part) for part in examples]
 
-    right = run_on_examples(float_file)
+    return [run(content) for content in files]
+
+
+def _clipping_helps(
+    expected: Outputs, right: Sequence[Outputs], whole_ranges: Sequence[Outputs], clipped_ranges: Sequence[Outputs]
+) -> bool:
+    """Whether a file whose ranges are clipped has no larger error on average than one whose aren't, and none that is too large.
+
+    Args:
+        expected: outputs of the float graph, whose channels have the spreads that errors are relative to.
+        right: its outputs on each batch of examples.
+        whole_ranges, clipped_ranges: outputs of the two files on these batches.
+    """
+    weights = [_channel_weights(output) for output in expected]
     whole, clipped = (
-        np.concatenate([_example_errors(*pair, weights) for pair in zip(run_on_examples(content), right, strict=True)])
-        for content in files
+        np.concatenate([_example_errors(*pair, weights) for pair in zip(outputs, right, strict=True)])
+        for outputs in (whole_ranges, clipped_ranges)
     )
     return bool(clipped.mean() <= whole.mean() and clipped.max() <= max(_LARGEST_ERROR**2, float(whole.max())))
 

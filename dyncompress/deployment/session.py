@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,17 +17,25 @@ from dyncompress.types import Target
 from dyncompress.types.batch_axes import batch_axes
 
 CHUNK = 64  # examples of one run: bounds the memory of activations
+_INPUT_NUMBERS = 1 << 20  # numbers in the inputs of one run, likewise; activations of few large images stay in the cache
+_EXACT_PRODUCTS = "session.x64quantprecision"
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
 def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
-    """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log."""
+    """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log.
+
+    A processor without 8-bit dot products sums pairs of products in 16 bits, which saturate where weights have 8 bits. On such a
+    machine, files for targets that don't saturate are computed exactly and more slowly, so that the outputs are the target's.
+    """
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = 3
     if threads > 1:
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not target.reduce_range and saturates():
+        session_options.add_session_config_entry(_EXACT_PRODUCTS, "1")
     for key, value in target.session.items():
         session_options.add_session_config_entry(key, value)
     return session_options
@@ -78,7 +87,7 @@ class Session:
             Unsupported: an output has no batch axis, so that chunks can't be concatenated.
         """
         self._check(inputs)
-        chunks = [self._run_chunk(part, count) for part, count in pieces(self._session, inputs, CHUNK)]
+        chunks = [self._run_chunk(part, count) for part, count in pieces(self._session, inputs, at_once(inputs))]
         if len(chunks) == 1:
             return tuple(chunks[0])
         return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -167,6 +176,21 @@ def fixed_batch(session: onnxruntime.InferenceSession) -> int:
     return next((length for length in lengths if isinstance(length, int)), 0)
 
 
+def at_once(batch: Mapping[str, np.ndarray], largest: int = _INPUT_NUMBERS) -> int:
+    """Examples of one run: at most `CHUNK`, and fewer whose inputs are large.
+
+    Args:
+        batch: inputs by name, each `[n, ...]`.
+        largest: numbers in the inputs of one run.
+
+    Example:
+        >>> at_once({"x": np.zeros((128, 3, 32, 32))}), at_once({"x": np.zeros((8, 3, 512, 512))})
+        (64, 1)
+    """
+    numbers = sum(math.prod(np.shape(array)[1:]) for array in batch.values())
+    return min(CHUNK, max(1, largest // max(numbers, 1)))
+
+
 def pieces(
     session: onnxruntime.InferenceSession, batch: Mapping[str, np.ndarray], size: int = 0
 ) -> Iterator[tuple[dict[str, np.ndarray], int]]:
@@ -248,7 +272,16 @@ def load(body: bytes, session_options: onnxruntime.SessionOptions) -> onnxruntim
     """
     refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
     try:
-        return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
+        except state.Fail as error:
+            if "AddInitializedOrtValue" not in str(error):
+                raise
+            # With exact products onnxruntime converts a weight that two nodes share twice, and refuses the second copy. Without
+            # integer kernels it computes the same in float.
+            session_options.add_session_config_entry(_EXACT_PRODUCTS, "0")
+            session_options.add_session_config_entry("session.disable_quant_qdq", "1")
+            return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
     except (*refusals, state.RuntimeException) as error:
         reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].rstrip(".")
         raise Unsupported(
@@ -287,6 +320,11 @@ def processor_flags() -> frozenset[str]:
     return frozenset()
 
 
+def saturates() -> bool:
+    """Whether sums of products of 8-bit numbers saturate on this processor: x86 without 8-bit dot products."""
+    return "avx2" in processor_flags() and not processor_flags() & {"avx512_vnni", "avx_vnni"}
+
+
 def processor() -> str:
     """The processor's name if the system knows it, else its architecture.
 
@@ -322,5 +360,10 @@ def matches_target(target: Target) -> str:
         return f"target '{target.name}' was never run on its own hardware; only the form of its files is checked."
     if target.processor_flags and not set(target.processor_flags) & processor_flags():
         wanted = " or ".join(target.processor_flags)
-        return f"this processor shows none of {wanted}, which target '{target.name}' was measured with; speed may differ."
+        differs = (
+            "speed differs, and onnxruntime's sums may saturate here, unlike there: for this machine use 'onnxruntime-x86-avx2'"
+            if saturates() and not target.reduce_range
+            else "speed may differ"
+        )
+        return f"this processor shows none of {wanted}, which target '{target.name}' was measured with; {differs}."
     return ""

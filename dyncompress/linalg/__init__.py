@@ -6,6 +6,7 @@ Every function works on batches over the leading axes and returns float64, whate
 from dyncompress.linalg.distances import pairwise_distances
 from dyncompress.linalg.eigenvalues import spectra, streamed_spectra
 from dyncompress.linalg.factors import damped, damped_cholesky, damped_diagonal
+from dyncompress.linalg.memory import kept_memory
 from dyncompress.linalg.moments import SecondMoment
 from dyncompress.linalg.precision import full_precision
 
@@ -15,6 +16,7 @@ __all__ = [
     "damped_cholesky",
     "damped_diagonal",
     "full_precision",
+    "kept_memory",
     "pairwise_distances",
     "spectra",
     "streamed_spectra",

@@ -21,8 +21,7 @@ from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import are_scores, as_scores, divergence_of_outputs, log_softmax, per_example
 from dyncompress.models.augmentation import augment
 from dyncompress.pipeline.completion import candidate, with_candidates
-from dyncompress.pipeline.observed_model import ObservedModel
-from dyncompress.pipeline.onnx_export import as_numpy, originals
+from dyncompress.pipeline.observed_model import ObservedModel, as_numpy, count_of, originals
 from dyncompress.pipeline.profiling.latency import seconds_of_file
 from dyncompress.pipeline.replanning import NOISE, TIMED, out_of_reach, replan_with_measured_costs
 from dyncompress.pipeline.task import Task
@@ -230,7 +229,7 @@ class Search:
         return math.fsum(bold) * (1 - 1e-9)
 
     def _aside(self) -> int:
-        return sum(len(next(iter(batch.values()))) for batch in self.task.aside)
+        return count_of(self.task.aside)
 
     def _nats(self) -> bool:
         outputs = originals(self.task.model, self.task.aside[:1])

@@ -8,8 +8,7 @@ from dataclasses import replace
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
 from dyncompress.pipeline.capabilities import float_file
-from dyncompress.pipeline.observed_model import first_examples
-from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.observed_model import as_numpy, first_examples
 from dyncompress.pipeline.task import Task
 from dyncompress.types import Batch, Candidate, Model, OnnxFile, Plan, Profile, Speed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from dyncompress import deployment
 from dyncompress.errors import Unsupported
 from dyncompress.pipeline.recorded_run import RecordedRun
 from dyncompress.types import (
+    Array,
     Batch,
     HessianSpectrum,
     InputMoment,
@@ -21,19 +22,27 @@ from dyncompress.types import (
     Observation,
     OfTrajectories,
     OutputFisher,
+    Shown,
     Weight,
 )
 
 FROM_DATA = (InputMoment, OutputFisher, NoiseGain, HessianSpectrum)
+SHOWN_EXAMPLES = 256
 KEEP_BYTES = 2**26  # observations up to this size stay in memory for the next step
 
 
 class ObservationCache:
-    """The observations of one model, kept between the steps of a task while all of them together are small."""
+    """The observations of one model, kept between the steps of a task while all of them together are small.
+
+    Attributes:
+        observations: by layer.
+        shown: the examples on which the stages of the work are compared with the model, once they were asked for.
+    """
 
     def __init__(self) -> None:
         """Start empty."""
         self.observations: dict[str, Observation] = {}
+        self.shown: Shown | None = None
 
     def serves(self, needs: Sequence[Need]) -> bool:
         """Whether every layer was observed with all of these needs."""
@@ -97,9 +106,38 @@ class ObservedModel:
         batches = first_examples(self.batches, self.observed) if self.observed else self.batches
         yield from self.cache.filled(self.model.observe(wanted, batches, self.seed))
 
+    def shown(self) -> Shown:
+        """The examples on which the stages of the work are compared with the model that came in; it runs once."""
+        if self.cache.shown is None:
+            self.cache.shown = shown_to(self.model, [*self.aside, *self.batches])
+        return self.cache.shown
+
     def with_model(self, model: Model) -> ObservedModel:
         """The same data with another model, of which nothing was observed yet."""
         return replace(self, model=model, cache=ObservationCache())
+
+
+def shown_to(model: Model, batches: Sequence[Batch]) -> Shown:
+    """The examples on which files are compared with a model: of every form, and of another length where axes are free."""
+    examples = of_every_form(batches, SHOWN_EXAMPLES)
+    examples += other_lengths(model, examples)
+    return Shown(examples, originals(model, examples))
+
+
+def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`.
+
+    Raises:
+        Unsupported: one has no batch axis in front.
+    """
+    return _concatenated(model.original, batches)
+
+
+def other_lengths(model: Model, shown: Sequence[Batch]) -> list[Batch]:
+    """A few examples, shorter along the axes that are to take any length, where the data have one length alone."""
+    free = {name: axes for name, axes in model.free.items() if axes}
+    several = any(batch[name].shape[1:] != shown[0][name].shape[1:] for batch in shown for name in free)
+    return [cropped(first_examples(shown, 4)[0], free)] if free and not several else []
 
 
 def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
@@ -112,6 +150,11 @@ def first_examples(batches: Sequence[Batch], n: int) -> list[Batch]:
         if n <= 0:
             break
     return examples
+
+
+def count_of(batches: Sequence[Batch]) -> int:
+    """The number of examples."""
+    return sum(len(next(iter(batch.values()))) for batch in batches)
 
 
 def cropped(batch: Batch, free: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -144,10 +187,15 @@ def outputs(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
     Raises:
         Unsupported: one has no batch axis in front.
     """
+    return _concatenated(model.predict, batches)
+
+
+def _concatenated(run: Callable[[Batch], Sequence[Array]], batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
+    """What a model computes on all batches, numpy; see `outputs`."""
     by_batch = []
     for batch in batches:
         n = len(next(iter(batch.values())))
-        by_batch.append([np.asarray(value.detach().cpu()) for value in model.predict(batch)])
+        by_batch.append([to_numpy(value) for value in run(batch)])
         for i, value in enumerate(by_batch[-1]):
             if value.ndim == 0 or len(value) != n:
                 raise Unsupported(
@@ -155,3 +203,13 @@ def outputs(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
                     "that returns outputs [n, ...] only, scores first."
                 )
     return tuple(deployment.concatenate_batches(parts) for parts in zip(*by_batch, strict=True))
+
+
+def as_numpy(batch: Batch) -> dict[str, np.ndarray]:
+    """The same batch in numpy."""
+    return {name: to_numpy(value) for name, value in batch.items()}
+
+
+def to_numpy(value: Array) -> np.ndarray:
+    """An array of any kind, on the CPU."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

@@ -8,6 +8,7 @@ from typing import Any
 
 from dyncompress.certificates.promise import Promise
 from dyncompress.errors import InvalidRequest
+from dyncompress.models import load
 from dyncompress.models.data import digests
 from dyncompress.models.signature import refuse_other_form
 from dyncompress.pipeline import certification
@@ -64,7 +65,7 @@ def compress_in_one_call(call: OneCall) -> OnnxFile:
     Raises:
         Infeasible, NotCertified, InvalidRequest, Unsupported: as the verbs.
     """
-    task, batches, held = _open(call)
+    task, batches, held = _open(replace(call, model=load(call.model)))
     trial = None if held is None else _trial(task, batches, held)
     made = call.plan or profile_for_budget(task)
     file, certified = _built(task, made, trial)

@@ -13,11 +13,10 @@ from dyncompress.deployment.fusion import float_operators
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.data import digests
-from dyncompress.pipeline.observed_model import cropped, first_examples, of_every_form, outputs
-from dyncompress.types import FLOAT_BITS, Array, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
+from dyncompress.pipeline.observed_model import as_numpy, count_of, first_examples, outputs, shown_to, to_numpy
+from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, Model, OnnxFile, Parity, Placement, Target
 from dyncompress.types.progress import Progress
 
-PARITY_EXAMPLES = 256
 FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6; a larger error means another computation
 COARSE = 0.25  # of an output's root mean square, or of a channel's spread: a larger error is noted
 
@@ -40,18 +39,19 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     with progress.phase("export to ONNX"):
         example = first_examples(batches, 2)[0] if batches else as_numpy(compressed.model.example)
         float_file, places, notes = compressed.model.to_onnx_with_notes(example)
-    shown = of_every_form([*aside, *batches] or [example], PARITY_EXAMPLES)
-    shown += other_lengths(compressed.model, shown)
+    given = compressed.shown or shown_to(compressed.model, [*aside, *batches] or [example])
+    shown, original = [as_numpy(batch) for batch in given.batches], tuple(given.outputs)
     with progress.phase("write the integer graph"):
-        session, original = deployment.Session(float_file, target, deployment.processors()), originals(compressed.model, shown)
+        session = deployment.Session(float_file, target, deployment.processors())
         exported = of_any_length(session, shown, compressed.model, original)
         encodings = encodings_by_initializer(compressed.encodings, places)
+        complete = len(exported[0]) == count_of(shown) >= count_of([*aside, *batches])
         written = deployment.integer_file(
             float_file,
             encodings,
             deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            deployment.Comparison(shown, exported, original, tuple(session.positions.values())),
+            deployment.Comparison(shown, exported, original, tuple(session.positions.values()), complete),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
@@ -98,7 +98,7 @@ def _compared(
     exported, written, original = outputs_of
     reference = outputs(model, shown)
     parity = deployment.parity_of_outputs(reference, exported, written, original, session.positions)
-    unit = "examples" if parity.n == sum(len(next(iter(batch.values()))) for batch in shown) else "positions"
+    unit = "examples" if parity.n == count_of(shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
     return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
 
@@ -177,12 +177,6 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
     return notes
 
 
-def originals(model: Model, batches: Sequence[Batch]) -> tuple[np.ndarray, ...]:
-    """The outputs, numpy, of the model that came in on all batches, each `[n, ...]`."""
-    by_batch = [[to_numpy(value) for value in model.original(batch)] for batch in batches]
-    return tuple(deployment.concatenate_batches(parts) for parts in zip(*by_batch, strict=True))
-
-
 def of_any_length(
     session: deployment.Session, shown: Sequence[Batch], model: Model, original: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, ...]:
@@ -205,13 +199,6 @@ def of_any_length(
             f"the exported graph keeps one length along axes {free}, which have to take any length ({str(error).rstrip('.')}); "
             "pad or crop all inputs to one shape, or make the forward method independent of that length."
         ) from error
-
-
-def other_lengths(model: Model, shown: Sequence[Batch]) -> list[Batch]:
-    """A few examples, shorter along the axes that are to take any length, where the data have one length alone."""
-    free = {name: axes for name, axes in model.free.items() if axes}
-    several = any(batch[name].shape[1:] != shown[0][name].shape[1:] for batch in shown for name in free)
-    return [cropped(first_examples(shown, 4)[0], free)] if free and not several else []
 
 
 def within(budget: float | None, file: OnnxFile) -> OnnxFile:
@@ -245,13 +232,3 @@ def encodings_by_initializer(
         for place in places[layer]:
             encoded[place.initializer] = (arrays, place.layout)
     return encoded
-
-
-def as_numpy(batch: Batch) -> dict[str, np.ndarray]:
-    """The same batch in numpy."""
-    return {name: to_numpy(value) for name, value in batch.items()}
-
-
-def to_numpy(value: Array) -> np.ndarray:
-    """An array of any kind, on the CPU."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

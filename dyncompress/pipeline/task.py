@@ -14,7 +14,7 @@ from dyncompress.models import load, open_model, preprocessing_warning
 from dyncompress.models.data import as_batches, as_held_out, refuse_not_finite
 from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.capabilities import refuse_incapable
-from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, cropped, first_examples, form_of
+from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, count_of, cropped, first_examples, form_of
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
@@ -235,7 +235,7 @@ def _uneven(name: str, batches: Sequence[Batch], asked: Sequence[int]) -> tuple[
 
 def _examples_like(batch: Batch, batches: Sequence[Batch]) -> int:
     """How many examples have this batch's shapes; methods that handle a single shape use that of the first batch."""
-    return sum(len(next(iter(other.values()))) for other in batches if form_of(other) == form_of(batch))
+    return count_of([other for other in batches if form_of(other) == form_of(batch)])
 
 
 def _finite(batch: Batch) -> bool:
@@ -266,7 +266,7 @@ def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], li
     Examples beyond those that the recipe fits on are set aside; where the budget is a distortion, at least a quarter of all
     examples, or 256 if that is fewer.
     """
-    n = sum(len(next(iter(batch.values()))) for batch in batches)
+    n = count_of(batches)
     count = max(n - recipe.calibration, min(ASIDE, n // 4) if measures_distortion(recipe) else 0)
     if n < 2 or not count:
         return list(batches), []

@@ -9,7 +9,8 @@ from typing import Any
 
 from dyncompress.allocation.plan import allocated, limits_of
 from dyncompress.certificates.promise import Promise
-from dyncompress.models.torch.calling import with_gradients
+from dyncompress.models import load
+from dyncompress.models.torch.calling import as_verb
 from dyncompress.pipeline import certification
 from dyncompress.pipeline.application.apply_plan import apply_plan
 from dyncompress.pipeline.completion import with_speed
@@ -28,7 +29,7 @@ from dyncompress.types.progress import SILENT, Progress
 __all__ = ["allocate", "apply", "certify", "compress", "export", "measure", "verify"]
 
 
-@with_gradients
+@as_verb
 def measure(
     model: Any,
     recipe: str | Path | Recipe,
@@ -85,7 +86,7 @@ def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Pa
     return replace(plan, notes=(*plan.notes, *allocated_by_another(recipe, profile)))
 
 
-@with_gradients
+@as_verb
 def apply(
     model: Any,
     plan: Plan | str | Path,
@@ -119,7 +120,7 @@ def apply(
     return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
-@with_gradients
+@as_verb
 def export(compressed: Compressed, *, target: str | Path | Target | None = None, progress: Progress = SILENT) -> OnnxFile:
     """Write the integer ONNX file, check it, and compare it with the model that came in.
 
@@ -134,7 +135,7 @@ def export(compressed: Compressed, *, target: str | Path | Target | None = None,
     return shipped_file(compressed, load_target(target or compressed.plan.target), progress)
 
 
-@with_gradients
+@as_verb
 def certify(
     file: OnnxFile,
     *,
@@ -168,6 +169,7 @@ def certify(
         >>> certify(file, reference=net, held_out=x[64:]).certificate.risk
         'agreement'
     """
+    reference = load(reference)
     held = held_out_of(reference, held_out)
     original = certification.open_original(file, reference, held)
     asked = certification.CertificateRequest(Promise(delta=delta, risk_increase=promise), risk, look)
@@ -175,7 +177,7 @@ def certify(
     return with_speed(certification.certify_file(file, original, trial), original)
 
 
-@with_gradients
+@as_verb
 def compress(
     model: Any,
     recipe: str | Path | Recipe | None = None,

@@ -38,6 +38,7 @@ from dyncompress.types.model import (
     MomentMatching,
     ResidualMoments,
     SetWeight,
+    Shown,
     Structured,
     Trainable,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "Risk",
     "Rule",
     "SetWeight",
+    "Shown",
     "Sizes",
     "Spectrum",
     "Speed",

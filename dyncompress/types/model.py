@@ -245,6 +245,19 @@ class LayerFit(Protocol):
 
 
 @dataclass(frozen=True)
+class Shown:
+    """Examples on which the stages of the work are compared with the model that came in, and what that model computes on them.
+
+    Attributes:
+        batches: inputs by name.
+        outputs: of the model that came in on all of them, numpy, each `[n, ...]`.
+    """
+
+    batches: Sequence[Batch]
+    outputs: Sequence[Array]
+
+
+@dataclass(frozen=True)
 class Compressed:
     """A compressed model before export; `dyncompress.export` makes the ONNX file of it.
 
@@ -258,6 +271,7 @@ class Compressed:
         errors: layer -> relative errors of its output, on the layer's own inputs, after pruning and after rounding.
         activation_share: share of the calibration examples whose values activation ranges have to hold, see `Recipe`.
         aside: batches that nothing was fitted on; differences from the original are measured on them first.
+        shown: the examples on which the file is compared with the original; None: they are chosen at export.
 
     Example:
         >>> import dyncompress, torch
@@ -280,6 +294,7 @@ class Compressed:
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     activation_share: float = 0.98
     aside: Sequence[Batch] = ()
+    shown: Shown | None = None
 
     def __repr__(self) -> str:
         shown = {"recipe": self.plan.recipe, "target": self.plan.target, "rounded_layers": len(self.encodings)}

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -18,6 +17,7 @@ from dyncompress.pipeline.budget_search import next_level
 from dyncompress.pipeline.task import set_aside
 from dyncompress.recipe.toml_files import load_recipe
 from tests import tiny
+from tests.running import session_of
 
 
 class Digits(nn.Module):
@@ -56,7 +56,7 @@ def packed(**budget: float) -> dc.Recipe:
 
 
 def divergence(file: dc.OnnxFile, model: nn.Module, x: Tensor) -> np.ndarray:
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})
+    found = session_of(file.body).run(None, {"x": x.numpy()})
     return divergence_of_outputs([model(x).numpy()], found)
 
 
@@ -178,7 +178,7 @@ def test_degenerate_networks_give_a_sound_file_or_a_correct_message(change: Call
         assert "clean the data" not in str(error) and "\n" not in str(error)
         return
     new = torch.from_numpy(tiny.HELD_OUT[0][:200])
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": new.numpy()})[0]
+    found = session_of(file.body).run(None, {"x": new.numpy()})[0]
     wanted = module(new).numpy()
     assert np.isfinite(found).all()
     error = np.sqrt(np.mean((found - wanted) ** 2)) / max(np.sqrt(np.mean(wanted**2)), 1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.cli import main
 from dyncompress.deployment.session import concatenate_batches
+from tests.running import session_of
 from tests.traits import sequences
 from tests.traits.subject import Subject, randn, seeded
 
@@ -19,11 +19,11 @@ SEVERAL = {name: subject for name, subject in sequences.SUBJECTS.items() if name
 
 
 def shapes(file: dc.OnnxFile) -> list[list[object]]:
-    return [value.shape for value in onnxruntime.InferenceSession(file.body).get_inputs()]
+    return [value.shape for value in session_of(file.body).get_inputs()]
 
 
 def off_by(file: dc.OnnxFile, model: nn.Module, inputs: dict[str, Tensor]) -> float:
-    found = onnxruntime.InferenceSession(file.body).run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    found = session_of(file.body).run(None, {name: value.numpy() for name, value in inputs.items()})[0]
     with torch.no_grad():
         wanted = model(**inputs).numpy()
     assert found.shape == wanted.shape
@@ -117,7 +117,7 @@ def test_the_command_line_accepts_free_axes(tmp_path, capsys: pytest.CaptureFixt
     assert main([*words, "--free-axes", "x=two"]) == 2
     assert "INPUT=AXIS" in capsys.readouterr().err
     assert main([*words, "--free-axes", "input=2", "--quiet"]) == 0
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    session = session_of((tmp_path / "out" / "model.onnx").read_bytes())
     assert session.get_inputs()[0].shape == ["batch", 4, "input_2"]
     assert session.run(None, {"input": np.zeros((2, 4, 33), np.float32)})[0].shape == (2, 5)
 

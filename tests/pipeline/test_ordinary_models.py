@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.recipe.toml_files import load_recipe
+from tests.running import session_of
 from tests.traits.batches import Loop
 from tests.traits.subject import with_values_of_training
 
@@ -72,7 +72,7 @@ def random(*shape: int) -> Tensor:
 
 
 def off_by(file: dc.OnnxFile, inputs: dict[str, Tensor], wanted: Tensor) -> float:
-    session = onnxruntime.InferenceSession(file.body)
+    session = session_of(file.body)
     found = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
     right = wanted.detach().numpy()
     return float(np.sqrt(np.mean((found - right) ** 2) / np.mean(right**2)))
@@ -85,7 +85,7 @@ def test_masked_scores_are_not_a_fault_of_the_data(causal: bool, recipe: str) ->
     batch = {"x": random(64, 6, 8), "keep": torch.arange(6)[None] < torch.arange(64)[:, None] % 5 + 2}
     file = dc.compress(model, quick(recipe), target=TARGET, calibration=batch)
     few = {name: value[:16] for name, value in batch.items()}
-    names = {value.name for value in onnxruntime.InferenceSession(file.body).get_inputs()}
+    names = {value.name for value in session_of(file.body).get_inputs()}
     wanted = model(**few)
     assert off_by(file, {name: value for name, value in few.items() if name in names}, wanted) < (
         0.06 if recipe == "edge-int8" else 0.9
@@ -113,7 +113,7 @@ def test_a_file_with_a_fixed_batch_size_is_calibrated_in_pieces(recipe: str) -> 
 def test_integer_outputs_need_no_gradient(recipe: str) -> None:
     model, x = seeded(Answer), random(100, 20)
     file = dc.compress(model, quick(recipe), target=TARGET, calibration=x)
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
+    found = session_of(file.body).run(None, {"x": x.numpy()})[0]
     assert (found == model(x).numpy()).mean() > 0.6
 
 

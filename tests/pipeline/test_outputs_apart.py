@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from dyncompress.deployment.channels import channel_errors
 from dyncompress.recipe.toml_files import load_recipe
 from tests import tiny
 from tests.deployment.graphs import graph, images, weight
+from tests.running import session_of
 
 TARGET = replace(dc.load_target(tiny.TARGET), kernel_times=None)  # every node that can computes on integers
 
@@ -63,7 +63,7 @@ X, NEW = (torch.randn(n, 3, 12, 12, generator=torch.Generator().manual_seed(n)) 
 
 
 def ran(file: dc.OnnxFile, x: Tensor) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(file.body)
+    session = session_of(file.body)
     return [np.asarray(out) for out in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
 
 

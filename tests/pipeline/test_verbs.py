@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from dyncompress.recipe.profile_file import load_profile, save_profile
 from dyncompress.recipe.recipe import LayerRule
 from dyncompress.types import Weight
 from tests import tiny
+from tests.running import session_of
 from tests.tiny import CALIBRATION, CLASSES, HELD_OUT, LAYERS, TARGET, network
 
 # `edge-int8` runs in the README's example, and `demo` in the demo. The graph of the tiny network is a sixth of its float file,
@@ -36,8 +36,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def run(content: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of onnxruntime, without dyncompress."""
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    """The outputs of onnxruntime."""
+    session = session_of(content)
     return [np.asarray(out) for out in session.run(None, inputs)]
 
 

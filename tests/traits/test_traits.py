@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from dyncompress.models.signature import resolve_inputs
 from dyncompress.models.torch.calling import tensors_of
 from dyncompress.models.torch.copying import unwrap
 from dyncompress.recipe.toml_files import load_recipe
+from tests.running import session_of
 from tests.traits import attention, batches, calls, numbers, sequences, wrappers
 from tests.traits.subject import Subject
 
@@ -70,7 +70,7 @@ def off_by(model: Any, file: dc.OnnxFile, subject: Subject) -> float:
     names, data = resolve_inputs(load(model), data)
     called = model.module() if isinstance(model, torch.export.ExportedProgram) else unwrap(model)
     batch = as_batches(data, names, unchecked=True)[0]
-    session = onnxruntime.InferenceSession(file.body)
+    session = session_of(file.body)
     size = session.get_inputs()[0].shape[0]
     rows = {name: torch.as_tensor(value)[: size if isinstance(size, int) else 16] for name, value in batch.items()}
     kinds = {p.dtype for p in called.parameters() if p.is_floating_point()}

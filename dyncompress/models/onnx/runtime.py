@@ -39,9 +39,10 @@ RUNTIME_ERRORS = (
 class Session:
     """A model that onnxruntime runs; it is loaded at the first run, and a copy of it is itself."""
 
-    def __init__(self, proto: ModelProto) -> None:
-        """Keep the model."""
-        self.proto = proto
+    def __init__(self, proto: ModelProto, *, optimized: bool = False) -> None:
+        """Keep the model; optimized, its runs are faster, and loading it takes longer."""
+        level = onnxruntime.GraphOptimizationLevel
+        self.proto, self.level = proto, level.ORT_ENABLE_ALL if optimized else level.ORT_ENABLE_BASIC
 
     def __deepcopy__(self, _memo: object) -> Session:
         """Itself: it has no state."""
@@ -50,7 +51,7 @@ class Session:
     @cached_property
     def _loaded(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.graph_optimization_level = self.level
         options.log_severity_level = 4
         try:
             return onnxruntime.InferenceSession(self.proto.SerializeToString(), options, providers=PROVIDERS)
@@ -79,7 +80,7 @@ class FileModule(nn.Module):
     def __init__(self, graph: OnnxGraph) -> None:
         """Keep the graph."""
         super().__init__()
-        self.session, self.graph = Session(graph.proto), graph
+        self.session, self.graph = Session(graph.proto, optimized=True), graph
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs on the CPU; a tuple where there are several."""

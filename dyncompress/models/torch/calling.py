@@ -29,13 +29,13 @@ class EnoughError(Exception):
     """Raised in a hook to end a forward pass early, once everything that it was run for was observed."""
 
 
-def with_gradients(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Decorator: run a function with gradients enabled, even inside `torch.no_grad` or `torch.inference_mode`."""
+def as_verb(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """Decorator: run a function with gradients enabled, whatever the caller's mode, and with `linalg.kept_memory`."""
 
     @functools.wraps(verb)
     def inner(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
         """The function itself, with gradients enabled."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), linalg.kept_memory():
             return verb(*args, **keywords)
 
     return inner

@@ -25,7 +25,7 @@ DIVERGENCE_EXAMPLES = 512  # of these, the examples on which outputs are compare
 STORED_NUMBERS = 2**26  # size of the model's own outputs up to which they are stored; larger ones are computed at every step
 
 
-@calling.with_gradients
+@calling.as_verb
 def probe(
     model: Any,
     calibration: Any,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dyncompress.errors import Differs
@@ -11,7 +11,7 @@ from dyncompress.pipeline.application import checks
 from dyncompress.pipeline.application.low_rank import split_layers
 from dyncompress.pipeline.application.round_layers import fit_to_target, round_layers
 from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices
-from dyncompress.pipeline.observed_model import first_examples, outputs
+from dyncompress.pipeline.observed_model import outputs
 from dyncompress.pipeline.task import Task, refuse_other_weights
 from dyncompress.quantization import for_choice
 from dyncompress.quantization.grid import decode
@@ -31,11 +31,10 @@ from dyncompress.types import (
     MomentMatching,
     Plan,
     SetWeight,
+    Shown,
     Target,
     Trainable,
 )
-
-STAGE_EXAMPLES = 256
 
 
 @dataclass
@@ -44,35 +43,31 @@ class Stages:
 
     Attributes:
         original: the model adapter before anything was done.
-        batches: the examples.
+        shown: the examples, and what the original computes on them.
         divergences: stage -> divergence.
     """
 
     original: Model
-    batches: Sequence[Mapping[str, Array]]
+    shown: Shown
     divergences: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Run the original once."""
-        self.outputs = outputs(self.original, self.batches)
 
     def note(self, stage: str, model: Model) -> None:
         """Measure a model after a stage."""
         if model is self.original:
             self.divergences[stage] = 0.0
             return
-        found = outputs(model, self.batches)[0]
-        if found.shape != self.outputs[0].shape:
+        found, wanted = outputs(model, self.shown.batches)[0], self.shown.outputs[0]
+        if found.shape != wanted.shape:
             raise Differs(
-                f"the first output has shape {self.outputs[0].shape} in the original and {found.shape} after stage '{stage}': "
+                f"the first output has shape {wanted.shape} in the original and {found.shape} after stage '{stage}': "
                 "its length depends on the values, as where a loop stops at a word; export the part before the loop alone."
             )
-        self.divergences[stage] = divergence(self.outputs[0], found)
+        self.divergences[stage] = divergence(wanted, found)
 
     @property
     def differentiable(self) -> bool:
         """Whether an output is a number that a small change of a weight changes."""
-        return any(output.dtype.kind == "f" for output in self.outputs)
+        return any(output.dtype.kind == "f" for output in self.shown.outputs)
 
 
 def apply_plan(task: Task, plan: Plan) -> Compressed:
@@ -88,7 +83,7 @@ def apply_plan(task: Task, plan: Plan) -> Compressed:
     refuse_other_weights(task, plan)
     checks.refuse_unrealisable(plan, task.recipe, task.calibrated)
     checks.refuse_unrecorded(plan, task)
-    stages = Stages(task.model, first_examples(task.batches, STAGE_EXAMPLES))
+    stages = Stages(task.model, task.source.shown())
     task = task if stages.differentiable else replace(task, recipe=without_distillation(task.recipe))
     schedule = distillation_schedule(plan, task.recipe, task.calibrated)
     with task.progress.phase("remove channels, prune and round"):
@@ -125,6 +120,7 @@ def apply_plan(task: Task, plan: Plan) -> Compressed:
         errors=rounded.errors,
         activation_share=task.recipe.activation_share,
         aside=task.aside,
+        shown=stages.shown,
     )
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.deployment.latency import Cut, cut_channels, nearest_integer_file
 from dyncompress.pipeline.capabilities import channel_groups, residual_blocks
-from dyncompress.pipeline.observed_model import first_examples
-from dyncompress.pipeline.onnx_export import as_numpy
+from dyncompress.pipeline.observed_model import as_numpy, first_examples
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (

@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 
 import dyncompress as dc
 from tests.models.onnx.odd_graphs import Made
+from tests.running import session_of
 
 TARGET = "onnxruntime-x86-vnni"
 HIDDEN = 24
@@ -54,7 +55,7 @@ def test_the_branch_that_no_example_takes_keeps_its_results(recipe: str, limit: 
     file = dc.compress(path, recipe, target=TARGET, calibration=examples(128, 16000, 1))
     assert file.plan.share_left_alone["weights"] == 0
     assert any("in branches that the first examples don't take" in note for note in file.notes)
-    before, after = onnxruntime.InferenceSession(path), onnxruntime.InferenceSession(file.body)
+    before, after = onnxruntime.InferenceSession(path), session_of(file.body)
     errors = {}
     for rate in (16000, 8000):
         inputs = {"x": examples(64, rate, 2)["x"], "rate": np.array(rate)}

@@ -19,6 +19,7 @@ from dyncompress.models.onnx.runtime import FileModule
 from dyncompress.types import SetWeight
 from tests import tiny
 from tests.models.onnx.odd_graphs import GRAPHS, convolutional
+from tests.running import session_of
 
 X, Y = tiny.HELD_OUT
 
@@ -47,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def accuracy(file: dc.OnnxFile) -> float:
-    return float((onnxruntime.InferenceSession(file.body).run(None, {"x": X})[0].argmax(1) == Y).mean())
+    return float((session_of(file.body).run(None, {"x": X})[0].argmax(1) == Y).mean())
 
 
 @pytest.mark.parametrize("how", ["traced", "unfolded", "dynamo"])
@@ -78,7 +79,7 @@ def test_names_axes_and_metadata_stay(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     onnx.save(GRAPHS["metadata"].model(), path)
     x = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype(np.float32)
-    session = onnxruntime.InferenceSession(dc.compress(path, "edge-int8", target=tiny.TARGET, calibration=x).body)
+    session = session_of(dc.compress(path, "edge-int8", target=tiny.TARGET, calibration=x).body)
     assert [(value.name, value.shape) for value in session.get_inputs()] == [("x", ["n", 3, 8, 8])]
     assert [(value.name, value.shape) for value in session.get_outputs()] == [("y", ["n", 5])]
     assert session.get_modelmeta().custom_metadata_map == {"alphabet": "abc"}
@@ -94,7 +95,7 @@ def test_the_module_is_the_graph_and_an_edit_reaches_the_file(tmp_path: Path) ->
     new = model.edited([SetWeight("head", torch.zeros(5, 24), torch.ones(5))])
     body, places = new.to_onnx()
     assert {place.initializer for group in places.values() for place in group} == {"a.weight", "c.weight", "head.weight"}
-    assert np.array_equal(onnxruntime.InferenceSession(body).run(None, {"x": x.numpy()})[0], np.ones((4, 5), np.float32))
+    assert np.array_equal(session_of(body).run(None, {"x": x.numpy()})[0], np.ones((4, 5), np.float32))
     assert not torch.equal(model.predict({"x": x})[0], new.predict({"x": x})[0])
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 import dyncompress as dc
 from tests.models.onnx.odd_graphs import GRAPHS, Odd
+from tests.running import session_of
 
 TARGET = "onnxruntime-x86-vnni"
 NEAR = 0.06  # largest root mean square difference of an int8 file from the model, untrained
@@ -27,7 +27,7 @@ def data(odd: Odd, n: int, seed: int, size: int = 0) -> dict[str, np.ndarray]:
 
 
 def run(body: bytes, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(body)
+    session = session_of(body)
     kinds = {"tensor(double)": np.float64, "tensor(float)": np.float32, "tensor(int64)": np.int64}
     sizes = [value.shape[0] if value.shape else None for value in session.get_inputs()]
     size = sizes[0] if isinstance(sizes[0], int) and sizes[0] > 0 else len(next(iter(inputs.values())))
@@ -60,4 +60,4 @@ def test_the_file_computes_what_the_graph_computes(name: str, recipe: str, tmp_p
     share = file.plan.share_left_alone["weights"]
     assert share == 1 or not odd.kept
     names = {value.name for value in onnx.load(path).graph.input} - {t.name for t in onnx.load(path).graph.initializer}
-    assert {value.name for value in onnxruntime.InferenceSession(file.body).get_inputs()} == names
+    assert {value.name for value in session_of(file.body).get_inputs()} == names

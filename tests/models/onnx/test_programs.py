@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dyncompress as dc
 from dyncompress.models import load
+from tests.running import session_of
 
 TARGET = "onnxruntime-x86-vnni"
 DRAW = np.random.default_rng(0)
@@ -75,7 +75,7 @@ def test_a_program_is_compressed_and_certified(kind: str, place: str, tmp_path: 
     fresh = {name: DRAW.permutation(value) + np.float32(0.01) for name, value in CALIBRATION.items()}
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=CALIBRATION, held_out=fresh)
     assert file.plan.share_left_alone["weights"] == 0 and file.certificate is not None
-    session = onnxruntime.InferenceSession(file.content)
+    session = session_of(file.content)
     wanted = [value.detach().numpy() for value in Net().eval()(*(torch.from_numpy(value[:2]) for value in fresh.values()))]
     names = [value.name for value in session.get_inputs()]
     found = session.run(None, {name: value[:2] for name, value in zip(names, fresh.values(), strict=True)})

@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 import dyncompress as dc
 from dyncompress.types.batch_axes import batch_axes
 from tests.models.onnx.odd_graphs import Made
+from tests.running import session_of
 
 TARGET = "onnxruntime-x86-vnni"
 WIDTH = 16
@@ -56,7 +57,7 @@ def test_states_and_numbers_keep_their_place(named: bool, recipe: str, tmp_path:
     onnx.save(streaming(named), path)
     file = dc.compress(path, recipe, target=TARGET, calibration=examples(64, 1))
     assert file.plan.share_left_alone["weights"] == 0
-    before, after = onnxruntime.InferenceSession(path), onnxruntime.InferenceSession(file.body)
+    before, after = onnxruntime.InferenceSession(path), session_of(file.body)
     assert [value.name for value in after.get_inputs()] == ["x", "state", "rate"]
     batch = examples(7, 2)
     for wanted, found in zip(before.run(None, fed(batch)), after.run(None, fed(batch)), strict=True):
@@ -69,7 +70,7 @@ def test_a_state_is_carried_over_many_steps(tmp_path: Path) -> None:
     onnx.save(streaming(True), path)
     body = dc.compress(path, "edge-int8", target=TARGET, calibration=examples(64, 1)).body
     sessions, states = (
-        [onnxruntime.InferenceSession(b) for b in (path.read_bytes(), body)],
+        [session_of(b) for b in (path.read_bytes(), body)],
         [np.zeros((2, 1, WIDTH), np.float32)] * 2,
     )
     draw, errors, sizes = np.random.default_rng(3), [], []
@@ -115,7 +116,7 @@ def test_an_output_with_time_in_front_keeps_its_form(declared: list | None, tmp_
     onnx.save(model, path)
     x = np.random.default_rng(0).normal(size=(40, 3, 16)).astype(np.float32)
     file = dc.compress(path, "edge-int8", target=TARGET, calibration={"x": x})
-    before, after = onnxruntime.InferenceSession(path), onnxruntime.InferenceSession(file.body)
+    before, after = onnxruntime.InferenceSession(path), session_of(file.body)
     for width in (16, 24):
         one = np.random.default_rng(1).normal(size=(1, 3, width)).astype(np.float32)
         wanted, found = before.run(None, {"x": one})[0], after.run(None, {"x": one})[0]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from dyncompress.models.torch.layers import canonical, compressible_modules, dig
 from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, OutputFisher, SetWeight
+from tests.running import session_of
 from tests.traits import attention
 from tests.traits.subject import randn, seeded
 
@@ -188,7 +188,7 @@ def test_new_weights_reach_the_output_and_the_file(name: str) -> None:
     assert np.abs(wanted - adapter.predict(batch)[0].numpy()).max() > 1e-3
     content, places = new.to_onnx()
     assert set(places) >= {layer.name for layer in layers}
-    found = onnxruntime.InferenceSession(content).run(None, {key: value.numpy() for key, value in batch.items()})[0]
+    found = session_of(content).run(None, {key: value.numpy() for key, value in batch.items()})[0]
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
 
 

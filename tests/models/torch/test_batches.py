@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 import dyncompress as dc
 from dyncompress.models.torch.batches import resize_batch
 from dyncompress.models.torch.opening import open_model
+from tests.running import session_of
 from tests.traits import batches
 from tests.traits.subject import randn, seeded
 
@@ -28,7 +28,7 @@ def test_a_file_has_the_one_batch_size_that_the_model_runs_on(name: str, recipe:
     subject, size = FIXED[name]
     model, data = subject.model(), subject.data()
     file = dc.compress(model, recipe, target=TARGET, calibration=data)
-    session = onnxruntime.InferenceSession(file.body)
+    session = session_of(file.body)
     assert session.get_inputs()[0].shape[0] == size
     assert any(f"fixed at {size}, the only one that the model runs on" in note for note in file.notes)
     x = data[3]
@@ -66,7 +66,7 @@ def test_a_copy_of_a_model_whose_forward_is_wrapped_twice_computes_with_its_own_
     file = dc.compress(model, "edge-int4", target=TARGET, calibration=data)
     with torch.no_grad():
         wanted = model(data[3]).float().numpy()
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": data[3].float().numpy()})[0]
+    found = session_of(file.body).run(None, {"x": data[3].float().numpy()})[0]
     assert file.plan.share_left_alone["weights"] == 0
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.1
     adapter = open_model(model, {"x": data[0]}, {"x": data[0]})
@@ -77,7 +77,7 @@ def test_a_copy_of_a_model_whose_forward_is_wrapped_twice_computes_with_its_own_
 def test_one_example_does_not_fix_the_batch_of_a_model_that_takes_more() -> None:
     model, data = seeded(lambda: nn.Linear(20, 5))(), [randn(1, 20, seed=i) for i in range(32)]
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=data)
-    assert onnxruntime.InferenceSession(file.body).get_inputs()[0].shape[0] == "batch"
+    assert session_of(file.body).get_inputs()[0].shape[0] == "batch"
 
 
 def test_a_state_that_is_kept_between_calls_is_refused_with_its_buffer() -> None:
@@ -108,7 +108,7 @@ def test_a_cache_and_a_counter_are_no_state() -> None:
     file = dc.compress(model, "edge-int8", target=TARGET, calibration=x)
     with torch.no_grad():
         wanted = model(x).numpy()
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
+    found = session_of(file.body).run(None, {"x": x.numpy()})[0]
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.05
 
 
@@ -177,7 +177,7 @@ def test_the_data_are_never_written_into(as_array: bool) -> None:
     assert np.array_equal(np.asarray(data), x.numpy())
     with torch.no_grad():
         wanted = model(x.clone()).numpy()
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
+    found = session_of(file.body).run(None, {"x": x.numpy()})[0]
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.1
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ import dyncompress as dc
 from dyncompress.models.torch.hooks import HookedLayer
 from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
+from tests.running import session_of
 
 TARGET = "onnxruntime-x86-vnni"
 SEEN: list[Tensor] = []
@@ -64,7 +64,7 @@ ATTACH: dict[str, Callable[[nn.Module], object]] = {
 
 
 def answers(file: dc.OnnxFile, x: Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(file.body)
+    session = session_of(file.body)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 

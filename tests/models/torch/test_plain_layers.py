@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ import dyncompress as dc
 from dyncompress.models.torch.opening import open_model
 from dyncompress.recipe.toml_files import load_recipe
 from dyncompress.types import InputMoment, SetWeight
+from tests.running import session_of
 from tests.traits import calls
 from tests.traits.subject import ids, images, randn, seeded
 
@@ -336,7 +336,7 @@ def test_a_new_weight_reaches_the_output_and_the_file(name: str) -> None:
     assert bool((new.predict({"x": data})[0] - adapter.predict({"x": data})[0]).abs().max() > 0.02)
     content, places = new.to_onnx()
     assert set(places) >= {layer.name for layer in chosen}
-    (found,) = onnxruntime.InferenceSession(content).run(None, {"x": data.numpy()})
+    (found,) = session_of(content).run(None, {"x": data.numpy()})
     np.testing.assert_allclose(found, new.predict({"x": data})[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -419,7 +419,7 @@ def test_a_layer_inside_a_module_is_rounded_as_a_layer_is() -> None:
     inside[5] = outside[5]
     torch.testing.assert_close(outside(images()), inside(images()), rtol=1e-5, atol=1e-6)
     found = [dc.compress(model, quick("edge-int4"), target=TARGET, calibration=images()) for model in (outside, inside)]
-    runs = [onnxruntime.InferenceSession(one.body).run(None, {"input": images().numpy()})[0] for one in found]
+    runs = [session_of(one.body).run(None, {"input": images().numpy()})[0] for one in found]
     np.testing.assert_allclose(runs[0], runs[1], rtol=1e-3, atol=1e-4)
     assert found[1].parity.relative_error < 0.05
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import dyncompress as dc
 from dyncompress.models.torch.opening import open_model
+from tests.running import session_of
 from tests.traits.sequences import Cell, Recurrent, Words
 from tests.traits.subject import ids, randn, seeded
 
@@ -42,7 +42,7 @@ def test_every_matrix_is_a_layer_and_the_file_computes_what_the_compressed_model
     assert file.parity.float_error < 1e-5, "gates are in ONNX's order"
     with torch.no_grad():
         wanted = model(x).numpy()
-    found = onnxruntime.InferenceSession(file.body).run(None, {"x": x.numpy()})[0]
+    found = session_of(file.body).run(None, {"x": x.numpy()})[0]
     assert np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean()) < 0.05
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the caller's weights stay"
 
