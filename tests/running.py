@@ -3,9 +3,9 @@
 import onnxruntime
 
 from dyncompress import load_target
-from dyncompress.deployment.session import load, options
+from dyncompress.deployment.session import open_session
 
 
 def session_of(content: bytes) -> onnxruntime.InferenceSession:
-    """A session of a file; see `deployment.session.options` about sums that saturate."""
-    return load(content, options(load_target("onnxruntime-x86-vnni")))
+    """A session of a file; see `deployment.session.open_session` about sums that saturate."""
+    return open_session(content, load_target("onnxruntime-x86-vnni"))

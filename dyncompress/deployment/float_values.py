@@ -17,7 +17,7 @@ import onnx
 from dyncompress.deployment.channels import channel_axes
 from dyncompress.deployment.domain import FOLLOWING
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import load, options, pieces, processors, run_session
+from dyncompress.deployment.session import open_session, pieces, processors, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import Target
 
@@ -95,7 +95,7 @@ def _spreads(
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     plain = Target(name="plain", summary="", verified="schema")
-    session = load(model.SerializeToString(), options(plain, processors()))
+    session = open_session(model.SerializeToString(), plain, processors())
     sums: dict[tuple[str, int], list[np.ndarray]] = {}
     left = _EXAMPLES
     for batch in batches:

@@ -18,24 +18,49 @@ from dyncompress.types.batch_axes import batch_axes
 
 CHUNK = 64  # examples of one run: bounds the memory of activations
 _INPUT_NUMBERS = 1 << 20  # numbers in the inputs of one run, likewise; activations of few large images stay in the cache
-_EXACT_PRODUCTS = "session.x64quantprecision"
+REFUSALS = (  # with which onnxruntime answers a file that it can't load
+    state.Fail,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+    state.InvalidArgument,
+    state.RuntimeException,
+)
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
-def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
-    """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log.
+def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Load a file, to compute what the target computes.
 
     A processor without 8-bit dot products sums pairs of products in 16 bits, which saturate where weights have 8 bits. On such a
-    machine, files for targets that don't saturate are computed exactly and more slowly, so that the outputs are the target's.
+    machine, files for targets that don't saturate are computed exactly and more slowly.
+
+    Raises:
+        Unsupported: onnxruntime refuses the file.
     """
+    if target.reduce_range or not saturates():
+        return load(body, options(target, threads))
+    exact = options(target, threads)
+    exact.add_session_config_entry("session.x64quantprecision", "1")
+    exact.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(body, exact, providers=["CPUExecutionProvider"])
+    except REFUSALS:
+        # With exact products onnxruntime converts a weight that several nodes share once for each, and refuses the second copy.
+        # Without integer kernels it computes the same in float.
+        in_float = options(target, threads)
+        in_float.add_session_config_entry("session.disable_quant_qdq", "1")
+        return load(body, in_float)
+
+
+def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
+    """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log."""
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = 3
     if threads > 1:
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not target.reduce_range and saturates():
-        session_options.add_session_config_entry(_EXACT_PRODUCTS, "1")
     for key, value in target.session.items():
         session_options.add_session_config_entry(key, value)
     return session_options
@@ -59,7 +84,7 @@ class Session:
         Raises:
             Unsupported: onnxruntime can't load the file.
         """
-        self._session = load(body, options(target, threads))
+        self._session = open_session(body, target, threads)
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._odd = odd_axes(self._session)
 
@@ -270,19 +295,9 @@ def load(body: bytes, session_options: onnxruntime.SessionOptions) -> onnxruntim
     Raises:
         Unsupported: onnxruntime refuses the file; the message has the first line of its reason.
     """
-    refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
     try:
-        try:
-            return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
-        except state.Fail as error:
-            if "AddInitializedOrtValue" not in str(error):
-                raise
-            # With exact products onnxruntime converts a weight that two nodes share twice, and refuses the second copy. Without
-            # integer kernels it computes the same in float.
-            session_options.add_session_config_entry(_EXACT_PRODUCTS, "0")
-            session_options.add_session_config_entry("session.disable_quant_qdq", "1")
-            return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
-    except (*refusals, state.RuntimeException) as error:
+        return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
+    except REFUSALS as error:
         reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].rstrip(".")
         raise Unsupported(
             f"onnxruntime {onnxruntime.__version__} can't load the file: {reason}; write the model without that operator, and in "

@@ -160,10 +160,11 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
         )
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
+        share = f"{100 * error:.0f} %" if error < 10 else "more than 1000 %"
         stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
         notes.append(
             f"{stay} float, since with 8 bits the error of a channel would be too large (the largest at '{name}': "
-            f"{100 * error:.0f} % of the channel's spread)."
+            f"{share} of the channel's spread)."
         )
     if written.cut:
         name, share = max(written.cut.items(), key=lambda item: item[1])

@@ -161,3 +161,17 @@ def test_inputs_of_another_form_get_one_sentence() -> None:
         with pytest.raises(InvalidRequest, match=f"the file takes {name} .*another form") as caught:
             session.run({name: wrong})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_large_codes_of_8_bits_do_not_saturate(shared: bool) -> None:
+    """All products of a pair are near their largest value, beyond 16 bits; a weight may serve two nodes."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    nodes += [helper.make_node("Relu", ["y"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["z"])] if shared else []
+    w = np.full((16, 16), 0.9, np.float32) + 0.1 * np.abs(weight(16, 16))
+    last = "z" if shared else "y"
+    float_file = graph(nodes, {"w": w}, {"x": ["n", 16]}, {last: ["n", 16]})
+    x = {"x": np.random.default_rng(0).uniform(0.9, 1.0, (64, 16)).astype(np.float32)}
+    body = write(float_file, {"w": (encode(np.ascontiguousarray(w.T)), "transposed")}, ranges(float_file, [x]), TARGET)
+    found, wanted = Session(body, TARGET).run(x)[0], Session(float_file, TARGET).run(x)[0]
+    np.testing.assert_allclose(found, wanted, rtol=0.01)

@@ -57,7 +57,7 @@ def gains(model: TracedModel, reference: TracedModel, batches: Sequence[Batch], 
         names: layers to match.
 
     Returns:
-        layer -> (gain, shift), each `[out]` float32.
+        layer -> (gain, shift), each `[out]` float32; none at all where the corrected network computes NaN or infinite values.
 
     Raises:
         InvalidRequest: there are fewer than two examples, or the reference lacks some of a layer's channels.
@@ -78,7 +78,9 @@ def gains(model: TracedModel, reference: TracedModel, batches: Sequence[Batch], 
         """Forward hook: correct an output, so that later layers receive corrected inputs."""
         axis = channel_axis(layer, output)
         target = tuple(values[_rows(model, reference, name).to(values.device)] for values in targets[name])
-        gain, shift = corrections(moments_of(layer, output), target)
+        own = moments_of(layer, output)
+        smallest = output.detach().amin([a for a in range(output.ndim) if a != axis])
+        gain, shift = of_one_sign(corrections(own, target), own, target, smallest)
         affine[name] = (gain.float(), shift.float())
         shape = [-1 if a == axis else 1 for a in range(output.ndim)]
         factor, summand = (value.to(output.dtype).view(shape) for value in affine[name])
@@ -88,7 +90,8 @@ def gains(model: TracedModel, reference: TracedModel, batches: Sequence[Batch], 
     handles = [m.register_forward_hook(lambda m, _a, o, name=name: correct(name, m, o)) for name, m in layers.items()]
     with temporary_hooks(handles):
         outputs(model.module, batch, model.input_names)
-    return {name: affine[name] for name in single if name in affine}
+    finite = all(bool(values.isfinite().all()) for pair in affine.values() for values in pair)
+    return {name: affine[name] for name in single if name in affine} if finite else {}
 
 
 def corrections(own: Moments, target: Moments) -> Moments:
@@ -108,6 +111,28 @@ def corrections(own: Moments, target: Moments) -> Moments:
     ratio = torch.where(alive, target_std / torch.where(alive, std, torch.ones_like(std)), torch.ones_like(std))
     gain = ratio.clamp(*_GAIN_LIMITS)
     return gain, target_mean - gain * mean
+
+
+def of_one_sign(affine: Moments, own: Moments, target: Moments, smallest: Tensor) -> Moments:
+    """The gain and shift of `corrections`, where channels that are never negative stay so: a logarithm or a root may follow.
+
+    A channel whose smallest value would change its sign gets a gain alone, which matches its mean.
+
+    Args:
+        affine: gain and shift.
+        own, target: moments before and after.
+        smallest: the channels' smallest values before, `[out]`.
+
+    Example:
+        >>> own, target = (torch.tensor([1.0]), torch.tensor([1.0])), (torch.tensor([0.9]), torch.tensor([1.0]))
+        >>> gain, shift = of_one_sign(corrections(own, target), own, target, torch.tensor([0.0]))
+        >>> round(gain.item(), 3), shift.item()
+        (0.9, 0.0)
+    """
+    (gain, shift), mean, target_mean = affine, own[0], target[0]
+    negative = (smallest >= 0) & (gain * smallest + shift < 0)
+    alone = (target_mean / torch.where(mean > 0, mean, torch.ones_like(mean))).clamp(*_GAIN_LIMITS)
+    return torch.where(negative, alone, gain), torch.where(negative, torch.zeros_like(shift), shift)
 
 
 def moments_of(layer: nn.Module, output: Tensor) -> Moments:

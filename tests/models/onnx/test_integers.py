@@ -52,7 +52,7 @@ def test_as_onnxruntime(operator: str, version: int, inputs: list[Any], attribut
 @pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"])
 def test_quantized_convolution(auto_pad: str, bias: np.ndarray | None) -> None:
     scales, zeros = np.array([0.01, 0.02], np.float32), np.zeros(2, np.int8)
-    weights = (W.astype(np.int16) - 128).astype(np.int8)
+    weights = ((W.astype(np.int16) - 128) // 2).astype(np.int8)  # of 7 bits: onnxruntime's sums saturate on some processors
     inputs = [IMAGE, TWO, np.uint8(100), weights, scales, zeros, np.float32(0.3), np.uint8(128), bias]
     agrees("QLinearConv", 10, inputs, auto_pad=auto_pad, strides=[2, 1])
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dyncompress.models.torch import matching
 from dyncompress.models.torch.opening import open_model
+from dyncompress.types import SetWeight
 
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = {
     "conv": (nn.Conv2d(3, 5, 3), (37, 5, 6, 7), (0, 2, 3)),
@@ -53,3 +54,37 @@ def test_a_network_matched_to_itself_stays_exactly_what_it_is() -> None:
     assert gains.keys() == {"a", "b", "head"}
     for gain, shift in gains.values():
         assert torch.equal(gain, torch.ones_like(gain)) and torch.equal(shift, torch.zeros_like(shift))
+
+
+class LogPower(nn.Module):
+    """A spectrum's power in bands, whose logarithm a layer reads; many powers are near the floor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectrum, self.bands, self.head = nn.Linear(32, 48, bias=False), nn.Linear(24, 12, bias=False), nn.Linear(12, 3)
+        self.bands.weight.data.abs_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.spectrum(x).chunk(2, dim=1)
+        return self.head((self.bands(a * a + b * b) + 1e-5).log())
+
+
+def test_a_layer_that_is_never_negative_stays_so() -> None:
+    generator = torch.Generator().manual_seed(4)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = LogPower().eval()
+    x = torch.randn(256, 32, generator=generator) * torch.logspace(-4, 1, 256)[:, None]
+    model = open_model(net, {"x": x[:2]})
+    rounded = model.edited([SetWeight("bands", net.bands.weight * 0.9 + 0.01), SetWeight("spectrum", net.spectrum.weight * 1.02)])
+    matched, gains = rounded.matched(model, [{"x": x}])
+    assert gains.keys() == {"spectrum", "bands"}
+    assert all(bool(output.isfinite().all()) for output in matched.predict({"x": x}))
+    assert bool((gains["bands"][1] >= 0).all()) and bool((gains["bands"][0] != 1).all())
+
+
+def test_nothing_is_matched_where_the_network_computes_nan() -> None:
+    x = torch.randn(64, 3, 9, 9, generator=torch.Generator().manual_seed(2))
+    model = open_model(residual(), {"x": x[:2]})
+    broken = model.edited([SetWeight("a", torch.full((8, 3, 3, 3), 1e38))])
+    assert broken.matched(model, [{"x": x}])[1] == {}
