@@ -33,7 +33,16 @@ import pytest
 from scipy import stats
 
 import dyncompress as dc
-from benchmarks import cells, gallery_documents, gallery_images, gallery_libraries, gallery_sound
+from benchmarks import (
+    cells,
+    gallery_documents,
+    gallery_images,
+    gallery_libraries,
+    gallery_music,
+    gallery_sound,
+    gallery_speech,
+    gallery_text,
+)
 from benchmarks.frontier_data import NotHereError
 from benchmarks.gallery_peer_process import WARM_RUNS
 from benchmarks.gallery_peers import (
@@ -58,7 +67,15 @@ from dyncompress.deployment.session import odd_axes
 from dyncompress.errors import DyncompressError
 
 FILES = Path(tempfile.gettempdir()) / "dyncompress-gallery"
-ROWS: tuple[Row, ...] = (*gallery_documents.ROWS, *gallery_sound.ROWS, *gallery_images.ROWS, *gallery_libraries.ROWS)
+ROWS: tuple[Row, ...] = (
+    *gallery_documents.ROWS,
+    *gallery_sound.ROWS,
+    *gallery_music.ROWS,
+    *gallery_speech.ROWS,
+    *gallery_text.ROWS,
+    *gallery_images.ROWS,
+    *gallery_libraries.ROWS,
+)
 TOOLS = (FLOAT, OURS, *PEERS)
 COMPARED = 32  # calibration examples on which outputs are compared with the float file's
 CHUNK = 32  # examples of one run of the judge: bounds the memory of activations

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.gallery_export import onnx_file
 from benchmarks.gallery_row import Row, Run
 from tests.data import cifar10, resnet20, resnet44
 
@@ -39,14 +40,7 @@ def right(run: Run) -> np.ndarray:
 
 def dynamo_file(build: Callable[[], nn.Module]) -> bytes:
     """The ONNX file that `torch.onnx.export` writes from the graph of `torch.export`, for any number of images."""
-    example, sizes = torch.zeros(2, 3, 32, 32), ({0: torch.export.Dim("n")},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own code
-        program = torch.onnx.export(
-            build(), (example,), input_names=[INPUT], output_names=["scores"], dynamic_shapes=sizes, dynamo=True, verbose=False
-        )
-    assert program is not None
-    return program.model_proto.SerializeToString()
+    return onnx_file(build(), {INPUT: torch.zeros(2, 3, 32, 32)}, "scores", {INPUT: {0: "n"}})
 
 
 def torchscript_file(build: Callable[[], nn.Module]) -> bytes:

@@ -22,7 +22,8 @@ class Row:
         made_by: who trained it, and which exporter wrote the file.
         metric: what the judge measures, such as `directions that are right`.
         float_file: returns the bytes of the float ONNX file.
-        calibration: returns the calibration inputs, without labels: `{input name: [n, ...]}`. No test example is among them.
+        calibration: returns the calibration inputs, without labels: `{input name: [n, ...]}`, or a list of such batches, whose
+            other axes may differ in length. No test example is among them.
         judge: runs a file on the test examples and returns one score in [0, 1] for each independent unit (an example, or a group
             of examples that aren't independent), 1 is best; the metric is their mean. It has the true labels.
         example: returns the inputs of one call at batch 1, for the time and for the difference of outputs.
@@ -37,7 +38,7 @@ class Row:
     made_by: str
     metric: str
     float_file: Callable[[], bytes]
-    calibration: Callable[[], dict[str, np.ndarray]]
+    calibration: Callable[[], dict[str, np.ndarray] | list[dict[str, np.ndarray]]]
     judge: Callable[[Run], np.ndarray]
     example: Callable[[], dict[str, np.ndarray]]
     held_out: Callable[[], tuple[dict[str, np.ndarray], np.ndarray | None]] | None = None
