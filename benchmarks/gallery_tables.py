@@ -8,7 +8,8 @@ from pathlib import Path
 from benchmarks import cells
 
 RESULTS = Path(__file__).parent / "results" / "gallery.json"
-FLOAT, OURS = "float", "edge-int8"
+SECONDS = RESULTS.with_name("gallery_seconds.json")
+FLOAT, OURS, STATIC = "float", "edge-int8", "onnxruntime static"
 HEADS = ("row", "tool", "bytes", "metric [95 % of the difference]", "outputs differ", "ms, batch 1", "left alone")
 MORE_HEADS = ("seconds (processor)", "certificate")
 
@@ -46,6 +47,22 @@ def site() -> Iterable[str]:
     yield models(found)
     yield ""
     yield table(found)
+
+
+def seconds_table(found: Mapping[str, cells.Cell]) -> str:
+    """The table of how long compression takes, from the cells of `results/gallery_seconds.json`."""
+    head = ("row", f"seconds, `{OURS}`", f"seconds, {STATIC}", "ratio")
+    rows = [
+        line([key, *(f"{cell['seconds'][tool]:.1f}" for tool in (OURS, STATIC)), f"{cell['ratio']:.1f}x"])
+        for key, cell in found.items()
+        if "ratio" in cell
+    ]
+    return "\n".join([line(head), line(["---"] * len(head)), *rows])
+
+
+def seconds() -> Iterable[str]:
+    """The lines of that table on the site."""
+    yield seconds_table(cells.read(SECONDS))
 
 
 def line(values: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ PAGES: Mapping[Path, Mapping[str, Table]] = {
     ROOT / "docs" / "benchmarks" / "index.md": {
         "frontier": lambda: frontier_tables.block(short=True),
         "gallery": gallery_tables.site,
+        "gallery seconds": gallery_tables.seconds,
         "certified": site_tables.certified,
         "heavy tail": site_tables.heavy_tail,
         "soundness": site_tables.soundness,

@@ -81,9 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_packing(commands)
     _add_lists(commands, "recipes", ("list", "show"), "list or show the recipes that come with the library")
-    _add_lists(
-        commands, "targets", ("list", "show", "check"), "list, show or check the hardware profiles that come with the library"
-    )
+    _add_targets(commands)
     return whole
 
 
@@ -351,9 +349,26 @@ def _add_packing(commands: Commands) -> None:
     command.add_argument("--out", type=Path, metavar="FILE", help="the ONNX file; default: FILE with the suffix .onnx")
 
 
-def _add_lists(commands: Commands, name: str, verbs: Sequence[str], summary: str) -> None:
+def _add_targets(commands: Commands) -> None:
+    summary = (
+        "list, show or check the hardware profiles that come with the library, or check an ONNX file against one, which ends "
+        "with exit code 1 if the target refuses it"
+    )
+    command = _add_lists(commands, "targets", ("list", "show", "check"), summary)
+    command.add_argument(
+        "--target",
+        metavar="NAME|FILE",
+        help="for check MODEL.onnx: hardware profile that the file is checked against; default: onnxruntime-x86-vnni",
+    )
+
+
+def _add_lists(commands: Commands, name: str, verbs: Sequence[str], summary: str) -> argparse.ArgumentParser:
     command = _add_command(commands, name, summary)
     command.add_argument("verb", choices=verbs, nargs="?", default="list", help="what to do; default: %(default)s")
     command.add_argument(
-        "names", nargs="*", metavar="NAME|FILE", help="names or files, for show and check; default for check: all"
+        "names",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="names or files, for show and check; default for check: all",
     )
+    return command

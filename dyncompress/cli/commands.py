@@ -49,10 +49,12 @@ class Result:
     Attributes:
         text: for people.
         data: for machines, printed by `--json`.
+        code: exit code.
     """
 
     text: str
     data: dict[str, Any]
+    code: int = 0
 
 
 def entry() -> int:
@@ -70,34 +72,34 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the arguments; None: those of the process.
 
     Returns:
-        The exit code: 0 done, 2 usage or unreadable input (an error in the user's own code included), 3 the budget can't be met,
-        4 not certified or promise not kept, 5 file altered, 6 outputs differ, 70 an error of dyncompress itself, 71 not
-        enough memory, 74 the answer can't be written to standard output, 130 interrupted (Ctrl-C).
+        The exit code: 0 done, 1 the target refuses the file, 2 usage or unreadable input (an error in the user's own code
+        included), 3 the budget can't be met, 4 not certified or promise not kept, 5 file altered, 6 outputs differ, 70 an error
+        of dyncompress itself, 71 not enough memory, 74 the answer can't be written to standard output, 130 interrupted (Ctrl-C).
     """
     try:
         with redirect_stdout(sys.stderr):  # what the user's code and libraries print isn't the result
-            text = _output(words)
+            text, done = _output(words)
     except BaseException as error:
         code, sentence = code_and_sentence(error)
         if os.environ.get(TRACEBACK, "0") not in ("", "0"):
             streams.print_message("".join(traceback.format_exception(error)).rstrip())
         streams.print_message(f"dyncompress: {sentence}")
         return code
-    return streams.print_result(text)
+    return streams.print_result(text) or done
 
 
-def _output(words: Sequence[str] | None) -> str:
-    """Run a command and return the text for standard output."""
+def _output(words: Sequence[str] | None) -> tuple[str, int]:
+    """Run a command and return the text for standard output, and the exit code."""
     help_text = io.StringIO()
     try:
         with redirect_stdout(help_text):
             args = parse(words)
     except SystemExit:  # argparse raises it after --help
-        return help_text.getvalue().rstrip("\n")
+        return help_text.getvalue().rstrip("\n"), 0
     if args.version or args.command is None:
-        return f"dyncompress {__version__}" if args.version else parser().format_help()
+        return f"dyncompress {__version__}" if args.version else parser().format_help(), 0
     result = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
-    return json.dumps(plain_json(result.data), allow_nan=False) if args.json else result.text
+    return json.dumps(plain_json(result.data), allow_nan=False) if args.json else result.text, result.code
 
 
 # ---------------------------------------------------------------- the verbs
@@ -284,6 +286,10 @@ def _recipes(args: argparse.Namespace, progress: Progress) -> Result:
 
 
 def _targets(args: argparse.Namespace, progress: Progress) -> Result:
+    if args.verb == "check" and any(name.lower().endswith(".onnx") for name in args.names):
+        return _check_model(args)
+    if args.target is not None:
+        raise InvalidRequest(f"--target {args.target}: it belongs to `targets check MODEL.onnx`; name the ONNX file to check.")
     if args.verb != "check":
         return _list_or_show(args, target_files())
     from dyncompress.recipe.toml_files import load_target
@@ -292,6 +298,24 @@ def _targets(args: argparse.Namespace, progress: Progress) -> Result:
     rows = tuple((name, target.verified, target.summary) for name, target in targets.items())
     data = {name: asdict(target) for name, target in targets.items()}
     return Result(Table(("target", "verified by", "summary"), rows).plain(), data)
+
+
+def _check_model(args: argparse.Namespace) -> Result:
+    """`targets check MODEL.onnx`: what a target does with the file; exit code 1 where it refuses something."""
+    if len(args.names) > 1:
+        raise InvalidRequest(f"targets check: {len(args.names)} files are named; name one ONNX file, and the target by --target.")
+    from dyncompress.recipe.toml_files import target_for
+
+    target, path = target_for(args.target, None), _input_file(Path(args.names[0]), MODEL)
+    from dyncompress.deployment.target_check.check import check_file
+
+    report = check_file(_read_model(path), target)
+    rows = tuple(finding.row for finding in report.findings)
+    how = f"by rules, and as {report.loaded_by} loads it" if report.loaded_by else "by rules alone: its runtime isn't here"
+    head = f"{path}, for target '{report.target}', {how}; findings: {len(rows)}"
+    table = Table(("severity", "place", "operator", "what happens, and what to change"), rows)
+    text = "\n\n".join((head, table.plain(), report.precision.text))
+    return Result(text, {"file": path, "refused": report.refused, **asdict(report)}, int(report.refused))
 
 
 def _list_or_show(args: argparse.Namespace, files: dict[str, Path]) -> Result:
@@ -335,8 +359,20 @@ def _read_onnx(path: Path) -> bytes:
     Raises:
         InvalidRequest: it is a container, truncated, no ONNX file, or its weights are stored in other files.
     """
-    from dyncompress.coding import is_packed
     from dyncompress.coding.external import refuse_external
+
+    content = _read_model(path)
+    refuse_external(content, f"'{path}'")
+    return content
+
+
+def _read_model(path: Path) -> bytes:
+    """Read an ONNX file whose weights may be stored in other files.
+
+    Raises:
+        InvalidRequest: it is a container, truncated, or no ONNX file.
+    """
+    from dyncompress.coding import is_packed
     from dyncompress.coding.skeleton import is_model
 
     content = path.read_bytes()
@@ -344,7 +380,6 @@ def _read_onnx(path: Path) -> bytes:
         raise InvalidRequest(f"'{path}' is a container; take the ONNX file out of it with `dyncompress unpack {path}`.")
     if not is_model(content):
         raise InvalidRequest(f"'{path}' is truncated or no ONNX file; name a model.onnx.")
-    refuse_external(content, f"'{path}'")
     return content
 
 

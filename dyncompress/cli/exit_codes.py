@@ -11,6 +11,7 @@ from dyncompress.models.user_code import last_line, of_user, place_of_user, text
 DONE, USAGE, BUG, MEMORY, NO_ANSWER, INTERRUPTED = 0, 2, 70, 71, 74, 130
 MEANINGS: Mapping[int, str] = {
     DONE: "done",
+    1: "the target refuses the file",
     USAGE: "usage or unreadable input",
     3: "the budget can't be met",
     4: "not certified",

@@ -30,6 +30,7 @@ _INDEX = {
     "sizes": "accounting",
     "audit": "fusion",
     "check": "checks",
+    "check_file": "target_check.check",
     "parity_of_outputs": "checks",
     "parity": "checks",
     "Session": "session",

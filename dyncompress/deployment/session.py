@@ -18,14 +18,7 @@ from dyncompress.types.batch_axes import batch_axes
 
 CHUNK = 64  # examples of one run: bounds the memory of activations
 _INPUT_NUMBERS = 1 << 20  # numbers in the inputs of one run, likewise; activations of few large images stay in the cache
-REFUSALS = (  # with which onnxruntime answers a file that it can't load
-    state.Fail,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NotImplemented,
-    state.InvalidArgument,
-    state.RuntimeException,
-)
+_UNFUSED = "session.disable_quant_qdq"  # computes QuantizeLinear and DequantizeLinear as they are defined
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
@@ -33,24 +26,17 @@ def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.I
     """Load a file, to compute what the target computes.
 
     A processor without 8-bit dot products sums pairs of products in 16 bits, which saturate where weights have 8 bits. On such a
-    machine, files for targets that don't saturate are computed exactly and more slowly.
+    machine, files for targets that don't saturate run without integer kernels: every value is rounded to its grid, and products
+    are summed in float. onnxruntime's own option for exact products (`session.x64quantprecision`) refuses shared weights and
+    writes broken zero points of signed ones (1.32).
 
     Raises:
         Unsupported: onnxruntime refuses the file.
     """
-    if target.reduce_range or not saturates():
-        return load(body, options(target, threads))
-    exact = options(target, threads)
-    exact.add_session_config_entry("session.x64quantprecision", "1")
-    exact.log_severity_level = 4
-    try:
-        return onnxruntime.InferenceSession(body, exact, providers=["CPUExecutionProvider"])
-    except REFUSALS:
-        # With exact products onnxruntime converts a weight that several nodes share once for each, and refuses the second copy.
-        # Without integer kernels it computes the same in float.
-        in_float = options(target, threads)
-        in_float.add_session_config_entry("session.disable_quant_qdq", "1")
-        return load(body, in_float)
+    session_options = options(target, threads)
+    if saturates() and not target.reduce_range and _UNFUSED not in target.session:
+        session_options.add_session_config_entry(_UNFUSED, "1")
+    return load(body, session_options)
 
 
 def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
@@ -295,9 +281,10 @@ def load(body: bytes, session_options: onnxruntime.SessionOptions) -> onnxruntim
     Raises:
         Unsupported: onnxruntime refuses the file; the message has the first line of its reason.
     """
+    refusals = (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.InvalidArgument)
     try:
         return onnxruntime.InferenceSession(body, session_options, providers=["CPUExecutionProvider"])
-    except REFUSALS as error:
+    except (*refusals, state.RuntimeException) as error:
         reason = " ".join(str(error).split())[:300].rpartition(" : ")[2].rstrip(".")
         raise Unsupported(
             f"onnxruntime {onnxruntime.__version__} can't load the file: {reason}; write the model without that operator, and in "

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE, DEFAULT_TARGET = "edge-int8", "onnxruntime-x86-vnni"
 INTEGER_OPS = ("Conv", "Gemm", "MatMul", "Add")  # operators whose integer kernels the fusion audit can recognise
+ELEMENT_TYPES = (  # of tensors in ONNX files, as targets name them
+    *("float64", "float32", "float16", "bfloat16", "float8e4m3fn", "float8e5m2", "float4e2m1"),
+    *("int64", "int32", "int16", "int8", "int4", "int2", "uint64", "uint32", "uint16", "uint8", "uint4", "uint2"),
+    *("bool", "string"),
+)
 BASES = {"error": "theory", "fisher": "fisher"}  # quantity that a prior multiplies -> the sensitivity that uses the prior
 
 
@@ -86,8 +91,13 @@ def load_target(target: str | Path | Target) -> Target:
         check_one_of(getattr(profile, name), allowed, f"{where}: {name}")
     for op in profile.integer_ops:
         check_one_of(op, INTEGER_OPS, f"{where}: integer_ops")
-    if profile.channel_multiple < 1 or profile.max_model_bytes < 0:
-        raise InvalidRequest(f"{where}: channel_multiple is at least 1 and max_model_bytes at least 0.")
+    for name in ("activation_types", "element_types"):
+        for element in getattr(profile, name):
+            check_one_of(element, ELEMENT_TYPES, f"{where}: {name}")
+    if profile.activation_types and profile.activation_dtype not in profile.activation_types:
+        raise InvalidRequest(f"{where}: activation_types lacks activation_dtype '{profile.activation_dtype}'; add it.")
+    if profile.channel_multiple < 1 or profile.max_model_bytes < 0 or profile.largest_rank < 0:
+        raise InvalidRequest(f"{where}: channel_multiple is at least 1, max_model_bytes and largest_rank at least 0.")
     return profile
 
 

@@ -97,6 +97,11 @@ class Target:
         integer_ops: operators that are expected on integer kernels after fusion; a note of the file names those that aren't.
         max_model_bytes: largest size of the file in bytes; 0: no limit.
         kernel_times: by which nodes compute in float where that takes less time; None: every node with an integer kernel uses it.
+        activation_types: element types of activations with integer kernels; empty: `activation_dtype` alone.
+        element_types: element types of tensors, inputs and outputs that the runtime reads; empty: all.
+        operator_domains: domains of operators that it reads beside ONNX's own.
+        refused_operators: operators of ONNX that it doesn't run.
+        largest_rank: most axes that a tensor may have; 0: no limit.
 
     Example:
         >>> import dyncompress
@@ -125,6 +130,11 @@ class Target:
     integer_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul", "Add")
     max_model_bytes: int = 0
     kernel_times: KernelTimes | None = None
+    activation_types: tuple[str, ...] = ()
+    element_types: tuple[str, ...] = ()
+    operator_domains: tuple[str, ...] = ()
+    refused_operators: tuple[str, ...] = ()
+    largest_rank: int = 0
 
     __repr__ = short_repr
 

@@ -256,6 +256,8 @@ class Shown:
     batches: Sequence[Batch]
     outputs: Sequence[Array]
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Compressed:

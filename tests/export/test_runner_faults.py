@@ -15,9 +15,10 @@ from types import ModuleType
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from dyncompress.deployment import Session, ranges, seal, write
+from dyncompress.deployment import ranges, seal, write
 from tests.deployment.graphs import TARGET, encode, images, residual
 
 RUNNER = Path(__file__).resolve().parents[2] / "export" / "runner" / "runner.py"
@@ -183,7 +184,7 @@ def test_reference_outputs_are_written_and_compared(folder: Path, capsys: pytest
     words = ["small.onnx", "--inputs", "in.npz", "--runs", "2"]
     assert runner.main([*words, "--write-outputs", "out.npz"]) == 0
     assert "outputs written: out.npz" in capsys.readouterr().out
-    expected = Session((folder / "small.onnx").read_bytes(), TARGET).run(images(4))[0]
+    expected = np.asarray(onnxruntime.InferenceSession(folder / "small.onnx").run(None, images(4))[0])
     with np.load(folder / "out.npz") as written:
         assert written.files == ["y"]
         np.testing.assert_allclose(written["y"], expected, atol=1e-3 * np.ptp(expected))

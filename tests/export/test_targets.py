@@ -24,7 +24,8 @@ def load(path: Path) -> Target:
 
 
 def test_the_shipped_targets_exist() -> None:
-    assert {path.stem for path in FILES} >= {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "generic-int8"}
+    names = {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "generic-int8"}
+    assert {path.stem for path in FILES} == names | {"openvino", "tensorrt", "qnn-htp", "stm32", "esp-dl"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -45,11 +46,13 @@ def test_values_are_of_the_fields_kinds(path: Path) -> None:
     assert target.verified in ("runtime", "schema") and target.activation_dtype in ("uint8", "int8", "float32")
     assert target.weight_granularity in ("channel", "tensor") and set(target.weight_bits) <= set(range(2, 9))
     assert target.verified != "runtime" or target.processor_flags
+    assert not target.activation_types or target.activation_dtype in target.activation_types
+    assert not target.element_types or {"float32", "int8", "int32", target.activation_dtype} <= set(target.element_types)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_that_matter_name_their_source(path: Path) -> None:
-    names = ("opset", "ir_version", "activation_dtype", "channel_multiple", "verified")
+    names = ("opset", "ir_version", "activation_dtype", "channel_multiple", "verified", "activation_types", "largest_rank")
     lines = {line.partition("=")[0].strip(): line for line in path.read_text().splitlines()}
     assert all("#" in lines[name] for name in names)
 

@@ -101,6 +101,7 @@ def model_values(plan: types.Plan) -> tuple[Any, ...]:
         types.ChannelGroup(NAMES[0], 4096, NAMES, dict.fromkeys(NAMES, 9)),
         types.ResidualBlock(NAMES[0], NAMES, NAMES[-1], True, True),
         types.Placement(SENTENCE, "as_is"),
+        types.Shown([{"x": CODES}] * 100, [LARGE] * 10),
         types.Observation(layer, {types.Weight(): LARGE, types.InputMoment(): LARGE}),
         types.HeldOut({name: LARGE for name in NAMES}, np.arange(10**6), np.arange(10**6)),
         types.SetWeight(NAMES[0], CODES, CODES),

@@ -89,7 +89,7 @@ def test_the_divergence_is_near_the_prediction() -> None:
 
 
 def test_a_plan_with_ranks_and_its_network_are_saved_and_loaded(tmp_path: Path) -> None:
-    assert plan_from_toml(plan_to_toml(small().plan)) == small().plan
+    assert plan_from_toml(plan_to_toml(small().plan)) == replace(small().plan, notes=())
     save_compressed(small(), tmp_path)
     x = torch.from_numpy(tiny.HELD_OUT[0][:16])
     with torch.no_grad():
