@@ -30,8 +30,8 @@ def table() -> str:
     """All exit codes with their meanings, in one line.
 
     Example:
-        >>> table()[:46]
-        '0 done, 2 usage or unreadable input, 3 the bud'
+        >>> table()[:45]
+        '0 done, 1 the target refuses the file, 2 usag'
     """
     return ", ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items())
 

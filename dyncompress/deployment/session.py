@@ -349,6 +349,8 @@ def cannot_run_here(target: Target) -> str:
         >>> cannot_run_here(Target("board", "", "schema"))
         "target 'board' names no processor that this machine could stand for"
     """
+    if target.runtime != "onnxruntime":
+        return f"target '{target.name}' runs in {target.runtime}, and times are taken in onnxruntime"
     if not target.processor_flags:
         return f"target '{target.name}' names no processor that this machine could stand for"
     if not set(target.processor_flags) & processor_flags():

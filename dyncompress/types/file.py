@@ -102,6 +102,7 @@ class Target:
         operator_domains: domains of operators that it reads beside ONNX's own.
         refused_operators: operators of ONNX that it doesn't run.
         largest_rank: most axes that a tensor may have; 0: no limit.
+        runtime: what reads the files. Times and fused kernels are measured for `onnxruntime` alone.
 
     Example:
         >>> import dyncompress
@@ -135,6 +136,7 @@ class Target:
     operator_domains: tuple[str, ...] = ()
     refused_operators: tuple[str, ...] = ()
     largest_rank: int = 0
+    runtime: str = "onnxruntime"
 
     __repr__ = short_repr
 

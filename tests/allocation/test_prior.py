@@ -179,6 +179,7 @@ def test_learning_recovers_the_law_that_data_came_from() -> None:
         assert (np.abs(between - omega**2) < 3 * coefficient * np.sqrt(2 / 48)).all()
 
 
+@pytest.mark.slow
 def test_intervals_for_a_new_network_hold_what_they_promise() -> None:
     rng, beta, held = np.random.default_rng(11), np.array([0.8, -0.4, 0.0]), []
     for repeat in range(60):

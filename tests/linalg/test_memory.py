@@ -14,8 +14,8 @@ from dyncompress.linalg import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
-        torch.full((16 << 20,), 1.0)
+    for _ in range(8):
+        torch.full((8 << 20,), 1.0)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 without = faults()
@@ -29,7 +29,7 @@ print(without, inside, faults())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_freed_memory_is_taken_from_the_system_once() -> None:
-    """Tensors of 64 MB: 20 of them have 327,680 pages, or 640 large ones."""
+    """Tensors of 32 MB: 8 of them have 65,536 pages, or 128 large ones."""
     run = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True)
     without, inside, after = map(int, run.stdout.split())
     assert inside < 0.1 * without and after > 0.5 * without

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,20 @@ def large(module: nn.Module) -> None:
     module.head.weight.data *= 1000
 
 
-@pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4", "packed", "sparse", "smallest", "narrow"])
-@pytest.mark.parametrize("change", [zeros, dead, outlier, large], ids=lambda change: change.__name__)
+# Of the recipes that build several files, one a network; the others are slow.
+SEARCHES = {zeros: "packed", dead: "smallest", outlier: "packed", large: "smallest"}
+
+
+def degenerate(recipes: Sequence[str]) -> list[Any]:
+    found = []
+    for change, kept in SEARCHES.items():
+        for recipe in recipes:
+            marks = [pytest.mark.slow] if recipe in SEARCHES.values() and recipe != kept else []
+            found.append(pytest.param(change, recipe, marks=marks, id=f"{change.__name__}-{recipe}"))
+    return found
+
+
+@pytest.mark.parametrize(("change", "recipe"), degenerate(["edge-int8", "edge-int4", "packed", "sparse", "smallest", "narrow"]))
 def test_degenerate_networks_give_a_sound_file_or_a_correct_message(change: Callable[[nn.Module], None], recipe: str) -> None:
     import copy
 

@@ -78,7 +78,7 @@ def off_by(file: dc.OnnxFile, inputs: dict[str, Tensor], wanted: Tensor) -> floa
     return float(np.sqrt(np.mean((found - right) ** 2) / np.mean(right**2)))
 
 
-@pytest.mark.parametrize("recipe", ["edge-int8", "packed"])
+@pytest.mark.parametrize("recipe", ["edge-int8", pytest.param("packed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("causal", [False, True], ids=["padding", "causal"])
 def test_masked_scores_are_not_a_fault_of_the_data(causal: bool, recipe: str) -> None:
     model = seeded(Masked, causal)

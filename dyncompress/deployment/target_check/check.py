@@ -52,7 +52,8 @@ def check_file(content: bytes, target: Target) -> TargetReport:
     graph = view(model)
     external = any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.tensors.values())
     kernels, refusals = None, []
-    if not external and (target.verified == "runtime" or not cannot_run_here(target)):
+    here = target.runtime == "onnxruntime" and (target.verified == "runtime" or not cannot_run_here(target))
+    if here and not external:
         kernels, refusals = _loaded(content, target)
     loaded_by = "" if kernels is None else f"onnxruntime {onnxruntime.__version__}"
     if loaded_by:

@@ -51,8 +51,14 @@ def accuracy(file: dc.OnnxFile) -> float:
     return float((session_of(file.body).run(None, {"x": X})[0].argmax(1) == Y).mean())
 
 
-@pytest.mark.parametrize("how", ["traced", "unfolded", "dynamo"])
-@pytest.mark.parametrize("recipe", ["edge-int8", "edge-int4", "heavy-tail", "narrow", "sparse"])
+RECIPES = ("edge-int8", "edge-int4", "heavy-tail", "narrow", "sparse")
+PAIRS = [(how, recipe) for how in ("traced", "unfolded", "dynamo") for recipe in RECIPES]
+
+
+@pytest.mark.parametrize(
+    ("how", "recipe"),
+    [pytest.param(*pair, marks=[] if "dynamo" in pair or "edge-int8" in pair else pytest.mark.slow) for pair in PAIRS],
+)
 def test_a_file_gives_what_its_module_gives(files: dict[str, str], how: str, recipe: str) -> None:
     own = dc.compress(tiny.network(), recipe, target=tiny.TARGET, calibration=tiny.CALIBRATION)
     file = dc.compress(files[how], recipe, target=tiny.TARGET, calibration={"x": tiny.CALIBRATION})
