@@ -26,7 +26,9 @@ def test_both_files_are_timed_alternately_on_this_machine(any_processor: None) -
     assert speed.processor == deployment.processor() != ""
 
 
-@pytest.mark.parametrize(("target", "reason"), [("generic-int8", "times are taken in onnxruntime"), ("onnxruntime-arm64", "none of asimddp")])
+@pytest.mark.parametrize(
+    ("target", "reason"), [("generic-int8", "times are taken in onnxruntime"), ("onnxruntime-arm64", "none of asimddp")]
+)
 def test_a_target_that_differs_from_this_machine_is_not_timed(target: str, reason: str, any_processor: None) -> None:
     file = dc.compress(tiny.network(), target=target, calibration=tiny.CALIBRATION)
     assert file.speed is not None and reason in file.speed.reason
