@@ -15,6 +15,7 @@ import numpy as np
 Positions = Sequence[bool]  # for each axis of an output, whether it numbers positions
 
 _NEARLY_CONSTANT = 1e-4  # a spread below this share of the root mean square may be the rounding error of a constant channel
+_ZERO = float(np.finfo(np.float32).tiny)  # smaller numbers have fewer digits, and some processors take them for zero
 _NEVER = 1e-3  # a probability that stays below this says that a class never occurs
 FEWEST = 8  # a channel is judged if it has at least this many values
 LOST_ERROR = 0.9  # share of the spread from which on an error is about as large as that of a constant
@@ -145,8 +146,8 @@ def _errors_along(axis: int, gap: np.ndarray, level: np.ndarray, broken: np.ndar
     variance = np.maximum(square - mean**2, 0.0)
     together = product - mean_gap * mean
     spread, size = np.sqrt(variance), np.sqrt(square)
-    varies = spread > _NEARLY_CONSTANT * size
-    scale = np.where(varies, spread, np.where(size > 0, size, whole))
+    varies = (spread > _NEARLY_CONSTANT * size) & (spread > _ZERO)
+    scale = np.where(varies, spread, np.where(size > _ZERO, size, max(whole, _ZERO)))
     errors = np.sqrt(square_gap) / scale
     if broken is not None:
         errors = np.where(broken.reshape(form).any((0, 2)), np.inf, errors)

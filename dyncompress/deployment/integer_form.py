@@ -24,6 +24,7 @@ from dyncompress.deployment.bench import time_pair
 from dyncompress.deployment.channels import Positions, any_lost
 from dyncompress.deployment.faster_form import Shapes, shapes_of_one
 from dyncompress.deployment.float_values import channel_losing_values, coarse_output_values
+from dyncompress.deployment.row_order import AS_IT_IS, RowOrder
 from dyncompress.deployment.session import Session, cannot_run_here, processors
 from dyncompress.deployment.writer import Encodings, write_and_list
 from dyncompress.types import Target
@@ -59,6 +60,7 @@ class Comparison:
         inputs: batches of inputs by name.
         expected: the float graph's outputs on all of them (`session.concatenate_batches`).
         original: outputs of the original model on the same inputs; no channel of theirs that the float graph keeps may be lost.
+        rows: how rows are put in the original's order.
         complete: whether all calibration examples are among the inputs, and each is one row of the outputs.
         positions: of each output, see `channels.channel_axes`.
     """
@@ -68,6 +70,7 @@ class Comparison:
     original: Sequence[np.ndarray] = ()
     positions: Sequence[Positions] = ()
     complete: bool = False
+    rows: RowOrder = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ class _Trial:
         """The file for these ranges; without any, all activations stay float."""
         kind = self.target if ranges else replace(self.target, activation_dtype="float32")
         body, quantized = write_and_list(self.float_file, self.encodings, ranges, kind, self.shapes)
-        return _Attempt(body, Session(body, self.target, processors()).over(self.comparison.inputs), quantized)
+        outputs = Session(body, self.target, processors()).over(self.comparison.inputs)
+        return _Attempt(body, self.comparison.rows.matched(outputs), quantized)
 
     @cached_property
     def _references(self) -> list[Outputs]:

@@ -10,6 +10,7 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.coding import pack
 from dyncompress.deployment.fusion import float_operators
+from dyncompress.deployment.row_order import RowOrder, row_order
 from dyncompress.errors import Differs, Infeasible, InvalidRequest, Unsupported
 from dyncompress.measures.divergence import divergence
 from dyncompress.models.data import digests
@@ -43,7 +44,8 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     shown, original = [as_numpy(batch) for batch in given.batches], tuple(given.outputs)
     with progress.phase("write the integer graph"):
         session = deployment.Session(float_file, target, deployment.processors())
-        exported = of_any_length(session, shown, compressed.model, original)
+        rows = row_order(float_file, original)
+        exported = rows.matched(of_any_length(session, shown, compressed.model, original))
         encodings = encodings_by_initializer(compressed.encodings, places)
         complete = len(exported[0]) == count_of(shown) >= count_of([*aside, *batches])
         written = deployment.integer_file(
@@ -51,12 +53,12 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
             encodings,
             deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            deployment.Comparison(shown, exported, original, tuple(session.positions.values()), complete),
+            deployment.Comparison(shown, exported, original, tuple(session.positions.values()), complete, rows),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
     with progress.phase("compare with the original model"):
-        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session)
+        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session, rows)
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)
     warnings = [deployment.matches_target(target), float_operators(fused, target), *activation_notes(written), *coarse(parity)]
@@ -82,7 +84,11 @@ Outputs = tuple[np.ndarray, ...]
 
 
 def _compared(
-    model: Model, shown: Sequence[Batch], outputs_of: tuple[Outputs, Outputs, Outputs], session: deployment.Session
+    model: Model,
+    shown: Sequence[Batch],
+    outputs_of: tuple[Outputs, Outputs, Outputs],
+    session: deployment.Session,
+    rows: RowOrder,
 ) -> tuple[Parity, dict[str, float]]:
     """The parity of the file, and the divergence after each stage of export.
 
@@ -91,12 +97,13 @@ def _compared(
         shown: batches of inputs.
         outputs_of: the outputs on these inputs of the float graph, the finished file, and the model that came in.
         session: of the float graph.
+        rows: how rows are put in the original's order.
 
     Raises:
         Differs: see `faithful`.
     """
     exported, written, original = outputs_of
-    reference = outputs(model, shown)
+    reference = rows.matched(outputs(model, shown))
     parity = deployment.parity_of_outputs(reference, exported, written, original, session.positions)
     unit = "examples" if parity.n == count_of(shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
@@ -119,8 +126,8 @@ def faithful(parity: Parity) -> Parity:
     if not parity.float_error <= FLOAT_TOLERANCE:  # nan fails too
         raise Differs(
             f"the exported float graph's outputs differ from torch's by {parity.float_error:.2g} of their range on {parity.n} "
-            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter fixed a value that depends on data: rewrite that part of "
-            "forward."
+            f"examples, {FLOAT_TOLERANCE:g} is allowed; the exporter fixed a value that depends on data, or a sort orders equal "
+            "values in another way: rewrite that part of forward."
         )
     for output in parity.outputs:
         if output.lost:

@@ -88,3 +88,10 @@ def test_parity_is_with_the_original_and_has_the_error_of_the_integers_apart() -
     assert parity.agreement == 1.0 and parity.outputs[0].file_error < 0.02 < parity.outputs[0].channel_error
     integers = np.arange(64).reshape(64, 1)
     assert parity_of_outputs([integers], [integers], [integers]).outputs[0].lost == ()
+
+
+def test_numbers_too_small_for_float32_are_constant() -> None:
+    generator = np.random.default_rng(3)
+    tiny = (generator.normal(size=(64, 2)) * 1e-41).astype(np.float32)
+    (errors,) = channel_errors(np.zeros_like(tiny), tiny)
+    assert not errors.judged.any() and not len(errors.lost) and errors.errors.max() < 1e-2
