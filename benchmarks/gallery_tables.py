@@ -9,6 +9,7 @@ from benchmarks import cells
 
 RESULTS = Path(__file__).parent / "results" / "gallery.json"
 SECONDS = RESULTS.with_name("gallery_seconds.json")
+SENTENCES = RESULTS.with_name("sentences.json")
 FLOAT, OURS, STATIC = "float", "edge-int8", "onnxruntime static"
 HEADS = ("row", "tool", "bytes", "metric [95 % of the difference]", "outputs differ", "ms, batch 1", "left alone")
 MORE_HEADS = ("seconds (processor)", "certificate")
@@ -63,6 +64,26 @@ def seconds_table(found: Mapping[str, cells.Cell]) -> str:
 def seconds() -> Iterable[str]:
     """The lines of that table on the site."""
     yield seconds_table(cells.read(SECONDS))
+
+
+def sentences_table(found: Mapping[str, cells.Cell]) -> str:
+    """The table of all-MiniLM-L6-v2, from the cells of `results/sentences.json`."""
+    head = ("recipe", "bytes", "Spearman, points", "change", "seconds", "peak memory / float file")
+    rows = [line(head), line(["---"] * len(head))]
+    for key, cell in found.items():
+        if "bytes" not in cell:
+            rows.append(line([key, "-", f"{cell['spearman']:.2f}", "-", "-", "-"]))
+            continue
+        change = cell["spearman"] - found["float"]["spearman"] if "float" in found else float("nan")
+        size = f"{cell['bytes']:,} of {cell['float_bytes']:,}"
+        memory_ratio = f"{cell['memory'] / cell['float_bytes']:.0f}x"
+        rows.append(line([f"`{key}`", size, f"{cell['spearman']:.2f}", f"{change:+.2f}", f"{cell['seconds']:.0f}", memory_ratio]))
+    return "\n".join(rows)
+
+
+def sentences() -> Iterable[str]:
+    """The lines of that table on the site."""
+    yield sentences_table(cells.read(SENTENCES))
 
 
 def line(values: Iterable[str]) -> str:

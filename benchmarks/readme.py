@@ -21,6 +21,7 @@ PAGES: Mapping[Path, Mapping[str, Table]] = {
         "frontier": lambda: frontier_tables.block(short=True),
         "gallery": gallery_tables.site,
         "gallery seconds": gallery_tables.seconds,
+        "sentences": gallery_tables.sentences,
         "certified": site_tables.certified,
         "heavy tail": site_tables.heavy_tail,
         "soundness": site_tables.soundness,

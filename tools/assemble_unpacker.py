@@ -41,6 +41,10 @@ class InvalidRequest(Exception):  # noqa: N818
 
 class Altered(Exception):  # noqa: N818
     """The container was cut off or changed."""'''
+PAIRWISE = '''def pairwise(values):
+    """Each value with the next one, as itertools has it from Python 3.10 on."""
+    return zip(values, values[1:])  # noqa: RUF007
+'''
 TAIL = '''
 
 
@@ -122,7 +126,13 @@ def assemble() -> str:
                 parts.append(gap + definition.text)
                 imports |= {statement for used, statement in module.imports.items() if used in definition.uses}
                 before = definition
-    return "\n".join([HEAD.format(imports=import_block(imports)), *parts]) + TAIL
+    return for_old_python("\n".join([HEAD.format(imports=import_block(imports)), *parts]) + TAIL)
+
+
+def for_old_python(text: str) -> str:
+    """The text in the form that Python 3.9, which devices have, runs: `zip` without `strict`, and `pairwise` defined here."""
+    text = text.replace(", strict=True)", ")").replace("from itertools import pairwise\n", "")
+    return text.replace("\n\nclass InvalidRequest", f"\n\n{PAIRWISE}\n\nclass InvalidRequest", 1) if "pairwise(" in text else text
 
 
 def reachable(definitions: list[Definition]) -> set[Definition]:

@@ -16,7 +16,7 @@ import string
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-Field = tuple[int, int | bytes]  # key (number << 3 | wire type), value
+Field = tuple[int, "int | bytes"]  # key (number << 3 | wire type), value
 
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7 << 3 | 2, 1 << 3 | 2, 5 << 3 | 2, 11 << 3 | 2, 12 << 3 | 2
 _DIMS, _TYPE, _NAME, _RAW = 1 << 3, 2 << 3, 8 << 3 | 2, 9 << 3 | 2

@@ -9,7 +9,8 @@
 Exit codes (as of the command line): 0 done, 2 usage, unreadable input or a file that can't be written, 5 file altered, 6 outputs
 differ, 70 an error of this program (DYNCOMPRESS_TRACEBACK=1 in the environment shows where), 71 not enough memory, 74 the answer
 can't be written to standard output, 130 interrupted.
-This is a single file that needs nothing of dyncompress: copy it beside the model, and for containers also `unpack.py`.
+This is a single file, for Python 3.9 and newer, that needs nothing of dyncompress: copy it beside the model, and for containers
+also `unpack.py`.
 """
 
 from __future__ import annotations
@@ -308,7 +309,7 @@ def compare(outputs: list[np.ndarray], names: list[str], path: str, tolerance: f
     """
     stored = load_arrays(path)
     differences = {}
-    for name, out in zip(names, outputs, strict=True):
+    for name, out in zip(names, outputs):
         if name not in stored:
             continue
         if stored[name].dtype.kind not in "fiub":
@@ -342,7 +343,7 @@ def write_outputs(path: str, names: list[str], outputs: list[np.ndarray]) -> Non
     """Write the outputs under their names to an .npz file that `--outputs` can read."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:  # numpy.savez would take some names for options
-        for name, array in zip(names, outputs, strict=True):
+        for name, array in zip(names, outputs):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     write_whole(path, stream.getvalue())
@@ -393,7 +394,7 @@ def report(options: argparse.Namespace) -> dict:
         "machine": platform.machine(),
         "threads": options.threads,
         "inputs": {name: [str(array.dtype), *array.shape] for name, array in inputs.items()},
-        "outputs": {name: [str(array.dtype), *array.shape] for name, array in zip(names, outputs, strict=True)},
+        "outputs": {name: [str(array.dtype), *array.shape] for name, array in zip(names, outputs)},
     }
     if options.outputs:
         result["differences"] = compare(outputs, names, options.outputs, options.tolerance)

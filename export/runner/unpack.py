@@ -18,12 +18,16 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 from math import isqrt, prod
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+
+def pairwise(values):
+    """Each value with the next one, as itertools has it from Python 3.10 on."""
+    return zip(values, values[1:])  # noqa: RUF007
 
 
 class InvalidRequest(Exception):  # noqa: N818
@@ -389,14 +393,14 @@ def solve(matrix: list[list[int]], right: list[int]) -> list[int]:
         [205, 358]
     """
     n = len(right)
-    rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
+    rows = [[*row, value] for row, value in zip(matrix, right)]
     before = 1
     for k in range(n):
         pivot = rows[k][k]
         for i in range(n):
             if i != k:
                 factor = rows[i][k]
-                rows[i] = [(pivot * a - factor * b) // before for a, b in zip(rows[i], rows[k], strict=True)]
+                rows[i] = [(pivot * a - factor * b) // before for a, b in zip(rows[i], rows[k])]
         before = pivot
     return [(512 * row[n] + before) // (2 * before) for row in rows]
 
@@ -792,7 +796,7 @@ def _bit_lengths(magnitude: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- skeleton
-Field = tuple[int, int | bytes]  # key (number << 3 | wire type), value
+Field = tuple[int, "int | bytes"]  # key (number << 3 | wire type), value
 _GRAPH, _NODE, _INITIALIZER, _INPUT, _OUTPUT = 7 << 3 | 2, 1 << 3 | 2, 5 << 3 | 2, 11 << 3 | 2, 12 << 3 | 2
 _DIMS, _TYPE, _NAME, _RAW = 1 << 3, 2 << 3, 8 << 3 | 2, 9 << 3 | 2
 _READS, _WRITES, _VALUE_NAME = 1 << 3 | 2, 2 << 3 | 2, 1 << 3 | 2
