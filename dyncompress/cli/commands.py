@@ -17,7 +17,7 @@ from typing import Any
 from dyncompress import __version__
 from dyncompress.cli import streams
 from dyncompress.cli.arguments import parse, parser
-from dyncompress.cli.exit_codes import TRACEBACK, code_and_sentence
+from dyncompress.cli.exit_codes import DONE, REFUSED, TRACEBACK, code_and_sentence
 from dyncompress.cli.option_values import amounts, settings
 from dyncompress.cli.progress_bars import on_standard_error
 from dyncompress.cli.sources import load_data
@@ -54,7 +54,7 @@ class Result:
 
     text: str
     data: dict[str, Any]
-    code: int = 0
+    code: int = DONE
 
 
 def entry() -> int:
@@ -95,9 +95,9 @@ def _output(words: Sequence[str] | None) -> tuple[str, int]:
         with redirect_stdout(help_text):
             args = parse(words)
     except SystemExit:  # argparse raises it after --help
-        return help_text.getvalue().rstrip("\n"), 0
+        return help_text.getvalue().rstrip("\n"), DONE
     if args.version or args.command is None:
-        return f"dyncompress {__version__}" if args.version else parser().format_help(), 0
+        return f"dyncompress {__version__}" if args.version else parser().format_help(), DONE
     result = COMMANDS[args.command](args, SILENT if args.quiet else on_standard_error())
     return json.dumps(plain_json(result.data), allow_nan=False) if args.json else result.text, result.code
 
@@ -315,7 +315,7 @@ def _check_model(args: argparse.Namespace) -> Result:
     head = f"{path}, for target '{report.target}', {how}; findings: {len(rows)}"
     table = Table(("severity", "place", "operator", "what happens, and what to change"), rows)
     text = "\n\n".join((head, table.plain(), report.precision.text))
-    return Result(text, {"file": path, "refused": report.refused, **asdict(report)}, int(report.refused))
+    return Result(text, {"file": path, "refused": report.refused, **asdict(report)}, REFUSED if report.refused else DONE)
 
 
 def _list_or_show(args: argparse.Namespace, files: dict[str, Path]) -> Result:

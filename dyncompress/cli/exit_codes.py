@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dyncompress.errors import DyncompressError
 from dyncompress.models.user_code import last_line, of_user, place_of_user, text_of
 
-DONE, USAGE, BUG, MEMORY, NO_ANSWER, INTERRUPTED = 0, 2, 70, 71, 74, 130
+DONE, REFUSED, USAGE, BUG, MEMORY, NO_ANSWER, INTERRUPTED = 0, 1, 2, 70, 71, 74, 130
 MEANINGS: Mapping[int, str] = {
     DONE: "done",
-    1: "the target refuses the file",
+    REFUSED: "the target refuses the file",
     USAGE: "usage or unreadable input",
     3: "the budget can't be met",
     4: "not certified",

@@ -14,13 +14,13 @@ from dyncompress.coding import pack
 from dyncompress.deployment.activation_ranges import candidates
 from dyncompress.deployment.faster_form import Shapes
 from dyncompress.deployment.fusion import optimized_model
+from dyncompress.deployment.session import PLAIN
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
 from dyncompress.deployment.stripping import parse
 from dyncompress.deployment.weights import GATES
 from dyncompress.deployment.writer import Encodings, write
 from dyncompress.types import FLOAT_BITS, Encoding, Placement, Sizes, Target
 
-_PLAIN = Target(name="plain", summary="", verified="schema")
 # Bytes in the graph of:
 LAYER = 190  # a layer's two DequantizeLinear nodes, its Mul, and the headers of codes, scales and bias
 CAST = 30  # the Cast of int4 to int8
@@ -41,7 +41,7 @@ def sizes(body: bytes, encodings: Encodings) -> Sizes:
         The sizes, with a phrase about the types that the file computes in.
     """
     model = parse(body)
-    optimized = optimized_model(body, _PLAIN)
+    optimized = optimized_model(body, PLAIN)
     payload = sum(_tensor_bytes(tensor) for tensor in model.graph.initializer if _is_payload(tensor))
     widths = sorted({encoding.bits for encoding, _ in encodings.values()})
     integer = sum(node.op_type.startswith(("QLinear", "QGemm", "MatMulInteger")) for node in optimized.graph.node)

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
-from dyncompress.deployment.domain import FOLLOWING
-from dyncompress.deployment.session import at_once, pieces, processors, run_session
+from dyncompress.deployment.domain import FOLLOWING, WEIGHTED
+from dyncompress.deployment.session import at_once, float_session, pieces, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.errors import InvalidRequest
 
 _INPUT_NUMBERS = 1 << 19  # numbers in the inputs of one run: all activations are in memory together
-_PRODUCERS = ("Conv", "Gemm", "MatMul", "Relu", "Clip", *FOLLOWING)  # whose outputs may be quantized
-_CONSUMERS = ("Conv", "Gemm", "MatMul")  # whose first inputs may be quantized
+_PRODUCERS = (*WEIGHTED, "Relu", "Clip", *FOLLOWING)  # whose outputs may be quantized
 
 
 def ranges(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], share: float = 1.0) -> dict[str, tuple[float, float]]:
@@ -86,11 +84,7 @@ def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> 
     model = parse(strip(float_file))
     values = candidates(model)
     _add_reductions(model, values)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = processors()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = float_session(model.SerializeToString())
     inputs = {value.name for value in model.graph.input}
     outputs = [f"{kind}{index}" for index in range(len(values)) for kind in ("__min", "__max")]
     columns: list[list[np.ndarray]] = [[] for _ in outputs]
@@ -123,7 +117,7 @@ def candidates(model: onnx.ModelProto) -> list[str]:
     constants = {tensor.name for tensor in model.graph.initializer}
     names: dict[str, None] = {}
     for node in model.graph.node:
-        if node.op_type in _CONSUMERS and node.input[0] not in constants:
+        if node.op_type in WEIGHTED and node.input[0] not in constants:
             names[node.input[0]] = None
         if node.op_type in _PRODUCERS:
             names[node.output[0]] = None

@@ -23,6 +23,8 @@ from dyncompress.deployment.constants import constant
 from dyncompress.deployment.grid import Grid
 
 Grids = Callable[[ir.Value], Grid | None]
+WEIGHTED = ("Conv", "Gemm", "MatMul")  # with integer kernels
+PRODUCTS = (*WEIGHTED, "ConvTranspose")
 FOLLOWING = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool")
 MOVING = (
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"),
@@ -94,7 +96,7 @@ def integer_domain(graph: ir.Graph, weights: Set[str], grid: Grids, in_float: Se
 
 def has_integer_kernel(node: ir.Node, weights: Set[str]) -> bool:
     """Whether a node is a Conv, Gemm or MatMul with an encoded weight, in a form that has an integer kernel."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.inputs) < 2 or node.domain:
+    if node.op_type not in WEIGHTED or len(node.inputs) < 2 or node.domain:
         return False
     data, weight = node.inputs[0], node.inputs[1]
     if data is None or weight is None or data.is_initializer() or weight.name not in weights or not weight.is_initializer():

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from onnx import TensorProto, helper
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
 from dyncompress.deployment.activation_ranges import candidates
-from dyncompress.deployment.domain import Domain
-from dyncompress.deployment.session import pieces, run_session
+from dyncompress.deployment.domain import WEIGHTED, Domain
+from dyncompress.deployment.session import float_session, pieces, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import KernelTimes
 
@@ -43,9 +42,7 @@ def shapes_of_one(float_file: bytes, batch: Mapping[str, np.ndarray]) -> dict[st
     for index, name in enumerate(names):
         model.graph.node.append(helper.make_node("Shape", [name], [f"__shape{index}"]))
         model.graph.output.append(helper.make_tensor_value_info(f"__shape{index}", TensorProto.INT64, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = float_session(model.SerializeToString())
     one = {name: value[:1] for name, value in batch.items()}
     part, _ = next(pieces(session, one))
     shapes = run_session(session, [f"__shape{index}" for index in range(len(names))], part) if names else []
@@ -71,12 +68,12 @@ def faster_in_float(graph: ir.Graph, domain: Domain, shapes: Shapes, times: Kern
     copies: dict[ir.Value, int] = {}  # a float value -> the place of its quantized copy
     for node in nodes:
         for index, value in enumerate(node.inputs):
-            if value is None or value.is_initializer() or (index and node.op_type in _WEIGHTED):
+            if value is None or value.is_initializer() or (index and node.op_type in WEIGHTED):
                 continue
             source = _source(value, domain)
             if source is not None and source in flow.places:
                 flow.add(flow.places[source], flow.places[node], prices.border(value, times.dequantize))
-                if node.op_type not in _WEIGHTED:
+                if node.op_type not in WEIGHTED:
                     flow.add(flow.places[node], flow.places[source], NEVER)
             place = copies.get(value)
             if place is None:
@@ -91,7 +88,6 @@ def faster_in_float(graph: ir.Graph, domain: Domain, shapes: Shapes, times: Kern
     return {node for node in nodes if flow.places[node] not in integers}
 
 
-_WEIGHTED = ("Conv", "Gemm", "MatMul")
 _INTEGER, _FLOAT = 0, 1  # places of the two ends of the flow
 
 
@@ -177,7 +173,7 @@ class _Prices:
         shape = self._shape(node.outputs[0])
         if shape is None:
             return 0.0, 0.0
-        if node.op_type in _WEIGHTED:
+        if node.op_type in WEIGHTED:
             return self._weighted(node, shape)
         read = sum(self._elements(value) for value in node.inputs)
         times = self.times

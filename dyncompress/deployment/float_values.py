@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 
 from dyncompress.deployment.channels import channel_axes
-from dyncompress.deployment.domain import FOLLOWING
+from dyncompress.deployment.domain import FOLLOWING, PRODUCTS
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import open_session, pieces, processors, run_session
+from dyncompress.deployment.session import float_session, pieces, run_session
 from dyncompress.deployment.stripping import parse, strip
 from dyncompress.types import Target
 
@@ -27,7 +27,6 @@ OUTPUT_NOISE = 0.05  # root mean square rounding error, as a share of a channel'
 LOST = 0.5  # the same share from which on a channel between layers counts as lost
 _EXAMPLES = 128  # calibration examples that spreads are computed on
 _AT_ONCE = 16  # examples of a run: bounds the memory of the values
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _QUANTIZED = ("Conv", "Relu", "Clip", *FOLLOWING)  # operators whose output has a grid even in front of an output
 
 
@@ -69,7 +68,7 @@ def _output_values(graph: onnx.GraphProto) -> list[str]:
         node = producers[name]
         if node.op_type in _QUANTIZED:
             names.append(name)
-        if node.op_type not in _WEIGHTED:
+        if node.op_type not in PRODUCTS:
             waiting += [value for value in node.input if value]
     return names
 
@@ -94,8 +93,7 @@ def _spreads(
     """Value name -> the spreads of its channels that aren't constant, along each axis that may be the channels'."""
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    plain = Target(name="plain", summary="", verified="schema")
-    session = open_session(model.SerializeToString(), plain, processors())
+    session = float_session(model.SerializeToString())
     sums: dict[tuple[str, int], list[np.ndarray]] = {}
     left = _EXAMPLES
     for batch in batches:

@@ -18,6 +18,7 @@ from dyncompress.types.batch_axes import batch_axes
 
 CHUNK = 64  # examples of one run: bounds the memory of activations
 _INPUT_NUMBERS = 1 << 20  # numbers in the inputs of one run, likewise; activations of few large images stay in the cache
+PLAIN = Target(name="plain", summary="", verified="schema")  # no session options of its own
 _UNFUSED = "session.disable_quant_qdq"  # computes QuantizeLinear and DequantizeLinear as they are defined
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
@@ -37,6 +38,15 @@ def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.I
     if saturates() and not target.reduce_range and _UNFUSED not in target.session:
         session_options.add_session_config_entry(_UNFUSED, "1")
     return load(body, session_options)
+
+
+def float_session(content: bytes) -> onnxruntime.InferenceSession:
+    """A session of a float graph to which outputs were added, on all processors.
+
+    Raises:
+        Unsupported: onnxruntime refuses the graph.
+    """
+    return open_session(content, PLAIN, processors())
 
 
 def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
+from dyncompress.deployment.stripping import bodies_of, nodes_of
+
 
 def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
     """Rename inner values, and remove default attributes, node names, unused nodes and unused initializers, in place.
@@ -36,7 +38,7 @@ def shorten(model: onnx.ModelProto) -> onnx.ModelProto:
         tensor.name = short[tensor.name]
     _rename(graph.node, short, names)
     version = next(entry.version for entry in model.opset_import if entry.domain == "")
-    for node in _all_nodes(graph):
+    for node in nodes_of(graph):
         _drop_defaults(node, version)
     return model
 
@@ -65,28 +67,18 @@ def _rename(nodes: Iterable[onnx.NodeProto], short: dict[str, str], names: Itera
         for index, name in enumerate(node.input):
             if name:
                 node.input[index] = short[name]
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                inner = dict(short)
-                for value in (*body.input, *body.initializer):
-                    inner[value.name] = next(names)
-                    value.name = inner[value.name]
-                _rename(body.node, inner, names)
-                for value in body.output:
-                    value.name = inner[value.name]
+        for body in bodies_of(node):
+            inner = dict(short)
+            for value in (*body.input, *body.initializer):
+                inner[value.name] = next(names)
+                value.name = inner[value.name]
+            _rename(body.node, inner, names)
+            for value in body.output:
+                value.name = inner[value.name]
         for index, name in enumerate(node.output):
             if name:
                 short.setdefault(name, next(names))
                 node.output[index] = short[name]
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of its branches and loop bodies."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _all_nodes(attribute.g)
 
 
 def _drop_unused(graph: onnx.GraphProto, kept: set[str]) -> None:
@@ -97,10 +89,9 @@ def _drop_unused(graph: onnx.GraphProto, kept: set[str]) -> None:
         if any(out in needed for out in node.output):
             nodes.append(node)
             needed.update(node.input)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    needed.update(name for inner in _all_nodes(attribute.g) for name in inner.input)
-                    needed.update(value.name for value in attribute.g.output)
+            for body in bodies_of(node):
+                needed.update(name for inner in nodes_of(body) for name in inner.input)
+                needed.update(value.name for value in body.output)
     unread = [tensor for tensor in graph.initializer if tensor.name not in needed]
     for tensor in unread:
         graph.initializer.remove(tensor)

@@ -5,6 +5,8 @@ The metadata of the model itself stay, such as an alphabet that a program reads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 
 from dyncompress.errors import InvalidRequest
@@ -55,6 +57,21 @@ def parse(file: bytes) -> onnx.ModelProto:
     if not model.graph.node:
         raise InvalidRequest(f"the {len(file)} bytes given hold an ONNX model without nodes; export the model again.")
     return model
+
+
+def bodies_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The branches or the loop body of a node."""
+    for attribute in node.attribute:
+        yield from ([attribute.g] if attribute.HasField("g") else [])
+        yield from attribute.graphs
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes of a graph, those of branches and loop bodies included."""
+    for node in graph.node:
+        yield node
+        for body in bodies_of(node):
+            yield from nodes_of(body)
 
 
 def _strip_graph(graph: onnx.GraphProto) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from dyncompress.pipeline.profiling.latency import seconds_of_file
 from dyncompress.pipeline.replanning import NOISE, TIMED, out_of_reach, replan_with_measured_costs
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile
+from dyncompress.types import SEAL_BYTES, Batch, Budget, Candidate, Distillation, OnnxFile, Plan, Profile, Shown
 
 Build = Callable[[Plan], OnnxFile]
 
@@ -219,9 +220,14 @@ class Search:
         except Differs as error:
             self.lost_channel = str(error).partition(";")[0]
             return None, math.inf
-        mean, error, upper = divergence_of_file(self.task.source, file, self.task.recipe.mirrored)
+        mean, error, upper = divergence_of_file(file, *self._references)
         cost = {**file.plan.cost, "divergence": mean, "divergence_stderr": error}
         return replace(file, plan=replace(file.plan, cost=cost)), upper
+
+    @cached_property
+    def _references(self) -> tuple[Shown, Shown]:
+        """What every file is compared with; the model that came in runs once."""
+        return references(self.task.source, self.task.recipe.mirrored)
 
     def _boldest(self) -> float:
         """The predicted distortion of the boldest plan there is."""
@@ -287,18 +293,13 @@ def next_level(level: float, upper: float, asked: float, passed: float, failed: 
     return aim
 
 
-def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) -> tuple[float, float, float]:
-    """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
+def references(source: ObservedModel, mirrored: bool) -> tuple[Shown, Shown]:
+    """The calibration examples set aside, and those that were fitted on, with what the model that came in computes on them.
 
-    The divergences of all float outputs are summed: in nats for a table of scores, else relative to the output's variance. A few
-    examples make up most of the divergence, and the examples set aside may miss them. So the upper end is `SURE` standard errors
-    above the mean, and no less than two other estimates: the divergence on the examples that were fitted on, and the effect of
-    the outputs' errors on the scores of all examples (`crossed_divergence`). Where images may be flipped and the
-    model is about as certain of augmented ones, the former uses images flipped and shifted at random.
+    Where images may be flipped and the model is about as certain of augmented ones, the latter are flipped and shifted at random.
 
     Args:
         source: with examples set aside.
-        file: the finished file.
         mirrored: whether images may be flipped horizontally.
 
     Raises:
@@ -310,22 +311,38 @@ def divergence_of_file(source: ObservedModel, file: OnnxFile, mirrored: bool) ->
             "budget.distortion is measured on calibration examples, and none were given; give calibration=batches, or set "
             "budget.bytes."
         )
-    session = deployment.Session(file.body, file.target)
-    wanted, actual = originals(source.model, source.aside), _answers(session, source.aside)
-    if not any(output.dtype.kind == "f" for output in wanted):
+    aside = Shown(source.aside, originals(source.model, source.aside))
+    if not any(output.dtype.kind == "f" for output in aside.outputs):
         raise Unsupported(
             "budget.distortion is the divergence of outputs that are numbers, and this model returns integers alone; let it "
             "return its scores, or set budget.bytes."
         )
-    each, fitted = divergence_of_outputs(wanted, actual), source.batches
-    mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
-    right = originals(source.model, fitted)
-    if mirrored and are_scores(right[0]):
+    fitted = Shown(source.batches, originals(source.model, source.batches))
+    if mirrored and are_scores(fitted.outputs[0]):
         moved = _augmented(source)
-        other = originals(source.model, moved)
-        if _uncertainty(other[0]) <= ALIKE * _uncertainty(right[0]):  # else they are out of distribution, as flipped digits are
-            fitted, right = moved, other
-    upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted)).mean()))
+        other = Shown(moved, originals(source.model, moved))
+        if _uncertainty(other.outputs[0]) <= ALIKE * _uncertainty(fitted.outputs[0]):  # else they are out of distribution, as
+            return aside, other  # flipped digits are
+    return aside, fitted
+
+
+def divergence_of_file(file: OnnxFile, aside: Shown, fitted: Shown) -> tuple[float, float, float]:
+    """Divergence of a file from the model that came in, on the calibration examples set aside: mean, standard error, upper end.
+
+    The divergences of all float outputs are summed: in nats for a table of scores, else relative to the output's variance. A few
+    examples make up most of the divergence, and the examples set aside may miss them. So the upper end is `SURE` standard errors
+    above the mean, and no less than two other estimates: the divergence on the examples that were fitted on, and the effect of
+    the outputs' errors on the scores of all examples (`crossed_divergence`).
+
+    Args:
+        file: the finished file.
+        aside, fitted: of `references`.
+    """
+    session = deployment.Session(file.body, file.target)
+    wanted, actual, right = aside.outputs, _answers(session, aside.batches), fitted.outputs
+    each = divergence_of_outputs(wanted, actual)
+    mean, error = float(each.mean()), float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.inf
+    upper = max(mean + SURE * error, float(divergence_of_outputs(right, _answers(session, fitted.batches)).mean()))
     if are_scores(right[0]):
         upper = max(upper, crossed_divergence(*_errors(wanted[0], actual[0], right[0])))
     return mean, error, upper

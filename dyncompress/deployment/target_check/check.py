@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from dyncompress.deployment.domain import PRODUCTS
 from dyncompress.deployment.session import cannot_run_here
 from dyncompress.deployment.target_check.form import STANDARD, form_findings, tensor_findings, version_findings
-from dyncompress.deployment.target_check.graph import PRODUCTS, View, place, view
+from dyncompress.deployment.target_check.graph import View, place, view
 from dyncompress.deployment.target_check.integers import (
     grid_findings,
     has_quantized_activations,

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import TensorProto
 
-from dyncompress.deployment.target_check.graph import View, nodes_of, place, type_bits, type_name
+from dyncompress.deployment.stripping import nodes_of
+from dyncompress.deployment.target_check.graph import View, place, type_bits, type_name
 from dyncompress.deployment.target_check.report import FILE, Finding
 from dyncompress.types import Target
 

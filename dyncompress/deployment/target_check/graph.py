@@ -12,7 +12,8 @@ import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from dyncompress.deployment.stripping import bodies_of
+
 LARGEST_FOLDED = 1 << 22  # numbers of a stored tensor; constants behind larger ones aren't evaluated
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout")
 _REFERENCE_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -52,25 +53,15 @@ def tensor_bytes(tensor: TensorProto) -> int:
     return math.ceil(math.prod(tensor.dims) * type_bits(tensor.data_type) / 8)
 
 
-def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes of a graph, those of branches and loop bodies included."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from nodes_of(inner)
-
-
 def stored_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     """All tensors that a graph stores, those of branches and loop bodies included."""
     yield from graph.initializer
     for entry in graph.sparse_initializer:
         yield from (entry.values, entry.indices)
     for node in graph.node:
-        for attribute in node.attribute:
-            yield from ([attribute.t] if node.op_type == "Constant" and attribute.HasField("t") else [])
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from stored_tensors(inner)
+        yield from (entry.t for entry in node.attribute if node.op_type == "Constant" and entry.HasField("t"))
+        for body in bodies_of(node):
+            yield from stored_tensors(body)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from dyncompress.deployment.domain import PRODUCTS
 from dyncompress.deployment.target_check.graph import View, attribute, place, type_bits, type_name
 from dyncompress.deployment.target_check.report import FILE, Finding
 from dyncompress.types import Target
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 BIAS_TOLERANCE = 0.01  # relative; onnxruntime doesn't fuse beyond it (microsoft/onnxruntime PR 28229)
 EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8)
 Reason = tuple[str, str]  # severity and sentence
@@ -103,7 +103,7 @@ def node_findings(view: View, target: Target) -> Iterator[Finding]:
         yield from _whole_in_float(view)
     for node in view.model.graph.node:
         reason = None
-        if node.op_type in WEIGHTED and not node.domain:
+        if node.op_type in PRODUCTS and not node.domain:
             reason = product_reason(node, view, target) if quantized or _is_decoded(node, view, target) else None
         elif node.op_type == "Add" and "Add" in target.integer_ops:
             reason = sum_reason(node, view, target)
@@ -117,13 +117,13 @@ def node_findings(view: View, target: Target) -> Iterator[Finding]:
             reason = _table_reason(node, view)
         if reason is not None:
             yield Finding(reason[0], place(node), node.op_type, reason[1])
-        if node.op_type in WEIGHTED:
+        if node.op_type in PRODUCTS:
             yield from _weight_notes(node, view, target)
 
 
 def _whole_in_float(view: View) -> Iterator[Finding]:
     """A file without quantized activations, whose products all compute in float whatever their weights are stored as."""
-    products = [node for node in view.model.graph.node if node.op_type in WEIGHTED and not node.domain]
+    products = [node for node in view.model.graph.node if node.op_type in PRODUCTS and not node.domain]
     if products:
         yield Finding(
             "float",
@@ -322,7 +322,7 @@ def _feeds_another(node: onnx.NodeProto, view: View) -> bool:
     pending, seen = list(node.output), set()
     while pending:
         for reader in view.readers.get(pending.pop(), ()):
-            if reader.op_type in WEIGHTED:
+            if reader.op_type in PRODUCTS:
                 return True
             if id(reader) not in seen:
                 seen.add(id(reader))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import onnx
 
+from dyncompress.deployment.domain import PRODUCTS
 from dyncompress.deployment.fusion import optimized_model
-from dyncompress.deployment.target_check.graph import PRODUCTS, View
+from dyncompress.deployment.target_check.graph import View
 from dyncompress.deployment.target_check.integers import fused_outputs
 from dyncompress.types import Target
 

@@ -8,11 +8,11 @@ from collections.abc import Set
 
 import onnx
 
+from dyncompress.deployment.domain import PRODUCTS
+from dyncompress.deployment.stripping import nodes_of
 from dyncompress.deployment.target_check.graph import (
-    PRODUCTS,
     View,
     attribute,
-    nodes_of,
     place,
     stored_tensors,
     tensor_bytes,
