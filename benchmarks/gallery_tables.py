@@ -10,6 +10,7 @@ from benchmarks import cells
 RESULTS = Path(__file__).parent / "results" / "gallery.json"
 SECONDS = RESULTS.with_name("gallery_seconds.json")
 SENTENCES = RESULTS.with_name("sentences.json")
+OTHERS = RESULTS.with_name("other_models.json")
 FLOAT, OURS, STATIC = "float", "edge-int8", "onnxruntime static"
 HEADS = ("row", "tool", "bytes", "metric [95 % of the difference]", "outputs differ", "ms, batch 1", "left alone")
 MORE_HEADS = ("seconds (processor)", "certificate")
@@ -129,3 +130,25 @@ def certificate_text(cell: cells.Cell) -> str:
     if "upper" in cell:
         return f"{cell['quantity']} at most {cell['upper']:.4f}"
     return f"none: {cell['certificate_error']}" if "certificate_error" in cell else "-"
+
+
+def others_table(found: Mapping[str, cells.Cell]) -> str:
+    """The table of models that others report as broken, from the cells of `results/other_models.json`."""
+    head = ("model", "recipe", "bytes", "error of each output", "its worst channel", "left alone")
+    rows = [line(head), line(["---"] * len(head))]
+    for key, cell in found.items():
+        name, recipe = key.split(" | ")
+        if cell["verdict"] != "ok":
+            rows.append(line([name, f"`{recipe}`", "-", f"refused: {cell['sentence']}", "-", "-"]))
+            continue
+        outputs = cell["outputs"].values()
+        errors = ", ".join(f"{100 * output['error']:.2g} %" for output in outputs)
+        channels = ", ".join(f"{output['channel']}: {100 * output['channel_error']:.2g} %" for output in outputs)
+        size = f"{cell['bytes']:,} ({cell['bytes'] / cell['float_bytes']:.2f}x)"
+        rows.append(line([name, f"`{recipe}`", size, errors, channels, f"{100 * cell['left_alone']:.1f} %"]))
+    return "\n".join(rows)
+
+
+def others() -> Iterable[str]:
+    """The lines of that table on the site."""
+    yield others_table(cells.read(OTHERS))

@@ -22,6 +22,7 @@ PAGES: Mapping[Path, Mapping[str, Table]] = {
         "gallery": gallery_tables.site,
         "gallery seconds": gallery_tables.seconds,
         "sentences": gallery_tables.sentences,
+        "other models": gallery_tables.others,
         "certified": site_tables.certified,
         "heavy tail": site_tables.heavy_tail,
         "soundness": site_tables.soundness,

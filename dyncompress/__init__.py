@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from dyncompress.models.torch.sgd_probe import probe
     from dyncompress.pipeline.checkpoint import load, save_compressed
+    from dyncompress.pipeline.conversion import convert
     from dyncompress.pipeline.pareto import pareto
     from dyncompress.pipeline.selection import rank
     from dyncompress.pipeline.verbs import allocate, apply, certify, compress, export, measure, verify
@@ -40,6 +41,7 @@ _MODULES = {
     "export": "pipeline.verbs",
     "certify": "pipeline.verbs",
     "verify": "pipeline.verification",
+    "convert": "pipeline.conversion",
     "probe": "models.torch.sgd_probe",
     "pareto": "pipeline.pareto",
     "rank": "pipeline.selection",
@@ -75,6 +77,7 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "export",
     "certify",
     "verify",
+    "convert",
     "probe",
     "rank",
     "pareto",

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from dyncompress.cli.exit_codes import TRACEBACK, table
 from dyncompress.cli.option_values import integer, positive
+from dyncompress.deployment.conversion import CONVERSIONS
 from dyncompress.errors import InvalidRequest
 
 EPILOG = (
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_verify(commands)
     _add_bench(commands)
     _add_packing(commands)
+    _add_convert(commands)
     _add_lists(commands, "recipes", ("list", "show"), "list or show the recipes that come with the library")
     _add_targets(commands)
     return whole
@@ -347,6 +349,17 @@ def _add_packing(commands: Commands) -> None:
     command = _add_command(commands, "unpack", "restore the ONNX file of a container, byte for byte; doesn't need torch or onnx")
     command.add_argument("file", type=Path, metavar="FILE", help="the container, e.g. small.dync")
     command.add_argument("--out", type=Path, metavar="FILE", help="the ONNX file; default: FILE with the suffix .onnx")
+
+
+def _add_convert(commands: Commands) -> None:
+    command = _add_command(commands, "convert", "write an ONNX file in another format, and compare the two on examples")
+    command.add_argument("file", type=Path, metavar="FILE", help="model.onnx, its container, or the directory that holds it")
+    formats = "; ".join(f"{name}: {conversion.summary}" for name, conversion in CONVERSIONS.items())
+    command.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help=formats)
+    command.add_argument("--data", metavar="DATA", help="examples to compare the two files on; default: random ones")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="the file to write; for a format of several files, the directory"
+    )
 
 
 def _add_targets(commands: Commands) -> None:

@@ -35,6 +35,7 @@ _INDEX = {
     "parity": "checks",
     "Session": "session",
     "concatenate_batches": "session",
+    "quantizes_at_run": "session",
     "environment": "session",
     "matches_target": "session",
     "processor": "session",

@@ -13,7 +13,8 @@ import onnx
 from dyncompress.coding import pack
 from dyncompress.deployment.activation_ranges import candidates
 from dyncompress.deployment.faster_form import Shapes
-from dyncompress.deployment.fusion import optimized_model
+from dyncompress.deployment.float_graph import FloatGraph
+from dyncompress.deployment.fusion import INTEGER_KERNELS, optimized_model
 from dyncompress.deployment.session import PLAIN
 from dyncompress.deployment.storage import SPARSE_NODE, dense_bytes, functions, is_sparse, sparse_bytes
 from dyncompress.deployment.stripping import parse
@@ -44,7 +45,7 @@ def sizes(body: bytes, encodings: Encodings) -> Sizes:
     optimized = optimized_model(body, PLAIN)
     payload = sum(_tensor_bytes(tensor) for tensor in model.graph.initializer if _is_payload(tensor))
     widths = sorted({encoding.bits for encoding, _ in encodings.values()})
-    integer = sum(node.op_type.startswith(("QLinear", "QGemm", "MatMulInteger")) for node in optimized.graph.node)
+    integer = sum(node.op_type.startswith(INTEGER_KERNELS) for node in optimized.graph.node)
     stored = f"weights stored at {', '.join(map(str, widths))} bits" if widths else "float32 weights"
     return Sizes(
         file=len(body),
@@ -166,13 +167,14 @@ def _file_with_dummies(
         form: makes the dummies; and the shapes of activations.
     """
     dummy, activations = form
-    model = parse(float_file)
+    graph = FloatGraph.of(float_file)
+    model = graph.model
     layouts = {place.initializer: place.layout for places in placements.values() for place in places}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in layouts}
     groups = {name: _groups(model, name) for name in tensors}
     shapes = {name: _canonical(tuple(tensor.dims), layouts[name], groups[name]) for name, tensor in tensors.items()}
     encodings = {name: (dummy(shape, index), layouts[name]) for index, (name, shape) in enumerate(shapes.items())}
-    ranges = {name: (0.0, 1.0 + index / 1024) for index, name in enumerate(candidates(model))}
+    ranges = {name: (0.0, 1.0 + index / 1024) for index, name in enumerate(candidates(graph))}
     with_bytes = target if 8 in target.weight_bits else replace(target, weight_bits=(*target.weight_bits, 8))
     return write(float_file, encodings, ranges, with_bytes, activations), list(shapes.values())
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 from dyncompress.deployment.domain import FOLLOWING, WEIGHTED
-from dyncompress.deployment.session import at_once, float_session, pieces, run_session
-from dyncompress.deployment.stripping import parse, strip
+from dyncompress.deployment.float_graph import FloatGraph
+from dyncompress.deployment.session import at_once, pieces, run_session
 from dyncompress.errors import InvalidRequest
 
 _INPUT_NUMBERS = 1 << 19  # numbers in the inputs of one run: all activations are in memory together
@@ -81,10 +80,10 @@ def extremes(float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]]) -> 
     Raises:
         InvalidRequest: there is no batch, or an input isn't finite.
     """
-    model = parse(strip(float_file))
-    values = candidates(model)
-    _add_reductions(model, values)
-    session = float_session(model.SerializeToString())
+    graph = FloatGraph.of(float_file)
+    model, values = graph.model, candidates(graph)
+    _add_reductions(graph, values)
+    session = graph.session()
     inputs = {value.name for value in model.graph.input}
     outputs = [f"{kind}{index}" for index in range(len(values)) for kind in ("__min", "__max")]
     columns: list[list[np.ndarray]] = [[] for _ in outputs]
@@ -112,8 +111,9 @@ def _quantile(largest: np.ndarray, share: float) -> float:
     return float(np.quantile(largest, share, method="higher"))
 
 
-def candidates(model: onnx.ModelProto) -> list[str]:
+def candidates(graph: FloatGraph) -> list[str]:
     """Names of float values that may be quantized: outputs of operators with integer kernels, inputs of those with weights."""
+    model = graph.model
     constants = {tensor.name for tensor in model.graph.initializer}
     names: dict[str, None] = {}
     for node in model.graph.node:
@@ -121,23 +121,23 @@ def candidates(model: onnx.ModelProto) -> list[str]:
             names[node.input[0]] = None
         if node.op_type in _PRODUCERS:
             names[node.output[0]] = None
-    floats = _float_values(model)
+    floats = _float_values(graph)
     return [name for name in names if name in floats]
 
 
-def _float_values(model: onnx.ModelProto) -> set[str]:
+def _float_values(graph: FloatGraph) -> set[str]:
     """Names of the graph's inputs and of the outputs of its nodes that are known to be float32."""
-    inferred = onnx.shape_inference.infer_shapes(model)
+    inferred = graph.inferred()
     types = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
         types[value.name] = value.type.tensor_type.elem_type
-    names = {out for node in model.graph.node for out in node.output} | {value.name for value in model.graph.input}
+    names = {out for node in inferred.node for out in node.output} | {value.name for value in inferred.input}
     return {name for name in names if types.get(name) == TensorProto.FLOAT}
 
 
-def _add_reductions(model: onnx.ModelProto, values: list[str]) -> None:
+def _add_reductions(graph: FloatGraph, values: list[str]) -> None:
     """Add the outputs `__min{i}` and `__max{i}`, `[n]`, of the i-th value to the graph."""
-    ranks = _ranks(model)
+    model, ranks = graph.model, _ranks(graph)
     for index, name in enumerate(values):
         inner = list(range(1, ranks.get(name, 0)))  # a value of unknown rank is reduced over all its axes
         model.graph.initializer.append(helper.make_tensor(f"__axes{index}", TensorProto.INT64, [len(inner)], inner))
@@ -148,8 +148,8 @@ def _add_reductions(model: onnx.ModelProto, values: list[str]) -> None:
             model.graph.output.append(helper.make_tensor_value_info(out, TensorProto.FLOAT, None))
 
 
-def _ranks(model: onnx.ModelProto) -> dict[str, int]:
+def _ranks(graph: FloatGraph) -> dict[str, int]:
     """Value name -> its number of axes, where shape inference knows it."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
+    inferred = graph.inferred()
     types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.input, *inferred.output)}
     return {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyncompress.deployment.session import Session, processor
+from dyncompress.deployment.session import Session, at_once, processor
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Speed, Target
 
@@ -61,14 +61,15 @@ def compare(
         raise InvalidRequest(f"{len(files)} files in {rounds} rounds can't be compared; give at least one file and 3 rounds.")
     sessions = {name: Session(body, target, threads) for name, body in files.items()}
     names = list(sessions)
+    size = at_once(inputs)
     for name in names:
-        sessions[name].run(inputs)
+        sessions[name].run(inputs, size)
     seconds = np.zeros((rounds, len(names)))
     for turn in range(rounds):
         for offset in range(len(names)):
             index = (turn + offset) % len(names)
             start = time.perf_counter()
-            sessions[names[index]].run(inputs)
+            sessions[names[index]].run(inputs, size)
             seconds[turn, index] = time.perf_counter() - start
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     return {name: _timing(seconds[:, index], float(ratios[index])) for index, name in enumerate(names)}
@@ -94,7 +95,7 @@ def time_pair(before: bytes, after: bytes, inputs: Mapping[str, np.ndarray], tar
         seconds = []
         for session in sessions:
             start = time.perf_counter()
-            session.run(inputs)
+            session.run(inputs, at_once(inputs))
             seconds.append(time.perf_counter() - start)
         return seconds
 

@@ -19,8 +19,8 @@ from scipy.sparse.csgraph import maximum_flow
 
 from dyncompress.deployment.activation_ranges import candidates
 from dyncompress.deployment.domain import WEIGHTED, Domain
-from dyncompress.deployment.session import float_session, pieces, run_session
-from dyncompress.deployment.stripping import parse, strip
+from dyncompress.deployment.float_graph import FloatGraph
+from dyncompress.deployment.session import pieces, run_session
 from dyncompress.types import KernelTimes
 
 Shapes = Mapping[str, Sequence[int]]  # value -> its shape for one example
@@ -37,12 +37,12 @@ def shapes_of_one(float_file: bytes, batch: Mapping[str, np.ndarray]) -> dict[st
         float_file: float32 ONNX.
         batch: inputs by name, each `[n, ...]`; the first example is run (as many as the file takes, where that is fixed).
     """
-    model = parse(strip(float_file))
-    names = candidates(model)
+    graph = FloatGraph.of(float_file)
+    model, names = graph.model, candidates(graph)
     for index, name in enumerate(names):
         model.graph.node.append(helper.make_node("Shape", [name], [f"__shape{index}"]))
         model.graph.output.append(helper.make_tensor_value_info(f"__shape{index}", TensorProto.INT64, None))
-    session = float_session(model.SerializeToString())
+    session = graph.session()
     one = {name: value[:1] for name, value in batch.items()}
     part, _ = next(pieces(session, one))
     shapes = run_session(session, [f"__shape{index}" for index in range(len(names))], part) if names else []

@@ -16,9 +16,9 @@ import onnx
 
 from dyncompress.deployment.channels import channel_axes
 from dyncompress.deployment.domain import FOLLOWING, PRODUCTS
+from dyncompress.deployment.float_graph import FloatGraph
 from dyncompress.deployment.grid import activation_grid
-from dyncompress.deployment.session import float_session, pieces, run_session
-from dyncompress.deployment.stripping import parse, strip
+from dyncompress.deployment.session import pieces, run_session
 from dyncompress.types import Target
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -44,16 +44,16 @@ def coarse_output_values(
     Returns:
         Activation name -> root mean square rounding error of its worst channel, as a share of that channel's spread.
     """
-    model = parse(strip(float_file))
-    tail = {name: ranges[name] for name in _output_values(model.graph) if name in ranges}
-    return _coarse_values(model, batches, tail, target, OUTPUT_NOISE)
+    graph = FloatGraph.of(float_file)
+    tail = {name: ranges[name] for name in _output_values(graph.model.graph) if name in ranges}
+    return _coarse_values(graph, batches, tail, target, OUTPUT_NOISE)
 
 
 def channel_losing_values(
     float_file: bytes, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target
 ) -> dict[str, float]:
     """All values whose grid loses a channel (above `LOST`); arguments and result as those of `coarse_output_values`."""
-    return _coarse_values(parse(strip(float_file)), batches, ranges, target, LOST)
+    return _coarse_values(FloatGraph.of(float_file), batches, ranges, target, LOST)
 
 
 def _output_values(graph: onnx.GraphProto) -> list[str]:
@@ -74,26 +74,24 @@ def _output_values(graph: onnx.GraphProto) -> list[str]:
 
 
 def _coarse_values(
-    model: onnx.ModelProto, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target, limit: float
+    graph: FloatGraph, batches: Iterable[Mapping[str, np.ndarray]], ranges: Ranges, target: Target, limit: float
 ) -> dict[str, float]:
     """Activation name -> rounding error of the worst channel as a share of its spread, where it is above the limit."""
     if not ranges:
         return {}
     worst = {}
-    for name, spreads in _spreads(model, batches, list(ranges)).items():
+    for name, spreads in _spreads(graph, batches, list(ranges)).items():
         noise = float(activation_grid(*ranges[name], target, name).scale) / 12**0.5
         error = max((float((noise / spread).max()) for spread in spreads if spread.size), default=0.0)
         worst.update({name: error} if error > limit else {})
     return worst
 
 
-def _spreads(
-    model: onnx.ModelProto, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]
-) -> dict[str, list[np.ndarray]]:
+def _spreads(graph: FloatGraph, batches: Iterable[Mapping[str, np.ndarray]], names: Sequence[str]) -> dict[str, list[np.ndarray]]:
     """Value name -> the spreads of its channels that aren't constant, along each axis that may be the channels'."""
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = float_session(model.SerializeToString())
+    del graph.model.graph.output[:]
+    graph.model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = graph.session()
     sums: dict[tuple[str, int], list[np.ndarray]] = {}
     left = _EXAMPLES
     for batch in batches:

@@ -11,6 +11,9 @@ import onnx
 from dyncompress.deployment.session import load, options
 from dyncompress.types import Target
 
+INTEGER_KERNELS = (  # beginnings of their names
+    *("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+)
 _KERNELS = {  # operator -> (names of its integer kernels, names of its float ones)
     "Conv": ({"QLinearConv", "ConvInteger"}, {"Conv", "FusedConv", "NhwcFusedConv"}),
     "Gemm": ({"QGemm"}, {"Gemm", "FusedGemm"}),
@@ -18,6 +21,7 @@ _KERNELS = {  # operator -> (names of its integer kernels, names of its float on
         {"QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"},
         {"MatMul", "FusedMatMul", "MatMulNBits"},
     ),
+    "LSTM": ({"DynamicQuantizeLSTM"}, {"LSTM"}),
     "Add": ({"QLinearAdd"}, {"Add"}),
 }
 

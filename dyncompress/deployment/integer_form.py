@@ -1,6 +1,4 @@
-"""The integer file of a float graph, with activation ranges that are chosen by comparing the outputs of files.
-
-Two choices are made by running candidate files.
+"""The integer file of a float graph, with activation ranges and a form that are chosen by running candidate files.
 
 1. Whether the largest activations of a few examples are clipped, which makes the grid finer for all others. They are clipped
    only if the error of the outputs is no larger on average and small also for the examples that are clipped most: one in a
@@ -9,6 +7,8 @@ Two choices are made by running candidate files.
    output whose grid is too coarse for one of their channels. If a channel of an output is lost nevertheless, also every
    activation whose grid loses a channel. If that isn't enough, all. All stay float, too, where this machine is one of the
    target's and integers turn out to make a run less than `WORTH` times as fast.
+3. Where the target allows the static form of products and the dynamic one: the second one of its list, if it loses no channel,
+   is worth its errors and turns out to be `FASTER`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Outputs = Sequence[np.ndarray]
 Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 WORTH = 1.25  # integer activations cost accuracy, and have to make a file so many times as fast
+FASTER = 1.05  # a form of products is chosen over the target's first one if it makes a file so many times as fast
 _COMPARED = 128  # number of the examples that are clipped most, and of others, on which files are compared
 _LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels' spreads, that clipping may cause
 
@@ -86,6 +87,8 @@ class IntegerFile:
         all_float: whether all activations stay float because no choice of grids kept all channels; weights are integers still.
         gain: time of the file with float activations over that with integer ones, measured here; nan where it wasn't. Below
             `WORTH` all activations stay float.
+        form: of its products, `static` or `dynamic`; empty where all activations are float.
+        over_other: time of the file in the target's other form over that of this one, measured here; nan where it wasn't.
     """
 
     body: bytes
@@ -94,6 +97,8 @@ class IntegerFile:
     floats: Mapping[str, float]
     all_float: bool = False
     gain: float = float("nan")
+    form: str = "static"
+    over_other: float = float("nan")
 
 
 def integer_file(
@@ -111,6 +116,47 @@ def integer_file(
     Returns:
         The file, its outputs, and which activations are clipped or stay float.
     """
+    if target.activation_dtype == "float32" or target.forms == ("static",):
+        return _static_file(float_file, encodings, calibration, target, comparison)
+    files = [
+        _static_file(float_file, encodings, calibration, target, comparison)
+        if form == "static"
+        else _dynamic_file(_Trial(float_file, encodings, target, None, comparison))
+        for form in target.forms
+    ]
+    return files[0] if len(files) == 1 else _faster(files[0], files[1], comparison, target)
+
+
+def _faster(first: IntegerFile, second: IntegerFile, comparison: Comparison, target: Target) -> IntegerFile:
+    """The file in the target's first form, unless it has float activations or the other form is `FASTER` on this machine."""
+    if not first.form or not second.form or cannot_run_here(target):
+        return second if second.form and not first.form else first
+    ratio = time_pair(first.body, second.body, _one_example(comparison.inputs), target).ratio
+    return replace(second, over_other=ratio) if ratio > FASTER else replace(first, over_other=1 / ratio)
+
+
+def _one_example(batches: Batches) -> dict[str, np.ndarray]:
+    return {name: value[:1] for name, value in batches[0].items()}
+
+
+def _dynamic_file(trial: _Trial) -> IntegerFile:
+    """The file in the dynamic form, or with float activations where that loses a channel or gains too little time."""
+    made, gain = trial.attempt({}, "dynamic"), float("nan")
+    if not made.quantized:
+        return IntegerFile(made.body, made.outputs, {}, {}, form="")
+    in_float, all_float = trial.attempt({}), trial.loses_channel(made)
+    if not all_float and not cannot_run_here(trial.target):
+        gain = time_pair(in_float.body, made.body, _one_example(trial.comparison.inputs), trial.target).ratio
+    if all_float or gain < WORTH:
+        return IntegerFile(in_float.body, in_float.outputs, {}, {}, all_float, gain, form="")
+    return IntegerFile(made.body, made.outputs, {}, {}, gain=gain, form="dynamic")
+
+
+def _static_file(
+    float_file: bytes, encodings: Encodings, calibration: Calibration, target: Target, comparison: Comparison
+) -> IntegerFile:
+    """The file in the static form; arguments and result as those of `integer_file`."""
+    target = replace(target, forms=("static",))
     batches, expected = calibration.batches, comparison.expected
     ends = extremes(float_file, batches) if batches else {}
     shapes = shapes_of_one(float_file, batches[0]) if batches and target.kernel_times is not None else None
@@ -123,10 +169,10 @@ def integer_file(
     chosen, made = whole, trial.attempt(whole)
     gain = float("nan")
     if made.quantized and target.kernel_times is not None and not cannot_run_here(target):
-        in_float, one = trial.attempt({}), {name: value[:1] for name, value in batches[0].items()}
+        in_float, one = trial.attempt({}), _one_example(batches)
         gain = time_pair(in_float.body, made.body, one, target).ratio
         if gain < WORTH:
-            return IntegerFile(in_float.body, in_float.outputs, {}, floats, gain=gain)
+            return IntegerFile(in_float.body, in_float.outputs, {}, floats, gain=gain, form="")
     if any(narrow[name] != whole[name] for name in made.quantized):
         clipped = trial.attempt(narrow)
         parts = [[expected], [made.outputs], [clipped.outputs]]
@@ -145,7 +191,7 @@ def integer_file(
         chosen = {}
         made = trial.attempt(chosen)
     cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
-    return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain)
+    return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain, "static" if made.quantized else "")
 
 
 @dataclass(frozen=True)
@@ -167,9 +213,10 @@ class _Trial:
     shapes: Shapes | None
     comparison: Comparison
 
-    def attempt(self, ranges: Ranges) -> _Attempt:
-        """The file for these ranges; without any, all activations stay float."""
-        kind = self.target if ranges else replace(self.target, activation_dtype="float32")
+    def attempt(self, ranges: Ranges, form: str = "static") -> _Attempt:
+        """The file for these ranges; in the static form without any, all activations stay float."""
+        in_float = form == "static" and not ranges
+        kind = replace(self.target, activation_dtype="float32" if in_float else self.target.activation_dtype, forms=(form,))
         body, quantized = write_and_list(self.float_file, self.encodings, ranges, kind, self.shapes)
         outputs = Session(body, self.target, processors()).over(self.comparison.inputs)
         return _Attempt(body, self.comparison.rows.matched(outputs), quantized)

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import onnx
+import onnx_ir as ir
 from onnx import version_converter
 
+from dyncompress.deployment.float_graph import FloatGraph
 from dyncompress.errors import Unsupported
 from dyncompress.types import Target
 
 OLDEST = 18  # from opset 18 to 22 only GroupNormalization changed its meaning; other operators gained types
 
 
-def convert_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
-    """Convert a model to the target's opset and IR version.
+def converted(graph: FloatGraph, target: Target) -> ir.Model:
+    """A float graph in the target's opset and IR version.
 
     Args:
-        model: float32; it may be changed.
+        graph: its model may be changed.
         target: its opset, its ir_version, and whether its shapes are static (the batch size is then 1).
-
-    Returns:
-        The model: the same object unless operators had to be converted.
 
     Raises:
         Unsupported: an operator can't be converted, e.g. one that an older opset doesn't have.
     """
+    model = graph.model
     entry = next((entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     version = entry.version if entry is not None else 0
     changed = version < OLDEST or any(node.op_type == "GroupNormalization" for node in model.graph.node)
     if version > target.opset or (changed and version < target.opset):
-        model = _converted(model, target.opset)
+        model = _converted(graph.whole(), target.opset)
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
             entry.version = target.opset
@@ -38,7 +38,7 @@ def convert_opset(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
             dims = value.type.tensor_type.shape.dim
             if dims and not dims[0].HasField("dim_value"):
                 dims[0].dim_value = 1
-    return model
+    return graph.as_ir(model)
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from dyncompress.deployment.stripping import parse
+from dyncompress.deployment.stripping import read
 
 _EQUAL = 1e-4  # difference relative to the spread up to which rows are where they belong
 Outputs = Sequence[np.ndarray]
@@ -54,7 +54,7 @@ def row_order(float_file: bytes, original: Outputs) -> RowOrder:
         float_file: ONNX.
         original: the outputs of the original, each `[n, ...]`.
     """
-    chooses = any(node.op_type == "TopK" for node in parse(float_file).graph.node)
+    chooses = any(node.op_type == "TopK" for node in read(float_file).graph.node)
     rows = [value.shape[1] for value in original if value.ndim >= 3 and value.dtype.kind == "f"]
     if not chooses or not rows:
         return AS_IT_IS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -20,6 +21,7 @@ CHUNK = 64  # examples of one run: bounds the memory of activations
 _INPUT_NUMBERS = 1 << 20  # numbers in the inputs of one run, likewise; activations of few large images stay in the cache
 PLAIN = Target(name="plain", summary="", verified="schema")  # no session options of its own
 _UNFUSED = "session.disable_quant_qdq"  # computes QuantizeLinear and DequantizeLinear as they are defined
+_EXACT = "session.x64quantprecision"  # computes MatMulInteger with unsigned weights, whose sums don't saturate
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "sve")
 
 
@@ -28,8 +30,8 @@ def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.I
 
     A processor without 8-bit dot products sums pairs of products in 16 bits, which saturate where weights have 8 bits. On such a
     machine, files for targets that don't saturate run without integer kernels: every value is rounded to its grid, and products
-    are summed in float. onnxruntime's own option for exact products (`session.x64quantprecision`) refuses shared weights and
-    writes broken zero points of signed ones (1.32).
+    are summed in float. Products in the dynamic form are computed with unsigned weights, by onnxruntime's option for exact sums;
+    it refuses weights that two products read (1.32), which then saturate.
 
     Raises:
         Unsupported: onnxruntime refuses the file.
@@ -37,6 +39,12 @@ def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.I
     session_options = options(target, threads)
     if saturates() and not target.reduce_range and _UNFUSED not in target.session:
         session_options.add_session_config_entry(_UNFUSED, "1")
+        if b"MatMulInteger" in body or b"DynamicQuantizeLSTM" in body:
+            exact = options(target, threads)
+            for key in (_UNFUSED, _EXACT):
+                exact.add_session_config_entry(key, "1")
+            with contextlib.suppress(Unsupported):
+                return load(body, exact)
     return load(body, session_options)
 
 
@@ -83,6 +91,7 @@ class Session:
         self._session = open_session(body, target, threads)
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         self._odd = odd_axes(self._session)
+        self._alone = quantizes_at_run(body)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -94,11 +103,12 @@ class Session:
         """The names of the outputs, in the file's order."""
         return tuple(value.name for value in self._session.get_outputs())
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    def run(self, inputs: Mapping[str, np.ndarray], size: int = 0) -> tuple[np.ndarray, ...]:
         """Run the file on all examples, chunk by chunk.
 
         Args:
             inputs: by name, each `[n, ...]`, exactly those of the file.
+            size: examples of a chunk; 0: as `at_once`, or one where activations are quantized on the range of each run's values.
 
         Returns:
             All outputs, each `[n, ...]`.
@@ -108,7 +118,8 @@ class Session:
             Unsupported: an output has no batch axis, so that chunks can't be concatenated.
         """
         self._check(inputs)
-        chunks = [self._run_chunk(part, count) for part, count in pieces(self._session, inputs, at_once(inputs))]
+        size = size or (1 if self._alone else at_once(inputs))
+        chunks = [self._run_chunk(part, count) for part, count in pieces(self._session, inputs, size)]
         if len(chunks) == 1:
             return tuple(chunks[0])
         return tuple(np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -157,6 +168,11 @@ class Session:
                     f"output '{value.name}' has shape {list(out.shape)} for {size} examples; it needs the batch axis in front."
                 )
         return [out[:count] for out in outputs]
+
+
+def quantizes_at_run(body: bytes) -> bool:
+    """Whether a file quantizes activations on the range of each run's values, so that outputs depend on all examples of a run."""
+    return b"DynamicQuantize" in body
 
 
 def concatenate_batches(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ For every width the graph converts the stored form into an int8 tensor, by opera
 file, before it fuses integer kernels. The file therefore has `bits` bits for a weight, and the kernels read int8.
 
     8               int8 initializer
-    4               int4 initializer -> Cast
+    4               int4 initializer -> Cast; without the Cast where a float product reads it (MatMulNBits keeps 4 bits in memory)
     2, 3, 5, 6, 7   uint8 planes [bits, ceil(n / 8), 1] -> function `u` (unpack); plane i holds bit i of the two's complement
     sparse          a mask plane, and the non-zero codes stored at their width -> function `x` (expand), which computes the
                     index of a code as the running count of the mask
@@ -124,6 +124,13 @@ def store_codes(constants: Constants, codes: np.ndarray, bits: int, before: ir.N
     mask = constants.tensor(np.packbits(flat != 0, bitorder="little")[:, None])
     table = _store_dense(constants, np.concatenate([np.zeros(1, np.int8), flat[flat != 0]]), bits, before)
     return constants.node("x", [mask, table], before, {"s": list(codes.shape)}, DOMAIN)
+
+
+def before_cast(codes: ir.Value) -> ir.Value:
+    """The 4-bit integers that a Cast turns into codes, for readers of 4 bits; the codes themselves if there is no Cast."""
+    cast = codes.producer()
+    packed = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    return packed if packed is not None and packed.dtype == ir.DataType.INT4 else codes
 
 
 def _store_dense(constants: Constants, codes: np.ndarray, bits: int, before: ir.Node) -> ir.Value:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from dyncompress.errors import InvalidRequest
 
@@ -24,7 +25,11 @@ def strip(float_file: bytes) -> bytes:
     Raises:
         InvalidRequest: the bytes aren't an ONNX model.
     """
-    model = parse(float_file)
+    return stripped(parse(float_file)).SerializeToString(deterministic=True)
+
+
+def stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself without exporter metadata."""
     model.doc_string = ""
     model.producer_name = model.producer_version = model.domain = ""
     model.model_version = 0
@@ -39,11 +44,11 @@ def strip(float_file: bytes) -> bytes:
         del function.metadata_props[:], function.value_info[:]
         for node in function.node:
             _strip_node(node)
-    return model.SerializeToString(deterministic=True)
+    return model
 
 
 def parse(file: bytes) -> onnx.ModelProto:
-    """Parse an ONNX file.
+    """Parse an ONNX file and check it.
 
     Raises:
         InvalidRequest: the bytes aren't an ONNX model with a graph.
@@ -53,7 +58,19 @@ def parse(file: bytes) -> onnx.ModelProto:
     except (ValueError, onnx.checker.ValidationError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({reason}); export the model again.") from error
-    model = onnx.ModelProto.FromString(file)
+    return read(file)
+
+
+def read(file: bytes) -> onnx.ModelProto:
+    """Parse an ONNX file that was checked before; a check takes several times the file's memory.
+
+    Raises:
+        InvalidRequest: the bytes aren't an ONNX model with a graph.
+    """
+    try:
+        model = onnx.ModelProto.FromString(file)
+    except DecodeError as error:
+        raise InvalidRequest(f"the {len(file)} bytes given aren't an ONNX file ({error}); export the model again.") from error
     if not model.graph.node:
         raise InvalidRequest(f"the {len(file)} bytes given hold an ONNX model without nodes; export the model again.")
     return model

@@ -162,11 +162,11 @@ def dequantize_by(constants: Constants, weight: StoredWeight, codes: ir.Value, s
     """Add a DequantizeLinear with the given scales, along the weight's axis or one for the tensor.
 
     For a Conv the zero point is left out (its default is zero). For Gemm and MatMul it is written out, since onnxruntime
-    otherwise runs them in float.
+    otherwise runs them in float; 4-bit codes are read by float products alone.
     """
     axis = {} if weight.axis in (None, 1) else {"axis": weight.axis}  # 1 is the operator's default
     inputs = [codes, scale]
-    if before.op_type != "Conv":
+    if before.op_type != "Conv" and codes.dtype != ir.DataType.INT4:
         inputs.append(_zeros(constants, weight.scale.shape, before))
     return constants.node("DequantizeLinear", inputs, before, axis)
 

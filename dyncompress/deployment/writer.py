@@ -12,13 +12,15 @@ from dyncompress.deployment.activations import quantize_activations
 from dyncompress.deployment.bias import StoredScale, fits_accumulator, integer_bias, scales_for_bias
 from dyncompress.deployment.constants import Constants, constant
 from dyncompress.deployment.domain import Domain, integer_domain
+from dyncompress.deployment.dynamic_form import dynamic_nodes, quantize_at_run
 from dyncompress.deployment.embeddings import gather_first
 from dyncompress.deployment.faster_form import Shapes, faster_in_float
+from dyncompress.deployment.float_graph import FloatGraph
 from dyncompress.deployment.grid import Grid, activation_grid
-from dyncompress.deployment.opset import convert_opset
+from dyncompress.deployment.lstm_weights import order_lstm_weights
+from dyncompress.deployment.opset import converted
 from dyncompress.deployment.shorten import shorten
-from dyncompress.deployment.storage import DOMAIN, functions, store_codes
-from dyncompress.deployment.stripping import parse, strip
+from dyncompress.deployment.storage import DOMAIN, before_cast, functions, store_codes
 from dyncompress.deployment.weights import StoredWeight, dequantize, dequantize_by, float_at_load, stored_weight
 from dyncompress.errors import InvalidRequest, Unsupported
 from dyncompress.types import Encoding, Target
@@ -38,7 +40,8 @@ def write(float_file: bytes, encodings: Encodings, ranges: Ranges, target: Targe
         float_file: float32 ONNX with folded BatchNorm, whose weights equal `codes * scale` of their encodings.
         encodings: initializer name -> (encoding in the canonical layout, layout of `types.Placement`).
         ranges: activation name -> (smallest, largest), as the function `ranges` returns them; empty: only weights are integers.
-        target: opset, activation grids and widths of weights.
+        target: opset, form of products (the first of its `forms`; the dynamic one reads no ranges), activation grids, and widths
+            of weights.
         shapes: of activations for one example, of `shapes_of_one`: nodes compute in float where the target's kernel times say
             that it is faster; None: every node that can computes on integers.
 
@@ -56,19 +59,28 @@ def write_and_list(
     float_file: bytes, encodings: Encodings, ranges: Ranges, target: Target, shapes: Shapes | None
 ) -> tuple[bytes, frozenset[str]]:
     """The file that `write` returns, and the names of the activations that are quantized in it."""
-    model = ir.serde.deserialize_model(convert_opset(parse(strip(float_file)), target))
+    model = converted(FloatGraph.of(float_file), target)
     graph = model.graph
     weights = _stored_weights(graph, encodings, target)
     constants = Constants(graph, plain=not target.folds_constants, dense=set(target.weight_bits) == {8})
-    grids = _Grids(ranges if target.activation_dtype != "float32" else {}, target)
+    if is_dynamic(target):
+        order_lstm_weights(graph, weights)
+    dynamic = dynamic_nodes(graph, weights) if is_dynamic(target) else set()
+    grids = _Grids({} if is_dynamic(target) or target.activation_dtype == "float32" else ranges, target)
     domain = _integer_domain(graph, weights, grids)
     if shapes and target.kernel_times is not None:
         floats = faster_in_float(graph, domain, shapes, target.kernel_times)
         domain = _integer_domain(graph, weights, grids, floats)
-    quantized = frozenset(value.name or "" for value in domain.quantized)
+    at_run = {node.inputs[0] for node in dynamic}
+    quantized = frozenset(value.name or "" for value in (*domain.quantized, *at_run) if value is not None)
     read = quantize_activations(constants, domain, {value: grids(value) for value in domain.quantized})  # type: ignore[misc]
-    _replace_weights(constants, weights, domain, read)
+    _replace_weights(constants, weights, _Places(domain, read, dynamic))
     return _serialize(model, target), quantized
+
+
+def is_dynamic(target: Target) -> bool:
+    """Whether files for the target quantize activations at run time."""
+    return target.activation_dtype != "float32" and target.forms[0] == "dynamic"
 
 
 @dataclass(frozen=True)
@@ -152,12 +164,22 @@ def _overflowing_weight(node: ir.Node, domain: Domain, weights: Mapping[str, Sto
     return "" if fits_accumulator(bias, scale, float(grid.scale)) else weight.name
 
 
-def _replace_weights(
-    constants: Constants,
-    weights: Mapping[str, StoredWeight],
-    domain: Domain,
-    read: Mapping[tuple[ir.Node, int], Grid],
-) -> None:
+@dataclass(frozen=True)
+class _Places:
+    """Where a graph computes on integers.
+
+    Attributes:
+        domain: of the static form.
+        read: (node, input index) -> the grid of the dequantized value that the node reads there.
+        dynamic: nodes in the dynamic form.
+    """
+
+    domain: Domain
+    read: Mapping[tuple[ir.Node, int], Grid]
+    dynamic: Set[ir.Node]
+
+
+def _replace_weights(constants: Constants, weights: Mapping[str, StoredWeight], integers: _Places) -> None:
     """Replace every use of every encoded initializer, in the form that suits the node which reads it."""
     tied, anchors = _store_tied(constants, weights), _main_nodes(constants.graph)
     places = {node: place for place, node in enumerate(constants.graph)}
@@ -169,17 +191,40 @@ def _replace_weights(
             node = use.node
             if anchors[node] is not node:  # a subgraph reads values of the main graph, where the weight is made once
                 node.replace_input_with(use.idx, float_at_load(constants, weight, codes, anchors[node]))
-            elif node in domain.compute:
+            elif node in integers.dynamic:
                 codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
-                _replace_weight_and_bias(constants, weight, codes, node, read[node, 0])
+                quantize_at_run(constants, weight, codes, node, use.idx)
+            elif node in integers.domain.compute:
+                codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
+                _replace_weight_and_bias(constants, weight, codes, node, integers.read[node, 0])
             elif node.op_type == "Gather" and use.idx == 0 and weight.layout == "as_is" and not weight.encoding.group:
                 codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
                 gather_first(constants, weight, codes, node)
-            elif node.op_type == "MatMul":  # MatMulNBits keeps its weight packed; a Gemm would dequantize it at every run
+            elif node.op_type == "MatMul" and (constants.plain or _stays_packed(node, use.idx, weight)):
                 codes = codes if codes is not None else store_codes(constants, weight.codes, weight.bits, node)
-                node.replace_input_with(use.idx, dequantize(constants, weight, codes, node))
+                node.replace_input_with(use.idx, dequantize(constants, weight, before_cast(codes), node))
             else:
                 node.replace_input_with(use.idx, float_at_load(constants, weight, codes, node))
+        cast = codes.producer() if codes is not None and not codes.uses() else None
+        if cast is not None and cast.op_type == "Cast":
+            constants.graph.remove(cast, safe=True)
+
+
+def _stays_packed(node: ir.Node, index: int, weight: StoredWeight) -> bool:
+    """Whether onnxruntime reads a dequantized weight of a MatMul as codes, in MatMulNBits (1.32).
+
+    It does for a matrix on the right, with scales of outputs or of groups of 16, 32, 64, ... inputs, unless a Relu or Clip alone
+    reads the result. Anything else, and every Gemm, it would dequantize at every run.
+    """
+    readers = list(node.outputs[0].uses())
+    if index != 1 or weight.codes.ndim != 2 or (len(readers) == 1 and readers[0].node.op_type in ("Relu", "Clip")):
+        return False
+    group = weight.encoding.group
+    if not group:
+        return weight.axis in (None, 1)
+    if np.prod(weight.encoding.codes.shape[1:]) % group:
+        return True  # only a DequantizeLinear can hold a last group that is smaller
+    return weight.layout == "transposed" and group >= 16 and group & (group - 1) == 0
 
 
 def _main_nodes(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
@@ -236,6 +281,8 @@ def _serialize(model: ir.Model, target: Target) -> bytes:
         graph.opset_imports[DOMAIN] = 1
         for function in functions(used, target.opset):
             model.functions[function.identifier()] = function
+    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del graph.initializers[name]
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     proto.ir_version = target.ir_version

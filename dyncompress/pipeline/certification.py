@@ -39,6 +39,7 @@ ALLOWED_OVERLAP = 0.01  # share of held-out examples that may be dropped because
 CHUNK = 256
 DEFAULT_RISK = "zero_one"  # without labels, `agreement` takes its place
 NO_GROUPS = "Each held-out example is one independent draw (no groups were given)."
+ALONE = "The file runs one example at a time: in a batch its activations are quantized on the range of all examples."
 
 
 @dataclass(frozen=True)
@@ -293,6 +294,7 @@ def _circumstances(
             f"equal examples are copies of one draw, and count once.{labels}"
         )
     assumptions += [] if held.held_out.groups is not None else [NO_GROUPS]
+    assumptions += [ALONE] if deployment.quantizes_at_run(file.body) else []
     return Circumstances(
         assumptions=(*assumptions, *filter(None, [deployment.matches_target(file.target)])),
         valid_as="valid only if this is the only look at these held-out examples" if held.look is None else f"look {held.look}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from dyncompress.types import FLOAT_BITS, Batch, Compressed, Encoding, Model, On
 from dyncompress.types.progress import Progress
 
 FLOAT_TOLERANCE = 1e-3  # of the outputs' range; exported graphs agree to 1e-6; a larger error means another computation
+Outputs = tuple[np.ndarray, ...]
 COARSE = 0.25  # of an output's root mean square, or of a channel's spread: a larger error is noted
 
 
@@ -43,22 +44,20 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
     given = compressed.shown or shown_to(compressed.model, [*aside, *batches] or [example])
     shown, original = [as_numpy(batch) for batch in given.batches], tuple(given.outputs)
     with progress.phase("write the integer graph"):
-        session = deployment.Session(float_file, target, deployment.processors())
-        rows = row_order(float_file, original)
-        exported = rows.matched(of_any_length(session, shown, compressed.model, original))
+        exported = _exported(float_file, target, compressed.model, (shown, original))
         encodings = encodings_by_initializer(compressed.encodings, places)
-        complete = len(exported[0]) == count_of(shown) >= count_of([*aside, *batches])
+        complete = len(exported.outputs[0]) == count_of(shown) >= count_of([*aside, *batches])
         written = deployment.integer_file(
             float_file,
             encodings,
             deployment.Calibration(batches if integer else [], compressed.activation_share),
             deployment.byte_target(target) if coded else target,
-            deployment.Comparison(shown, exported, original, tuple(session.positions.values()), complete, rows),
+            deployment.Comparison(shown, exported.outputs, original, tuple(exported.positions.values()), complete, exported.rows),
         )
         deployment.check(written.body)
     _refuse_too_large(written.body, target)
     with progress.phase("compare with the original model"):
-        parity, stages = _compared(compressed.model, shown, (exported, written.outputs, original), session, rows)
+        parity, stages = _compared(compressed.model, shown, exported, (written.outputs, original))
     container = pack(written.body) if coded else b""
     fused = deployment.audit(written.body, target)
     warnings = [deployment.matches_target(target), float_operators(fused, target), *activation_notes(written), *coarse(parity)]
@@ -76,38 +75,61 @@ def shipped_file(compressed: Compressed, target: Target, progress: Progress) -> 
         seen=frozenset(digests([*aside, *batches])),
         errors=compressed.errors,
         packed=container,
-        inputs=session.input_shapes,
+        inputs=exported.inputs,
     )
 
 
-Outputs = tuple[np.ndarray, ...]
+@dataclass(frozen=True)
+class _Exported:
+    """What is known of the float graph from a session, which itself holds all weights and isn't kept.
+
+    Attributes:
+        outputs: on the inputs that are compared.
+        rows: how rows are put in the original's order.
+        inputs: see `Session.input_shapes`.
+        positions: see `Session.positions`.
+    """
+
+    outputs: Outputs
+    rows: RowOrder
+    inputs: Mapping[str, tuple[int | str, ...]]
+    positions: Mapping[str, tuple[bool, ...]]
+
+
+def _exported(float_file: bytes, target: Target, model: Model, shown: tuple[Sequence[Batch], Outputs]) -> _Exported:
+    """Run the float graph.
+
+    Args:
+        float_file: ONNX.
+        target: whose session options are used.
+        model: that was exported.
+        shown: batches of inputs, and the original model's outputs on them.
+    """
+    session = deployment.Session(float_file, target, deployment.processors())
+    rows = row_order(float_file, shown[1])
+    return _Exported(rows.matched(of_any_length(session, *shown, model)), rows, session.input_shapes, session.positions)
 
 
 def _compared(
-    model: Model,
-    shown: Sequence[Batch],
-    outputs_of: tuple[Outputs, Outputs, Outputs],
-    session: deployment.Session,
-    rows: RowOrder,
+    model: Model, shown: Sequence[Batch], exported: _Exported, outputs_of: tuple[Outputs, Outputs]
 ) -> tuple[Parity, dict[str, float]]:
     """The parity of the file, and the divergence after each stage of export.
 
     Args:
         model: the compressed model.
         shown: batches of inputs.
-        outputs_of: the outputs on these inputs of the float graph, the finished file, and the model that came in.
-        session: of the float graph.
-        rows: how rows are put in the original's order.
+        exported: the float graph's outputs on them.
+        outputs_of: the outputs on them of the finished file, and of the model that came in.
 
     Raises:
         Differs: see `faithful`.
     """
-    exported, written, original = outputs_of
-    reference = rows.matched(outputs(model, shown))
-    parity = deployment.parity_of_outputs(reference, exported, written, original, session.positions)
+    written, original = outputs_of
+    reference = exported.rows.matched(outputs(model, shown))
+    parity = deployment.parity_of_outputs(reference, exported.outputs, written, original, exported.positions)
     unit = "examples" if parity.n == count_of(shown) else "positions"
     parity = replace(faithful(parity), divergence=divergence(original[0], written[0]), unit=unit)
-    return parity, {"export": divergence(reference[0], exported[0]), "activations": divergence(reference[0], written[0])}
+    return parity, {"export": divergence(reference[0], exported.outputs[0]), "activations": divergence(reference[0], written[0])}
 
 
 def _refuse_too_large(body: bytes, target: Target) -> None:
@@ -158,6 +180,14 @@ def coarse(parity: Parity) -> list[str]:
 def activation_notes(written: deployment.IntegerFile) -> list[str]:
     """Sentences about activations that stay float, and about activation ranges that leave values out."""
     notes = []
+    if written.over_other == written.over_other:
+        other = "dynamic" if written.form == "static" else "static"
+        notes.append(f"a run takes {1 / written.over_other:.2f} of the time that it takes in the {other} form of products.")
+    if written.form == "dynamic":
+        notes.append(
+            "activations are quantized on the range of each run's values (dynamic form), so that the outputs for an example "
+            "change a little with the others of its batch; outputs here are those of batches of one."
+        )
     if written.all_float:
         notes.append("all activations stay float: with 8-bit activations a channel of an output would be lost.")
     elif written.gain < deployment.WORTH:
@@ -186,7 +216,7 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
 
 
 def of_any_length(
-    session: deployment.Session, shown: Sequence[Batch], model: Model, original: Sequence[np.ndarray]
+    session: deployment.Session, shown: Sequence[Batch], original: Sequence[np.ndarray], model: Model
 ) -> tuple[np.ndarray, ...]:
     """The outputs of the float graph, in the shapes of the original model's outputs.
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from dyncompress.errors import InvalidRequest, nearest
+from dyncompress.recipe.text_files import is_file, read_text, toml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDERS = (PACKAGE / "_shipped", PACKAGE.parent)  # in an installed wheel, in a checkout
@@ -27,6 +32,25 @@ def runner_file() -> Path:
     """The path of the runner, a script for the device that needs onnxruntime and numpy alone."""
     paths = [folder / "export/runner/runner.py" for folder in FOLDERS]
     return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def load_table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[dict[str, Any], str]:
+    """The table of a TOML file, and the file's name for messages.
+
+    Args:
+        source: a name among `shipped`, or the path of a file.
+        shipped: name -> path, of the files that come with the library.
+        what: `recipe`, `target` or `prior`, for messages.
+
+    Raises:
+        InvalidRequest: there is no such file, or it isn't TOML.
+    """
+    path = Path(source)
+    if str(source) in shipped:
+        path = shipped[str(source)]
+    elif path.suffix != ".toml" and not is_file(path, f"{what} '{source}'"):
+        raise InvalidRequest(f"{what} '{source}': there is no such {what}{nearest(str(source), shipped)}")
+    return toml(read_text(path, f"{what} '{source}'"), str(path)), path.name
 
 
 def _toml_files(name: str) -> dict[str, Path]:

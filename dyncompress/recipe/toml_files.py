@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dyncompress.allocation.distortion import KINDS, SHAPES
 from dyncompress.errors import InvalidRequest, nearest
-from dyncompress.recipe.bundled_files import prior_files, recipe_files, target_files
-from dyncompress.recipe.checks import BITS, SCHEMA, check_one_of, check_schema, parse_budget, with_required_measures
-from dyncompress.recipe.parsing import at, build, check_keys, value_text
-from dyncompress.recipe.recipe import CertificateSpec, LayerRule, Recipe, allocators
-from dyncompress.recipe.text_files import is_file, read_text, refuse_not_finite, toml
-from dyncompress.types import FLOAT_BITS, Distillation, Plan, Profile, Target
+from dyncompress.recipe.bundled_files import load_table, recipe_files, target_files
+from dyncompress.recipe.checks import BITS, check_one_of
+from dyncompress.recipe.parsing import at, build, value_text
+from dyncompress.recipe.recipe import Recipe
+from dyncompress.recipe.recipe_table import recipe_of_table
+from dyncompress.recipe.text_files import refuse_not_finite
+from dyncompress.types import Plan, Profile, Target
 
-if TYPE_CHECKING:
-    from dyncompress.allocation.prior import Prior
-
+FORMS = ("static", "dynamic")  # of integer products: grids of activations from calibration, or from the values of each run
 DEFAULT_RECIPE, DEFAULT_TARGET = "edge-int8", "onnxruntime-x86-vnni"
-INTEGER_OPS = ("Conv", "Gemm", "MatMul", "Add")  # operators whose integer kernels the fusion audit can recognise
+INTEGER_OPS = ("Conv", "Gemm", "MatMul", "LSTM", "Add")  # operators whose integer kernels the fusion audit can recognise
 ELEMENT_TYPES = (  # of tensors in ONNX files, as targets name them
     *("float64", "float32", "float16", "bfloat16", "float8e4m3fn", "float8e5m2", "float4e2m1"),
     *("int64", "int32", "int16", "int8", "int4", "int2", "uint64", "uint32", "uint16", "uint8", "uint4", "uint2"),
     *("bool", "string"),
 )
-BASES = {"error": "theory", "fisher": "fisher"}  # quantity that a prior multiplies -> the sensitivity that uses the prior
 
 
 def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -54,11 +49,11 @@ def load_recipe(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | None
         if overrides:
             raise InvalidRequest("overrides change a recipe's file; change a Recipe value with dataclasses.replace.")
         return recipe
-    table, where = _table(recipe, recipe_files(), "recipe")
+    table, where = load_table(recipe, recipe_files(), "recipe")
     for key, value in (overrides or {}).items():
         _override(table, key, value)
     refuse_not_finite(table, where)
-    return _recipe(table, where)
+    return recipe_of_table(table, where)
 
 
 def load_target(target: str | Path | Target) -> Target:
@@ -77,7 +72,7 @@ def load_target(target: str | Path | Target) -> Target:
     """
     if isinstance(target, Target):
         return target
-    table, where = _table(target, target_files(), "target")
+    table, where = load_table(target, target_files(), "target")
     refuse_not_finite(table, where)
     profile = build(Target, table, at(where))
     wrong = [bits for bits in profile.weight_bits if bits not in BITS]
@@ -89,6 +84,14 @@ def load_target(target: str | Path | Target) -> Target:
         ("verified", ("runtime", "schema")),
     ):
         check_one_of(getattr(profile, name), allowed, f"{where}: {name}")
+    if not profile.forms or len(set(profile.forms)) < len(profile.forms):
+        raise InvalidRequest(f"{where}: forms holds {list(profile.forms) or 'nothing'}; list static, dynamic or both, once each.")
+    for form in profile.forms:
+        check_one_of(form, FORMS, f"{where}: forms")
+    if "dynamic" in profile.forms and (profile.activation_dtype == "int8" or not profile.folds_constants):
+        raise InvalidRequest(
+            f"{where}: forms holds 'dynamic', which needs activation_dtype = \"uint8\" and folds_constants = true; leave it out."
+        )
     for op in profile.integer_ops:
         check_one_of(op, INTEGER_OPS, f"{where}: integer_ops")
     for name in ("activation_types", "element_types"):
@@ -175,16 +178,6 @@ def _kind(made: Plan | Profile) -> str:
     return "plan" if isinstance(made, Plan) else "profile"
 
 
-def _table(source: str | Path, shipped: Mapping[str, Path], what: str) -> tuple[dict[str, Any], str]:
-    """The table of a TOML file, and the file's name for messages."""
-    path = Path(source)
-    if str(source) in shipped:
-        path = shipped[str(source)]
-    elif path.suffix != ".toml" and not is_file(path, f"{what} '{source}'"):
-        raise InvalidRequest(f"{what} '{source}': there is no such {what}{nearest(str(source), shipped)}")
-    return toml(read_text(path, f"{what} '{source}'"), str(path)), path.name
-
-
 def _override(table: dict[str, Any], dotted: str, value: Any) -> None:
     """Set the value of a dotted key; in a list of tables, the word selects the table with this `name` or `match`."""
     *parents, last = dotted.split(".")
@@ -212,188 +205,3 @@ def _as_toml(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):  # tomllib's error and that of a number of thousands of digits are ValueErrors
         return text
-
-
-@dataclass(frozen=True)
-class _Prune:
-    sparsities: tuple[float, ...] = ()
-    pattern: str = ""
-
-
-@dataclass(frozen=True)
-class _Quantize:
-    weight_bits: tuple[int, ...] = (8,)
-    steps: tuple[float, ...] = ()
-    granularity: str = "channel"
-    activation_bits: int = FLOAT_BITS
-    activation_share: float = 0.98
-
-
-@dataclass(frozen=True)
-class _Channels:
-    keeps: tuple[float, ...] = ()
-    blocks: bool = False
-    latency_batch: int = 0
-    ranks: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Theory:
-    pruning: Mapping[str, float] = field(default_factory=dict)
-    quantization: Mapping[str, float] = field(default_factory=dict)
-    prior: str = ""
-    probes: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Targets:
-    sequential: bool = False
-    mirrored: bool = False
-
-
-@dataclass(frozen=True)
-class _Match:
-    moments: bool = True
-
-
-@dataclass(frozen=True)
-class _Calibration:
-    limit: int = 1024
-    observed: int = 0
-
-
-@dataclass(frozen=True)
-class _Path:
-    bytes: tuple[float, ...] = ()
-    macs: tuple[float, ...] = ()
-
-
-HEAD = ("schema", "name", "summary", "sensitivity", "seed")
-SECTIONS = {
-    "channels": _Channels,
-    "targets": _Targets,
-    "match": _Match,
-    "distill": Distillation,
-    "calibration": _Calibration,
-    "path": _Path,
-    "certificate": CertificateSpec,
-}
-TABLES = (*HEAD, *SECTIONS, "budget", "measure", "theory", "allocator", "prune", "quantize", "layer")
-
-
-def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of a TOML table."""
-    from dyncompress.certificates import BOUNDS, RISKS
-    from dyncompress.measures import MEASURES
-
-    check_schema(table.get("schema", SCHEMA), where)
-    check_keys(table, TABLES, at(where))
-    sections = {name: build(cls, table.get(name, {}), at(name)) for name, cls in SECTIONS.items()}
-    pruning, pruner = _with_object(table.get("prune"), _Prune, _pruners, "prune")
-    rounding, quantizer = _with_object(table.get("quantize"), _Quantize, _quantizers, "quantize")
-    listed = [_named(entry, MEASURES, "measure") for entry in _tables(table, "measure")]
-    names = [name for name, _ in listed]
-    if len(set(names)) < len(names):
-        raise InvalidRequest(f"measure: '{max(names, key=names.count)}' is listed twice; list every measure once.")
-    theory = build(_Theory, table.get("theory", {}), at("theory"))
-    coefficients = {kind: weights for kind in KINDS if (weights := getattr(theory, kind))}
-    priors = _priors(theory.prior) if theory.prior else {}
-    head = {key: table[key] for key in HEAD if key in table}
-    sources = head.get("sensitivity", Recipe.sensitivity)
-    used = [prior for bases in priors.values() for base, prior in bases.items() if BASES[base] in sources]
-    by_priors = dict.fromkeys(name for prior in used for name in prior.measures)
-    path, certificate = sections["path"], sections["certificate"]
-    if path.bytes and path.macs:
-        raise InvalidRequest("path: give bytes or macs, not both.")
-    check_one_of(certificate.risk.partition(":")[0], RISKS, "certificate.risk")
-    check_one_of(certificate.method, ("", *BOUNDS), "certificate.method")
-    allocator = _named(table.get("allocator", {"name": "knapsack"}), allocators(), "allocator")[1]
-    return dataclasses.replace(
-        build(Recipe, head, at(where)),
-        budget=parse_budget(table.get("budget", {})),
-        measures=with_required_measures(dict(listed), allocator, [name for name in by_priors if name not in SHAPES]),
-        coefficients=coefficients,
-        priors=priors,
-        probes=theory.probes,
-        allocator=allocator,
-        pruner=pruner,
-        quantizer=quantizer,
-        **dataclasses.asdict(pruning),
-        **dataclasses.asdict(rounding if quantizer else dataclasses.replace(rounding, weight_bits=())),
-        **dataclasses.asdict(sections["channels"]),
-        **dataclasses.asdict(sections["targets"]),
-        match=sections["match"].moments,
-        distill=sections["distill"],
-        calibration=sections["calibration"].limit,
-        observed=sections["calibration"].observed,
-        certificate=certificate,
-        path=path.macs or path.bytes,
-        path_row="macs" if path.macs else "bytes",
-        layers=tuple(build(LayerRule, entry, at(f"layer '{_match(entry)}'")) for entry in _tables(table, "layer")),
-    )
-
-
-def _priors(source: str) -> dict[str, dict[str, Prior]]:
-    """Load a prior that comes with the library, or one from a TOML file: kind -> base -> prior."""
-    from dyncompress.allocation.prior_table import prior_from_table
-
-    table, where = _table(source, prior_files(), "prior")
-    refuse_not_finite(table, where)
-    check_schema(table.pop("schema", SCHEMA), where)
-    check_keys(table, KINDS, at(where))
-    priors = {}
-    for kind, bases in table.items():
-        check_keys(bases, BASES, at(f"{where}: {kind}"))
-        priors[kind] = {base: prior_from_table(entry, f"{where}: {kind}.{base}") for base, entry in bases.items()}
-    return priors
-
-
-def _pruners() -> Mapping[str, type]:
-    from dyncompress.pruning import PRUNERS  # imported when a recipe names a pruner
-
-    return PRUNERS
-
-
-def _quantizers() -> Mapping[str, type]:
-    from dyncompress.quantization import QUANTIZERS
-
-    return QUANTIZERS
-
-
-def _match(entry: Any) -> str:
-    """The pattern of a `[[layer]]` table, for messages."""
-    return str(entry.get("match", "")) if isinstance(entry, Mapping) else ""
-
-
-def _tables(table: Mapping[str, Any], name: str) -> list[Any]:
-    """The list of tables `[[name]]`; empty if there is none."""
-    tables = table.get(name, [])
-    if not isinstance(tables, list):
-        raise InvalidRequest(f"{name}: it is a list of tables; write [[{name}]] with two brackets.")
-    return tables
-
-
-def _named(entry: Any, index: Mapping[str, type], where: str) -> tuple[str, Any]:
-    """(name, object) of a table: its `name` is a key of the index, and its other keys are the fields of that class."""
-    check_keys(entry, entry if isinstance(entry, Mapping) else (), at(where))
-    name = entry.get("name")
-    if not isinstance(name, str):
-        raise InvalidRequest(f"{where}: key 'name' is missing{nearest('', index)}")
-    if name not in index:
-        raise InvalidRequest(f"{where}: unknown name '{name}'{nearest(name, index)}")
-    rest = {key: value for key, value in entry.items() if key != "name"}
-    return name, build(index[name], rest, at(f"{where}.{name}"))
-
-
-def _with_object(entry: Any, section: type, load_index: Callable[[], Mapping[str, type]], where: str) -> tuple[Any, Any]:
-    """(section, object) of a table that holds the section's own keys and the fields of the class that its `name` selects."""
-    if entry is None:
-        return section(), None
-    check_keys(entry, entry if isinstance(entry, Mapping) else (), at(where))
-    own, index = {f.name for f in dataclasses.fields(section)}, load_index()
-    name = entry.get("name")
-    if isinstance(name, str) and name in index:
-        check_keys(entry, {"name", *own, *(f.name for f in dataclasses.fields(index[name]))}, at(f"{where}.{name}"))
-    section_keys = {key: value for key, value in entry.items() if key in own}
-    rest = {key: value for key, value in entry.items() if key not in own}
-    return build(section, section_keys, at(where)), _named(rest, index, where)[1]

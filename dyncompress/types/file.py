@@ -97,6 +97,9 @@ class Target:
         integer_ops: operators that are expected on integer kernels after fusion; a note of the file names those that aren't.
         max_model_bytes: largest size of the file in bytes; 0: no limit.
         kernel_times: by which nodes compute in float where that takes less time; None: every node with an integer kernel uses it.
+        forms: of integer products that may be written: `static` quantizes activations on grids from calibration, `dynamic` on
+            grids of the values of each run (MatMul, Gemm and LSTM alone, see `deployment.dynamic_form`). With both, the first one
+            is written unless the other one is faster on this machine.
         activation_types: element types of activations with integer kernels; empty: `activation_dtype` alone.
         element_types: element types of tensors, inputs and outputs that the runtime reads; empty: all.
         operator_domains: domains of operators that it reads beside ONNX's own.
@@ -131,6 +134,7 @@ class Target:
     integer_ops: tuple[str, ...] = ("Conv", "Gemm", "MatMul", "Add")
     max_model_bytes: int = 0
     kernel_times: KernelTimes | None = None
+    forms: tuple[str, ...] = ("static",)
     activation_types: tuple[str, ...] = ()
     element_types: tuple[str, ...] = ()
     operator_domains: tuple[str, ...] = ()

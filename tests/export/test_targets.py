@@ -24,8 +24,16 @@ def load(path: Path) -> Target:
 
 
 def test_the_shipped_targets_exist() -> None:
-    names = {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "generic-int8"}
-    assert {path.stem for path in FILES} == names | {"openvino", "tensorrt", "qnn-htp", "stm32", "esp-dl"}
+    names = {"onnxruntime-x86-vnni", "onnxruntime-x86-avx2", "onnxruntime-arm64", "onnxruntime-transformer-dynamic", "litert"}
+    assert {path.stem for path in FILES} == names | {
+        "generic-int8",
+        "openvino",
+        "litert",
+        "tensorrt",
+        "qnn-htp",
+        "stm32",
+        "esp-dl",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -90,7 +90,7 @@ def accepted_activations(target: Target) -> tuple[str, ...]:
 
 def has_quantized_activations(view: View) -> bool:
     """Whether the graph quantizes a value that depends on its inputs."""
-    quantizers = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul")
+    quantizers = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul")
     return any(node.op_type in quantizers and not view.is_constant(node, 0) for node in view.model.graph.node)
 
 
@@ -117,7 +117,7 @@ def node_findings(view: View, target: Target) -> Iterator[Finding]:
             reason = _table_reason(node, view)
         if reason is not None:
             yield Finding(reason[0], place(node), node.op_type, reason[1])
-        if node.op_type in PRODUCTS:
+        if node.op_type in (*PRODUCTS, "MatMulInteger"):
             yield from _weight_notes(node, view, target)
 
 
@@ -288,7 +288,8 @@ def _table_reason(node: onnx.NodeProto, view: View) -> Reason | None:
 def _weight_notes(node: onnx.NodeProto, view: View, target: Target) -> Iterator[Finding]:
     """Weights of 8 bits where 16-bit sums saturate, and numbers of channels off the target's multiple."""
     weight = view.dequantizer(node, 1)
-    codes = view.value(weight.input[0]) if weight is not None and target.reduce_range else None
+    stored = node.input[1] if node.op_type == "MatMulInteger" else weight.input[0] if weight is not None else ""
+    codes = view.value(stored) if target.reduce_range else None
     if codes is not None and codes.dtype == np.int8 and codes.size and (codes.min() < -64 or codes.max() > 64):
         yield Finding(
             "note",

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import onnx
 
 from dyncompress.deployment.domain import PRODUCTS
-from dyncompress.deployment.fusion import optimized_model
+from dyncompress.deployment.fusion import INTEGER_KERNELS, optimized_model
 from dyncompress.deployment.target_check.graph import View
 from dyncompress.deployment.target_check.integers import fused_outputs
 from dyncompress.types import Target
-
-INTEGER_KERNELS = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul")  # beginnings of their names
 
 
 @dataclass(frozen=True)

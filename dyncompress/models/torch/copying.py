@@ -65,8 +65,12 @@ def private_copy(module: nn.Module) -> nn.Module:
     return own.eval()
 
 
-def deep_copy(module: nn.Module) -> nn.Module:
+def deep_copy(module: nn.Module, known: Mapping[int, Tensor] | None = None) -> nn.Module:
     """A deep copy. Tensors with an autograd graph, which torch doesn't copy, are copied without the graph.
+
+    Args:
+        module: it isn't changed.
+        known: id of a tensor -> what stands for it in the copy.
 
     Raises:
         InvalidRequest: the module holds something that can't be copied.
@@ -79,12 +83,21 @@ def deep_copy(module: nn.Module) -> nn.Module:
         if p.is_inference()
     }
     try:
-        return copy.deepcopy(module, detached | inference)
+        return copy.deepcopy(module, {**detached, **inference, **(known or {})})
     except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequest(
             f"the model can't be copied ({reason}); detach the tensors that it stores outside its parameters."
         ) from error
+
+
+def sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy whose parameters have the values of the original without a copy of them, until other values replace them.
+
+    Args:
+        module: a private copy; the values of its parameters are replaced (`layers.set_weight`), and never written in place.
+    """
+    return deep_copy(module, {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()})
 
 
 def _tensors_of(value: Any, seen: set[int] | None = None) -> Iterator[Tensor]:

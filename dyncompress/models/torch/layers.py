@@ -185,7 +185,7 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
 # ---------------------------------------------------------------- writing
 @torch.no_grad()
 def set_weight(name: str, module: nn.Module, weight: Any, bias: Any = None) -> None:
-    """Write a weight in canonical layout, and a bias if one is given, into a module in place.
+    """Give a module another weight, in canonical layout, and another bias if one is given.
 
     Args:
         name: of the layer, for messages.
@@ -197,14 +197,14 @@ def set_weight(name: str, module: nn.Module, weight: Any, bias: Any = None) -> N
         InvalidRequest: a shape doesn't fit, or a value isn't finite.
     """
     tensor = _fitting_tensor(name, "weight", weight, canonical(module))
-    module.weight.copy_(native_layout(module, tensor))
+    _replace_values(module.weight, native_layout(module, tensor))
     if bias is not None:
         _set_bias(module, _fitting_tensor(name, "bias", bias, canonical(module).flatten(1)[:, 0]))
 
 
 @torch.no_grad()
 def set_affine(name: str, module: nn.Module, gain: Any, shift: Any) -> None:
-    """Multiply the output channels of a module by `gain` and add `shift`, in place; a module without a bias gets one.
+    """Multiply the output channels of a module by `gain` and add `shift`; a module without a bias gets one.
 
     Args:
         name: of the layer, for messages.
@@ -219,7 +219,7 @@ def set_affine(name: str, module: nn.Module, gain: Any, shift: Any) -> None:
     weight = canonical(module)
     rows = weight.flatten(1)[:, 0]
     gain, shift = _fitting_tensor(name, "gain", gain, rows), _fitting_tensor(name, "shift", shift, rows)
-    module.weight.copy_(native_layout(module, weight * gain.view(-1, *[1] * (weight.ndim - 1))))
+    _replace_values(module.weight, native_layout(module, weight * gain.view(-1, *[1] * (weight.ndim - 1))))
     bias = module.bias
     _set_bias(module, shift if bias is None else bias * gain + shift)
 
@@ -241,8 +241,13 @@ def _fitting_tensor(name: str, what: str, value: Any, like: Tensor) -> Tensor:
 
 
 def _set_bias(module: nn.Module, bias: Tensor) -> None:
-    """Write a bias in place; a module without one gets a new parameter."""
+    """Give a module another bias; a module without one gets a new parameter."""
     if getattr(module, "bias", None) is None:
         module.bias = nn.Parameter(bias.clone(), requires_grad=module.weight.requires_grad)
     else:
-        module.bias.copy_(bias)
+        _replace_values(module.bias, bias)
+
+
+def _replace_values(parameter: Tensor, values: Tensor) -> None:
+    """Give a parameter other values; what shares the old ones keeps them (`copying.sharing_copy`)."""
+    parameter.data = values.detach().contiguous()

@@ -267,7 +267,7 @@ class TorchModel:
         Raises:
             InvalidRequest: an edit names an unknown layer, block or group, or its shape doesn't fit.
         """
-        module = copying.deep_copy(self.module)
+        module = copying.sharing_copy(self.module)
         keeps = [edit for edit in edits if isinstance(edit, Keep)]
         drops = [edit for edit in edits if isinstance(edit, Drop)]
         factors = [edit for edit in edits if isinstance(edit, LowRank)]

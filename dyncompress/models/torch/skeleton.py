@@ -16,6 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
+from dyncompress.coding.messages import GRAPH, INITIALIZER, RAW, message, parts
 from dyncompress.models.torch.recurrent import RecurrentWeight
 from dyncompress.types import Batch, Placement
 
@@ -62,13 +63,24 @@ class Skeleton:
             return None
         if any(not torch.equal(new[name], old[name]) for name in new.keys() - names):
             return None
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self.graph)
-        for tensor in graph.graph.initializer:
-            if tensor.name in self.parameters:
-                name, order = self.parameters[tensor.name]
-                tensor.raw_data = _bytes(_in_order(new[name], order))
-        return graph.SerializeToString()
+        data = {tensor: _bytes(_in_order(new[name], order)) for tensor, (name, order) in self.parameters.items()}
+        return _with_data(self.graph, data)
+
+
+def _with_data(graph: onnx.ModelProto, data: Mapping[str, memoryview]) -> bytes:
+    """The file of a graph with the raw data of some initializers, which are copied once; protobuf's writer copies them thrice."""
+    light = graph.SerializeToString()
+    pieces: list[memoryview | bytes] = []
+    for key, content, field in parts(memoryview(light)):
+        if key != GRAPH:
+            pieces.append(field)
+            continue
+        inner: list[memoryview | bytes] = []
+        for kind, tensor, whole in parts(content):
+            name = TensorProto.FromString(tensor).name if kind == INITIALIZER else ""
+            inner += message([(kind, [tensor, *message([(RAW, [data[name]])])])]) if name in data else [whole]
+        pieces += message([(key, inner)])
+    return b"".join(pieces)
 
 
 def form_of(example: Batch) -> Form:
@@ -142,6 +154,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
 
 
-def _bytes(value: Tensor) -> bytes:
-    """Little-endian float32, as ONNX stores it."""
-    return value.detach().cpu().contiguous().numpy().astype(np.dtype("<f4"), copy=False).tobytes()
+def _bytes(value: Tensor) -> memoryview:
+    """Little-endian float32, as ONNX stores it; the tensor's own memory where it is laid out like this."""
+    array = value.detach().cpu().contiguous().numpy().astype(np.dtype("<f4"), copy=False)
+    return memoryview(array.reshape(-1).view(np.uint8))

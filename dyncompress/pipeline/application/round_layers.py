@@ -27,6 +27,8 @@ from dyncompress.types import (
     Weight,
 )
 
+_ROWS = 4096  # of a weight that are in memory as float64 at once: a table of words has many
+
 
 def fit_to_target(recipe: Recipe, target: Target) -> Recipe:
     """The recipe with its quantizer's grid set to what the target's integers allow."""
@@ -133,12 +135,11 @@ def _done(choice: Choice, new: Array, encoding: Encoding | None) -> Choice:
 
 def relative_error(observation: Observation, new: Array) -> float:
     """E|(W - W') x|^2 / E|W x|^2 over the layer's own inputs; of the weights themselves where the inputs weren't observed."""
-    old = observation[Weight()].double()
-    groups = observation[InputMoment()].shape[0] if InputMoment() in observation else 1
-    rows, error = (w.double().reshape(groups, w.shape[0] // groups, -1) for w in (old, old - new.double()))
-    if InputMoment() in observation:
-        moment = observation[InputMoment()].double()
-        power, error_power = ((w @ moment * w).sum() for w in (rows, error))
-    else:
-        power, error_power = rows.square().sum(), error.square().sum()
-    return float(error_power / power) if float(power) > 0 else 0.0
+    old = observation[Weight()]
+    moments = observation[InputMoment()].double() if InputMoment() in observation else [None]
+    sums = [0.0, 0.0]
+    for group, moment in zip(zip(old.chunk(len(moments)), new.chunk(len(moments)), strict=True), moments, strict=True):
+        for before, after in zip(*(w.flatten(1).split(_ROWS) for w in group), strict=True):
+            for index, rows in enumerate((before.double(), before.double() - after.double())):
+                sums[index] += float((rows * (rows if moment is None else rows @ moment)).sum())
+    return sums[1] / sums[0] if sums[0] > 0 else 0.0
