@@ -46,6 +46,7 @@ from benchmarks import (
 from benchmarks.frontier_data import NotHereError
 from benchmarks.gallery_peer_process import WARM_RUNS
 from benchmarks.gallery_peers import (
+    HERE,
     PEERS,
     Call,
     Made,
@@ -61,7 +62,6 @@ from benchmarks.gallery_peers import (
 )
 from benchmarks.gallery_row import Arrays, Row, Run
 from benchmarks.gallery_tables import FLOAT, OURS, RESULTS, table, told
-from benchmarks.judging import TARGET
 from dyncompress import deployment
 from dyncompress.deployment.session import odd_axes
 from dyncompress.errors import DyncompressError
@@ -130,7 +130,7 @@ def ours(row: Row, content: bytes) -> Made:
         model = path if row.module is None else row.module()
         calibration = row.calibration()
         wall, cpu = time.perf_counter(), time.process_time()
-        file = dc.compress(model, OURS, target=TARGET, calibration=calibration)
+        file = dc.compress(model, OURS, target=HERE, calibration=calibration)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         more: dict[str, Any] = {"left_alone": file.plan.share_left_alone.get("weights", 0.0)}
         more["reasons"] = sorted(set(file.plan.reasons.values()))

@@ -23,12 +23,21 @@ WARM_RUNS = 2  # untimed runs before a timed one
 COMPILED: dict[str, Any] = {}  # name -> a model that OpenVINO has compiled
 
 
-def quantize_onnx(content: bytes, calls: Sequence[Call]) -> dict[str, Any]:
+def settings_of(calls: Sequence[Call], half_range: bool) -> dict[str, Any]:
+    """The settings of `nncf.quantize`; with `half_range` all weights have 7 bits, for processors whose sums saturate."""
+    import nncf
+
+    exact = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE) if half_range else None
+    return {"subset_size": len(calls), "advanced_parameters": exact}
+
+
+def quantize_onnx(content: bytes, calls: Sequence[Call], half_range: bool = False) -> dict[str, Any]:
     """`nncf.quantize` of an ONNX file, with the settings of its documentation.
 
     Args:
         content: the float file.
         calls: the calibration examples.
+        half_range: see `settings_of`.
 
     Returns:
         `files` by ending, `seconds`, `cpu_seconds` and `more`, further values of the cell.
@@ -38,12 +47,12 @@ def quantize_onnx(content: bytes, calls: Sequence[Call]) -> dict[str, Any]:
 
     model = onnx.load_from_string(content)
     wall, cpu = time.perf_counter(), time.process_time()
-    made = nncf.quantize(model, nncf.Dataset(list(calls)), subset_size=len(calls))
+    made = nncf.quantize(model, nncf.Dataset(list(calls)), **settings_of(calls, half_range))
     seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     return {"files": {".onnx": made.SerializeToString()}, **seconds, "more": {"version": nncf.__version__}}
 
 
-def quantize_openvino(content: bytes, calls: Sequence[Call]) -> dict[str, Any]:
+def quantize_openvino(content: bytes, calls: Sequence[Call], half_range: bool = False) -> dict[str, Any]:
     """`openvino.convert_model` of an ONNX file, `nncf.quantize` of the result, and `openvino.save_model`; as `quantize_onnx`."""
     import nncf
     import openvino
@@ -52,7 +61,7 @@ def quantize_openvino(content: bytes, calls: Sequence[Call]) -> dict[str, Any]:
         first, last = Path(folder) / "float.onnx", Path(folder) / "int8.xml"
         first.write_bytes(content)
         wall, cpu = time.perf_counter(), time.process_time()
-        made = nncf.quantize(openvino.convert_model(first), nncf.Dataset(list(calls)), subset_size=len(calls))
+        made = nncf.quantize(openvino.convert_model(first), nncf.Dataset(list(calls)), **settings_of(calls, half_range))
         openvino.save_model(made, last)
         seconds = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
         files = {".xml": last.read_bytes(), ".bin": last.with_suffix(".bin").read_bytes()}

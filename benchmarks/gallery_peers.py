@@ -28,8 +28,10 @@ import dyncompress as dc
 from benchmarks.frontier_data import NotHereError
 from benchmarks.gallery_row import Arrays
 from benchmarks.judging import TARGET
-from dyncompress.deployment.session import _in_place, load, odd_axes, options
+from dyncompress.deployment.session import _in_place, load, odd_axes, options, saturates
 
+# A processor without 8-bit dot products has a target of its own, and every tool its option for it.
+HERE = "onnxruntime-x86-avx2" if saturates() else TARGET
 PEERS_PYTHON = "GALLERY_PEERS_PYTHON"
 LIMIT = 3600.0  # seconds after which a request to another interpreter has failed
 PER_CHANNEL = 13  # the first opset whose QuantizeLinear has an axis
@@ -70,7 +72,7 @@ def session_of(content: bytes) -> onnxruntime.InferenceSession:
     Raises:
         Unsupported: onnxruntime can't load the file.
     """
-    return load(content, options(dc.load_target(TARGET)))
+    return load(content, options(dc.load_target(HERE)))
 
 
 def fixed_size(session: onnxruntime.InferenceSession) -> int:
@@ -109,6 +111,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 def onnxruntime_static(content: bytes, calls: Sequence[Call], *, per_channel: bool = True) -> Made:
     """`quantize_static` after `quant_pre_process`: QDQ, uint8 activations from their extremes, int8 weights.
 
+    Weights have 7 bits where sums of products of 8 bits would saturate.
+
     Args:
         content: the float file.
         calls: the calibration examples.
@@ -133,6 +137,7 @@ def onnxruntime_static(content: bytes, calls: Sequence[Call], *, per_channel: bo
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
+            reduce_range=saturates(),
         )
 
     return _preprocessed(content, quantize)
@@ -245,7 +250,7 @@ class PeerProcess:
 
 def _in_peer_process(function: str, content: bytes, calls: Sequence[Call]) -> Made:
     with PeerProcess() as process:
-        made = process.ask(function, content=content, calls=list(calls))
+        made = process.ask(function, content=content, calls=list(calls), half_range=saturates())
     return Made(made["files"], made["seconds"], made["cpu_seconds"], made["more"])
 
 

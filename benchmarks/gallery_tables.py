@@ -69,16 +69,18 @@ def seconds() -> Iterable[str]:
 
 def sentences_table(found: Mapping[str, cells.Cell]) -> str:
     """The table of all-MiniLM-L6-v2, from the cells of `results/sentences.json`."""
-    head = ("recipe", "bytes", "Spearman, points", "change", "seconds", "peak memory / float file")
+    head = ("recipe", "bytes", "Spearman, points", "change", "faster, batch 1", "seconds", "peak memory / float file")
     rows = [line(head), line(["---"] * len(head))]
     for key, cell in found.items():
         if "bytes" not in cell:
-            rows.append(line([key, "-", f"{cell['spearman']:.2f}", "-", "-", "-"]))
+            rows.append(line([key, "-", f"{cell['spearman']:.2f}", "-", "-", "-", "-"]))
             continue
         change = cell["spearman"] - found["float"]["spearman"] if "float" in found else float("nan")
         size = f"{cell['bytes']:,} of {cell['float_bytes']:,}"
         memory_ratio = f"{cell['memory'] / cell['float_bytes']:.0f}x"
-        rows.append(line([f"`{key}`", size, f"{cell['spearman']:.2f}", f"{change:+.2f}", f"{cell['seconds']:.0f}", memory_ratio]))
+        faster = f"{cell['faster']:.2f}x" if "faster" in cell else "-"
+        spearman = f"{cell['spearman']:.2f}"
+        rows.append(line([f"`{key}`", size, spearman, f"{change:+.2f}", faster, f"{cell['seconds']:.0f}", memory_ratio]))
     return "\n".join(rows)
 
 
@@ -142,8 +144,8 @@ def others_table(found: Mapping[str, cells.Cell]) -> str:
             rows.append(line([name, f"`{recipe}`", "-", f"refused: {cell['sentence']}", "-", "-"]))
             continue
         outputs = cell["outputs"].values()
-        errors = ", ".join(f"{100 * output['error']:.2g} %" for output in outputs)
-        channels = ", ".join(f"{output['channel']}: {100 * output['channel_error']:.2g} %" for output in outputs)
+        errors = ", ".join(percent(output["error"]) for output in outputs)
+        channels = ", ".join(f"{output['channel']}: {percent(output['channel_error'])}" for output in outputs)
         size = f"{cell['bytes']:,} ({cell['bytes'] / cell['float_bytes']:.2f}x)"
         rows.append(line([name, f"`{recipe}`", size, errors, channels, f"{100 * cell['left_alone']:.1f} %"]))
     return "\n".join(rows)

@@ -160,6 +160,18 @@ def test_codes_and_scales_are_those_of_the_onnx_file() -> None:
     assert found == 4 and grids <= {(float(grid.scale[0]), int(grid.zeroPoint[0])) for grid in known}
 
 
+def test_operators_have_the_versions_that_older_runtimes_know() -> None:
+    read, operators = parsed(litert.litert_file(own("tokens")[0].content))
+    versions = {
+        (op, kind, read.operatorCodes[o.opcodeIndex].version)
+        for (op, kind), o in zip(operators, read.subgraphs[0].operators, strict=True)
+    }
+    expected = {("FULLY_CONNECTED", "INT8", 5), ("DEQUANTIZE", "INT8", 5), ("DEQUANTIZE", "INT8", 2), ("MEAN", "FLOAT32", 1)}
+    assert expected <= versions  # of tensorflow/lite/tools/versioning/op_version.cc
+    read, _ = parsed(litert.litert_file(own("keyword")[0].content))
+    assert {code.version for code in read.operatorCodes if code.builtinCode in (3, 4)} == {3}  # both kinds of convolutions, int8
+
+
 def test_the_file_is_deterministic_and_its_constants_aligned() -> None:
     content = litert.litert_file(own("keyword")[0].content)
     assert content == litert.litert_file(own("keyword")[0].content)

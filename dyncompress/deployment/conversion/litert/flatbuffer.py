@@ -13,16 +13,14 @@ from dyncompress.errors import Unsupported
 
 ALIGNMENT = 16  # bytes: where constants begin, as the schema's force_align says, which its Python code ignores
 SIGNATURE = "serving_default"  # name of the signature that tools look for first
-# Version -> the operators that have it when they read int8; all others have version 1 (tflite/tools/versioning/op_version.cc).
+# Version -> the operators that have it when they read int8 (tensorflow/lite/tools/versioning/op_version.cc).
 _VERSIONS_OF_INT8 = {
-    2: "ADD SUB MUL AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION MEAN PAD PADV2 RELU RELU6 TRANSPOSE STRIDED_SLICE MAXIMUM MINIMUM "
-    "GATHER RESIZE_NEAREST_NEIGHBOR DEQUANTIZE REDUCE_MAX DEPTH_TO_SPACE RELU_N1_TO_1 MIRROR_PAD",
-    3: "CONV_2D DEPTHWISE_CONV_2D",
+    2: "ADD SUB MUL AVERAGE_POOL_2D MAX_POOL_2D CONCATENATION MEAN PAD PADV2 RELU TRANSPOSE STRIDED_SLICE GATHER DEQUANTIZE "
+    "MIRROR_PAD RESIZE_NEAREST_NEIGHBOR",
+    3: "CONV_2D DEPTHWISE_CONV_2D CAST BROADCAST_TO",
     4: "FULLY_CONNECTED",
 }
 _VERSION = {name: version for version, names in _VERSIONS_OF_INT8.items() for name in names.split()}
-_VERSION_OF_ALL = {"BROADCAST_TO": 2}
-_VERSION_BY_CHANNEL = {"FULLY_CONNECTED": 12, "DEQUANTIZE": 5}
 
 
 @cache
@@ -154,22 +152,29 @@ class Writer:
             table: of the function `options`.
         """
         operator = schema().OperatorT()
-        operator.opcodeIndex = self._codes.setdefault((name, self._version(name, inputs)), len(self._codes))
+        operator.opcodeIndex = self._codes.setdefault((name, self._version(name, inputs, table and table[1])), len(self._codes))
         operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
         if table is not None:
             operator.builtinOptionsType, operator.builtinOptions = table
         self._operators.append(operator)
 
-    def _version(self, name: str, inputs: Sequence[int]) -> int:
-        """The version of an operator that reads these tensors."""
+    def _version(self, name: str, inputs: Sequence[int], fields: Any) -> int:
+        """The version of an operator that reads these tensors; a runtime refuses newer ones than it knows."""
         read = [self._tensors[index] for index in inputs]
-        if name in _VERSION_BY_CHANNEL and any(t.quantization is not None and len(t.quantization.scale) > 1 for t in read[:2]):
-            return _VERSION_BY_CHANNEL[name]
-        if name == "TRANSPOSE_CONV":
-            return 3 if len(read) == 4 else 1  # 3: with a bias
-        if name in _VERSION_OF_ALL:
-            return _VERSION_OF_ALL[name]
-        return _VERSION.get(name, 1) if read and read[0].type == schema().TensorType.INT8 else 1
+        rank, integer = len(read[0].shape), read[0].type == tensor_type("int8")
+        special = {  # operator -> version if a feature of it is used, else 0
+            "CONV_2D": 6 * (name == "CONV_2D" and read[0].shape[-1] != read[1].shape[-1]),  # groups
+            "DEPTHWISE_CONV_2D": 2
+            * (not integer and getattr(fields, "dilationWFactor", 1) * getattr(fields, "dilationHFactor", 1) > 1),
+            "FULLY_CONNECTED": 5 * getattr(fields, "keepNumDims", False),
+            "DEQUANTIZE": 5 * (read[0].quantization is not None and len(read[0].quantization.scale) > 1),
+            "RESIZE_BILINEAR": 3 * getattr(fields, "halfPixelCenters", False),
+            "TRANSPOSE_CONV": 3 * (len(read) == 4),  # a bias
+            "TRANSPOSE": {5: 4, 6: 6}.get(rank, 0),
+            "BROADCAST_TO": 3 if integer else 2,
+            **dict.fromkeys(("STRIDED_SLICE", "PAD", "PADV2"), 4 * (rank > 4)),
+        }
+        return special.get(name, 0) or (_VERSION.get(name, 1) if integer else 1)
 
     def content(self, inputs: Mapping[str, int], outputs: Mapping[str, int], description: str) -> bytes:
         """The bytes of the file.
