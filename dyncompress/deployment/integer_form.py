@@ -5,7 +5,8 @@
    hundred may be the event that a detector is for.
 2. Which activations stay float. By the target's kernel times, those of nodes that are faster in float. Then those in front of an
    output whose grid is too coarse for one of their channels. If a channel of an output is lost nevertheless, also every
-   activation whose grid loses a channel. If that isn't enough, all. All stay float, too, where this machine is one of the
+   activation whose grid loses a channel. If that isn't enough, all. If the outputs are too far from the float graph's after that,
+   the first activations, as few as it takes. All stay float, too, where this machine is one of the
    target's and integers turn out to make a run less than `WORTH` times as fast.
 3. Where the target allows the static form of products and the dynamic one: the second one of its list, if it loses no channel,
    is worth its errors and turns out to be `FASTER`.
@@ -37,6 +38,9 @@ Extremes = Mapping[str, tuple[np.ndarray, np.ndarray]]
 WORTH = 1.25  # integer activations cost accuracy, and have to make a file so many times as fast
 FASTER = 1.05  # a form of products is chosen over the target's first one if it makes a file so many times as fast
 _COMPARED = 128  # number of the examples that are clipped most, and of others, on which files are compared
+LARGEST_ERROR = (
+    0.2  # that integer activations may cause in an output, in units of its channels' spreads, unless weights cause more
+)
 _LARGEST_ERROR = 0.25  # error of an example's outputs, in units of the channels' spreads, that clipping may cause
 
 
@@ -87,6 +91,8 @@ class IntegerFile:
         all_float: whether all activations stay float because no choice of grids kept all channels; weights are integers still.
         gain: time of the file with float activations over that with integer ones, measured here; nan where it wasn't. Below
             `WORTH` all activations stay float.
+        first: the activations at the front of the graph that stay float, since the file would have the `error` otherwise.
+        error: of the outputs where all activations are quantized that may be, in units of the channels' spreads.
         form: of its products, `static` or `dynamic`; empty where all activations are float.
         over_other: time of the file in the target's other form over that of this one, measured here; nan where it wasn't.
     """
@@ -99,6 +105,8 @@ class IntegerFile:
     gain: float = float("nan")
     form: str = "static"
     over_other: float = float("nan")
+    first: tuple[str, ...] = ()
+    error: float = 0.0
 
 
 def integer_file(
@@ -144,7 +152,7 @@ def _dynamic_file(trial: _Trial) -> IntegerFile:
     made, gain = trial.attempt({}, "dynamic"), float("nan")
     if not made.quantized:
         return IntegerFile(made.body, made.outputs, {}, {}, form="")
-    in_float, all_float = trial.attempt({}), trial.loses_channel(made)
+    in_float, all_float = trial.attempt({}), trial.loses_channel(made) or trial.error(made) > trial.largest_error
     if not all_float and not cannot_run_here(trial.target):
         gain = time_pair(in_float.body, made.body, _one_example(trial.comparison.inputs), trial.target).ratio
     if all_float or gain < WORTH:
@@ -190,8 +198,36 @@ def _static_file(
     if all_float:
         chosen = {}
         made = trial.attempt(chosen)
+    first: tuple[str, ...] = ()
+    error = trial.error(made)
+    if error > trial.largest_error:
+        made, first = _first_in_float(trial, chosen, made)
     cut = clipped_shares(ends, {name: chosen[name] for name in made.quantized})
-    return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain, "static" if made.quantized else "")
+    form = "static" if made.quantized else ""
+    return IntegerFile(made.body, made.outputs, cut, floats, all_float, gain, form, first=first, error=error)
+
+
+def _first_in_float(trial: _Trial, ranges: Ranges, made: _Attempt) -> tuple[_Attempt, tuple[str, ...]]:
+    """The file whose first activations stay float, as few as bring its error within the limit, and their names.
+
+    Errors of a front end, such as a spectrum in front of a logarithm, pass through all that follows. The number is found by
+    bisection, as if every activation more in float made the error smaller.
+
+    Args:
+        trial: of the files.
+        ranges: of all activations that may be quantized, in the order of the graph.
+        made: the file with all of them quantized.
+    """
+    names = [name for name in ranges if name in made.quantized]
+    found, low, high = trial.attempt({}), 1, len(names)
+    while low < high:
+        middle = (low + high) // 2
+        tried = trial.attempt({name: ranges[name] for name in names[middle:]})
+        if trial.error(tried) <= trial.largest_error:
+            found, high = tried, middle
+        else:
+            low = middle + 1
+    return found, tuple(names[:high])
 
 
 @dataclass(frozen=True)
@@ -226,6 +262,16 @@ class _Trial:
         """Outputs whose channels have to stay: the float graph's, and the original model's where the float graph keeps all."""
         expected, original, positions = self.comparison.expected, self.comparison.original, self.comparison.positions
         return [expected, original] if original and not any_lost(expected, original, positions) else [expected]
+
+    def error(self, made: _Attempt) -> float:
+        """Root mean square of the difference from the float graph, in units of the channels' spreads; the largest of all outputs."""
+        return _largest_error(made.outputs, self.comparison.expected)
+
+    @cached_property
+    def largest_error(self) -> float:
+        """The largest error that integer activations may cause: `LARGEST_ERROR`, or what the weights have caused before them."""
+        original = self.comparison.original
+        return max(LARGEST_ERROR, _largest_error(self.comparison.expected, original) if original else 0.0)
 
     def loses_channel(self, made: _Attempt) -> bool:
         """Whether a channel of an output is lost."""
@@ -275,6 +321,11 @@ def _examples_to_compare(ends: Extremes, narrow: Ranges, batches: Batches) -> li
     starts = np.cumsum([0, *sizes])
     rows = [np.flatnonzero(selected[start : start + size]) for start, size in zip(starts, sizes, strict=False)]
     return [{name: value[r] for name, value in batch.items()} for batch, r in zip(batches, rows, strict=True) if len(r)]
+
+
+def _largest_error(outputs: Outputs, expected: Outputs) -> float:
+    errors = [_example_errors([out], [right], [_channel_weights(right)]) for out, right in zip(outputs, expected, strict=False)]
+    return max((float(np.sqrt(values.mean())) for values in errors if values.size), default=0.0)
 
 
 def _channel_weights(output: np.ndarray) -> np.ndarray | None:

@@ -197,11 +197,17 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
         )
     elif written.floats:
         name, error = max(written.floats.items(), key=lambda item: item[1])
-        share = f"{100 * error:.0f} %" if error < 10 else "more than 1000 %"
         stay = "1 activation stays" if len(written.floats) == 1 else f"{len(written.floats)} activations stay"
         notes.append(
             f"{stay} float, since with 8 bits the error of a channel would be too large (the largest at '{name}': "
-            f"{share} of the channel's spread)."
+            f"{_share(error)} of the channel's spread)."
+        )
+    if written.first:
+        count, last = len(written.first), written.first[-1]
+        stay = "the first activation stays" if count == 1 else f"the first {count} activations stay"
+        notes.append(
+            f"{stay} float (up to '{last}'), since with 8 bits the error of an output would be {_share(written.error)} of its "
+            "channels' spreads."
         )
     if written.cut:
         name, share = max(written.cut.items(), key=lambda item: item[1])
@@ -213,6 +219,10 @@ def activation_notes(written: deployment.IntegerFile) -> list[str]:
             "the outputs hardly change; quantize.activation_share = 1 includes all."
         )
     return notes
+
+
+def _share(error: float) -> str:
+    return f"{100 * error:.0f} %" if error < 10 else "more than 1000 %"
 
 
 def of_any_length(

@@ -153,14 +153,20 @@ def _free_scales(target: Target) -> bool:
 def _matched(
     task: Task, model: Model, aim: Model, encodings: dict[str, Encoding], stages: Stages
 ) -> tuple[Model, dict[str, Encoding]]:
-    """The model with the moments of `aim`, and the encodings with the gains; unchanged where recipe or target rule it out."""
+    """The model with the moments of `aim`, and the encodings with the gains.
+
+    Both stay as they are where recipe or target rule it out, or where the outputs don't come nearer to the original's.
+    """
     if not (task.recipe.match and task.calibrated and isinstance(model, MomentMatching)):
         return model, encodings
     if _free_scales(task.target):
         with task.progress.phase("match moments"):
-            model, encodings = _rescaled(*model.matched(aim, task.batches), encodings)
-        stages.note("match", model)
-        return model, encodings
+            matched, rescaled_encodings = _rescaled(*model.matched(aim, task.batches), encodings)
+        stages.note("match", matched)
+        if stages.divergences["match"] <= stages.divergences["weights"]:
+            return matched, rescaled_encodings
+        del stages.divergences["match"]  # such as in front of a logarithm, which small values count for as much as large ones
+        return model.with_notes("moments aren't matched: that would take the outputs further from the original's."), encodings
     rule = "scales that are powers of two" if task.target.power_of_two_scales else "one scale a tensor"
     return model.with_notes(f"moments aren't matched: target '{task.target.name}' wants {rule}."), encodings
 

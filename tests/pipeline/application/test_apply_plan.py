@@ -13,6 +13,7 @@ from torch import nn
 
 import dyncompress as dc
 from dyncompress.models.augmentation import augment
+from dyncompress.models.torch.model import TorchModel
 from dyncompress.pipeline.checkpoint import save_compressed
 from dyncompress.recipe.bundled_files import recipe_files
 from dyncompress.recipe.recipe import Recipe
@@ -211,3 +212,19 @@ def test_recipes_that_distil_allow_horizontal_flips() -> None:
     found = {name: dc.load_recipe(name) for name in recipe_files()}
     assert {name for name, recipe in found.items() if recipe.distill.epochs and not recipe.mirrored} == set()
     assert not found["edge-int8"].mirrored
+
+
+def test_moments_are_matched_only_where_that_brings_the_outputs_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = asked(**{name: Choice(weight_bits=3, activation_bits=8) for name in LAYERS})
+    plain = dc.apply(network(), plan, calibration=CALIBRATION)
+    assert plain.stages["match"] <= plain.stages["weights"]
+    matched = TorchModel.matched
+
+    def too_far(model: TorchModel, *args: Any) -> tuple:
+        other, gains = matched(model, *args)
+        return other, {name: (3 * gain, shift + 1) for name, (gain, shift) in gains.items()}
+
+    monkeypatch.setattr(TorchModel, "matched", too_far)
+    kept = dc.apply(network(), plan, calibration=CALIBRATION)
+    assert "match" not in kept.stages and kept.stages["weights"] == plain.stages["weights"]
+    assert any("further from the original's" in note for note in kept.model.notes)
