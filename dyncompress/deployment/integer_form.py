@@ -264,7 +264,7 @@ class _Trial:
         return [expected, original] if original and not any_lost(expected, original, positions) else [expected]
 
     def error(self, made: _Attempt) -> float:
-        """Root mean square of the difference from the float graph, in units of the channels' spreads; the largest of all outputs."""
+        """The largest output's root mean square difference from the float graph, in units of the channels' spreads."""
         return _largest_error(made.outputs, self.comparison.expected)
 
     @cached_property

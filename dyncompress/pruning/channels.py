@@ -11,6 +11,8 @@ from dyncompress.linalg.deferred import Tensor, torch, without_gradients
 from dyncompress.types import Array
 from dyncompress.types.arrays import Float, Float64, Int64
 
+_PENDING_ROWS = 64  # rows of a removal's update that are collected before the inverse moment is updated
+
 
 def _matrices(moment: Float[Tensor, ...], weight: Float[Tensor, ...]) -> tuple[Float[Tensor, "K K"], Float64[Tensor, "out K"]]:
     """The moment `[K, K]` on the weight's device, and the weight as a float64 matrix `[out, K]`.
@@ -106,12 +108,17 @@ def eliminate_together(
 
 
 class _Elimination:
-    """One reader's weight and inverse moment on the remaining channels."""
+    """One reader's weight and inverse moment on the remaining channels.
+
+    The inverse moment is `inverse - pending^T pending`: a removal adds the rows of one channel to `pending`, and the product is
+    subtracted when `_PENDING_ROWS` have come together. A step then costs a few rows instead of the whole matrix.
+    """
 
     def __init__(self, reader: Reader, keep: int, damping: float) -> None:
         """Check the shapes and invert the moment."""
-        square, self.weight = _matrices(reader.moment, reader.weight)
-        columns = self.weight.shape[1]
+        square, weight = _matrices(reader.moment, reader.weight)
+        self.weight = weight.clone()
+        columns = weight.shape[1]
         self.size = reader.columns
         if self.size < 1 or columns % self.size or not 1 <= keep <= columns // self.size:
             limit = columns // max(self.size, 1)
@@ -120,30 +127,45 @@ class _Elimination:
             )
         self.channels = columns // self.size
         hessian = damped(square, damping)
-        self.power = float((self.weight @ hessian * self.weight).sum())
+        self.power = float((weight @ hessian * weight).sum())
         self.inverse = torch.cholesky_inverse(damped_cholesky(hessian, 0.0))
-        self.removed = torch.zeros(self.channels, dtype=torch.bool, device=self.weight.device)
-        self.factors = self.inverse
+        self.pending = self.inverse[:0]
+        blocks = self.inverse.reshape(self.channels, self.size, self.channels, self.size)
+        self.blocks = blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
+        self.removed = torch.zeros(self.channels, dtype=torch.bool, device=weight.device)
 
     def removal_costs(self) -> Float64[Tensor, " channels"]:
         """What the removal of each channel adds to the relative output error, `[channels]`; infinite for removed ones."""
-        channels, size, weight = self.channels, self.size, self.weight
-        blocks = self.inverse.reshape(channels, size, channels, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        identity = torch.eye(size, dtype=weight.dtype, device=weight.device)
-        blocks = torch.where(self.removed[:, None, None], identity, (blocks + blocks.mT) / 2)
-        self.factors = damped_cholesky(blocks, 0.0)
-        own = weight.reshape(len(weight), channels, size).permute(1, 2, 0)
-        cost = torch.linalg.solve_triangular(self.factors, own, upper=False).square().sum((1, 2))
+        if self.size == 1:
+            blocks = self.blocks.flatten()
+            cost = self.weight.square().sum(0) / torch.where(blocks > 0, blocks, 1.0)
+        else:
+            own = self.weight.reshape(len(self.weight), self.channels, self.size).permute(1, 2, 0)
+            cost = torch.linalg.solve_triangular(self._factors(slice(None)), own, upper=False).square().sum((1, 2))
         return (cost / self.power if self.power > 0 else torch.zeros_like(cost)).masked_fill(self.removed, torch.inf)
 
     def remove(self, channel: int) -> None:
-        """Remove a channel and refit the others; uses the factors of the last call of `removal_costs`."""
+        """Remove a channel and refit the others."""
         part = slice(channel * self.size, (channel + 1) * self.size)
-        share = torch.cholesky_solve(self.inverse[part].clone(), self.factors[channel])
-        self.weight = self.weight - self.weight[:, part] @ share
-        self.inverse -= self.inverse[:, part].clone() @ share
-        self.weight[:, part], self.inverse[part], self.inverse[:, part] = 0, 0, 0
+        factor = self._factors(slice(channel, channel + 1))[0]
+        rows = self.inverse[part] - self.pending[:, part].mT @ self.pending
+        rows = torch.linalg.solve_triangular(factor, rows, upper=False)  # L^-1 (H^-1)_P:, for L L^T = (H^-1)_PP
+        self.weight -= torch.linalg.solve_triangular(factor, self.weight[:, part].mT, upper=False).mT @ rows
+        self.weight[:, part] = 0
         self.removed[channel] = True
+        by_channel = rows.reshape(-1, self.channels, self.size)
+        by_channel[:, self.removed] = 0
+        self.blocks -= by_channel.permute(1, 2, 0) @ by_channel.permute(1, 0, 2)
+        self.pending = torch.cat([self.pending, rows])
+        if len(self.pending) >= _PENDING_ROWS:
+            self.inverse -= self.pending.mT @ self.pending
+            self.pending = self.pending[:0]
+
+    def _factors(self, channels: slice) -> Float64[Tensor, "some size size"]:
+        """Cholesky factors of the blocks (H^-1)_PP of some channels; the identity for removed ones."""
+        blocks, removed = self.blocks[channels], self.removed[channels]
+        identity = torch.eye(self.size, dtype=blocks.dtype, device=blocks.device)
+        return damped_cholesky(torch.where(removed[:, None, None], identity, (blocks + blocks.mT) / 2), 0.0)
 
 
 @without_gradients

@@ -5,8 +5,8 @@ Weights have the layout `(out, in / groups, *kernel)` everywhere; the model adap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Layers whose output channels can only be removed together.
+    """Layers whose output channels can only be removed together. A channel may be a whole attention head.
 
     Attributes:
         name: of its first producer.
@@ -80,14 +80,31 @@ class ChannelGroup:
         producers: layers whose rows are removed, depthwise layers in between included.
         consumers: layer -> n, the number of consecutive columns of its weight matrix `(out, in / groups * kernel)` that belong to
             one channel; columns `c * n` to `(c + 1) * n` belong to channel c.
+        rows: producer -> the number of consecutive rows that belong to one channel, where a channel is an attention head; empty
+            where each row is a channel.
+        parts: equal parts of every producer's rows, each with rows of all channels: 3 where one layer computes queries, keys and
+            values one after the other, 2 where one layer computes gates and what they multiply.
+
+    Example:
+        Two heads of two rows each, in a layer that computes queries, keys and values:
+
+        >>> ChannelGroup("qkv", 2, ("qkv",), {"out": 2}, {"qkv": 2}, 3).rows_of("qkv", [1])
+        (2, 3, 6, 7, 10, 11)
     """
 
     name: str
     size: int
     producers: tuple[str, ...]
     consumers: Mapping[str, int]
+    rows: Mapping[str, int] = field(default_factory=dict)
+    parts: int = 1
 
     __repr__ = short_repr
+
+    def rows_of(self, producer: str, channels: Iterable[int]) -> tuple[int, ...]:
+        """The rows of a producer's weight that belong to some channels."""
+        n, chosen = self.rows.get(producer, 1), tuple(channels)
+        return tuple((part * self.size + c) * n + i for part in range(self.parts) for c in chosen for i in range(n))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,18 @@ def test_the_curve_is_the_error_after_refitting(size, device):
     assert bool((error.diff() >= 0).all())
 
 
+@pytest.mark.parametrize(("channels", "size"), [(150, 1), (30, 5)])
+def test_the_curve_stays_exact_over_many_removals(channels, size, device):
+    """More rows are removed than are collected before the inverse moment is updated."""
+    moment, weight = problem(channels=channels, size=size, device=device)
+    order, error = eliminate(moment, weight, size, channels // 10, damping=1e-3)
+    hessian = moment + 1e-3 * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=device)
+    for count in (channels // 3, channels // 2, len(order)):
+        wanted = error_without(hessian, weight, set(order[:count].tolist()), size)
+        assert float(error[count - 1]) == pytest.approx(wanted, rel=1e-6)
+    assert bool((error.diff() >= -1e-12).all())
+
+
 def test_each_step_is_the_best_one():
     moment, weight = problem()
     order, error = eliminate(moment, weight, 3, damping=0.0)

@@ -2,9 +2,8 @@
 # (to a checker every attribute of an nn.Module is `Tensor | Module`)
 """Sets of output channels that can be removed together, from torch-pruning's dependency graph, each tried on a copy.
 
-A graph traced from gradients can be wrong about reshapes, paddings and concatenations. Therefore every group is checked: two
-channels are removed on a copy, and its outputs must equal those of the whole network with the consumers' columns of these
-channels set to zero. A refit of the consumers assumes exactly this.
+A graph traced from gradients can be wrong about reshapes, paddings and concatenations. Therefore every group is checked: see
+removal.py. Attention heads and the hidden units that the graph doesn't follow are found without it, in heads.py.
 
 This is the only file that imports torch_pruning, and none of that package's names leave it.
 """
@@ -12,10 +11,11 @@ This is the only file that imports torch_pruning, and none of that package's nam
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,35 +23,21 @@ import torch_pruning
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
-from dyncompress.models.torch.calling import CALL_ERRORS, call, device_inputs, outputs, tensors_of
+from dyncompress.models.torch.calling import call, device_inputs, tensors_of
 from dyncompress.models.torch.copying import deep_copy
+from dyncompress.models.torch.heads import with_direct_groups
 from dyncompress.models.torch.layer_trace import Trace
-from dyncompress.models.torch.layers import canonical, groups_of, is_conv1d_of_transformers, kind_of, native_layout
+from dyncompress.models.torch.layers import canonical, groups_of, is_conv1d_of_transformers, kind_of
+from dyncompress.models.torch.removal import TRACE_ERRORS, Channels, cut, removal_is_exact
 from dyncompress.types import Batch, ChannelGroup, Keep, Layer
 
-# Removing a channel and zeroing its consumers' columns agree up to float32 rounding; a wrong group differs by far more.
-_TOLERANCE = 1e-4
 # Largest number of steps along the graph from one layer. The residual stream of a 56-layer ResNet takes 118; with rotary
 # embeddings the steps never end.
 _MOST_DEPENDENCIES = 2_000
-_TRACE_ERRORS = (*CALL_ERRORS, ZeroDivisionError, StopIteration)
 
 _AT_OUTPUT = "its output channels are the model's outputs, or no layer reads them"
 _STREAM = "its channels are a residual stream: layers that read it also add to it"
 _TIED = "its channels can't be removed alone: a reshape, padding, concatenation or normalisation ties them to others"
-
-
-@dataclass(frozen=True)
-class Channels:
-    """The channel groups of a network, and why other layers have none.
-
-    Attributes:
-        groups: in forward order.
-        reasons: layer -> why its output channels can't be removed, for the layers that no group names as a producer.
-    """
-
-    groups: tuple[ChannelGroup, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,26 +62,31 @@ def channels_of(module: nn.Module, trace: Trace, example: Batch, names: Sequence
     if stay:
         return Channels(reasons={layer.name: stay for layer in trace.layers})
     own = deep_copy(module)
+    return with_direct_groups(own, trace, _graph_groups(own, trace, example, names), example, names)
+
+
+def _graph_groups(own: nn.Module, trace: Trace, example: Batch, names: Sequence[str]) -> Channels:
+    """The verified groups of torch-pruning's graph; `own` is a private copy, and is restored."""
     try:
         graph = _Graph(own, example, names)
-    except _TRACE_ERRORS as error:
+    except TRACE_ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         reason = f"the network's channels could not be traced ({line})"
         return Channels(reasons={layer.name: reason for layer in trace.layers})
-    reference = outputs(module, example, names)
     order = {layer.name: i for i, layer in enumerate(trace.layers)}
     groups: list[ChannelGroup] = []
     reasons: dict[str, str] = {}
     for layer in trace.layers:
         if layer.left_alone or any(layer.name in group.producers for group in groups):
             continue
-        if not layer.has_inputs or is_conv1d_of_transformers(module.get_submodule(layer.name)):
-            reasons[layer.name] = f"channels of {type(module.get_submodule(layer.name)).__name__} layers aren't traced"
+        part = own.get_submodule(layer.name)
+        if not layer.has_inputs or is_conv1d_of_transformers(part):
+            reasons[layer.name] = f"channels of {type(part).__name__} layers aren't traced"
             continue
         result = graph.group(layer, trace, order)
         if isinstance(result, str):
             reasons[layer.name] = result
-        elif _removal_is_exact(graph, result, example, names, reference):
+        elif removal_is_exact(own, result, functools.partial(graph.remove, layer.name), example, names):
             groups.append(result)
         else:
             reasons[layer.name] = _TIED
@@ -117,14 +108,16 @@ def keep(
         names: input names, in order.
 
     Returns:
-        layer -> its remaining channels, for every producer of the groups.
+        layer -> its remaining rows, for every producer of the groups.
 
     Raises:
         InvalidRequest: there is no such group, or the indices aren't distinct channels of it.
     """
     by_name = {group.name: group for group in channels.groups}
-    graph = _Graph(module, example, names)
-    kept = {}
+    traced = any(edit.group not in channels.counts for edit in edits)
+    graph = _Graph(module, example, names) if traced else None
+    direct: list[tuple[ChannelGroup, list[int]]] = []
+    kept: dict[str, tuple[int, ...]] = {}
     for edit in edits:
         if edit.group not in by_name:
             offer = ", ".join(by_name) or "none"
@@ -135,9 +128,13 @@ def keep(
                 f"channel group '{group.name}': indices {list(edit.indices)[:8]} must be distinct and below {group.size}."
             )
         removed = sorted(set(range(group.size)) - set(indices))
-        if removed:
+        if group.name in channels.counts:
+            direct.append((group, indices))
+        elif removed and graph is not None:
             graph.remove(group.producers[0], removed)
-        kept.update(dict.fromkeys(group.producers, tuple(indices)))
+        kept.update({name: group.rows_of(name, indices) for name in group.producers})
+    for group, indices in direct:  # last: the graph has the shapes of the weights before
+        cut(module, group, indices, channels.counts[group.name])
     for parameter in module.parameters():
         parameter.grad = None
     return kept
@@ -185,7 +182,7 @@ class _Graph:
         try:
             first, addition = self._steps(layer.name, [0])
             last, _ = self._steps(layer.name, [layer.out - 1])
-        except _TRACE_ERRORS:
+        except TRACE_ERRORS:
             return _TIED
         reason = _STREAM if addition else _TIED
         producers: list[str] = []
@@ -247,61 +244,6 @@ class _Graph:
             # The graph stores new bare parameters in itself, which restoring the module doesn't undo.
             self.spoiled = self.spoiled or any(isinstance(d.target.module, nn.Parameter) for d, _ in group)
             group.prune(record_history=False)
-
-
-def _removal_is_exact(
-    graph: _Graph, group: ChannelGroup, example: Batch, names: Sequence[str], reference: tuple[Tensor, ...]
-) -> bool:
-    """Whether removing channels equals zeroing their consumers' columns; the graph's module is restored."""
-    module = graph.module
-    indices = sorted({0, group.size // 2}) if group.size > 2 else [0]
-    with _restoring(module):
-        _zero_columns(module, group, indices)
-        zeroed = outputs(module, example, names)
-    try:
-        with _restoring(module):
-            graph.remove(group.producers[0], indices)
-            sizes = {int(canonical(module.get_submodule(name)).shape[0]) for name in group.producers}
-            removed = outputs(module, example, names)
-    except _TRACE_ERRORS:
-        return False
-    if sizes != {group.size - len(indices)} or len(removed) != len(reference):
-        return False
-    for actual, expected, original in zip(removed, zeroed, reference, strict=True):
-        if actual.shape != original.shape or not bool(torch.isfinite(actual).all()):
-            return False
-        scale = original.double().abs().max() if original.numel() else torch.tensor(0.0)
-        if original.numel() and not bool((actual.double() - expected.double()).abs().max() <= _TOLERANCE * scale + 1e-12):
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def _restoring(module: nn.Module) -> Iterator[None]:
-    """Restore all attributes, parameters and buffers after this block, but not values that were written in place."""
-    before = [(part, dict(part.__dict__), dict(part._parameters), dict(part._buffers)) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, attributes, parameters, buffers in before:
-            part.__dict__.clear()
-            part.__dict__.update(attributes)
-            part._parameters.clear()
-            part._parameters.update(parameters)
-            part._buffers.clear()
-            part._buffers.update(buffers)
-
-
-@torch.no_grad()
-def _zero_columns(module: nn.Module, group: ChannelGroup, indices: Sequence[int]) -> None:
-    """Give every consumer a new weight, in which the columns of these channels are zero."""
-    for name, columns in group.consumers.items():
-        layer = module.get_submodule(name)
-        weight = canonical(layer).clone()
-        inputs = columns // weight[0, 0].numel()
-        for channel in indices:
-            weight[:, channel * inputs : (channel + 1) * inputs] = 0
-        layer.weight = nn.Parameter(native_layout(layer, weight).contiguous(), requires_grad=False)
 
 
 @contextlib.contextmanager

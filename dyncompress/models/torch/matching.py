@@ -13,7 +13,8 @@ re-estimation in its target, the original network on the same examples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +37,6 @@ _EXAMPLES = 512
 _LARGEST_ACTIVATION = 1 << 26
 # Examples of the original in one forward pass: their activations stay in the cache.
 _AT_ONCE = 64
-# Number of examples of one shape, below which examples of other shapes are cropped to a common shape.
-_FEW = 32
 # Numbers summed at once: as many as a core's cache holds.
 _BLOCK_NUMBERS = 1 << 18
 
@@ -174,8 +173,8 @@ def _moments_from_sums(sums: Sums) -> Moments:
 def join_batches(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Batch:
     """The first examples of several batches as one batch.
 
-    Batches of the first batch's shape are joined until another shape occurs. Where this gives too few examples, all batches that
-    are long enough are cropped to lengths that three quarters of the batches have, and joined.
+    Where the batches have several shapes, those that are long enough along every axis are cropped to one of these shapes: the one
+    that leaves the most numbers.
 
     Args:
         batches: inputs by name.
@@ -185,40 +184,37 @@ def join_batches(batches: Sequence[Batch], names: Sequence[str], limit: int) -> 
     Raises:
         InvalidRequest: there are fewer than two examples.
     """
-    parts = list(_first_batches(batches, names, limit))
-    if sum(len(batch[names[0]]) for batch in parts) < min(_FEW, limit):
-        parts = _cut_to_one_shape(batches, names) or parts
-    n = sum(len(batch[names[0]]) for batch in parts)
+    shapes = dict.fromkeys(_shape(batch, names) for batch in batches)
+    most = max(shapes, key=lambda shape: min(limit, _examples(batches, names, shape)) * _numbers(shape), default=())
+    n = _examples(batches, names, most)
     if n < 2:
         raise InvalidRequest(
             f"matching moments needs at least 2 calibration examples of one shape, and {n} were given; give more."
         )
-    return {name: torch.cat([torch.as_tensor(batch[name]) for batch in parts])[:limit] for name in names}
+    long_enough = [batch for batch in batches if _covers(batch, names, most)]
+    ends = {name: (slice(None), *map(slice, sizes)) for name, sizes in zip(names, most, strict=True)}
+    return {name: torch.cat([torch.as_tensor(batch[name])[ends[name]] for batch in long_enough])[:limit] for name in names}
 
 
-def _first_batches(batches: Sequence[Batch], names: Sequence[str], limit: int) -> Iterator[Batch]:
-    """The batches of the first batch's shape, until there are `limit` examples or another shape occurs."""
-    n = 0
-    for batch in batches:
-        if n >= limit or any(tuple(batch[name].shape[1:]) != tuple(batches[0][name].shape[1:]) for name in names):
-            return
-        n += len(batch[names[0]])
-        yield batch
+def _shape(batch: Batch, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """The lengths of the axes of each input after the batch axis."""
+    return tuple(tuple(batch[name].shape[1:]) for name in names)
 
 
-def _cut_to_one_shape(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
-    """All batches that are long enough along every axis, cropped to one shape."""
-    shapes = {name: [tuple(batch[name].shape[1:]) for batch in batches] for name in names}
-    lengths = {
-        name: [sorted(sizes)[len(sizes) // 4] for sizes in zip(*all_sizes, strict=True)] for name, all_sizes in shapes.items()
-    }
-    long_enough = [
-        batch
-        for batch in batches
-        if all(a >= b for name in names for a, b in zip(batch[name].shape[1:], lengths[name], strict=True))
-    ]
-    ends = {name: (slice(None), *(slice(size) for size in sizes)) for name, sizes in lengths.items()}
-    return [{name: batch[name][ends[name]] for name in names} for batch in long_enough]
+def _numbers(shape: Sequence[Sequence[int]]) -> int:
+    """Numbers in one example."""
+    return sum(math.prod(sizes) for sizes in shape)
+
+
+def _covers(batch: Batch, names: Sequence[str], shape: Sequence[Sequence[int]]) -> bool:
+    """Whether a batch can be cropped to a shape."""
+    pairs = zip(_shape(batch, names), shape, strict=True)
+    return all(own >= size for inner, outer in pairs for own, size in zip(inner, outer, strict=True))
+
+
+def _examples(batches: Sequence[Batch], names: Sequence[str], shape: Sequence[Sequence[int]]) -> int:
+    """The number of examples that can be cropped to a shape."""
+    return sum(len(batch[names[0]]) for batch in batches if _covers(batch, names, shape))
 
 
 def _moments(model: TracedModel, batch: Batch, names: Sequence[str]) -> dict[str, Moments]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,17 +25,20 @@ from torch.nn.grad import conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 from dyncompress import linalg
+from dyncompress.errors import InvalidRequest
 from dyncompress.models.torch.blocks import silent_block_outputs
 from dyncompress.models.torch.calling import call, device_inputs, temporary_hooks
 from dyncompress.models.torch.inputs import InputSums, patches
 from dyncompress.models.torch.layer_trace import used_once
 from dyncompress.models.torch.layers import canonical, channel_axis, kind_of, native_layout
-from dyncompress.models.torch.matching import join_batches
 from dyncompress.models.torch.traced_model import TracedModel
+from dyncompress.models.torch.turns import Turns
 from dyncompress.types import Batch, LayerFit, ResidualMoments
 
 # Numbers in the largest activation of the pass, both halves together.
 _LARGEST_ACTIVATION = 100_000_000
+# Shapes of examples that have a pass of their own; examples of further shapes aren't used.
+_MOST_SHAPES = 64
 _ADDITIONS = ("add", "add_", "__add__", "__iadd__")
 # Numbers of the inputs whose products are formed at once.
 _BLOCK_NUMBERS = 16_000_000
@@ -61,33 +65,124 @@ def in_sequence(
     Raises:
         InvalidRequest: there are fewer than two calibration examples.
     """
-    batch = join_batches(batches, model.input_names, max(2, _LARGEST_ACTIVATION // (2 * model.trace.largest)))
+    joined = batches_by_shape(model, batches, max(2, _LARGEST_ACTIVATION // (2 * model.trace.largest)))
     single = [name for name in names if used_once(model.module, model.trace, name)]
-    plan = _addition_plan(model, {name: value[:4] for name, value in batch.items()}, single)
-    sequential = _SequentialPass(model, plan, solve, shortcuts)
-    twice = {name: torch.cat([value, value]) for name, value in batch.items()}
-    inputs = device_inputs(twice, model.module, model.input_names)
-    precision = linalg.full_precision(next(iter(inputs.values())).device)
-    with temporary_hooks(sequential.register()), sequential.calls, precision:
-        call(model.module, inputs, model.input_names)
-    return sequential.weights
+    plans = [_addition_plan(model, {name: value[:4] for name, value in batch.items()}, single) for batch in joined]
+    common = [name for name in plans[0] if all(name in plan for plan in plans)]
+    fit = _SharedFit(solve)
+    passes = [_SequentialPass(model, {name: plan[name] for name in common}, fit, shortcuts) for plan in plans]
+    inputs = [_doubled(model, batch) for batch in joined]
+    precision = linalg.full_precision(next(iter(inputs[0].values())).device)
+    hooks = _hooks(model, passes[0], lambda: passes[fit.turns.number])
+    with temporary_hooks(hooks), precision:
+        fit.turns.run([partial(one.run, batch) for one, batch in zip(passes, inputs, strict=True)])
+    return fit.weights
 
 
-class _SequentialPass:
-    """The one forward pass of `in_sequence`, and the state that its hooks share.
+def batches_by_shape(model: TracedModel, batches: Sequence[Batch], limit: int) -> Sequence[Batch]:
+    """The calibration examples, those of one shape in one batch.
+
+    Args:
+        model: names the inputs.
+        batches: calibration inputs.
+        limit: the largest number of examples of the first batch's size; longer ones count as several.
+
+    Raises:
+        InvalidRequest: there are fewer than two examples.
+    """
+    names, used = model.input_names, 0.0
+    unit = _numbers(batches[0]) if batches else 1.0
+    by_shape: dict[Any, list[Batch]] = {}
+    for batch in batches:
+        tensors = {name: torch.as_tensor(batch[name]) for name in names}
+        size = _numbers(tensors) / unit
+        some = max(1, int((limit - used) / size)) if used < limit else 0
+        shape = tuple(tuple(value.shape[1:]) for value in tensors.values())
+        if some and (shape in by_shape or len(by_shape) < _MOST_SHAPES):
+            by_shape.setdefault(shape, []).append({name: value[:some] for name, value in tensors.items()})
+            used += size * len(by_shape[shape][-1][names[0]])
+    joined = [{name: torch.cat([part[name] for part in parts]) for name in names} for parts in by_shape.values()]
+    n = sum(len(batch[names[0]]) for batch in joined)
+    if n < 2:
+        raise InvalidRequest(f"fitting layers in order needs at least 2 calibration examples, and {n} were given; give more.")
+    return joined
+
+
+def _numbers(batch: Batch) -> float:
+    """Numbers in one example of a batch."""
+    return sum(value[:1].numel() for value in map(torch.as_tensor, batch.values())) or 1
+
+
+def _doubled(model: TracedModel, batch: Batch) -> Mapping[str, Tensor]:
+    """A batch with every example twice, on the model's device."""
+    return device_inputs({name: torch.cat([value, value]) for name, value in batch.items()}, model.module, model.input_names)
+
+
+def _hooks(model: TracedModel, one: _SequentialPass, running: Callable[[], _SequentialPass]) -> list[Any]:
+    """Register hooks that call the running pass; returns their handles. `one` is any of the passes."""
+    module, paths = model.module, model.trace.modules
+    parts = {name: module.get_submodule(paths[name]) for name in one.plan}
+    handles = [m.register_forward_hook(lambda m, a, y, name=name: running().compress(name, m, a, y)) for name, m in parts.items()]
+    for block in one.late.values():
+        part = module.get_submodule(block)
+        handles.append(part.register_forward_pre_hook(lambda _m, a, block=block: running().keep_block_input(block, a)))
+    return handles
+
+
+class _SharedFit:
+    """The new weights, each from the moments of all passes together.
 
     Attributes:
         weights: layer -> (new weight, shift), filled in the order of the pass.
+        turns: of the passes.
+    """
+
+    def __init__(self, solve: LayerFit) -> None:
+        """Start without weights."""
+        self.solve, self.turns = solve, Turns()
+        self.weights: dict[str, tuple[Tensor, Tensor]] = {}
+        self._moments: dict[str, list[tuple[int, ResidualMoments]]] = {}
+
+    def weight_of(self, name: str, layer: nn.Module, rows: int, moments: ResidualMoments) -> tuple[Tensor, Tensor]:
+        """A layer's new weight and shift, when all passes have reached it; `moments` are this pass's over `rows` positions."""
+        self._moments.setdefault(name, []).append((rows, moments))
+        self.turns.pass_on()
+        if name not in self.weights:
+            whole = _mean_moments(self._moments.pop(name))
+            weight = self.solve(name, whole).to(layer.weight)
+            change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(whole.mean), -1))
+            shift = whole.residual_mean - (change * whole.mean[:, None, :]).sum(-1).flatten()
+            self.weights[name] = weight, shift.to(layer.weight)
+        return self.weights[name]
+
+
+def _mean_moments(parts: Sequence[tuple[int, ResidualMoments]]) -> ResidualMoments:
+    """The moments over the positions of several passes."""
+    total = sum(rows for rows, _ in parts)
+    first, *others = [(rows / total, moments) for rows, moments in parts]
+    if not others:
+        return first[1]
+    values = {}
+    for name in ("moment", "residual_cross_moment", "mean", "residual_mean"):
+        values[name] = sum((share * getattr(moments, name) for share, moments in others), first[0] * getattr(first[1], name))
+    return ResidualMoments(**values)
+
+
+class _SequentialPass:
+    """The forward pass of one batch of `in_sequence`, and the state that its hooks share.
+
+    Attributes:
+        plan: layer -> the call whose result is added to its output.
+        fit: gives the new weights.
         calls: counter of the network's calls of torch functions.
         addends: number of a call -> its result, for calls whose result is added to a layer's output.
         late: layer -> the residual block that it closes, where the shortcut is computed after the layer.
         block_inputs: residual block -> its input.
     """
 
-    def __init__(self, model: TracedModel, plan: Mapping[str, int | None], solve: LayerFit, shortcuts: bool) -> None:
-        """Prepare a pass over the layers of `plan`, each with the call whose result is added to its output."""
-        self.model, self.plan, self.solve = model, plan, solve
-        self.weights: dict[str, tuple[Tensor, Tensor]] = {}
+    def __init__(self, model: TracedModel, plan: Mapping[str, int | None], fit: _SharedFit, shortcuts: bool) -> None:
+        """Prepare a pass over the layers of `plan`."""
+        self.model, self.plan, self.fit = model, plan, fit
         self.calls = _Calls(self.keep_addend)
         self.addend_numbers = frozenset(plan.values()) if shortcuts else frozenset()
         self.addends: dict[int, Tensor] = {}
@@ -96,15 +191,10 @@ class _SequentialPass:
             self.late = {b.closing: b.name for b in model.residual_blocks() if plan.get(b.closing, 0) is None}
         self.block_inputs: dict[str, Tensor] = {}
 
-    def register(self) -> list[Any]:
-        """Register the hooks; returns their handles."""
-        module, paths = self.model.module, self.model.trace.modules
-        parts = {name: module.get_submodule(paths[name]) for name in self.plan}
-        handles = [m.register_forward_hook(lambda m, a, y, name=name: self.compress(name, m, a, y)) for name, m in parts.items()]
-        for block in self.late.values():
-            part = module.get_submodule(block)
-            handles.append(part.register_forward_pre_hook(lambda _m, a, block=block: self.keep_block_input(block, a)))
-        return handles
+    def run(self, inputs: Mapping[str, Tensor]) -> None:
+        """Run the network on a batch that holds every example twice."""
+        with torch.no_grad(), self.calls:  # both hold for this thread alone
+            call(self.model.module, inputs, self.model.input_names)
 
     def keep_addend(self, number: int, _function: Callable, _args: tuple, result: Tensor) -> None:
         """Keep the result of a call that is later added to a layer's output."""
@@ -138,12 +228,9 @@ class _SequentialPass:
             if addend is not None and addend.shape == output.shape:
                 residual += addend[:half]
                 residual -= addend[half:]
-            moments = _residual_moments(layer, x, residual)
-            weight = self.solve(name, moments).to(layer.weight)
-            change = (weight - canonical(layer)).flatten(1).double().unflatten(0, (len(moments.mean), -1))
-            shift = moments.residual_mean - (change * moments.mean[:, None, :]).sum(-1).flatten()
-            self.weights[name] = weight, shift.to(layer.weight)
-            _write_output(layer, self.weights[name], x, own)
+            rows = residual.numel() // canonical(layer).shape[0]
+            weights = self.fit.weight_of(name, layer, rows, _residual_moments(layer, x, residual))
+            _write_output(layer, weights, x, own)
             return output
 
 
@@ -281,7 +368,7 @@ def _addition_plan(model: TracedModel, few: Batch, names: Sequence[str]) -> dict
 
 def _halves_swapped(few: Batch) -> tuple[Batch, Batch]:
     """Batches [a, b] and [a, a], a the first half of the examples."""
-    n = len(next(iter(few.values()))) // 2
+    n = max(1, len(next(iter(few.values()))) // 2)
     return (
         {name: value[: 2 * n] for name, value in few.items()},
         {name: torch.cat([value[:n], value[:n]]) for name, value in few.items()},

@@ -24,7 +24,10 @@ from dyncompress.types import (
     CHANNELS,
     FLOAT_BITS,
     ChannelGroup,
+    Choice,
     Drop,
+    Edit,
+    Keep,
     Layer,
     Model,
     OnnxFile,
@@ -75,12 +78,12 @@ def latency_table(task: Task, table: Mapping[str, Sequence[Option]]) -> LatencyT
     for form, members in _forms(table, groups, blocks, layers).items():
         options = table[members[0]]
         for i, option in enumerate(options):
-            cuts = {k: v for unit in members for k, v in _cuts(unit, option, groups).items()}
-            if option.choice.keep is not None:
+            edits = _edits(members, option.choice, groups)
+            if edits:
+                files[f"{form}:{i}"] = writer(*model.edited(edits).to_onnx(batch))
+            elif option.choice.keep is not None:
+                cuts = {k: v for unit in members for k, v in _cuts(unit, option, groups).items()}
                 files[f"{form}:{i}"] = writer(cut_channels(float_file, places, cuts), places)
-            elif option.choice.drop:
-                small, left = model.edited([Drop(unit.removeprefix(BLOCKS)) for unit in members]).to_onnx(batch)
-                files[f"{form}:{i}"] = writer(small, left)
         shares.update({unit: (form, len(members), len(options)) for unit in members})
     size = task.recipe.latency_batch
     inputs = {name: np.resize(value, (size, *value.shape[1:])) for name, value in batch.items()}
@@ -156,6 +159,14 @@ def _forms(
             shapes = tuple((layers[name].shape, layers[name].macs, layers[name].kind) for name in members[unit])
             units_by_shape.setdefault((unit.partition(":")[0], shapes, tuple(o.choice for o in options)), []).append(unit)
     return {units[0]: units for units in units_by_shape.values()}
+
+
+def _edits(members: Sequence[str], choice: Choice, groups: Sequence[ChannelGroup]) -> list[Edit]:
+    """The edits of units whose smaller file is exported: blocks, and groups whose layers hold more than a row a channel."""
+    if choice.drop:
+        return [Drop(unit.removeprefix(BLOCKS)) for unit in members]
+    parted = [group.name for group in groups if CHANNELS + group.name in members and (group.rows or group.parts > 1)]
+    return [] if choice.keep is None else [Keep(name, tuple(range(choice.keep))) for name in parted]
 
 
 def _cuts(unit: str, option: Option, groups: Sequence[ChannelGroup]) -> dict[str, Cut]:

@@ -28,11 +28,11 @@ Bytes = Callable[[Layer, Choice], float]
 def channel_options(
     group: ChannelGroup, observations: Mapping[str, Observation], recipe: Recipe, target: Target, file_bytes: Bytes
 ) -> tuple[Option, ...]:
-    """The lines of one channel group: keep counts on the target's grid, with what they save in this group alone.
+    """The lines of one channel group: keep counts on the target's grid (of heads every one), and what they save in this group.
 
     The distortion is the consumers' output error after the least-squares refit, weighted by Fisher information.
     """
-    wanted = keep_counts(group.size, recipe.keeps, target.channel_multiple)
+    wanted = keep_counts(group.size, recipe.keeps, 1 if group.rows else target.channel_multiple)
     distortions = np.zeros(len(wanted))
     for name, columns in group.consumers.items():
         observation = observations[name]

@@ -88,3 +88,14 @@ def test_nothing_is_matched_where_the_network_computes_nan() -> None:
     model = open_model(residual(), {"x": x[:2]})
     broken = model.edited([SetWeight("a", torch.full((8, 3, 3, 3), 1e38))])
     assert broken.matched(model, [{"x": x}])[1] == {}
+
+
+def test_sequences_of_several_lengths_are_cropped_to_the_length_that_leaves_most() -> None:
+    batches = [
+        {"x": torch.full((n, length, 2), float(length)), "one": torch.zeros(n)} for n, length in ((40, 2), (30, 5), (9, 7))
+    ]
+    joined = matching.join_batches(batches, ("x", "one"), 1000)
+    assert joined["x"].shape == (39, 5, 2) and joined["one"].shape == (39,)
+    assert joined["x"][:, 0, 0].tolist() == [5.0] * 30 + [7.0] * 9
+    assert matching.join_batches(batches, ("x", "one"), 12)["x"].shape == (9, 7, 2)
+    assert matching.join_batches(batches[:1] * 2, ("x", "one"), 50)["x"].shape == (50, 2, 2)

@@ -119,6 +119,57 @@ def test_moments_are_those_of_two_networks_run_separately() -> None:
     assert torch.allclose(seen["outer"].residual_mean, missing.mean(0), atol=1e-5)
 
 
+class ByPosition(nn.Module):
+    """Layers that act on every position of a sequence alone, with a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.inner, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.tanh(x + self.inner(x)))
+
+
+def test_batches_of_several_shapes_are_fitted_together() -> None:
+    """The positions of sequences of several lengths give the weights that the same positions give in one batch."""
+    x = torch.randn(240, 5, generator=torch.Generator().manual_seed(1))
+    several = [{"x": x[:120].reshape(20, 6, 5)}, {"x": x[120:180].reshape(15, 4, 5)}, {"x": x[180:].reshape(10, 6, 5)}]
+    fits = []
+    for batches in (several, [{"x": x[:, None]}]):
+        model = opened(ByPosition(), batches).model
+        seen: dict[str, ResidualMoments] = {}
+
+        def coarse(name: str, wanted: ResidualMoments, model: TorchModel = model, seen: dict = seen) -> Tensor:
+            seen[name] = wanted
+            return weight_of(model, name).mul(4).round().div(4)
+
+        fits.append((in_sequence(model, batches, names(model), coarse), seen))
+    (found, seen), (wanted, alone) = fits
+    assert list(found) == list(wanted) == ["stem", "inner", "head"]
+    for name in found:
+        torch.testing.assert_close(found[name][1], wanted[name][1], rtol=1e-4, atol=1e-6)
+        for field in ("moment", "residual_cross_moment", "mean", "residual_mean"):
+            torch.testing.assert_close(getattr(seen[name], field), getattr(alone[name], field), rtol=1e-4, atol=1e-6)
+
+
+def test_an_error_in_one_of_several_passes_ends_them_all() -> None:
+    batches = [{"x": torch.randn(8, length, 5)} for length in (2, 3, 4)]
+    model = opened(ByPosition(), batches).model
+
+    def broken(name: str, _wanted: ResidualMoments) -> Tensor:
+        if name == "inner":
+            raise ZeroDivisionError("as in a solver")
+        return weight_of(model, name)
+
+    with pytest.raises(ZeroDivisionError, match="as in a solver"):
+        in_sequence(model, batches, names(model), broken)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules())
+    with pytest.raises(dc.InvalidRequest, match="needs at least 2 calibration examples, and 1 were given"):
+        in_sequence(model, [{"x": torch.randn(1, 3, 5)}], names(model), broken)
+
+
 def compressed(model: ObservedModel, bits: int, *, aim: bool) -> Model:
     """The network with every layer rounded, sequentially or each on the original's inputs."""
 

@@ -15,10 +15,13 @@ from dyncompress.models.torch.opening import open_model
 from dyncompress.pipeline.application.apply_plan import apply_plan
 from dyncompress.pipeline.application.structured_pruning import restructure, structural_choices, with_flipped
 from dyncompress.pipeline.observed_model import outputs
+from dyncompress.pipeline.profiling.profile import file_bytes
+from dyncompress.pipeline.profiling.structure_choices import channel_options
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import Choice
+from dyncompress.types import Choice, InputMoment, Keep, Weight
 from tests import tiny
+from tests.running import session_of
 
 X = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
 
@@ -156,3 +159,77 @@ def test_images_are_flipped_only_if_the_recipe_says_so(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["narrow", "fastest"])
 def test_recipes_that_remove_structure_refit_on_flipped_images(name: str) -> None:
     assert dc.load_recipe(name).mirrored and not dc.load_recipe(name).sequential
+
+
+# ---------------------------------------------------------------- attention heads
+class Encoder(nn.Module):
+    """One block of a transformer over vectors of 8 numbers, and a score for each sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(8, 4, 24, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(x).mean(1))
+
+
+def sequences(n: int, length: int, seed: int) -> Tensor:
+    """Sequences of correlated vectors `[n, length, 8]`."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(n, length, 8, generator=draw) @ torch.randn(8, 8, generator=torch.Generator().manual_seed(0)) / 2
+
+
+def encoder() -> Task:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Encoder().eval()
+    x = sequences(300, 6, seed=1)
+    return tiny.task_on(open_model(model, {"x": x[:4]}), [{"x": x[:150]}, {"x": x[150:]}])
+
+
+def test_a_refit_makes_up_for_removed_heads_and_hidden_units() -> None:
+    model = encoder()
+    heads, units = model.model.channel_groups()
+    assert dict(heads.rows) == {f"block.self_attn.{name}_proj": 2 for name in "qkv"} and heads.size == 4 and units.size == 24
+    for group, keep in ((heads, 2), (units, 12)):
+        small, realised = restructure(model, {f"channels:{group.name}": Choice(keep=keep)})
+        kept = realised[f"channels:{group.name}"].indices
+        assert kept is not None and len(kept) == keep
+        plain = model.with_model(model.model.edited([Keep(group.name, kept)]))
+        assert distance(model, small) < 0.7 * distance(model, plain)
+        assert small.model.macs == plain.model.macs < model.model.macs
+
+
+def test_the_table_counts_heads_one_by_one() -> None:
+    """A target's multiple of channels says nothing about heads; a head's share of the cost is that of its rows and columns."""
+    task = encoder()
+    (heads, _), needs = task.model.channel_groups(), (Weight(), InputMoment())
+    seen = dict(task.observe(needs))
+    recipe = replace(dc.load_recipe("narrow"), keeps=(1.0, 0.75, 0.5, 0.25))
+    lines = channel_options(heads, seen, recipe, replace(task.target, channel_multiple=64), file_bytes)
+    assert [line.choice.keep for line in lines] == [None, 3, 2, 1]
+    assert [line.macs for line in lines] == [-4 * 6 * 8 * 8 * gone / 4 for gone in range(4)]
+    assert [line.distortion for line in lines] == sorted(line.distortion for line in lines)
+    small = task.model.edited([Keep(heads.name, (1, 3))])
+    assert small.macs - task.model.macs == lines[2].macs
+
+
+@pytest.mark.slow
+def test_a_transformer_is_narrowed_under_a_budget_of_macs() -> None:
+    recipe = dc.load_recipe("narrow")
+    recipe = replace(recipe, budget=dc.Budget(macs=0.5), distill=replace(recipe.distill, epochs=2))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Encoder().eval()
+    target = replace(dc.load_target(tiny.TARGET), channel_multiple=4)
+    data = [{"x": sequences(64, length, seed=length)} for length in (5, 6, 8)]
+    file = dc.compress(model, recipe, target=target, calibration=data)
+    kept = {unit: choice.keep for unit, choice in file.plan.realised.items() if unit.startswith("channels:")}
+    assert set(kept) == {"channels:block.self_attn.q_proj", "channels:block.linear1"} and any(kept.values())
+    session, x = session_of(file.body), sequences(7, 11, seed=9)
+    found = session.run(None, {"x": x.numpy()})[0]
+    with torch.no_grad():
+        wanted = model(x)
+    assert found.shape == wanted.shape
+    assert float((torch.from_numpy(found) - wanted).square().mean() / wanted.var()) < 0.3
