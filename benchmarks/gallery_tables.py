@@ -11,6 +11,8 @@ RESULTS = Path(__file__).parent / "results" / "gallery.json"
 SECONDS = RESULTS.with_name("gallery_seconds.json")
 SENTENCES = RESULTS.with_name("sentences.json")
 OTHERS = RESULTS.with_name("other_models.json")
+PRUNED = RESULTS.with_name("pruned_transformer.json")
+PRUNED_METHODS, PRUNED_PARTS = ("ours", "CORP", "ranking alone"), ("units", "heads", "units and heads")
 FLOAT, OURS, STATIC = "float", "edge-int8", "onnxruntime static"
 HEADS = ("row", "tool", "bytes", "metric [95 % of the difference]", "outputs differ", "ms, batch 1", "left alone")
 MORE_HEADS = ("seconds (processor)", "certificate")
@@ -154,3 +156,22 @@ def others_table(found: Mapping[str, cells.Cell]) -> str:
 def others() -> Iterable[str]:
     """The lines of that table on the site."""
     yield others_table(cells.read(OTHERS))
+
+
+def pruned_table(found: Mapping[str, cells.Cell]) -> str:
+    """A line for each part and share, a column for each method."""
+    rows = [line(("removed", "MACs left", *PRUNED_METHODS)), line(["---"] * (2 + len(PRUNED_METHODS)))]
+    if "float" in found:
+        rows.append(line(("nothing", "100 %", f"{found['float']['spearman']:.2f}", "", "")))
+    for share in (25, 50):
+        for part in PRUNED_PARTS:
+            here = [found.get(f"{method} | {part} | {share} %") for method in PRUNED_METHODS]
+            macs = next((f"{100 * cell['macs']:.0f} %" for cell in here if cell), "-")
+            values = [f"{cell['spearman']:.2f} ({cell['cosine']:.3f})" if cell else "-" for cell in here]
+            rows.append(line((f"{share} % of {part}", macs, *values)))
+    return "\n".join(rows)
+
+
+def pruned() -> Iterable[str]:
+    """The lines of that table on the site."""
+    yield pruned_table(cells.read(PRUNED))

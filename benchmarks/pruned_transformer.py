@@ -20,7 +20,6 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 import dyncompress as dc
 from benchmarks import cells
-from benchmarks.gallery_tables import line
+from benchmarks.gallery_tables import PRUNED, PRUNED_METHODS, PRUNED_PARTS, pruned_table
 from benchmarks.gallery_text import minilm, sentence_batches
 from benchmarks.judging import TARGET
 from benchmarks.sentences import correlation
@@ -43,11 +42,8 @@ from dyncompress.recipe.toml_files import load_target
 from dyncompress.types import CHANNELS, Batch, Bias, ChannelGroup, Choice, Edit, Keep, SetWeight, Weight
 from tests.data import data_file
 
-PATH = Path(__file__).parent / "results" / "pruned_transformer.json"
 SENTENCES = 512
-METHODS = ("ours", "CORP", "ranking alone")
-PARTS = ("units", "heads", "units and heads")
-KEYS = ["float", *(f"{method} | {part} | {share} %" for share in (25, 50) for part in PARTS for method in METHODS)]
+KEYS = ["float", *(f"{method} | {part} | {share} %" for share in (25, 50) for part in PRUNED_PARTS for method in PRUNED_METHODS)]
 
 
 @dataclass(frozen=True)
@@ -170,19 +166,5 @@ def told(key: str, cell: cells.Cell) -> str:
     return f"{key}: {cell['spearman']:.2f} points, cosine {cell['cosine']:.4f}, {cell['macs']:.0%} of the MACs"
 
 
-def table(found: Mapping[str, cells.Cell]) -> str:
-    """A line for each part and share, a column for each method."""
-    rows = [line(("removed", "MACs left", *METHODS)), line(["---"] * (2 + len(METHODS)))]
-    if "float" in found:
-        rows.append(line(("nothing", "100 %", f"{found['float']['spearman']:.2f}", "", "")))
-    for share in (25, 50):
-        for part in PARTS:
-            here = [found.get(f"{method} | {part} | {share} %") for method in METHODS]
-            macs = next((f"{100 * cell['macs']:.0f} %" for cell in here if cell), "-")
-            values = [f"{cell['spearman']:.2f} ({cell['cosine']:.3f})" if cell else "-" for cell in here]
-            rows.append(line((f"{share} % of {part}", macs, *values)))
-    return "\n".join(rows)
-
-
 if __name__ == "__main__":
-    cells.script(__doc__, KEYS, PATH, cell_of, told, table)
+    cells.script(__doc__, KEYS, PRUNED, cell_of, told, pruned_table)

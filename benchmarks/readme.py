@@ -23,6 +23,8 @@ PAGES: Mapping[Path, Mapping[str, Table]] = {
         "gallery seconds": gallery_tables.seconds,
         "sentences": gallery_tables.sentences,
         "other models": gallery_tables.others,
+        "pruned": gallery_tables.pruned,
+        "runtimes": site_tables.runtimes,
         "certified": site_tables.certified,
         "heavy tail": site_tables.heavy_tail,
         "soundness": site_tables.soundness,

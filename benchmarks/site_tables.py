@@ -123,3 +123,20 @@ def install() -> Iterable[str]:
     yield "|---|---|"
     for what, seconds in r["import_seconds"].items():
         yield f"| {what} | {seconds:.2f} |"
+
+
+def runtimes() -> Iterable[str]:
+    """The same quantized network in several runtimes."""
+    found = load("runtimes")
+    environment = found.pop("environment")
+    yield "| network | runtime | bytes | largest difference | ms, batch 1 |"
+    yield "|---|---|---|---|---|"
+    for network, seen in found.items():
+        for runtime, r in seen.items():
+            far = "-" if "float" in runtime else f"{100 * r['difference']:.2g} %"
+            yield f"| {network} | {runtime} | {r['bytes']:,} | {far} | {r['milliseconds']:.3g} |"
+    yield ""
+    yield (
+        f"{environment['processor']}, one thread; onnxruntime {environment['version']}, OpenVINO {environment['openvino']}, "
+        f"LiteRT {environment['litert']}."
+    )

@@ -77,7 +77,7 @@ def _with_data(graph: onnx.ModelProto, data: Mapping[str, memoryview]) -> bytes:
             continue
         inner: list[memoryview | bytes] = []
         for kind, tensor, whole in parts(content):
-            name = TensorProto.FromString(tensor).name if kind == INITIALIZER else ""
+            name = TensorProto.FromString(bytes(tensor)).name if kind == INITIALIZER else ""
             inner += message([(kind, [tensor, *message([(RAW, [data[name]])])])]) if name in data else [whole]
         pieces += message([(key, inner)])
     return b"".join(pieces)
@@ -157,4 +157,4 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _bytes(value: Tensor) -> memoryview:
     """Little-endian float32, as ONNX stores it; the tensor's own memory where it is laid out like this."""
     array = value.detach().cpu().contiguous().numpy().astype(np.dtype("<f4"), copy=False)
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
