@@ -192,6 +192,7 @@ def test_intervals_for_a_new_network_hold_what_they_promise() -> None:
     assert abs(np.mean(held) - 0.9) < 3 * np.sqrt(0.9 * 0.1 / len(held))
 
 
+@pytest.mark.slow
 def test_a_prior_from_shuffled_scores_predicts_no_better_than_none() -> None:
     beta, rng, errors = np.array([0.9, -0.6, 0.3]), np.random.default_rng(7), []
     for seed in range(12):

@@ -183,6 +183,7 @@ def test_language_models_see_no_later_character(build: type[nn.Module]) -> None:
     assert (before[:, 12:] - after[:, 12:]).abs().amax() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "rate"), [(lambda: gallery_text.GruLanguageModel(64, 32), 1e-2), (gallery_text.Gpt, 3e-3)])
 def test_a_short_training_learns_more_than_the_commonest_character(
     build: gallery_text.Builder, rate: float, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,7 @@ class Sentences(nn.Module):
         return self.encoder(self.embedding(ids)).mean(1)
 
 
+@pytest.mark.slow
 def test_sentences_of_any_length() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -104,7 +104,7 @@ def probe_structure(task: Task, table: Mapping[str, Sequence[Option]], step: Ste
 
 
 class Probe:
-    """Divergence of an edited model from the original on a few calibration examples, moments matched."""
+    """Divergence of an edited model from the original on a few calibration examples, moments matched where that brings it nearer."""
 
     def __init__(self, source: ObservedModel, examples: int = EXAMPLES) -> None:
         """Run the original once."""
@@ -118,7 +118,8 @@ class Probe:
     def examples(self, edited: Model) -> np.ndarray:
         """The divergence on each example, `[n]`."""
         alike, _ = match_moments(edited, self.original, self.batches)
-        return per_example(self.before, outputs(alike, self.batches)[0])
+        moved = [per_example(self.before, outputs(model, self.batches)[0]) for model in (edited, alike)]
+        return min(moved, key=lambda examples: float(examples.mean()))
 
 
 def correct_predictions(predicted: Sequence[float], measured: Mapping[int, float]) -> list[float]:

@@ -237,7 +237,7 @@ def test_queries_that_may_look_at_nothing_do_not_stop_a_recipe(recipe: str) -> N
 @pytest.mark.parametrize(
     ("name", "recipe"),
     [
-        ("causal and float padding masks", "edge-int4"),
+        pytest.param("causal and float padding masks", "edge-int4", marks=pytest.mark.slow),
         ("TransformerEncoder with a padding mask", "edge-int8"),
         pytest.param("TransformerDecoder", "edge-int4", marks=pytest.mark.slow),
     ],

@@ -179,6 +179,7 @@ def test_matching_one_example_is_refused() -> None:
 
 
 # ---------------------------------------------------------------- real weights
+@pytest.mark.slow
 def test_matching_a_rounded_resnet_wins_back_accuracy() -> None:
     module = resnet20()
     x, _ = cifar10("train", 256)

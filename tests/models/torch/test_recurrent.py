@@ -26,7 +26,7 @@ NETS = {
 }
 
 
-SHORT = ("LSTM, both directions", "GRU, both directions, two layers", "RNN", "LSTM cell")
+SHORT = ("LSTM, both directions", "RNN")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in SHORT else pytest.mark.slow) for name in NETS])
