@@ -104,7 +104,7 @@ def probe_structure(task: Task, table: Mapping[str, Sequence[Option]], step: Ste
 
 
 class Probe:
-    """Divergence of an edited model from the original on a few calibration examples, moments matched where that brings it nearer."""
+    """Divergence of an edited model from the original on a few calibration examples; moments are matched where that lowers it."""
 
     def __init__(self, source: ObservedModel, examples: int = EXAMPLES) -> None:
         """Run the original once."""
