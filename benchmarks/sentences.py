@@ -103,7 +103,8 @@ def cell_of(key: str) -> cells.Cell:
 
 def load_libraries() -> None:
     """Compress a small transformer, so that all libraries are loaded before anything is measured."""
-    small = BertModel(BertConfig(99, 32, 1, 2, 64)).eval()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    small = BertModel(BertConfig(vocab_size=99, **sizes)).eval()
     masks = [torch.ones(8, length, dtype=torch.long) for length in (7, 9)]
     batches = [{"input_ids": torch.randint(0, 99, mask.shape), "attention_mask": mask} for mask in masks]
     dc.compress(small, "edge-int8", target=TARGET, calibration=batches)
