@@ -47,8 +47,9 @@ class Converted:
 
     Example:
         >>> import tempfile
+        >>> from dyncompress.deployment.conversion import Converted
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     [path.name for path in Converted({"model.ort": b"..."}, (), ".ort").save(Path(folder) / "small.ort")]
+        ...     [path.name for path in Converted({"model.ort": b"..."}, (), ".ort").save(f"{folder}/small.ort")]
         ['small.ort']
     """
 
