@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from dyncompress.coding.skeleton import Source, varint
 
@@ -40,14 +40,11 @@ def parts(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
         start = end
 
 
-def message(fields: Iterable[tuple[int, list[memoryview | bytes]]]) -> list[memoryview | bytes]:
-    r"""The pieces of fields of bytes, each given by its key and the pieces of its content; joined, they are the message.
+def field(key: int, content: list[memoryview | bytes]) -> list[memoryview | bytes]:
+    r"""The pieces of a field of bytes, from its key and the pieces of its content.
 
     Example:
-        >>> b"".join(message([(10, [b"h", b"i"])]))
+        >>> b"".join(field(10, [b"h", b"i"]))
         b'\n\x02hi'
     """
-    pieces: list[memoryview | bytes] = []
-    for key, content in fields:
-        pieces += [varint(key) + varint(sum(len(piece) for piece in content)), *content]
-    return pieces
+    return [varint(key) + varint(sum(len(piece) for piece in content)), *content]

@@ -76,3 +76,14 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
         return None
     tensor = value.const_value if value.is_initializer() else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def remove_unread(graph: ir.Graph) -> None:
+    """Remove the nodes and the initializers that nothing reads, in place."""
+    outputs = set(graph.outputs)
+    for node in reversed(list(graph)):
+        if not any(value.uses() or value in outputs for value in node.outputs):
+            graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and value not in outputs:
+            graph.initializers.pop(name)

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnx import TensorProto, shape_inference
 
-from dyncompress.coding.messages import GRAPH, INITIALIZER, RAW, message, parts
+from dyncompress.coding.messages import GRAPH, INITIALIZER, RAW, field, parts
 from dyncompress.deployment.session import PLAIN, load, options, processors
 from dyncompress.deployment.stripping import read, stripped
 
@@ -41,8 +41,8 @@ class FloatGraph:
         weights: dict[str, np.ndarray] = {}
         try:
             pieces = [
-                message([(key, _cut_graph(content, weights))]) if key == GRAPH else [field]
-                for key, content, field in parts(memoryview(float_file))
+                field(key, _cut_graph(content, weights)) if key == GRAPH else [whole]
+                for key, content, whole in parts(memoryview(float_file))
             ]
         except ValueError:
             pieces = [[float_file]]  # `read` says what's wrong with it
@@ -88,9 +88,9 @@ class FloatGraph:
 def _cut_graph(graph: memoryview, weights: dict[str, np.ndarray]) -> list[memoryview | bytes]:
     """The pieces of a graph without the data of its large initializers, which are added to `weights`."""
     pieces: list[memoryview | bytes] = []
-    for key, content, field in parts(graph):
+    for key, content, whole in parts(graph):
         light = _cut_tensor(content, weights) if key == INITIALIZER and len(content) >= _LARGE else None
-        pieces += [field] if light is None else message([(key, [light])])
+        pieces += [whole] if light is None else field(key, [light])
     return pieces
 
 
@@ -98,7 +98,7 @@ def _cut_tensor(tensor: memoryview, weights: dict[str, np.ndarray]) -> bytes | N
     """The message of an initializer that says that its data lie elsewhere; None where it doesn't hold floats as raw data."""
     fields = list(parts(tensor))
     raw = [content for key, content, _ in fields if key == RAW]
-    proto = TensorProto.FromString(b"".join(field for key, _, field in fields if key != RAW))
+    proto = TensorProto.FromString(b"".join(whole for key, _, whole in fields if key != RAW))
     if proto.data_type != TensorProto.FLOAT or len(raw) != 1:
         return None
     array = np.frombuffer(raw[0], np.dtype("<f4")).reshape(tuple(proto.dims))

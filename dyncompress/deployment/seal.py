@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from dyncompress.coding.skeleton import varint
 from dyncompress.errors import Altered, InvalidRequest
 
 KEY = b"dyncompress.seal"
@@ -95,15 +96,6 @@ def is_sealed(content: bytes) -> bool:
     return _MARK in content
 
 
-def _varint(value: int) -> bytes:
-    """A number as a protobuf varint."""
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
 def _text(entry: Mapping[str, Any]) -> bytes:
     """An entry as canonical JSON: equal entries give equal bytes."""
     return json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
@@ -116,8 +108,8 @@ def _digest(entry: Mapping[str, Any]) -> str:
 def _serialize(entry: Mapping[str, Any]) -> bytes:
     """The bytes of a seal."""
     text = _text(entry)
-    pair = _MARK + _varint(len(text)) + text
-    return bytes([_FIELD]) + _varint(len(pair)) + pair
+    pair = _MARK + varint(len(text)) + text
+    return bytes([_FIELD]) + varint(len(pair)) + pair
 
 
 def _entry(content: bytes, mark: int) -> dict[str, Any]:

@@ -48,15 +48,6 @@ def open_session(body: bytes, target: Target, threads: int = 1) -> onnxruntime.I
     return load(body, session_options)
 
 
-def float_session(content: bytes) -> onnxruntime.InferenceSession:
-    """A session of a float graph to which outputs were added, on all processors.
-
-    Raises:
-        Unsupported: onnxruntime refuses the graph.
-    """
-    return open_session(content, PLAIN, processors())
-
-
 def options(target: Target, threads: int = 1) -> onnxruntime.SessionOptions:
     """Session options for a target: its own configuration keys, no spinning threads, and only errors in the log."""
     session_options = onnxruntime.SessionOptions()

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from dyncompress.deployment.activations import quantize_activations
 from dyncompress.deployment.bias import StoredScale, fits_accumulator, integer_bias, scales_for_bias
-from dyncompress.deployment.constants import Constants, constant
+from dyncompress.deployment.constants import Constants, constant, remove_unread
 from dyncompress.deployment.domain import Domain, integer_domain
 from dyncompress.deployment.dynamic_form import dynamic_nodes, quantize_at_run
 from dyncompress.deployment.embeddings import gather_first
@@ -276,13 +276,12 @@ def _replace_weight_and_bias(constants: Constants, weight: StoredWeight, codes: 
 def _serialize(model: ir.Model, target: Target) -> bytes:
     """Add the local functions that the graph calls, shorten its text and serialize it."""
     graph = model.graph
+    remove_unread(graph)  # the float weights, before they would be copied
     used = {node.op_type for node in graph.all_nodes() if node.domain == DOMAIN}
     if used:
         graph.opset_imports[DOMAIN] = 1
         for function in functions(used, target.opset):
             model.functions[function.identifier()] = function
-    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
-        del graph.initializers[name]
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     proto.ir_version = target.ir_version

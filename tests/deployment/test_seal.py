@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dyncompress.coding.skeleton import varint
 from dyncompress.deployment import Session, is_sealed, ranges, seal, unseal, write
-from dyncompress.deployment.seal import _MARK, LIMIT, _varint
+from dyncompress.deployment.seal import _MARK, LIMIT
 from dyncompress.errors import Altered, InvalidRequest
 from tests.deployment.graphs import TARGET, encode, images, residual
 
@@ -88,8 +89,8 @@ def with_text(sealed: bytes, old: bytes, new: bytes) -> bytes:
     text = sealed[sealed.index(b"{", len(body)) :]
     assert old in text
     changed = text.replace(old, new, 1)
-    pair = _MARK + _varint(len(changed)) + changed
-    return body + bytes([14 << 3 | 2]) + _varint(len(pair)) + pair
+    pair = _MARK + varint(len(changed)) + changed
+    return body + bytes([14 << 3 | 2]) + varint(len(pair)) + pair
 
 
 def test_a_seal_with_duplicate_keys_or_infinite_numbers_is_refused(body: bytes) -> None:

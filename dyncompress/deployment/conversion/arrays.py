@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dyncompress.deployment.constants import constant
+from dyncompress.deployment.constants import constant, remove_unread
 from dyncompress.deployment.conversion import Converted, Inputs
 from dyncompress.deployment.conversion.plain_graph import plain_model
-from dyncompress.deployment.conversion.stored_codes import StoredCodes, decode_tables_first, remove_unread, stored_codes
+from dyncompress.deployment.conversion.stored_codes import StoredCodes, decode_tables_first, stored_codes
 from dyncompress.errors import Unsupported
 
 GRAPH, VERSION = "graph.json", 1

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from dyncompress.deployment.constants import constant
+from dyncompress.deployment.constants import constant, remove_unread
 from dyncompress.deployment.conversion import Converted, Inputs
 from dyncompress.deployment.conversion.comparison import as_defined, compare
 from dyncompress.deployment.conversion.fake_quantization import fake_quantized
 from dyncompress.deployment.conversion.plain_graph import fold, plain_model
-from dyncompress.deployment.conversion.stored_codes import StoredCodes, decode_tables_first, remove_unread, stored_codes
+from dyncompress.deployment.conversion.stored_codes import StoredCodes, decode_tables_first, stored_codes
 from dyncompress.deployment.domain import FOLLOWING, MOVING, PRODUCTS, WEIGHTED
 from dyncompress.errors import Differs, InvalidRequest, Unsupported
 

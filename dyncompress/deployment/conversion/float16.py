@@ -14,10 +14,10 @@ import onnx_ir as ir
 from onnx import helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from dyncompress.deployment.constants import remove_unread
 from dyncompress.deployment.conversion import Converted, Inputs
 from dyncompress.deployment.conversion.comparison import UNKNOWN, as_defined, difference, inputs_for, outputs
 from dyncompress.deployment.conversion.plain_graph import fold, plain_model
-from dyncompress.deployment.conversion.stored_codes import remove_unread
 from dyncompress.errors import Differs, InvalidRequest, Unsupported
 
 MODEL = "model.onnx"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from dyncompress.deployment.constants import constant
+from dyncompress.deployment.constants import constant, remove_unread
 
 
 @dataclass(frozen=True)
@@ -173,17 +173,6 @@ def decode_tables_first(graph: ir.Graph) -> None:
         graph.insert_before(product, [table, decoded])
         ir.convenience.replace_nodes_and_values(graph, product, [product], [decoded], product.outputs, decoded.outputs)
         remove_unread(graph)
-
-
-def remove_unread(graph: ir.Graph) -> None:
-    """Remove the nodes and the initializers that nothing reads, in place."""
-    outputs = set(graph.outputs)
-    for node in reversed(list(graph)):
-        if not any(value.uses() or value in outputs for value in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and value not in outputs:
-            graph.initializers.pop(name)
 
 
 def _producer(node: ir.Node, index: int, operator: str) -> ir.Node | None:

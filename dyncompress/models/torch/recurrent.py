@@ -3,7 +3,7 @@
 """The weight matrices of recurrent layers as layers of their own, so that they can be quantized.
 
 torch's recurrent layers hold their matrices in bare parameters and multiply them inside one fused call. A `RecurrentWeight` is a
-submodule that shares such a parameter and is never called: writing its weight in place edits the recurrent layer. Runtimes
+submodule that shares such a parameter and is never called: a new value of its weight is one of the recurrent layer. Runtimes
 compute recurrent layers in float, so that the file holds integers, which a session converts to floats when it loads.
 """
 

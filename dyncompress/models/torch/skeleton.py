@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
-from dyncompress.coding.messages import GRAPH, INITIALIZER, RAW, message, parts
+from dyncompress.coding.messages import GRAPH, INITIALIZER, RAW, field, parts
 from dyncompress.models.torch.recurrent import RecurrentWeight
 from dyncompress.types import Batch, Placement
 
@@ -71,15 +71,15 @@ def _with_data(graph: onnx.ModelProto, data: Mapping[str, memoryview]) -> bytes:
     """The file of a graph with the raw data of some initializers, which are copied once; protobuf's writer copies them thrice."""
     light = graph.SerializeToString()
     pieces: list[memoryview | bytes] = []
-    for key, content, field in parts(memoryview(light)):
+    for key, content, piece in parts(memoryview(light)):
         if key != GRAPH:
-            pieces.append(field)
+            pieces.append(piece)
             continue
         inner: list[memoryview | bytes] = []
         for kind, tensor, whole in parts(content):
             name = TensorProto.FromString(bytes(tensor)).name if kind == INITIALIZER else ""
-            inner += message([(kind, [tensor, *message([(RAW, [data[name]])])])]) if name in data else [whole]
-        pieces += message([(key, inner)])
+            inner += field(kind, [tensor, *field(RAW, [data[name]])]) if name in data else [whole]
+        pieces += field(key, inner)
     return b"".join(pieces)
 
 

@@ -58,7 +58,8 @@ class _Constant:
 
     data: bytes
 
-    def Pack(self, builder: Any) -> Any:  # the name that the schema's code calls
+    def Pack(self, builder: Any) -> Any:
+        """Write the bytes, and return where; the schema's code calls the method by this name."""
         if not self.data:
             schema().BufferStart(builder)
             return schema().BufferEnd(builder)
