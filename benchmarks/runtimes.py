@@ -92,7 +92,8 @@ def in_openvino(content: bytes) -> Run:
     core = openvino.Core()
     model = core.read_model(content)
     model.reshape([1, *list(model.inputs[0].partial_shape)[1:]])
-    request = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
     return lambda x: np.array(request.infer([x])[0])
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from dyncompress.models.torch.sgd_probe import probe
     from dyncompress.pipeline.checkpoint import load, save_compressed
+    from dyncompress.pipeline.comparison import compare
     from dyncompress.pipeline.conversion import convert
     from dyncompress.pipeline.pareto import pareto
     from dyncompress.pipeline.selection import rank
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dyncompress.recipe.recipe import Recipe
     from dyncompress.recipe.toml_files import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
+    from dyncompress.recording.training_states import load_training_state
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
 __version__ = "0.1.0"
@@ -44,6 +46,7 @@ _MODULES = {
     "convert": "pipeline.conversion",
     "probe": "models.torch.sgd_probe",
     "pareto": "pipeline.pareto",
+    "compare": "pipeline.comparison",
     "rank": "pipeline.selection",
     "load": "pipeline.checkpoint",
     "save_compressed": "pipeline.checkpoint",
@@ -51,6 +54,7 @@ _MODULES = {
     "load_recipe": "recipe.toml_files",
     "load_target": "recipe.toml_files",
     "TrajectoryWriter": "recording",
+    "load_training_state": "recording.training_states",
     "Budget": "types",
     "Certificate": "types",
     "Choice": "types",
@@ -81,11 +85,13 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "probe",
     "rank",
     "pareto",
+    "compare",
     "load",
     "save_compressed",
     "load_recipe",
     "load_target",
     "TrajectoryWriter",
+    "load_training_state",
     "Recipe",
     "Budget",
     "Certificate",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dyncompress.types import Plan
 
 DATA = {"calibration": "calibration data", "held_out": "held-out data", "data": "data", "example": "example"}
+NO_DATA = "give --calibration DATA (or --held-out or --example DATA): one example is needed to determine the model's inputs."
 # Other arguments that name input files.
 FILES = ("plan", "trajectory", "recipe", "target", "profile", "file", "certificate", "runs", "against")
 
@@ -38,10 +39,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     target = target_for(args.target, plan)  # first, because reading a recipe takes longer
     recipe = recipe_for(args.recipe, plan, settings(args.set))
     refuse_mismatch(recipe, target, plan)
-    if args.calibration is None and getattr(args, "held_out", None) is None:
-        raise InvalidRequest(
-            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
-        )
+    if args.calibration is None and getattr(args, "held_out", None) is None and args.example is None:
+        raise InvalidRequest(NO_DATA)
+    if args.batch_size is not None and args.trajectory is None:
+        raise InvalidRequest(f"--batch-size {args.batch_size} is that of a training; give its checkpoint by --trajectory PATH.")
     names = RESULTS if args.command == "compress" else (PROFILE,)
     if args.out is not None:
         refuse_overwriting(args, [args.out / name for name in names], plan)
@@ -50,8 +51,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 def check_sources(args: argparse.Namespace) -> None:
     """Refuse data, a trajectory or a model that don't exist."""
     trajectory = getattr(args, "trajectory", None)
-    if trajectory is not None and not is_file(trajectory, f"trajectory '{trajectory}'"):
-        raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file.")
+    if trajectory is not None and not trajectory.is_dir() and not is_file(trajectory, f"trajectory '{trajectory}'"):
+        raise InvalidRequest(f"trajectory '{args.trajectory}': there is no such file or folder.")
     for word, what in DATA.items():
         if getattr(args, word, None) is not None:
             check_data(getattr(args, word), what)

@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from dyncompress import __version__
 from dyncompress.certificates.promise import Promise
+from dyncompress.cli.early_checks import NO_DATA
 from dyncompress.cli.option_values import free_axes, settings
 from dyncompress.cli.run_table import read_runs
 from dyncompress.cli.sources import load_data, load_model
@@ -29,8 +32,9 @@ from dyncompress.recipe.plan_file import read_plan
 from dyncompress.recipe.profile_file import profile_from_json, profile_to_json
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import load_target, recipe_for, refuse_mismatch, target_for
+from dyncompress.recording.training_states import load_training_state
 from dyncompress.reports.output_files import PROFILE
-from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, Trajectory
+from dyncompress.types import Batch, Budget, HeldOut, OnnxFile, Plan, Profile, Target, TrainingState, Trajectory
 from dyncompress.types.progress import Progress
 from dyncompress.types.representation import whole_text
 
@@ -44,7 +48,8 @@ class Request:
         recipe, target: the values.
         batches: calibration batches, or None.
         held_out: held-out examples, or None.
-        trajectory: path of a recorded trajectory, or None.
+        trajectory: path of what the training left behind, or None; the model is open on it.
+        batch_size: of that training, as the user knows it; None: not given.
     """
 
     model: Task
@@ -53,6 +58,7 @@ class Request:
     batches: Sequence[Batch] | None
     held_out: HeldOut | None
     trajectory: Path | None
+    batch_size: int | None
 
     def key(self) -> str:
         """A digest of all that a profile depends on, the library's version included; budget, allocator and certificate aren't."""
@@ -67,7 +73,9 @@ class Request:
         ]
         parts += digests(self.batches or [])
         if self.trajectory is not None:
-            parts.append(hashlib.sha256(self.trajectory.read_bytes()).hexdigest())
+            files = sorted(f for f in self.trajectory.rglob("*") if f.is_file()) if self.trajectory.is_dir() else [self.trajectory]
+            parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+            parts.append(str(self.batch_size))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -82,7 +90,6 @@ def compress_model(args: argparse.Namespace, progress: Progress) -> tuple[OnnxFi
         target=request.target,
         calibration=request.batches,
         held_out=request.held_out,
-        trajectory=request.trajectory,
         plan=plan or profile,
         keep_float=args.keep_float,
         progress=progress,
@@ -142,22 +149,29 @@ def open_request(args: argparse.Namespace, held_out: str | None, plan: Plan | No
     refuse_mismatch(recipe, target, plan)
     fresh_data = None if held_out is None else load_data(held_out, "held-out data")
     calibration = None if args.calibration is None else load_data(args.calibration, "calibration data")
-    if calibration is None and fresh_data is None:
-        raise InvalidRequest(
-            "give --calibration DATA (or --held-out DATA): one example is needed to determine the inputs of the model."
-        )
+    shown = None if args.example is None else load_data(args.example, "example")
+    given = next((data for data in (calibration, fresh_data, shown) if data is not None), None)
+    if given is None:
+        raise InvalidRequest(NO_DATA)
     model = load_model(args.model)
-    names, data = resolve_inputs(model, fresh_data if calibration is None else calibration)
+    names, data = resolve_inputs(model, given)
     batches = None if args.calibration is None else as_batches(data, names, task.examples_drawn(recipe), unchecked=True)
     examples = None if fresh_data is None else as_held_out(fresh_data, names, unchecked=True)
     if examples is not None:
         fresh, _ = without_seen(examples, frozenset(digests(batches or [])))  # the certificate counts the others
         spec = recipe.certificate
         refuse_too_few(fresh, Promise(spec.risk, spec.delta, recipe.budget.risk_increase, spec.method))
-    example = None if examples is None else first_rows(examples)
-    data = InputData(batches, example, free_axes(args.free_axes))
-    start = open_task(model, recipe, target, data)
-    return Request(start, recipe, target, batches, examples, args.trajectory)
+    example = first_rows(examples) if examples is not None else None if shown is None else data
+    start = open_task(model, recipe, target, InputData(batches, example, free_axes(args.free_axes), _training(args, model)))
+    return Request(start, recipe, target, batches, examples, args.trajectory, args.batch_size)
+
+
+def _training(args: argparse.Namespace, model: object) -> Path | TrainingState | None:
+    """What the training left behind: its path, or the state of a checkpoint whose batch size the user gives."""
+    if args.trajectory is None or args.batch_size is None:
+        return args.trajectory
+    parameters = [(name, tuple(p.shape)) for name, p in model.named_parameters()] if isinstance(model, nn.Module) else []
+    return load_training_state(args.trajectory, batch_size=args.batch_size, parameters=parameters)
 
 
 def reuse_or_measure(request: Request, directory: Path | None, progress: Progress) -> tuple[Profile, str]:
@@ -173,7 +187,6 @@ def reuse_or_measure(request: Request, directory: Path | None, progress: Progres
         request.recipe,
         target=request.target,
         calibration=request.batches,
-        trajectory=request.trajectory,
         example=example,
         progress=progress,
     )

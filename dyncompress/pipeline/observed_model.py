@@ -11,6 +11,8 @@ import numpy as np
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
 from dyncompress.pipeline.recorded_run import RecordedRun
+from dyncompress.pipeline.saved_run import SavedRun
+from dyncompress.pipeline.without_data import assumed_values
 from dyncompress.types import (
     Array,
     Batch,
@@ -84,7 +86,7 @@ class ObservedModel:
     calibrated: bool
     seed: int = 0
     observed: int = 0
-    run: RecordedRun | None = field(default=None, repr=False, compare=False)
+    run: RecordedRun | SavedRun | None = field(default=None, repr=False, compare=False)
     aside: Sequence[Batch] = field(default=(), repr=False, compare=False)
     cache: ObservationCache = field(default_factory=ObservationCache, repr=False, compare=False)
 
@@ -93,9 +95,10 @@ class ObservedModel:
         if self.run is None:
             yield from self._without_run(needs)
             return
+        assumes = not self.calibrated and any(isinstance(need, InputMoment | OutputFisher) for need in needs)
         for name, observation in self._without_run(tuple({Weight(), *needs})):
-            recorded = self.run.of(name, observation[Weight()])
-            yield name, Observation(observation.layer, {**observation.values, **recorded})
+            known = Observation(observation.layer, {**observation.values, **self.run.of(name, observation[Weight()])})
+            yield name, Observation(known.layer, {**known.values, **assumed_values(known)}) if assumes else known
 
     def _without_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """The observations of the model and its data, without the recorded run."""

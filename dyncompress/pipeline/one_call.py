@@ -25,7 +25,6 @@ from dyncompress.pipeline.task import (
     open_task,
     refuse_other_weights,
     with_held_out,
-    with_run,
 )
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.recipe.toml_files import refuse_mismatch
@@ -42,7 +41,6 @@ class OneCall:
         recipe, target: values.
         data: calibration data and free axes.
         held_out: anything that is read as held-out examples, or None.
-        trajectory: a recorded trajectory, its path, or None.
         plan: a plan to apply, a profile to start from, or None.
         keep_float: whether the float32 file stays with the file.
         progress: receives the phases of the work.
@@ -53,7 +51,6 @@ class OneCall:
     target: Target
     data: InputData
     held_out: Any
-    trajectory: Any
     plan: Plan | Profile | None
     keep_float: bool
     progress: Progress
@@ -94,7 +91,6 @@ def _open(call: OneCall) -> tuple[Task, Sequence[Batch] | None, HeldOut | None]:
     task = open_task(call.model, recipe, call.target, data, call.progress)
     if held is not None:
         refuse_other_form(held.inputs, task.batches[0], task.model.free)
-    task = with_run(task, call.trajectory)
     if plan is not None:
         refuse_other_weights(task, plan)
     return task, batches, held

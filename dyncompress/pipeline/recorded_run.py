@@ -1,4 +1,7 @@
-"""A recorded training run beside the model it ends at, with the records of each layer in the coordinates of that model."""
+"""What is known of a model's training, beside the model: a recorded trajectory, or the state that its optimizer kept.
+
+Both give each layer's values in the coordinates of the model as it is opened, with normalisation layers folded.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,21 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.pipeline.saved_run import SavedRun, folded_fisher, row_gain, saved_run
 from dyncompress.recording import load_trajectory
 from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
-from dyncompress.types import Gradients, Iterates, Model, Motion, Need, Trajectory, WeightFisher, WeightMotion
+from dyncompress.recording.training_states import is_training_state, load_training_state, training_state_of
+from dyncompress.types import (
+    Gradients,
+    Iterates,
+    Model,
+    Motion,
+    Need,
+    TrainingState,
+    Trajectory,
+    WeightFisher,
+    WeightMotion,
+)
 
 
 @dataclass(frozen=True)
@@ -49,19 +64,43 @@ class RecordedRun:
             values[Gradients()] = run.gradients[layer]
         if layer in self.fisher.layers:
             gain = row_gain(run.motion[layer].mean, weight)
-            # a row of zeros has no gain: its Fisher information is unknown, and counts as 0
-            fisher = self.fisher.layers[layer] / np.square(np.where(gain > 0, gain, np.inf))
-            values[WeightFisher()] = torch.from_numpy(fisher.astype(np.float32)).to(weight.device)
+            values[WeightFisher()] = folded_fisher(self.fisher.layers[layer], gain, weight)
         return values
 
 
-def recorded_run(trajectory: Trajectory | str | Path, model: Model) -> RecordedRun:
-    """The recorded run of a model, from a trajectory or its path.
+def recorded_run(given: Any, model: Model) -> RecordedRun | SavedRun:
+    """The run that a model's training left behind.
+
+    Args:
+        given: a trajectory or the path of one (`.npz`); a training state; a path that `load_training_state` reads; or what
+            `training_state_of` takes: a torch optimizer, a loaded checkpoint, a Keras model, or (params, opt_state) of optax.
+        model: that the training ended at.
 
     Raises:
-        InvalidRequest: it is another model's.
+        InvalidRequest: it is another model's, or can't be read.
     """
-    run = trajectory if isinstance(trajectory, Trajectory) else load_trajectory(trajectory)
+    if isinstance(given, str | Path) and Path(given).suffix == ".npz" and not is_training_state(given):
+        given = load_trajectory(given)
+    if isinstance(given, Trajectory):
+        return _of_trajectory(given, model)
+    parameters = [(name, tuple(p.shape)) for name, p in trained_parameters(model)]
+    if isinstance(given, str | Path):
+        given = load_training_state(given, parameters=parameters)
+    elif not isinstance(given, TrainingState):
+        given = training_state_of(given, parameters=parameters)
+    return saved_run(given, model, dict(trained_parameters(model)))
+
+
+def trained_parameters(model: Model) -> list[tuple[str, Tensor]]:
+    """The parameters of the caller's own module that were trained, in order; none if the model wasn't a module."""
+    source = getattr(model, "source", None)
+    if not isinstance(source, torch.nn.Module):
+        return []
+    return [(name, p.detach()) for name, p in source.named_parameters()]
+
+
+def _of_trajectory(run: Trajectory, model: Model) -> RecordedRun:
+    """A recorded trajectory, checked to be the model's."""
     if run.digest != model.digest():
         raise InvalidRequest(
             f"the trajectory ends at other weights than the model's (digest {run.digest[:12]} against {model.digest()[:12]}); "
@@ -79,10 +118,3 @@ def folded_motion(motion: WeightMotion, weight: Tensor) -> WeightMotion:
         variance=motion.variance * np.square(gain),
         increment_variance=motion.increment_variance * np.square(gain),
     )
-
-
-def row_gain(mean: np.ndarray, weight: Tensor) -> np.ndarray:
-    """What folding multiplied each output's weights by, `[out, 1, ...]`: the ratio of their norms."""
-    rows = np.asarray(weight.detach().cpu().double()).reshape(mean.shape[0], -1)
-    before = np.linalg.norm(mean.reshape(mean.shape[0], -1), axis=1)
-    return (np.linalg.norm(rows, axis=1) / np.maximum(before, 1e-12)).reshape(-1, *[1] * (mean.ndim - 1))

@@ -16,6 +16,8 @@ from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.capabilities import refuse_incapable
 from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, count_of, cropped, first_examples, form_of
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
+from dyncompress.pipeline.saved_run import SavedRun
+from dyncompress.pipeline.without_data import changes, without_data
 from dyncompress.recipe.recipe import Recipe
 from dyncompress.types import (
     FLOAT_BITS,
@@ -38,18 +40,20 @@ MORE = 1024  # examples that are read, and set aside, beyond those that are fitt
 
 @dataclass(frozen=True)
 class InputData:
-    """The data that a verb was given to run the model on.
+    """The data that a verb was given beside the model.
 
     Attributes:
         calibration: any iterable of batches, or None.
         example: one batch in place of calibration data, or None.
         free_axes: input -> axes that may have any length in the file, beside the batch axis and those that have several lengths
             in the data.
+        trajectory: what the model's training left behind, anything that `recorded_run` takes, or None.
     """
 
     calibration: Any = None
     example: Any = None
     free_axes: Mapping[str, Sequence[int]] | None = None
+    trajectory: Any = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Task:
         return self.source.calibrated
 
     @property
-    def run(self) -> RecordedRun | None:
+    def run(self) -> RecordedRun | SavedRun | None:
         """The recorded run that ends at the model's weights, if there is one."""
         return self.source.run
 
@@ -113,14 +117,20 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
         model: a module, a model adapter, or an open task.
         recipe: says how many examples are read, and how many are fitted on.
         target: the target of the file.
-        data: calibration data or an example.
+        data: calibration data or an example, and what the training left behind; without calibration data and with that, the
+            task's recipe is the part of the recipe that needs no data.
         progress: receives the phases of the work.
 
     Raises:
-        InvalidRequest: there is neither, or the recipe observes calibration data and there are none.
+        InvalidRequest: there is neither, or the recipe observes calibration data and there are none, nor a training run.
         Unsupported: the model adapter lacks a capability that the recipe needs.
     """
     source = model.source if isinstance(model, Task) else _opened(model, recipe, data)
+    if data.trajectory is not None:
+        source = replace(source, run=recorded_run(data.trajectory, source.model))
+    if not source.calibrated and source.run is not None and observes_data(recipe):
+        notes = [note for note in changes(recipe) if note not in source.model.notes]
+        source, recipe = replace(source, model=source.model.with_notes(*notes)), without_data(recipe)
     refuse_incapable(source.model, recipe)
     return Task(source, recipe, target, progress)
 
@@ -130,8 +140,10 @@ def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
     calibrated = data.calibration is not None
     model = load(model)
     names, given = resolve_inputs(model, data.calibration if calibrated else data.example)
-    if not calibrated and observes_data(recipe):
-        raise InvalidRequest(f"recipe '{recipe.name}' observes calibration data; give calibration=batches.")
+    if not calibrated and observes_data(recipe) and data.trajectory is None:
+        raise InvalidRequest(
+            f"recipe '{recipe.name}' observes calibration data; give calibration=batches, or trajectory=checkpoint to do without."
+        )
     if given is None:
         raise InvalidRequest(
             "no input was given, and the library runs the model on one; give calibration=x, one batch is enough for this recipe."
@@ -162,7 +174,7 @@ def with_held_out(
     names, calibration = resolve_inputs(load(model), data.calibration)
     batches = None if calibration is None else as_batches(calibration, names, examples_drawn(recipe), unchecked=True)
     held = None if held_out is None else held_out_of(model, held_out)
-    return replace(data, calibration=batches, example=None if held is None else first_rows(held)), batches, held
+    return replace(data, calibration=batches, example=data.example if held is None else first_rows(held)), batches, held
 
 
 def _opened_on(model: Any, batches: Sequence[Batch], free: Mapping[str, tuple[int, ...]]) -> Model:

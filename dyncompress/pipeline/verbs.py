@@ -17,7 +17,7 @@ from dyncompress.pipeline.completion import with_speed
 from dyncompress.pipeline.one_call import OneCall, compress_in_one_call
 from dyncompress.pipeline.onnx_export import shipped_file
 from dyncompress.pipeline.profiling.profile import profile_of
-from dyncompress.pipeline.task import InputData, held_out_of, open_task, with_run
+from dyncompress.pipeline.task import InputData, held_out_of, open_task
 from dyncompress.pipeline.verification import verify
 from dyncompress.recipe.checks import parse_budget
 from dyncompress.recipe.plan_file import read_plan
@@ -47,7 +47,9 @@ def measure(
         model: a torch module or a model adapter; it is not changed.
         recipe, target: a shipped name, the path of a TOML file, or the value.
         calibration: any iterable of batches (tensor, tuple, dict; labels are ignored); recipes that read weights alone need none.
-        trajectory: a recorded trajectory or the path of its `.npz`; only some recipes read it.
+        trajectory: what the training left behind: a recorded trajectory or its `.npz`, a checkpoint that holds the optimizer's
+            state (see `load_training_state`), a folder of checkpoints, or the optimizer. Without calibration data, recipes that
+            would read them do what can be done without.
         example: one batch of inputs, where there are no calibration data.
         free_axes: input -> axes (the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`. Axes that have
             several lengths in the calibration data are free without being named.
@@ -60,9 +62,8 @@ def measure(
         >>> [(layer.name, layer.shape) for layer in profile.layers]
         [('0', (3, 8))]
     """
-    data = InputData(calibration, example, free_axes)
-    task = open_task(model, load_recipe(recipe), load_target(target), data, progress)
-    return profile_of(with_run(task, trajectory))
+    data = InputData(calibration, example, free_axes, trajectory)
+    return profile_of(open_task(model, load_recipe(recipe), load_target(target), data, progress))
 
 
 def allocate(profile: Profile, budget: Budget | None = None, *, recipe: str | Path | Recipe | None = None) -> Plan:
@@ -115,8 +116,8 @@ def apply(
     """
     plan = plan if isinstance(plan, Plan) else read_plan(plan)
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    task = open_task(model, recipe, target, InputData(calibration, example, free_axes), progress)
-    small = apply_plan(with_run(task, trajectory), plan)
+    task = open_task(model, recipe, target, InputData(calibration, example, free_axes, trajectory), progress)
+    small = apply_plan(task, plan)
     return replace(small, plan=replace(small.plan, recipe=recipe.name, target=target.name))
 
 
@@ -186,6 +187,7 @@ def compress(
     calibration: Any = None,
     held_out: Any = None,
     trajectory: Any = None,
+    example: Any = None,
     plan: Plan | Profile | str | Path | None = None,
     free_axes: Mapping[str, Sequence[int]] | None = None,
     keep_float: bool = False,
@@ -196,7 +198,7 @@ def compress(
     Args:
         model: a torch module; it is not changed.
         recipe, target: as in `measure`; None: the plan's, else `edge-int8` and `onnxruntime-x86-vnni`.
-        calibration, trajectory: as in `measure`; a recipe on weights alone takes one batch as an example.
+        calibration, trajectory, example: as in `measure`.
         held_out: examples that nothing else sees; with them the file is certified and sealed.
         plan: a plan (or the path of its file) to apply as it is, whatever the budget; or a profile to start from.
         free_axes: as in `measure`.
@@ -215,6 +217,6 @@ def compress(
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     recipe, target = recipe_for(recipe, plan), target_for(target, plan)
-    data = InputData(calibration, None, free_axes)
-    call = OneCall(model, recipe, target, data, held_out, trajectory, plan, keep_float, progress)
+    data = InputData(calibration, example, free_axes, trajectory)
+    call = OneCall(model, recipe, target, data, held_out, plan, keep_float, progress)
     return compress_in_one_call(call)

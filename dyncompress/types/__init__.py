@@ -96,6 +96,7 @@ from dyncompress.types.plugins import (
     Risk,
     Rule,
 )
+from dyncompress.types.training_state import SavedParameter, TrainingState
 
 __all__ = [
     "BLOCKS",
@@ -163,6 +164,7 @@ __all__ = [
     "ResidualMoments",
     "Risk",
     "Rule",
+    "SavedParameter",
     "SetWeight",
     "Shown",
     "Sizes",
@@ -171,6 +173,7 @@ __all__ = [
     "Structured",
     "Target",
     "Trainable",
+    "TrainingState",
     "Trajectory",
     "Weight",
     "WeightChange",

@@ -97,7 +97,7 @@ def test_a_plan_with_ranks_and_its_network_are_saved_and_loaded(tmp_path: Path) 
 
 
 def test_layers_after_a_split_compensate_for_it() -> None:
-    """Each layer is fitted to the original's output from the inputs that the factors produce: truncation alone shifts the means."""
+    """Each layer is fitted to the original's output from the factors' outputs; truncation alone shifts the means."""
     model = tiny.task(tiny.network(), recipe(), tiny.CALIBRATION).model
     truncated = []
     for name, observation in model.observe((Weight(),)):
