@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
+from dyncompress.pipeline.pooled_fisher import RUN_EXAMPLES, pooled, unit_of
 from dyncompress.pipeline.recorded_run import RecordedRun
 from dyncompress.pipeline.saved_run import SavedRun
 from dyncompress.pipeline.without_data import assumed_values
@@ -39,12 +41,14 @@ class ObservationCache:
     Attributes:
         observations: by layer.
         shown: the examples on which the stages of the work are compared with the model, once they were asked for.
+        unit: what a run's Fisher information is multiplied by, once it was asked for.
     """
 
     def __init__(self) -> None:
         """Start empty."""
         self.observations: dict[str, Observation] = {}
         self.shown: Shown | None = None
+        self.unit: float | None = None
 
     def serves(self, needs: Sequence[Need]) -> bool:
         """Whether every layer was observed with all of these needs."""
@@ -95,10 +99,41 @@ class ObservedModel:
         if self.run is None:
             yield from self._without_run(needs)
             return
-        assumes = not self.calibrated and any(isinstance(need, InputMoment | OutputFisher) for need in needs)
+        reads = any(isinstance(need, InputMoment | OutputFisher) for need in needs)
+        unit = self._unit() if reads and self.calibrated else 1.0
+        for name, known in self._beside_run(needs):
+            if not reads:
+                yield name, known
+            elif self.calibrated:
+                yield name, pooled(known, self._examples, unit)
+            else:
+                yield name, Observation(known.layer, {**known.values, **assumed_values(known)})
+
+    def _beside_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
+        """The observations, with what the training run says about each layer."""
+        assert self.run is not None
         for name, observation in self._without_run(tuple({Weight(), *needs})):
-            known = Observation(observation.layer, {**observation.values, **self.run.of(name, observation[Weight()])})
-            yield name, Observation(known.layer, {**known.values, **assumed_values(known)}) if assumes else known
+            yield name, Observation(observation.layer, {**observation.values, **self.run.of(name, observation[Weight()])})
+
+    def _unit(self) -> float:
+        """What the run's Fisher information is multiplied by, to be in nats; computed once, in a pass over the layers."""
+        assert self.run is not None
+        if self.cache.unit is None:
+            both = (InputMoment(), OutputFisher())
+            self.cache.unit = 1.0 if self.run.nats else unit_of(known for _, known in self._beside_run(both))
+        return self.cache.unit
+
+    @property
+    def _examples(self) -> int:
+        """The number of examples that are observed."""
+        return min(count_of(self.batches), self.observed or sys.maxsize)
+
+    @property
+    def pooled(self) -> str:
+        """A clause on the examples and the run that Fisher information comes from; empty without a run."""
+        if self.run is None or not self.calibrated:
+            return ""
+        return f"of {self._examples} examples, and of the training run as {RUN_EXAMPLES} more"
 
     def _without_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """The observations of the model and its data, without the recorded run."""

@@ -49,6 +49,11 @@ class RecordedRun:
         """Notes on the trajectory, and on the scale of the distortions that are estimated from it."""
         return (*self.trajectory.notes, self.fisher.note)
 
+    @property
+    def nats(self) -> bool:
+        """Whether the unit of the distortions is known."""
+        return self.fisher.nats
+
     def of(self, layer: str, weight: Tensor) -> Mapping[Need, Any]:
         """What was recorded of a layer: motion in the coordinates of the folded weight, sketches as they were recorded.
 

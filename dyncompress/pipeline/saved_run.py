@@ -53,6 +53,11 @@ class SavedRun:
     layers: Mapping[str, SavedWeight]
     notes: tuple[str, ...]
 
+    @property
+    def nats(self) -> bool:
+        """Whether the unit of the distortions is known."""
+        return bool(self.state.batch_size) and not self.state.relative
+
     def of(self, layer: str, weight: Tensor) -> Mapping[Need, object]:
         """The Fisher information of a layer's weights as they are folded; nothing where the state doesn't hold it."""
         saved = self.layers.get(layer)
@@ -148,9 +153,7 @@ def _shared(layer: str, parameter: str) -> int:
     return len(set(layer.replace("/", ".").split(".")) & set(parameter.replace("/", ".").split(".")))
 
 
-def _forms(
-    value: np.ndarray, square: np.ndarray, weight: np.ndarray, groups: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _forms(value: np.ndarray, square: np.ndarray, weight: np.ndarray, groups: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A parameter and its squares in every layout and block of rows that has the weight's shape; unlikely ones are left out."""
     seen = set()
     for layout in _LAYOUTS:
@@ -185,9 +188,7 @@ def _scaled(found: Mapping[str, SavedWeight], state: TrainingState) -> dict[str,
     else:
         whole = sum(float((one.fisher.astype(np.float64) * np.square(one.value)).sum()) for one in found.values())
         factor = 2 * ZEROED / whole if whole > 0 else 1.0
-    return {
-        name: SavedWeight(one.value, one.fisher * np.float32(factor), one.moved, one.averaged) for name, one in found.items()
-    }
+    return {name: SavedWeight(one.value, one.fisher * np.float32(factor), one.moved, one.averaged) for name, one in found.items()}
 
 
 def _notes(state: TrainingState, found: Mapping[str, SavedWeight], absent: Sequence[str], share: float) -> Iterator[str]:

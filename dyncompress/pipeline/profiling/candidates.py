@@ -38,7 +38,6 @@ from dyncompress.types import (
 
 Bytes = Callable[[Layer, Choice], float]
 CHANNEL_BYTES = 1.0  # measured size of a coded scale; biases belong to the graph
-RUN_EXAMPLES = 64.0  # calibration examples whose Fisher information is as good as that of a training run
 MARGIN = 1.02  # layers in sequence get other codes than those that are tabulated
 
 
@@ -258,7 +257,6 @@ def distortions(
     source: str,
     log_sensitivity: Mapping[str, Mapping[str, float]],
     probed: Mapping[str, float],
-    examples: int | None = None,
 ) -> dict[str, list[float]]:
     """The distortion to expect of every choice, one list a layer, from the chosen source.
 
@@ -268,10 +266,8 @@ def distortions(
         log_sensitivity: `pruning` and `quantization` -> layer -> log sensitivity, for `theory`, and for `fisher` where a prior
             corrects it; what is missing counts as 0.
         probed: layer -> nats for a unit of relative error, for `probe`.
-        examples: number of calibration examples behind `fisher`, where it corrects what a training run says; None: it stands
-            alone.
     """
-    joined = JoinedFisher.of([e for row in errors.values() for e in row], math.inf if examples is None else examples)
+    unit = _unit_of_motion(errors)
 
     def sensed(kind: str, layer: str) -> float:
         """The layer's log sensitivity."""
@@ -280,7 +276,8 @@ def distortions(
     def one(layer: str, e: Errors) -> float:
         """The distortion of one choice."""
         if source == "fisher":
-            return joined(e) * math.exp(sensed("pruning" if e.choice.sparsity else "quantization", layer))
+            known = e.output if np.isfinite(e.output) else unit * e.motion
+            return known * math.exp(sensed("pruning" if e.choice.sparsity else "quantization", layer))
         if source == "trajectory":
             return e.motion
         if source == "probe":
@@ -292,33 +289,10 @@ def distortions(
     return _filled(table, errors)
 
 
-@dataclass(frozen=True)
-class JoinedFisher:
-    """Distortions from a training run as the prior, and from calibration examples as the correction.
-
-    The logarithm is the mean of the two, the run's with the weight of `RUN_EXAMPLES` examples, the data's with that of their
-    number. The unit is the data's: the run's distortions are multiplied by the median ratio of the two over all choices.
-
-    Attributes:
-        share: the weight of the data, in [0, 1].
-        unit: what the run's distortions are multiplied by.
-    """
-
-    share: float
-    unit: float
-
-    @classmethod
-    def of(cls, errors: Sequence[Errors], examples: float) -> JoinedFisher:
-        """The rule for these errors, of all layers; with infinitely many examples the data stand alone."""
-        both = [e.output / e.motion for e in errors if e.output > 0 and e.motion > 0 and math.isfinite(e.output / e.motion)]
-        return cls(1 / (1 + RUN_EXAMPLES / max(examples, 1)), float(np.median(both)) if both else 1.0)
-
-    def __call__(self, e: Errors) -> float:
-        """The distortion of a choice; from one of the two where the other doesn't know the layer; nan where neither does."""
-        run = e.motion * self.unit
-        if self.share == 1 or not math.isfinite(run) or not math.isfinite(e.output) or not (run > 0 and e.output > 0):
-            return e.output if math.isfinite(e.output) or self.share == 1 else run
-        return math.exp(self.share * math.log(e.output) + (1 - self.share) * math.log(run))
+def _unit_of_motion(errors: Mapping[str, Sequence[Errors]]) -> float:
+    """The median ratio of the distortions from data to those from a training run, for layers that data say nothing about."""
+    both = [e.output / e.motion for row in errors.values() for e in row if e.output > 0 and e.motion > 0]
+    return float(np.median(both)) if both else float("nan")
 
 
 def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:

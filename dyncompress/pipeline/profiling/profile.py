@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,7 @@ from dyncompress.allocation.cost import UNMEASURED
 from dyncompress.errors import InvalidRequest
 from dyncompress.pipeline.application.round_layers import fit_to_target
 from dyncompress.pipeline.capabilities import channel_groups, factorable_layers, float_file, residual_blocks
-from dyncompress.pipeline.observed_model import count_of, first_examples
+from dyncompress.pipeline.observed_model import first_examples
 from dyncompress.pipeline.profiling import candidates, latency, learned_prior, low_rank_choices, probes, structure_choices
 from dyncompress.pipeline.task import Task
 from dyncompress.recipe.recipe import LayerRule, Recipe, rules_for
@@ -115,8 +114,7 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
     if source == "probe":
         with task.progress.phase("probe the layers", len(measured.errors)) as step:
             probed = probes.layer_rates(task, measured.errors, step)
-    examples = None if task.run is None else min(count_of(task.batches), recipe.observed or sys.maxsize)
-    distortions = candidates.distortions(measured.errors, source, sensitivities.log, probed, examples)
+    distortions = candidates.distortions(measured.errors, source, sensitivities.log, probed)
     table: dict[str, tuple[Option, ...]] = {
         name: candidates.layer_options(by_name[name], errors, distortions[name], file_bytes)
         for name, errors in measured.errors.items()
@@ -128,7 +126,9 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
         estimates={name: by_layer for name, by_layer in measured.estimates.items() if by_layer},
         table=table,
         source={
-            unit: "probe" if unit.startswith(STRUCTURE) else _source_text(source, sensitivities.provenance.get(unit), examples)
+            unit: "probe"
+            if unit.startswith(STRUCTURE)
+            else _source_text(source, sensitivities.provenance.get(unit), task.source.pooled)
             for unit in table
         },
         reasons=units.reasons,
@@ -291,10 +291,9 @@ def _sensitivities(task: Task, source: str, measured: Measured) -> learned_prior
         return learned_prior.by_prior(task, measured.estimates, measured.errors, base, step)
 
 
-def _source_text(source: str, provenance: str | None, examples: int | None) -> str:
+def _source_text(source: str, provenance: str | None, pooled: str) -> str:
     """The source of a unit's distortions, and the shares that theory, probes and a training run contributed."""
-    joined = f"of {examples} examples, and the training run" if source == "fisher" and examples is not None else None
-    told = "; ".join(filter(None, [provenance, joined]))
+    told = "; ".join(filter(None, [provenance, pooled if source == "fisher" else None]))
     return f"{source} ({told})" if told else source
 
 
