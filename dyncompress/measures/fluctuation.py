@@ -28,7 +28,8 @@ class FluctuationScale:
     Assumes: training is stationary and the noise of consecutive records is independent. Correlated noise makes s too small (a
     note says so). In a stationary run s is sqrt(rate / (2 batch)) for every weight (Mandt, Hoffman, Blei, JMLR 2017): a scale for
     the network, which doesn't order its layers. Before that, s is larger where weights are more sensitive
-    (`recording.increment_fisher`), so a large s doesn't mean that a layer can be rounded coarsely.
+    (`recording.increment_fisher`), so a large s doesn't mean that a layer can be rounded coarsely. With Adam it is the other way
+    round: s^2 is rate / (2 sqrt(batch F)) at rest, with F the Fisher information, and before that the same for all weights.
     Cost: O(N).
     Fails when: there are fewer than 3 records; the learning rate has decayed to almost zero. `stderr` is an upper bound for
     Gaussian noise with any correlation between weights, sqrt(3 T - 4) / (2 (T - 1)) of s.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from dyncompress.measures.border import as_float64, require, unusable
 from dyncompress.measures.distances import all_finite
 from dyncompress.types import Estimate, Iterates, Need, Observation
 from dyncompress.types.arrays import Float
+
+FEW = 4.0  # over the number of vectors: the error of the index by centring with their own median, measured with 20 to 1 000
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,9 @@ class IncrementTail:
     Assumes: all increments have the same symmetric stable law, which needs a constant learning rate and no drift.
     Cost: O(T d) for each block length and shuffle.
     Fails when: steps grow or shrink along the record (a mixture of sizes gives less than 2 even if every step is Gaussian);
-    iterates don't move; T is small (the standard error shows it). Whether gradient noise is alpha-stable at usual batch sizes is
-    disputed. The bound of the paper contains constants that can't be computed.
+    iterates don't move; T is small (the standard error shows it, with 4 / T for the median that is taken off). Whether
+    gradient noise is alpha-stable at usual batch sizes is disputed. The bound of the paper contains constants that can't be
+    computed.
 
     Attributes:
         seed: seed of the shuffles.
@@ -64,4 +68,5 @@ def row_index(rows: Float[np.ndarray, "n d"], seed: int = 0, permutations: int =
         True
     """
     largest = np.abs(rows).max(initial=0.0)
-    return block_sum_index(rows / largest if largest > 0 else rows, seed, permutations)
+    estimate = block_sum_index(rows / largest if largest > 0 else rows, seed, permutations)
+    return replace(estimate, stderr=math.hypot(estimate.stderr, FEW / max(estimate.n, 1)))

@@ -15,6 +15,7 @@ from dyncompress.types import Array, Estimate, Iterates, Need, Observation
 from dyncompress.types.arrays import Float, Float64, Int64
 
 CIFAR_EXAMPLES = 50_000
+SATURATED = 0.99  # share of the number of points
 JITTER = 1e-10  # added to a diagonal of ones where the matrix is singular
 NO_ERROR = "no standard error: one number of one trajectory"
 
@@ -168,4 +169,6 @@ def _estimate(points: Float[Array, "T d"], scale: float, field: Callable[[Magnit
     if first.size == 1:
         notes.append("all iterates are equal")
     value = float(field(curve)[0])
+    if value > SATURATED * first.size > SATURATED:
+        notes.append(f"it is nearly the number of points, {first.size}: at this scale all of them are far apart")
     return Estimate(value, math.nan, first.size, valid=first.size > 1 and not curve.jittered, notes=tuple(notes))

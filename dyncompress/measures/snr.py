@@ -24,7 +24,8 @@ class SignalToNoise:
     Source: Graves, NeurIPS 2011; Blundell et al., ICML 2015, both for learnt posteriors.
     Assumes: as `fluctuation_scale`.
     Cost: O(N).
-    Fails when: there are fewer than 3 records. `stderr` is binomial and treats the weights as independent.
+    Fails when: there are fewer than 3 records. `stderr` is binomial and treats the weights as independent, and adds the bias of
+    s_i in few records, whose relative size is at most 1 / (2 (T - 2)): 3 records of a share of 0.38 give 0.28.
 
     Attributes:
         threshold: largest squared ratio that counts, above 0.
@@ -53,5 +54,5 @@ class SignalToNoise:
         notes = ["standard error treats the weights as independent"]
         if motion.count < ADVISED:
             notes.append(f"only {motion.count} recorded iterates; {ADVISED} are advised")
-        stderr = math.sqrt(share * (1 - share) / mean.size)
+        stderr = math.hypot(math.sqrt(share * (1 - share) / mean.size), share / (2 * (motion.count - 2)))
         return Estimate(share, stderr, mean.size, valid=motion.count >= ADVISED, notes=tuple(notes))

@@ -4,8 +4,9 @@
 each needs its framework.
 """
 
+from dyncompress.recording.checkpoint_sequence import trajectory_of
 from dyncompress.recording.digest import weights_digest
 from dyncompress.recording.trajectory_file import load_trajectory, save_trajectory
 from dyncompress.recording.writer import TrajectoryWriter
 
-__all__ = ["TrajectoryWriter", "load_trajectory", "save_trajectory", "weights_digest"]
+__all__ = ["TrajectoryWriter", "load_trajectory", "save_trajectory", "trajectory_of", "weights_digest"]

@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from dyncompress.recording.torch_callback import Recorder, rate_of
+from dyncompress.recording.torch_callback import Recorder
 
 
 def lightning_callback(recorder: Recorder) -> Any:
     """A callback for `lightning.pytorch.Trainer(callbacks=[...])` that records the weights every few optimizer steps.
 
-    The recorded loss is what `training_step` returned, for the last batch of a step if gradients are accumulated. The learning
-    rate is that of the first group of the first optimizer. Only the first process records. When training ends, the digest of the
-    module's weights is stored in the record.
+    The recorded loss is what `training_step` returned, for the last batch of a step if gradients are accumulated. The
+    learning rate is that of the first group of the first optimizer, whose state is recorded as well. Only the first process
+    records. When training ends, the digest of the module's weights is stored in the record.
 
     Args:
         recorder: as `torch_callback.record` returns it. Record the module that you will compress, since names and weights must be
@@ -42,8 +41,8 @@ def lightning_callback(recorder: Recorder) -> Any:
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             """Record if the batch ended with an optimizer step; with accumulated gradients not every batch does."""
             if trainer.is_global_zero and trainer.global_step > self.last_step:
-                rate = rate_of(trainer.optimizers[0]) if trainer.optimizers else math.nan
-                recorder.step(_loss(outputs, trainer.accumulate_grad_batches), rate)
+                optimizer = trainer.optimizers[0] if trainer.optimizers else None
+                recorder.step(_loss(outputs, trainer.accumulate_grad_batches), optimizer=optimizer)
             self.last_step = trainer.global_step
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyncompress.recording.increment_fisher import SCALED
 from dyncompress.recording.sketch import chunk_length, wide_dtype
 from dyncompress.types import WeightMotion
 
@@ -51,6 +52,49 @@ class RunningMotion:
             increment_variance=_variance(self.increment_squares, displacement, self.count - 1),
             count=self.count,
         )
+
+
+class RunningGradient:
+    """Mean and variance of the minibatch gradient of each weight, from what the optimizer stores.
+
+    Where the optimizer averages squared gradients, the variance is the mean of these averages over the records, less the square
+    of the mean gradient. It uses every gradient, also those between records. Where it stores none, the variance is that of the
+    sums of gradients between records, over `spread`. Memory: two float32 arrays of the weight's shape.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        """Start without gradients, for a weight of any shape."""
+        self.total = torch.zeros_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
+        self.squares = torch.zeros_like(self.total)
+        self.steps = 0
+        self.count, self.means = 0, 0.0  # number of terms in `squares`, and of squared mean gradients that they contain
+        self.of_sums = 0  # 1 if `squares` are those of sums of gradients
+
+    def add_squares(self, squares: Tensor) -> None:
+        """Add the optimizer's average of squared gradients at a record."""
+        self.squares += squares
+        self.count, self.means = self.count + 1, self.means + 1
+
+    def add_sum(self, total: Tensor, steps: int, spread: float) -> None:
+        """Add the sum of the averaged gradients of the steps since the last record.
+
+        Args:
+            total: the sum.
+            steps: how many.
+            spread: the variance of this sum in units of the gradient's variance; 0: the optimizer averages squared gradients.
+        """
+        self.total += total
+        self.steps += steps
+        if spread:
+            self.squares.addcmul_(total, total, value=1 / spread)
+            self.count, self.means, self.of_sums = self.count + 1, self.means + steps**2 / spread, 1
+
+    def variance(self) -> np.ndarray:
+        """The variance of a minibatch's gradient, float32 in the weight's shape; nan for fewer than `SCALED` sums."""
+        if self.count < (SCALED if self.of_sums else 1):
+            return np.full(tuple(self.total.shape), np.nan, np.float32)
+        mean = self.total / max(self.steps, 1)
+        return _float32((self.squares - self.means * mean.square()).clamp_min(0) / (self.count - self.of_sums))
 
 
 class _Sums(NamedTuple):

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.recording import torch_optimizer
+from dyncompress.recording.optimizer_state import OptimizerState
 from dyncompress.recording.writer import EVERY, TrajectoryWriter
 
 
@@ -31,16 +33,25 @@ class Recorder:
     gradients: bool = False
     steps: int = field(default=0, init=False)
 
-    def step(self, loss: Tensor | float | None = None, learning_rate: float = math.nan) -> None:
+    def step(
+        self,
+        loss: Tensor | float | None = None,
+        learning_rate: float = math.nan,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         """Count a step, and record it if it is time; call this after `optimizer.step()` and before gradients are cleared.
 
         Args:
             loss: of this step; None: unknown.
-            learning_rate: of this step; nan: the writer's `learning_rate`.
+            learning_rate: of this step; nan: that of the optimizer, or the writer's `learning_rate`.
+            optimizer: whose state is recorded as well. With Adam and its relatives it is needed for the Fisher information.
         """
         self.steps += 1
         if self.steps % self.every:
             return
+        if optimizer is not None:
+            self.writer.optimizer = optimizer_state(self.module, optimizer)
+            learning_rate = learning_rate if math.isfinite(learning_rate) else rate_of(optimizer)
         if math.isfinite(learning_rate):
             self.writer.learning_rate = float(learning_rate)
         gradients = layer_gradients(self.module) if self.gradients else None
@@ -53,7 +64,7 @@ class Recorder:
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Any:
         """Let every `optimizer.step()` call `step`; returns a handle whose `remove()` ends that."""
-        return optimizer.register_step_post_hook(lambda own, *_: self.step(learning_rate=rate_of(own)))
+        return optimizer.register_step_post_hook(lambda own, *_: self.step(optimizer=own))
 
 
 def record(module: nn.Module, writer: TrajectoryWriter, every: int = EVERY, *, gradients: bool = False) -> Recorder:
@@ -107,6 +118,35 @@ def layer_gradients(module: nn.Module) -> dict[str, Tensor]:
         if gradient is not None:
             gradients[name] = _outputs_first(layer, gradient.detach())
     return gradients
+
+
+def optimizer_state(module: nn.Module, optimizer: Any) -> OptimizerState:
+    """Step sizes and squared gradients of the layers' weights, in the layout of `layer_weights`, as the optimizer stores them.
+
+    Layers without such state are left out: all of SGD's, those that aren't trained, and weights in shards.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+        >>> (3 * layer(torch.ones(1, 2)).sum()).backward()
+        >>> optimizer.step()
+        >>> optimizer_state(layer, optimizer).squares[""]
+        tensor([[9.0000, 9.0000]])
+    """
+    own = getattr(optimizer, "optimizer", optimizer)  # of accelerate and Lightning, which put theirs around it
+    groups = {parameter: group for group in own.param_groups for parameter in group["params"]}
+    name, mean, sizes, squares = type(own).__name__, 0.0, {}, {}
+    for key, layer in _layers(module).items():
+        weight = layer.weight
+        if weight not in groups or weight not in own.state:
+            continue
+        state, group = own.state[weight], groups[weight]
+        mean = torch_optimizer.averaging(group)
+        values = (torch_optimizer.step_sizes(name, state, group), torch_optimizer.squared_gradients(state, group))
+        for part, value in zip((sizes, squares), values, strict=True):
+            if value is not None and value.shape == weight.shape:
+                part[key] = _outputs_first(layer, value)
+    return OptimizerState(name, mean, sizes, squares)
 
 
 def rate_of(optimizer: Any) -> float:

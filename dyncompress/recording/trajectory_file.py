@@ -39,6 +39,7 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         "learning_rate": np.array(trajectory.learning_rate),
         "batch_size": np.array(trajectory.batch_size),
         "notes": np.array(trajectory.notes, dtype=np.str_),
+        "optimizer": np.array(trajectory.optimizer),
     }
     if trajectory.losses_per_example is not None:
         arrays["losses_per_example"] = trajectory.losses_per_example
@@ -47,8 +48,9 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         arrays[f"{index}.variance"] = motion.variance
         arrays[f"{index}.increment_variance"] = motion.increment_variance
         arrays[f"{index}.sketch"] = trajectory.sketches[name]
-        if name in trajectory.gradients:
-            arrays[f"{index}.gradient"] = trajectory.gradients[name]
+        for part, values in _optional(trajectory).items():
+            if name in values:
+                arrays[f"{index}.{part}"] = values[name]
     try:
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -90,16 +92,23 @@ def load_trajectory(path: str | Path) -> Trajectory:
     return trajectory
 
 
+def _optional(trajectory: Trajectory) -> dict[str, Mapping[str, np.ndarray]]:
+    """Part of the names in a file -> values of the layers that have such an array."""
+    return {
+        "gradient": trajectory.gradients,
+        "gradient_variance": trajectory.gradient_variance,
+        "gradient_sums": trajectory.gradient_sums,
+    }
+
+
 def _from_arrays(file: Mapping[str, np.ndarray]) -> Trajectory:
     """The trajectory that the arrays of a file describe."""
     names, steps = [str(name) for name in file["names"]], file["steps"]
-    motion, sketches, gradients = {}, {}, {}
+    motion, sketches = {}, {}
     for index, name in enumerate(names):
         parts = (file[f"{index}.{part}"] for part in ("mean", "variance", "increment_variance"))
         motion[name] = WeightMotion(*parts, count=len(steps))
         sketches[name] = file[f"{index}.sketch"]
-        if f"{index}.gradient" in file:
-            gradients[name] = file[f"{index}.gradient"]
     return Trajectory(
         steps=steps,
         losses=file["losses"],
@@ -109,10 +118,19 @@ def _from_arrays(file: Mapping[str, np.ndarray]) -> Trajectory:
         digest=str(file["digest"]),
         learning_rate=float(file["learning_rate"]),
         batch_size=int(file["batch_size"]),
-        gradients=gradients,
+        gradients=_part(file, "gradient"),
         losses_per_example=file.get("losses_per_example"),
         notes=tuple(str(note) for note in file["notes"]) if "notes" in file else (),  # files of version 0.1.0 have none
+        optimizer=str(file.get("optimizer", "")),  # files of version 0.3.0 have none
+        gradient_variance=_part(file, "gradient_variance"),
+        gradient_sums=_part(file, "gradient_sums"),
     )
+
+
+def _part(file: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """Layer name -> array, for the layers of which the file holds this part."""
+    names = enumerate(str(name) for name in file["names"])
+    return {name: file[f"{index}.{part}"] for index, name in names if f"{index}.{part}" in file}
 
 
 def _check(trajectory: Trajectory, path: Path) -> None:
@@ -122,7 +140,8 @@ def _check(trajectory: Trajectory, path: Path) -> None:
         InvalidRequest: they don't.
     """
     motions = [part for m in trajectory.motion.values() for part in (m.mean, m.variance, m.increment_variance)]
-    others = [trajectory.steps, *trajectory.sketches.values(), *trajectory.gradients.values()]
+    optional = [array for values in _optional(trajectory).values() for array in values.values()]
+    others = [trajectory.steps, *trajectory.sketches.values(), *optional]
     losses = [part for part in (trajectory.losses, trajectory.losses_per_example) if part is not None]
     if any(array.dtype.kind not in "iuf" for array in (*motions, *others, *losses)):
         raise InvalidRequest(f"trajectory '{path}': it holds texts where numbers are needed; record it again.")
@@ -135,7 +154,9 @@ def _check(trajectory: Trajectory, path: Path) -> None:
     for name, motion in trajectory.motion.items():
         fits &= len(trajectory.sketches[name]) == count
         fits &= motion.mean.shape == motion.variance.shape == motion.increment_variance.shape
-        fits &= name not in trajectory.gradients or trajectory.gradients[name].shape == trajectory.sketches[name].shape
+        for part, values in _optional(trajectory).items():
+            shape = motion.mean.shape if part == "gradient_variance" else trajectory.sketches[name].shape
+            fits &= name not in values or values[name].shape == shape
     fits &= trajectory.losses_per_example is None or len(trajectory.losses_per_example) == count
     if not fits:
         raise InvalidRequest(f"trajectory '{path}': its arrays have lengths that don't belong together; record it again.")

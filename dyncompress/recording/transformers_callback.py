@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from dyncompress.recording.torch_callback import Recorder, rate_of
+from dyncompress.recording.torch_callback import Recorder
 
 
 def transformers_callback(recorder: Recorder) -> Any:
@@ -49,8 +48,7 @@ def transformers_callback(recorder: Recorder) -> Any:
         def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
             """Record if it is time: the weights are updated and the gradients not yet cleared."""
             if state.is_world_process_zero:
-                rate = math.nan if optimizer is None else rate_of(optimizer)
-                recorder.step(self.losses[0] if len(self.losses) == 1 else None, rate)
+                recorder.step(self.losses[0] if len(self.losses) == 1 else None, optimizer=optimizer)
             self.losses.clear()
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

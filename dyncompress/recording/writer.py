@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ import numpy as np
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.recording.digest import weights_digest
+from dyncompress.recording.increment_fisher import random_walk
+from dyncompress.recording.optimizer_state import OptimizerState
 from dyncompress.recording.trajectory_file import save_trajectory
 from dyncompress.types import Array, Trajectory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dyncompress.recording.moments import RunningMotion
+    from dyncompress.recording.moments import RunningGradient, RunningMotion
 
 EVERY = 5  # optimizer steps between records by default; benchmarks/recording.py measures what they cost
 CONSTANT = 0.01  # relative change up to which a learning rate counts as constant
@@ -28,8 +31,8 @@ class TrajectoryWriter:
     """Records the late phase of training: moments and sketches of each layer's weights, and losses.
 
     Record at the constant, final learning rate of a run, at equal distances, for small batches every fifth step or less often.
-    The moments are kept on the device of the weights. Memory: about 32 bytes per weight, and `4 * sketch` bytes per layer and
-    record, twice that with gradients.
+    The moments are kept on the device of the weights. Memory: about 32 bytes per weight, 40 with the state of an optimizer, and
+    `4 * sketch` bytes per layer and record, twice that with gradients or the state of an optimizer.
 
     Example:
         >>> import numpy as np
@@ -44,6 +47,9 @@ class TrajectoryWriter:
         sketch: length of each layer's sketch.
         learning_rate, batch_size: of the recorded phase; nan and 0: unknown. The attribute `learning_rate` may be set before each
             `append`; if it changes, the trajectory's notes say so.
+
+    Attributes:
+        optimizer: the state of an optimizer of the Adam family after the step of the next `append`, which sets it back to None.
     """
 
     def __init__(self, seed: int = 0, sketch: int = 256, learning_rate: float = math.nan, batch_size: int = 0) -> None:
@@ -51,6 +57,7 @@ class TrajectoryWriter:
             raise InvalidRequest(f"TrajectoryWriter: sketch is {sketch}; it must be at least 1.")
         self.seed, self.sketch = seed, sketch
         self.learning_rate, self.batch_size = learning_rate, batch_size
+        self.optimizer: OptimizerState | None = None
         self.notes: list[str] = []
         self._steps: list[int] = []
         self._losses: list[float] = []
@@ -60,6 +67,9 @@ class TrajectoryWriter:
         self._signs: dict[str, Tensor] = {}
         self._sketches: dict[str, list[np.ndarray]] = {}
         self._gradients: list[dict[str, np.ndarray]] = []
+        self._optimizer = ""
+        self._running_gradients: dict[str, RunningGradient] = {}
+        self._gradient_sums: list[dict[str, np.ndarray]] = []
         self._digest = ""
 
     def __repr__(self) -> str:
@@ -96,20 +106,22 @@ class TrajectoryWriter:
         by_example = None if losses_per_example is None else _numpy32(_as_tensor(losses_per_example))
         self._check(step, tensors)
         self._check_parts(step, tensors, given, by_example)
+        state = self._take_state(step, tensors)
         if not self._running:
             self._signs = {name: entry_signs(self.seed, name, t.numel()).to(t.device) for name, t in tensors.items()}
-        rows, gradient_rows = self._sketch_rows(tensors), self._sketch_rows(given)
+        sums = self._gradient_totals(tensors, state)
+        rows, gradient_rows, sum_rows = (self._sketch_rows(part) for part in (tensors, given, sums))
         for name, row in rows.items():
             # a sketch is a sum over all entries, so it isn't finite if one entry isn't
             if not np.isfinite(row).all():
                 raise InvalidRequest(f"step {step}: layer '{name}' holds NaN or infinity; the run diverged, stop recording.")
         self._update(tensors, rows)
+        self._update_gradients(step, state, {name: sums[name] for name in _finite(sum_rows)})
         self._steps.append(int(step))
         self._losses.append(math.nan if losses is None else float(_numpy32(_as_tensor(losses)).mean()))
         self._rates.append(float(self.learning_rate))
-        self._gradients.append(
-            {name: row for name, row in gradient_rows.items() if np.isfinite(row).all()}
-        )  # a scaled loss may overflow
+        self._gradients.append(_finite(gradient_rows))  # a scaled loss may overflow
+        self._gradient_sums.append(_finite(sum_rows))
         self._by_example += [] if by_example is None else [by_example]
 
     def finish(self, weights: Mapping[str, Array]) -> None:
@@ -146,9 +158,12 @@ class TrajectoryWriter:
             digest=self._digest or weights_digest({name: running.last for name, running in self._running.items()}),
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
-            gradients=self._gradient_sketches(),
+            gradients=self._gradient_sketches(self._gradients),
             losses_per_example=np.stack(self._by_example) if self._by_example else None,
             notes=(*self.notes, *_irregular(self._steps, self._rates)),
+            optimizer=self._optimizer,
+            gradient_variance={name: running.variance() for name, running in self._running_gradients.items()},
+            gradient_sums=self._gradient_sketches(self._gradient_sums),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -177,14 +192,45 @@ class TrajectoryWriter:
         self, step: int, tensors: Mapping[str, Tensor], gradients: Mapping[str, Tensor], by_example: np.ndarray | None
     ) -> None:
         """Check that gradients and losses have the shapes of the record."""
-        for name, gradient in gradients.items():
-            if name not in tensors or gradient.shape != tensors[name].shape:
-                weight = f"the weight has shape {tuple(tensors[name].shape)}" if name in tensors else "no such layer is recorded"
-                raise InvalidRequest(f"step {step}: the gradient of '{name}' has shape {tuple(gradient.shape)}; {weight}.")
+        _check_shapes(f"step {step}: the gradient", tensors, gradients)
         before = [len(row) for row in self._by_example[:1]]
         now = [] if by_example is None else [by_example.size if by_example.ndim == 1 else -1]
         if now == [-1] or (self._steps and now != before):
             raise InvalidRequest(f"step {step}: losses_per_example must be `[n]`, of the same n examples at every record.")
+
+    def _take_state(self, step: int, tensors: Mapping[str, Tensor]) -> OptimizerState:
+        """The state of the optimizer, as tensors of the weights' shapes; an empty one if none was given."""
+        state = self.optimizer or OptimizerState("")
+        self.optimizer = None
+        sizes, squares = ({name: _as_tensor(a) for name, a in part.items()} for part in (state.step_sizes, state.squares))
+        _check_shapes(f"step {step}: the optimizer's step size", tensors, sizes)
+        _check_shapes(f"step {step}: the optimizer's average of squared gradients", tensors, squares)
+        return replace(state, step_sizes=sizes, squares=squares)
+
+    def _gradient_totals(self, tensors: Mapping[str, Tensor], state: OptimizerState) -> dict[str, Tensor]:
+        """Layer name -> sum of the averaged gradients of the steps since the last record; 0 where the step size is 0."""
+        import torch
+
+        totals = {}
+        for name, sizes in state.step_sizes.items() if self._steps else ():
+            size, change = _as_tensor(sizes).float(), tensors[name].float() - self._running[name].last.float()
+            totals[name] = torch.where(size > 0, change / size, 0)
+        return totals
+
+    def _update_gradients(self, step: int, state: OptimizerState, sums: Mapping[str, Tensor]) -> None:
+        """Add the optimizer's squared gradients, or the squares of the sums, to the layers' variances of gradients."""
+        from dyncompress.recording.moments import RunningGradient
+
+        self._optimizer = state.name or self._optimizer
+        for name in {**state.squares, **state.step_sizes}:
+            running = self._running_gradients.setdefault(name, RunningGradient(self._running[name].first))
+            if name in state.squares:
+                running.add_squares(_as_tensor(state.squares[name]))
+            if name in sums:
+                steps = step - self._steps[-1]
+                known = name in state.squares
+                spread = 0.0 if known else random_walk(steps, state.averaging) * (1 - state.averaging) ** 2
+                running.add_sum(sums[name], steps, spread)
 
     def _sketch_rows(self, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
         """Layer name -> sketch, with one transfer from the device for all layers."""
@@ -210,12 +256,12 @@ class TrajectoryWriter:
                 self._running[name] = RunningMotion(tensor)
             self._sketches.setdefault(name, []).append(rows[name])
 
-    def _gradient_sketches(self) -> dict[str, np.ndarray]:
+    def _gradient_sketches(self, records: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Layer name -> sketches `[T, d]`, nan where the gradient is unknown; empty if no gradient was recorded."""
-        if not any(self._gradients):
+        if not any(records):
             return {}
         unknown = {name: np.full_like(rows[0], np.nan) for name, rows in self._sketches.items()}
-        return {name: np.stack([row.get(name, unknown[name]) for row in self._gradients]) for name in self._sketches}
+        return {name: np.stack([row.get(name, unknown[name]) for row in records]) for name in self._sketches}
 
 
 def _irregular(steps: Sequence[int], rates: Sequence[float]) -> list[str]:
@@ -229,6 +275,19 @@ def _irregular(steps: Sequence[int], rates: Sequence[float]) -> list[str]:
             f"the learning rate changed during the record, from {known[0]:.3g} to {known[-1]:.3g}; measures assume a constant one"
         )
     return notes
+
+
+def _check_shapes(what: str, tensors: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> None:
+    """Check that every part belongs to a layer and has the shape of its weight."""
+    for name, part in parts.items():
+        if name not in tensors or part.shape != tensors[name].shape:
+            weight = f"the weight has shape {tuple(tensors[name].shape)}" if name in tensors else "no such layer is recorded"
+            raise InvalidRequest(f"{what} of '{name}' has shape {tuple(part.shape)}; {weight}.")
+
+
+def _finite(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows without NaN and infinity."""
+    return {name: row for name, row in rows.items() if np.isfinite(row).all()}
 
 
 def _as_tensor(array: Array) -> Tensor:

@@ -109,7 +109,10 @@ class ExampleLosses:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Minibatch gradients at the iterates late in training, `[T, d]`, or linear sketches of them; unknown rows are nan."""
+    """Minibatch gradients at the iterates late in training, or their sums between records, `[T, d]`, or linear sketches of them.
+
+    Unknown rows are nan.
+    """
 
 
 OfModels = Weight | Bias | Spectrum | InputMoment | OutputFisher | OutputMoments | NoiseGain | HessianSpectrum
@@ -216,6 +219,12 @@ class Trajectory:
             nan; empty: no gradients were recorded.
         losses_per_example: `[T, n]` losses of the same n examples at every recorded step, or None.
         notes: how the trajectory was made.
+        optimizer: name of the optimizer's class, such as "AdamW"; empty if unknown.
+        gradient_variance: layer -> variance of the minibatch gradient of each weight, in the weight's shape, float32, from what
+            an optimizer of the Adam family stores; empty for others.
+        gradient_sums: layer -> `[T, d]` sketches, with the same signs, of the sum of the minibatch gradients since the last
+            record: its increment, divided by the step size of each weight. The optimizer's momentum averages these gradients
+            with earlier ones. Unknown rows, such as the first, are nan; empty for optimizers with one step size for all weights.
     """
 
     steps: np.ndarray
@@ -229,6 +238,9 @@ class Trajectory:
     gradients: Mapping[str, np.ndarray] = field(default_factory=dict)
     losses_per_example: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    optimizer: str = ""
+    gradient_variance: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gradient_sums: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         span = (int(self.steps[0]), int(self.steps[-1])) if len(self.steps) else ()

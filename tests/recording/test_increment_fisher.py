@@ -88,6 +88,24 @@ def test_without_a_scale_distortion_is_relative(changed: dict) -> None:
     assert zeroed == pytest.approx(ZEROED, rel=1e-4)
 
 
+def test_three_records_order_layers_and_tell_their_error() -> None:
+    """Sums over a layer from few records lie within their standard errors of those from many; there is no scale in nats."""
+    few = [increment_fisher(without_gradients(sgd_run(records=4, seed=seed))) for seed in range(30)]
+    assert not any(estimate.nats for estimate in few) and "4 records, 5 steps apart, don't show the momentum" in few[0].note
+    # an independent direction for each weight, of unequal sizes: the sum of their squares over three increments less their mean
+    sums = np.array([float(estimate.layers["fc"].sum()) / float(estimate.layers["other"].sum()) for estimate in few])
+    assert sums == pytest.approx(np.full(30, 0.25), rel=1e-4)  # coordinates twice as large: a quarter of the information
+    totals = np.array([float(sgd_run(records=12, seed=seed).motion["fc"].increment_variance.sum()) for seed in range(30)])
+    errors = np.array([increment_fisher(without_gradients(sgd_run(records=12, seed=seed))).errors["fc"] for seed in range(30)])
+    assert errors.mean() == pytest.approx(totals.std(ddof=1) / totals.mean(), rel=0.4)
+    three = increment_fisher(without_gradients(sgd_run(records=3)))
+    assert three.layers and np.isnan(three.errors["fc"])
+    order = np.corrcoef(np.log(three.layers["fc"].mean(1)), np.log(FISHER.mean(1)))[0, 1]
+    assert order > 0.9  # of rows of 15 weights
+    far = without_gradients(sgd_run(records=12, every=60))
+    assert not increment_fisher(far).nats and "60 steps apart" in increment_fisher(far).note
+
+
 def test_too_few_records_and_weights_at_rest_give_no_estimate() -> None:
     few = sgd_run(records=FEWEST - 1)
     assert not increment_fisher(few).layers and f"takes at least {FEWEST}" in increment_fisher(few).note

@@ -65,3 +65,46 @@ def test_every_few_batches_are_recorded_and_the_end_is_the_models(backend: str, 
     assert sorted(map(tuple, result["shapes"].values())) == sorted([(6, 2, 3, 2), (12, 1, 3, 3), (3, 12, 2, 3), (2, 90)])
     assert {name: list(motion.mean.shape) for name, motion in trajectory.motion.items()} == result["shapes"]
     assert all((motion.increment_variance > 0).any() for motion in trajectory.motion.values())
+
+
+ADAM = """
+import json, sys
+import numpy as np, keras
+from keras import layers
+from dyncompress.recording import TrajectoryWriter
+from dyncompress.recording.keras_callback import keras_callback
+
+keras.utils.set_random_seed(0)
+inner = keras.Sequential([layers.Dense(8, use_bias=False)], name="inner")
+model = keras.Sequential([keras.Input((6,)), inner, layers.Dense(3, use_bias=False)])
+model.compile(optimizer=keras.optimizers.Adam(1e-4, beta_1=0.5, beta_2=0.9), loss="mse")
+x, y = np.random.default_rng(0).standard_normal((800, 6)), np.random.default_rng(1).standard_normal((800, 3))
+writer = TrajectoryWriter(batch_size=4)
+model.fit(x, y, batch_size=4, epochs=1, shuffle=False, verbose=0, callbacks=[keras_callback(writer, every=1)])
+writer.save(sys.argv[1])
+
+kernels = [np.asarray(keras.ops.convert_to_numpy(w), float) for w in model.trainable_weights]
+slopes = [[], []]
+for rows in range(0, 800, 4):  # gradients at the end, which are those of the whole run: the weights hardly moved
+    a, h = x[rows:rows + 4], x[rows:rows + 4] @ kernels[0]
+    d = 2 * (h @ kernels[1] - y[rows:rows + 4]) / 12
+    slopes[0].append(a.T @ (d @ kernels[1].T))
+    slopes[1].append(h.T @ d)
+print(json.dumps([np.var(s, 0).T.tolist() for s in slopes]))
+"""
+
+
+@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])
+def test_adams_state_gives_the_squares_and_sums_of_gradients(backend: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f'needs {backend}: pip install "dyncompress[recording]"')
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, "-c", ADAM, str(tmp_path / "run.npz")]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    trajectory = load_trajectory(tmp_path / "run.npz")
+    assert trajectory.optimizer == "Adam"
+    for (name, variance), expected in zip(trajectory.gradient_variance.items(), json.loads(done.stdout), strict=True):
+        assert np.median(variance / np.array(expected)) == pytest.approx(1, abs=0.1)
+        sums = trajectory.gradient_sums[name][1:]  # of one step each, an average with m = 0.5: a third of the variance
+        assert sums.var(0).mean() * 3 == pytest.approx(variance.mean(), rel=0.25)

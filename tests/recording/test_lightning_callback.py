@@ -22,8 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns of its own 
 class Regression(lightning.LightningModule):
     """A network inside a LightningModule, which keeps the losses it returned."""
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: str = "SGD") -> None:
         super().__init__()
+        self.optimizer_name = optimizer
         self.net, self.returned = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 1)), []
 
     def training_step(self, batch: Any, index: int) -> Tensor:
@@ -32,16 +33,18 @@ class Regression(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.05)
+        return getattr(torch.optim, self.optimizer_name)(self.parameters(), lr=0.05)
 
 
-def train(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Regression, TrajectoryWriter]:
+def train(
+    folder: Path, accumulate: int = 1, every: int = 3, optimizer: str = "SGD", **options: bool
+) -> tuple[Regression, TrajectoryWriter]:
     """Sixteen batches of eight."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(128, 4, generator=generator), torch.randn(128, 1, generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Regression()
+        model = Regression(optimizer)
     writer = TrajectoryWriter(batch_size=8)
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -80,3 +83,12 @@ def test_gradients_are_those_of_the_steps(tmp_path: Path) -> None:
     trajectory = writer.trajectory()
     for name, sketch in trajectory.sketches.items():
         np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * trajectory.gradients[name][1:], atol=1e-6)
+
+
+def test_the_state_of_adam_is_read(tmp_path: Path) -> None:
+    _, writer = train(tmp_path, optimizer="AdamW")
+    trajectory = writer.trajectory()
+    assert (trajectory.optimizer, trajectory.learning_rate) == ("AdamW", 0.05)
+    for name, motion in trajectory.motion.items():
+        assert trajectory.gradient_variance[name].shape == motion.mean.shape
+        assert (trajectory.gradient_variance[name] > 0).any() and np.isfinite(trajectory.gradient_sums[name][1:]).all()

@@ -36,7 +36,9 @@ class Network(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-def train(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) -> tuple[Network, TrajectoryWriter]:
+def train(
+    folder: Path, accumulate: int = 1, every: int = 3, optimizer: str = "sgd", **options: bool
+) -> tuple[Network, TrajectoryWriter]:
     """Sixteen batches of eight, looked at on other examples after every fifth step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -51,7 +53,7 @@ def train(folder: Path, accumulate: int = 1, every: int = 3, **options: bool) ->
         num_train_epochs=1,
         learning_rate=0.05,
         lr_scheduler_type="constant",
-        optim="sgd",
+        optim=optimizer,
         max_grad_norm=0,
         eval_strategy="steps",
         eval_steps=5,
@@ -89,6 +91,15 @@ def test_gradients_are_those_of_the_steps(tmp_path: Path) -> None:
     trajectory = writer.trajectory()
     for name, sketch in trajectory.sketches.items():
         np.testing.assert_allclose(np.diff(sketch, axis=0), -0.05 * trajectory.gradients[name][1:], atol=1e-6)
+
+
+def test_the_state_of_adam_is_read_through_the_optimizer_of_accelerate(tmp_path: Path) -> None:
+    _, writer = train(tmp_path, optimizer="adamw_torch")
+    trajectory = writer.trajectory()
+    assert (trajectory.optimizer, trajectory.learning_rate) == ("AdamW", 0.05)
+    for name, motion in trajectory.motion.items():
+        assert trajectory.gradient_variance[name].shape == motion.mean.shape
+        assert (trajectory.gradient_variance[name] > 0).any() and np.isfinite(trajectory.gradient_sums[name][1:]).all()
 
 
 def test_a_record_of_gpt2_belongs_to_the_model_as_the_door_opens_it() -> None:

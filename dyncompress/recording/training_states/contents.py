@@ -23,10 +23,12 @@ class Weights:
     Attributes:
         path: of its place in the checkpoint.
         tensors: name -> tensor, in order, with tied ones once and running means of normalisation layers left out.
+        ordered: whether the order is the model's; files of safetensors are sorted by name.
     """
 
     path: str
     tensors: Mapping[str, Tensor]
+    ordered: bool = True
 
     @property
     def averaged(self) -> bool:

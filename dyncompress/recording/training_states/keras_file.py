@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,12 @@ from dyncompress.recording.training_states.order import by_shape
 from dyncompress.types import TrainingState
 
 REMEDY = 'save the compiled model whole, model.save("run.keras")'
+UNSURE = "the file doesn't tell the order of the layers within layers of a class of your own"
 _KINDS = ("momentum", "velocity", "norm", "accumulator", "accumulated_grad")  # ends of the names of optimizers' variables
-_BROKEN = (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile, EOFError, MemoryError)
+_BROKEN = (  # what zipfile, h5py and NumPy raise on bytes that aren't theirs
+    *(OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, SystemError),
+    *(OverflowError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 def keras_state(path: Path, batch_size: int) -> TrainingState:
@@ -50,7 +56,8 @@ def keras_state(path: Path, batch_size: int) -> TrainingState:
             f"checkpoint '{path}': {error}; give the file of a run with Adam, RMSprop, Adagrad, Adafactor, or SGD with momentum."
         ) from error
     except _BROKEN as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        told = error.__cause__ or error  # h5py puts an error of its own in front
+        reason = (str(told).splitlines() or [type(told).__name__])[0][:120]
         raise InvalidRequest(f"checkpoint '{path}' can't be read ({reason}); save or copy it again.") from error
 
 
@@ -104,17 +111,19 @@ def _check_size(file: Any, path: Path) -> None:
     """
     total = 0
 
-    def visit(name: str, link: Any) -> None:
+    def visit(name: str, link: Any) -> str | None:  # a text ends the visit; h5py takes no errors here
         nonlocal total
         if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"its entry '{name}' is a link")
+            return f"its entry '{name}' is a link"
         item = file[name]
         if isinstance(item, h5py.Dataset):
             if item.external or item.is_virtual or item.dtype.hasobject:
-                raise ValueError(f"its array '{name}' lies outside it, or holds objects")
+                return f"its array '{name}' lies outside it, or holds objects"
             total += item.nbytes
+        return None
 
-    file.visititems_links(visit)
+    if wrong := file.visititems_links(visit):
+        raise ValueError(wrong)
     if total > min(memory_bytes(), RATIO * path.stat().st_size + RATIO):
         raise ValueError(f"its arrays can't take {total:,} bytes")
 
@@ -136,12 +145,11 @@ def _of_archive(file: Any, config: Mapping[str, Any], path: Path, batch_size: in
         optimizer = optimizer["config"]["inner_optimizer"]
     arrays = [_floats(group[str(index)][()]) for index in range(len(group))]
     slots = slots_of(optimizer["class_name"], optimizer["config"], arrays)
-    variables, left = variables_of(file, config, _floats)
-    states = [(place, _shape(state), 0) for place, state in enumerate(slots.states)]
-    found, unmatched = by_shape(
-        [state for state in states if len(state[1]) > 1], [(name, v.value.shape) for name, v in variables.items()]
-    )
-    notes = (*left, *(sentence for sentence in unmatched if not any(sentence[:60] == one[:60] for one in left)))
+    variables, mixed = variables_of(file, config, _floats)
+    states = [(place, shape, 0) for place, shape in enumerate(map(_shape, slots.states)) if len(shape) > 1 and shape not in mixed]
+    found, left = by_shape(states, [(name, variable.value.shape) for name, variable in variables.items()])
+    unsure = (f"parameters of shape {list(shape)} are left out: {UNSURE}" for shape in sorted(mixed))
+    notes = (*unsure, *left)
     if not found:
         raise InvalidRequest(
             f"checkpoint '{path}': {next(iter(notes), 'it holds no weights of layers')}; give the model that fit() left to "

@@ -25,7 +25,7 @@ class Variable:
 
 def variables_of(
     file: Any, config: Mapping[str, Any], read: Callable[[np.ndarray], np.ndarray]
-) -> tuple[dict[str, Variable], list[str]]:
+) -> tuple[dict[str, Variable], set[tuple[int, ...]]]:
     """The variables that may be trained, with two or more axes.
 
     Layers of one's own class may hold layers, whose order the file doesn't tell: where two of their variables have one shape,
@@ -37,18 +37,12 @@ def variables_of(
         read: brings an array of the file to a type of NumPy's.
 
     Returns:
-        Name -> variable, in order, and a sentence on every shape that is left out.
+        Name -> variable, in order, and the shapes that are left out.
     """
     found = [(name, dataset, unsure) for name, dataset, unsure in _walk(file, config, "", "") if dataset.ndim > 1]
-    unsure_shapes = Counter((dataset.shape, unsure) for _, dataset, unsure in found if unsure)
-    mixed = {shape for (shape, _), count in unsure_shapes.items() if count > 1}
-    kept = {name: Variable(name, read(dataset[()])) for name, dataset, _ in found if dataset.shape not in mixed}
-    left = [
-        f"parameters of shape {list(shape)} are left out: the file doesn't tell the order of the layers within layers of a class "
-        "of your own"
-        for shape in sorted(mixed)
-    ]
-    return kept, left
+    several = Counter((dataset.shape, unsure) for _, dataset, unsure in found if unsure)
+    mixed = {shape for (shape, _), count in several.items() if count > 1}
+    return {name: Variable(name, read(dataset[()])) for name, dataset, _ in found if dataset.shape not in mixed}, mixed
 
 
 def _walk(group: Any, config: Mapping[str, Any], path: str, unsure: str) -> Iterator[tuple[str, Any, str]]:

@@ -77,7 +77,7 @@ def training_state_of(
 
     Args:
         given: after training: a `torch.optim.Optimizer`; a checkpoint as `torch.load` returns it; a compiled model of Keras 3; or
-            `(params, opt_state)` of optax, also as an object with attributes of these names.
+            `(params, opt_state)` of optax, also as an object or a dictionary with these names.
         batch_size, parameters: as in `load_training_state`.
         steps: optimizer steps, where a state of optax doesn't count them; 0: unknown.
         decay: of the mean squares (Adam's b2, RMSprop's decay, SGD's momentum), where a state of optax doesn't hold it; nan:
@@ -97,6 +97,8 @@ def training_state_of(
         >>> training_state_of(optimizer).parameters["parameter 0"].square.round(3)
         array([[4., 9.]], dtype=float32)
     """
+    if isinstance(given, Mapping) and {"params", "opt_state"} <= given.keys():
+        given = (given["params"], given["opt_state"])
     if isinstance(given, Mapping):
         return state_from(contents_of(given), "in memory", parameters, batch_size)
     if hasattr(given, "params") and hasattr(given, "opt_state"):

@@ -14,6 +14,7 @@ from dyncompress.recording.training_states.contents import Contents, OptimizerSt
 from dyncompress.recording.training_states.moments import Moment
 from dyncompress.recording.training_states.order import by_place, by_shape
 
+UNORDERED = "files of safetensors don't keep the order of the model's parameters; give the model as a module of torch"
 Shapes = Sequence[tuple[str, tuple[int, ...]]]
 _WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "ema_model.", "shadow_params.")
 
@@ -40,6 +41,7 @@ class _Candidate:
     parameters: Shapes
     values: Mapping[str, Sequence[Tensor]]
     path: str | None = None  # of a set of weights that weren't averaged
+    ordered: bool = True
 
 
 def matched(moments: Mapping[Any, Moment], optimizer: OptimizerState, contents: Contents, parameters: Shapes) -> Match:
@@ -63,7 +65,7 @@ def matched(moments: Mapping[Any, Moment], optimizer: OptimizerState, contents: 
         return Match({names[key]: moment for key, moment in moments.items()}, values)
     best: list[tuple[_Candidate, dict[Any, str], list[str]]] = []
     for candidate in _candidates(contents.weights, parameters):
-        found, left = _assigned(moments, optimizer, candidate.parameters)
+        found, left = _assigned(moments, optimizer, candidate)
         if not best or len(found) > len(best[0][1]):
             best = [(candidate, found, left)]
         elif found and len(found) == len(best[0][1]) and candidate.path is not None:
@@ -79,21 +81,28 @@ def matched(moments: Mapping[Any, Moment], optimizer: OptimizerState, contents: 
     return Match(kept, {name: candidate.values.get(name, ()) for name in kept}, left)
 
 
-def _assigned(moments: Mapping[Any, Moment], optimizer: OptimizerState, parameters: Shapes) -> tuple[dict[Any, str], list[str]]:
+def _assigned(
+    moments: Mapping[Any, Moment], optimizer: OptimizerState, candidate: _Candidate
+) -> tuple[dict[Any, str], list[str]]:
     """Key -> name of the parameter, and sentences on those that can't be told."""
     keys = list(optimizer.parameters())
     every = [(key, tuple(moments[key].square.shape) if key in moments else None) for _, key in keys]
-    if len({group for group, _ in keys}) == 1 and (placed := by_place(every, parameters)):
+    one_group = len({group for group, _ in keys}) == 1
+    if candidate.ordered and one_group and (placed := by_place(every, candidate.parameters)):
         return placed, []
     states = [(key, shape, group) for (key, shape), (group, _) in zip(every, keys, strict=True) if shape and len(shape) > 1]
-    return by_shape(states, parameters)
+    counts = Counter(shape for _, shape, _ in states)
+    unsure = [] if candidate.ordered else [shape for shape, count in counts.items() if count > 1]
+    found, left = by_shape([state for state in states if state[1] not in unsure], candidate.parameters)
+    return found, [*(f"parameters of shape {list(shape)} are left out: {UNORDERED}" for shape in unsure), *left]
 
 
 def _candidates(sets: Sequence[Weights], parameters: Shapes) -> list[_Candidate]:
     """Each set of weights, all that weren't averaged, and the model's own parameters."""
     shared = Counter(plain_name(name) for weights in sets if not weights.averaged for name in weights.tensors)
     found = []
-    for weights in sets:
+    places = {plain_name(name): place for place, (name, _) in enumerate(parameters)}
+    for weights in (_in_order(one, places) for one in sets):
         several = not weights.averaged and any(shared[plain_name(name)] > 1 for name in weights.tensors)
         labels = {name: f"{weights.path}.{name}" if several else name for name in weights.tensors}
         others = _by_plain_name(other for other in sets if other.averaged != weights.averaged)
@@ -102,14 +111,24 @@ def _candidates(sets: Sequence[Weights], parameters: Shapes) -> list[_Candidate]
             for name, value in weights.tensors.items()
         }
         shapes = [(labels[name], tuple(value.shape)) for name, value in weights.tensors.items()]
-        found.append(_Candidate(shapes, values, None if weights.averaged else weights.path))
+        found.append(_Candidate(shapes, values, None if weights.averaged else weights.path, weights.ordered))
     main = [one for one, weights in zip(found, sets, strict=True) if not weights.averaged]
     if len(main) > 1:
         joined = {name: values for one in main for name, values in one.values.items()}
-        found.append(_Candidate([pair for one in main for pair in one.parameters], joined))
+        found.append(
+            _Candidate([pair for one in main for pair in one.parameters], joined, None, all(one.ordered for one in main))
+        )
     if parameters:
         found.append(_Candidate(parameters, _values_of(parameters, sets)))
     return found
+
+
+def _in_order(weights: Weights, places: Mapping[str, int]) -> Weights:
+    """A set of weights whose order is unknown in that of the model's own parameters, if it has the same ones."""
+    if weights.ordered or not all(plain_name(name) in places for name in weights.tensors):
+        return weights
+    in_order = sorted(weights.tensors.items(), key=lambda item: places[plain_name(item[0])])
+    return Weights(weights.path, dict(in_order))
 
 
 def _by_plain_name(sets: Iterable[Weights]) -> dict[str, list[Tensor]]:

@@ -119,7 +119,8 @@ def _any_count(tree: Any) -> int:
 
 def _count(node: Any) -> int:
     """The steps that a state counts; 0 if it doesn't."""
-    return int(np.asarray(getattr(node, "count", 0)).max())
+    count = getattr(node, "count", 0)
+    return 0 if callable(count) else int(np.asarray(count).max())  # a tuple's own method
 
 
 def _moments(node: Any, hyper: Mapping[str, Any], weights: Mapping[str, Tensor], steps: int) -> Iterator[tuple[str, Moment]]:

@@ -23,7 +23,7 @@ def by_shape(
         parameters: name and shape of each parameter, in the model's order.
 
     Returns:
-        Key -> name of the parameter, and a sentence on every shape that is left out.
+        Key -> name of the parameter, in the optimizer's order, and a sentence on every shape that is left out.
 
     Example:
         >>> by_shape([(0, (2, 3), 0), (1, (4, 2), 0)], [("a.weight", (2, 3)), ("b.weight", (4, 2))])[0]
@@ -49,7 +49,7 @@ def by_shape(
             left.append(f"parameters of shape {list(shape)} are left out: their states lie in several groups of the optimizer")
         else:
             found.update(zip(those, names[shape], strict=True))
-    return found, left
+    return {key: found[key] for key, _, _ in states if key in found}, left
 
 
 def by_place(states: Sequence[tuple[Key, Shape | None]], parameters: Sequence[tuple[str, Shape]]) -> dict[Key, str]:

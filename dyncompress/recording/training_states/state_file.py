@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +77,7 @@ def is_training_state(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive, archive.open("format.npy") as stream:
             head = stream.read(4096)
-    except (OSError, KeyError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+    except (OSError, LookupError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, struct.error):
         return False
     return FORMAT.encode("utf-32-le") in head
 

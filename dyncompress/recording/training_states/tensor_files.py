@@ -49,10 +49,11 @@ def read_tensors(path: Path) -> Any:
     where = f"checkpoint '{path}'"
     if not path.is_file():
         raise InvalidRequest(f"{where} {'is no file' if path.exists() else 'does not exist'}; check the path.")
-    mapped = zipfile.is_zipfile(path)
+    mapped = False
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path)
+        mapped = zipfile.is_zipfile(path)
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if mapped else []
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickles of other protocols, whose errors say what is wrong

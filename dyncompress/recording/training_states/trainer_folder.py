@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from dyncompress.errors import InvalidRequest
-from dyncompress.recording.training_states.contents import Contents, contents_of
+from dyncompress.recording.training_states.contents import Contents, Weights, contents_of
 from dyncompress.recording.training_states.tensor_files import read_tensors
 
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
@@ -30,15 +34,16 @@ def trainer_contents(path: Path) -> Contents:
         InvalidRequest: a file in it can't be read.
     """
     optimizer = read_tensors(next(path / name for name in OPTIMIZERS if (path / name).is_file()))
-    files = [f for f in sorted(path.iterdir()) if f.suffix in (".safetensors", ".bin")]
-    files = [f for f in files if f.name.startswith(("model", "pytorch_model"))]
-    shards: dict[str, Any] = {}
+    inside = [f for f in sorted(path.iterdir()) if f.name.startswith(("model", "pytorch_model"))]
+    files = [f for f in inside if f.suffix == ".bin"] or [f for f in inside if f.suffix == ".safetensors"]
+    weights: dict[str, Any] = {}
     for file in files:
-        if file.suffix == ".bin" and any(other.suffix == ".safetensors" for other in files):
-            continue  # the same weights in the older format
         part = read_tensors(file)
-        shards |= part if isinstance(part, Mapping) else {}
-    contents = contents_of({"model": shards, "optimizer": optimizer})
+        weights |= part if isinstance(part, Mapping) else {}
+    contents = contents_of({"optimizer": optimizer, "model": weights})
+    if files and files[0].suffix == ".safetensors":
+        order = {name: place for place, name in enumerate(_order(path))}
+        contents.weights = [_in_order(one, order) for one in contents.weights]
     state, arguments = _json(path / "trainer_state.json"), _arguments(path / "training_args.bin")
     numbers = {key: state.get(key) for key in ("global_step", "train_batch_size")}
     numbers["gradient_accumulation_steps"] = arguments.get("gradient_accumulation_steps", 1)
@@ -47,6 +52,36 @@ def trainer_contents(path: Path) -> Contents:
         contents.numbers["train_batch_size"] *= max(1, len(list(path.glob("rng_state_*.pth"))))
     _note_clipping(contents, state, arguments)
     return contents
+
+
+def _in_order(weights: Weights, order: Mapping[str, int]) -> Weights:
+    """A set of weights in the model's order, if it is known of all of them."""
+    if not weights.tensors.keys() <= order.keys():
+        return replace(weights, ordered=False)
+    return replace(weights, tensors=dict(sorted(weights.tensors.items(), key=lambda item: order[item[0]])))
+
+
+def _order(path: Path) -> list[str]:
+    """Names of a model's parameters in order, from the class of transformers that `config.json` names; empty if unknown.
+
+    The model is made without memory for its weights, and classes of other packages aren't loaded.
+    """
+    config = _json(path / "config.json")
+    names = config.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or importlib.util.find_spec("transformers") is None:
+        return []
+    import transformers
+
+    kind = getattr(transformers, str(names[0]), None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        return []
+    try:
+        with torch.device("meta"):
+            configuration: Any = kind.config_class
+            made: Any = kind(configuration.from_dict(dict(config)))
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError, ImportError, OSError):
+        return []
+    return [name for name, _ in made.named_parameters()]
 
 
 def _json(path: Path) -> Mapping[str, Any]:
