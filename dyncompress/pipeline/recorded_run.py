@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.pipeline.coarse_run import coarse_trajectory
 from dyncompress.pipeline.saved_run import SavedRun, folded_fisher, row_gain, saved_run
 from dyncompress.recording import load_trajectory
 from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
 from dyncompress.recording.training_states import is_training_state, load_training_state, training_state_of
+from dyncompress.recording.training_states.loading import Shapes
 from dyncompress.types import (
     Gradients,
     Iterates,
@@ -65,8 +67,9 @@ class RecordedRun:
         if layer not in run.motion or run.motion[layer].mean.shape != tuple(weight.shape):
             return {}
         values: dict[Need, Any] = {Motion(): folded_motion(run.motion[layer], weight), Iterates(): run.sketches[layer]}
-        if layer in run.gradients:
-            values[Gradients()] = run.gradients[layer]
+        rows = run.gradients.get(layer, run.gradient_sums.get(layer))
+        if rows is not None:
+            values[Gradients()] = rows
         if layer in self.fisher.layers:
             gain = row_gain(run.motion[layer].mean, weight)
             values[WeightFisher()] = folded_fisher(self.fisher.layers[layer], gain, weight)
@@ -90,10 +93,23 @@ def recorded_run(given: Any, model: Model) -> RecordedRun | SavedRun:
         return _of_trajectory(given, model)
     parameters = [(name, tuple(p.shape)) for name, p in trained_parameters(model)]
     if isinstance(given, str | Path):
-        given = load_training_state(given, parameters=parameters)
+        given = _loaded(Path(given), model, parameters)
+        if isinstance(given, Trajectory):
+            return _of_trajectory(given, model)
     elif not isinstance(given, TrainingState):
         given = training_state_of(given, parameters=parameters)
     return saved_run(given, model, dict(trained_parameters(model)))
+
+
+def _loaded(path: Path, model: Model, parameters: Shapes) -> TrainingState | Trajectory:
+    """The state in a checkpoint; of a folder whose last checkpoint has none, the coarse trajectory of all of them."""
+    try:
+        return load_training_state(path, parameters=parameters)
+    except InvalidRequest as error:
+        source = getattr(model, "source", None)
+        if not path.is_dir() or "no state of an optimizer" not in str(error) or not isinstance(source, torch.nn.Module):
+            raise
+        return coarse_trajectory(path, source)
 
 
 def trained_parameters(model: Model) -> list[tuple[str, Tensor]]:

@@ -15,9 +15,11 @@ from torch import nn
 import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import open_model
-from dyncompress.pipeline.recorded_run import recorded_run
+from dyncompress.pipeline.observed_model import ObservedModel
+from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.pipeline.saved_run import SavedRun
-from dyncompress.types import TrainingState, Weight, WeightFisher
+from dyncompress.recording.training_states import training_state_of
+from dyncompress.types import InputMoment, OutputFisher, TrainingState, Weight, WeightFisher
 
 
 class Mixed(nn.Module):
@@ -201,3 +203,51 @@ def test_what_is_no_trajectory_gets_a_sentence(run: tuple[nn.Module, torch.optim
 
 def test_a_state_is_short_in_print() -> None:
     assert len(repr(TrainingState({}, "Adam", 1999.0))) < 200
+
+
+def test_a_folder_of_weights_alone_is_a_coarse_trajectory(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    optimizer, x = torch.optim.SGD(model.parameters(), lr=0.05), torch.randn(64, 8)
+    for step in range(1, 41):
+        some = torch.randint(0, 64, (8,))
+        nn.functional.cross_entropy(model(x[some]), some % 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 0:
+            torch.save({"model": model.state_dict()}, tmp_path / f"step_{step:03d}.pt")
+    adapter = open_model(model, {"x": x[:2]})
+    record = recorded_run(tmp_path, adapter)
+    assert isinstance(record, RecordedRun) and record.trajectory.steps.tolist() == [10, 20, 30, 40]
+    assert record.of("0", model[0].weight)[WeightFisher()].shape == (6, 8) and not record.nats
+    (tmp_path / "step_040.pt").rename(tmp_path / "step_005.pt")
+    with pytest.raises(InvalidRequest, match="ends at other weights"):
+        recorded_run(tmp_path, adapter)
+    (tmp_path / "step_005.pt").unlink()
+    (tmp_path / "step_010.pt").unlink()
+    with pytest.raises(InvalidRequest, match=r"holds no state of an optimizer and 2 checkpoints"):
+        recorded_run(tmp_path, adapter)
+
+
+
+def test_the_run_counts_as_64_examples_beside_the_data() -> None:
+    torch.manual_seed(5)
+    model, x = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(96, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    for _ in range(30):
+        some = torch.randint(0, 96, (16,))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[some]), some % 3).backward()
+        optimizer.step()
+    state = replace(training_state_of(optimizer), batch_size=16)
+    source = ObservedModel(open_model(model, {"x": x[:2]}), [{"x": x}], calibrated=True)
+    needs = (Weight(), InputMoment(), OutputFisher())
+    data, both = dict(source.observe(needs)), dict(replace(source, run=recorded_run(state, source.model)).observe(needs))
+    for name, observation in both.items():
+        moment = observation[InputMoment()].double()
+        torch.testing.assert_close(moment, data[name][InputMoment()].double(), msg="the moment stays the data's")
+        fisher = observation[WeightFisher()].double()
+        rows = fisher.mean(1) + 0.01 * fisher.mean()
+        told = rows / moment[0].diagonal().mean()
+        wanted = 96 / 160 * data[name][OutputFisher()].double() + 64 / 160 * told
+        torch.testing.assert_close(observation[OutputFisher()].double(), wanted, rtol=1e-4, atol=1e-9)
