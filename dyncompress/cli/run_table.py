@@ -42,7 +42,7 @@ class RunTable:
         return list(self.rows)
 
     def __getitem__(self, name: str) -> tuple[Any, Path | None]:
-        """The network and the path of the trajectory of a run; each is None if the row doesn't name it.
+        """The network and the path of what the training of a run left behind; each is None if the row doesn't name it.
 
         Raises:
             InvalidRequest: the model or its weights can't be loaded.
@@ -63,7 +63,7 @@ class RunTable:
         if WEIGHTS not in row:
             return module
         try:
-            module.load_state_dict(_state(self.folder / row[WEIGHTS]))
+            module.load_state_dict(_part_that_fits(_state(self.folder / row[WEIGHTS]), module))
         except (RuntimeError, AttributeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise InvalidRequest(f"run '{name}': weights '{row[WEIGHTS]}' don't fit its model: {reason[:300]}") from error
@@ -74,12 +74,13 @@ def read_runs(path: str | Path) -> RunTable:
     """Read the table.
 
     Args:
-        path: of a CSV file with a header. `name` and `model` (`file.py:callable`) or `trajectory` (`.npz`) are needed; `weights`
-            (`.safetensors`, or a torch file of tensors alone) are loaded into the model; `gap` may be empty; every other column
-            is a hyper-parameter.
+        path: of a CSV file with a header. `name` and `model` (`file.py:callable`) or `trajectory` (`.npz`) are needed; beside a
+            model, the trajectory may be a checkpoint that holds the optimizer's state, or a folder of checkpoints. `weights`
+            (`.safetensors`, or a torch file of tensors, or of dictionaries of them such as that checkpoint) are loaded into the
+            model; `gap` may be empty; every other column is a hyper-parameter.
 
     Raises:
-        InvalidRequest: no such file, no such columns, a name twice, or a gap that isn't a number.
+        InvalidRequest: no such file, no such columns, a name twice, a checkpoint without a model, or a gap that isn't a number.
     """
     path = Path(path)
     text = read_text(path, f"runs '{path}'")
@@ -100,10 +101,7 @@ def read_runs(path: str | Path) -> RunTable:
         if not name or name in rows:
             why = f"name '{name}' stands there twice" if name else "the name is empty"
             raise InvalidRequest(f"runs '{path}' line {number}: {why}; give every run one of its own.")
-        if not cells.keys() & {MODEL, TRAJECTORY}:
-            raise InvalidRequest(f"runs '{path}' line {number}: run '{name}' has neither model nor trajectory; give one of them.")
-        if WEIGHTS in cells and MODEL not in cells:
-            raise InvalidRequest(f"runs '{path}' line {number}: run '{name}' has weights and no model to load them into.")
+        _check_model(cells, f"runs '{path}' line {number}: run '{name}'")
         rows[name] = cells
     keys = [column for column in header if column not in OWN]
     for name, cells in rows.items():
@@ -128,6 +126,20 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         raise InvalidRequest(f"runs '{path}': there is no column {missing}; its columns are {', '.join(header) or 'none'}.")
 
 
+def _check_model(cells: Mapping[str, str], where: str) -> None:
+    """Refuse a row without a model that can't do without."""
+    if MODEL in cells:
+        return
+    if TRAJECTORY not in cells:
+        raise InvalidRequest(f"{where} has neither model nor trajectory; give one of them.")
+    if WEIGHTS in cells:
+        raise InvalidRequest(f"{where} has weights and no model to load them into.")
+    if Path(cells[TRAJECTORY]).suffix != ".npz":
+        raise InvalidRequest(
+            f"{where} has '{cells[TRAJECTORY]}' and no model; only a trajectory (.npz) is read without its model, so name it."
+        )
+
+
 def _gap(path: Path, name: str, text: str) -> float:
     """The number in a cell of the column `gap`."""
     number = _number(text)
@@ -149,6 +161,12 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _part_that_fits(state: Mapping[str, Any], module: Any) -> Mapping[str, Any]:
+    """The part of a checkpoint that holds the module's weights: a dictionary in it with their names, else all of it."""
+    names = module.state_dict().keys()
+    return next((part for part in state.values() if isinstance(part, Mapping) and part.keys() == names), state)
 
 
 def _state(path: Path) -> Mapping[str, Any]:

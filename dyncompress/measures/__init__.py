@@ -20,6 +20,7 @@ from dyncompress.measures.det_rank import DetRank
 from dyncompress.measures.effective_width import EffectiveWidth
 from dyncompress.measures.esd_alpha import EsdMid, EsdPeak, EsdPowerLaw
 from dyncompress.measures.farms import Farms
+from dyncompress.measures.fisher_norms import FisherRaoNorm, FisherTrace
 from dyncompress.measures.fluctuation import FluctuationScale, fluctuation_variance, free_bits
 from dyncompress.measures.gradient_noise_tail import GradientNoiseTail
 from dyncompress.measures.hessian_trace import HessianTrace
@@ -77,6 +78,8 @@ MEASURES = {
     "noise_attenuation": NoiseAttenuation,
     "sharpness_dimension": SharpnessDimension,
     "hessian_trace": HessianTrace,
+    "fisher_trace": FisherTrace,
+    "fisher_rao_norm": FisherRaoNorm,
     "fluctuation_scale": FluctuationScale,
     "signal_to_noise": SignalToNoise,
     "participation_ratio": ParticipationRatio,
@@ -103,6 +106,8 @@ __all__ = [
     "EsdPeak",
     "EsdPowerLaw",
     "Farms",
+    "FisherRaoNorm",
+    "FisherTrace",
     "FluctuationScale",
     "GradientNoiseTail",
     "HessianTrace",

@@ -17,6 +17,7 @@ from dyncompress.types import (
     Observation,
     Spectrum,
     Weight,
+    WeightFisher,
     WeightMotion,
 )
 
@@ -34,6 +35,7 @@ def observation(weight: np.ndarray, motion: WeightMotion | None = None, groups: 
         InputMoment(): moment(flat.shape[1], groups),
         NoiseGain(): noise_gain(),
         HessianSpectrum(): hessian_spectrum(weight.size),
+        WeightFisher(): weight_fisher(wide),
     }
     if motion is not None:
         values[Motion()] = motion
@@ -61,6 +63,12 @@ def noise_gain(examples: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def hessian_spectrum(weights: int, nodes: int = 20, batches: int = 4) -> tuple[np.ndarray, np.ndarray]:
     values = np.random.default_rng(13).exponential(1.0, (batches, nodes)) - 0.1
     return values, np.full((batches, nodes), weights / nodes)
+
+
+def weight_fisher(weight: np.ndarray) -> np.ndarray:
+    """Fisher information that is divided by the square of what the weights are multiplied by."""
+    squares = np.square(weight)
+    return 1 / (squares + squares.mean()) if squares.any() else np.ones_like(weight)
 
 
 def run(weight: np.ndarray, count: int = 40) -> dict[Need, np.ndarray]:

@@ -13,17 +13,25 @@ import torch
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import MEASURES
-from dyncompress.types import Estimate, Measure, Motion, Observation, Spectrum, Weight, WeightMotion
+from dyncompress.types import Estimate, Measure, Motion, Observation, Spectrum, Weight, WeightFisher, WeightMotion
 from tests.measures.observations import moved, observation
 
 EVERY = pytest.mark.parametrize("name", MEASURES)
 IN_UNITS_OF_THE_WEIGHTS = {"fluctuation_scale", "lifetime_sum"}
+IN_INVERSE_SQUARES_OF_WEIGHTS = {"fisher_trace"}
 IN_UNITS_OF_A_FIELD = {"magnitude", "positive_magnitude"}  # distances times `scale`
 SHIFTED_BY_SCALE = {
     "alpha_weighted",
     "log_alpha_norm",
 }  # logarithms of powers of the weights, to which a factor of the weights adds a constant
-READS_NO_WEIGHT = {"effective_width", "layer_cushion", "noise_attenuation", "sharpness_dimension", "hessian_trace"}
+READS_NO_WEIGHT = {
+    "effective_width",
+    "layer_cushion",
+    "noise_attenuation",
+    "sharpness_dimension",
+    "hessian_trace",
+    "fisher_trace",
+}
 ORDER_MATTERS = {"block_sum", "row_block_sum", "farms"}  # a seeded shuffle, contiguous windows: invariant in law only
 ORDER_MATTERS |= {"outlier_ratio"}  # weights are multiplied by other inputs
 
@@ -73,6 +81,8 @@ def test_scale(name: str, factor: float) -> None:
     if name in IN_UNITS_OF_A_FIELD:
         scaled = MEASURES[name](scale=MEASURES[name]().scale / abs(factor))(with_motion(ordinary() * factor))
     expected = plain.value * (abs(factor) if name in IN_UNITS_OF_THE_WEIGHTS else 1)
+    if name in IN_INVERSE_SQUARES_OF_WEIGHTS:
+        expected /= factor**2
     if name in SHIFTED_BY_SCALE:
         expected += 2 * MEASURES["esd_power_law"]()(with_motion(ordinary())).value * math.log10(abs(factor))
     tolerance = 1e-6 if name not in {"signal_to_noise"} else 1e-2
@@ -103,6 +113,7 @@ def test_torch_tensors_give_what_numpy_gives(name: str, dtype: torch.dtype, devi
     values[Weight()] = tensor.to(device).requires_grad_()
     for view in ("slices", "flat"):
         values[Spectrum(view)] = [torch.from_numpy(array).to(device) for array in values[Spectrum(view)]]
+    values[WeightFisher()] = torch.from_numpy(values[WeightFisher()]).to(device)
     theirs, ours = MEASURES[name]()(Observation(one.layer, values)), MEASURES[name]()(one)
     assert theirs.value == pytest.approx(ours.value, rel=1e-9)
 
@@ -217,4 +228,4 @@ def test_senseless_fields_are_refused_by_name(name: str, field: str, value: obje
 def arrays_of(one: Observation) -> list[np.ndarray]:
     motion = one[Motion()]
     spectra = [array for view in ("slices", "flat") for array in one[Spectrum(view)]]
-    return [one[Weight()], *spectra, motion.mean, motion.variance, motion.increment_variance]
+    return [one[Weight()], one[WeightFisher()], *spectra, motion.mean, motion.variance, motion.increment_variance]

@@ -22,12 +22,12 @@ def averaged(sizes: np.ndarray) -> np.ndarray:
 
 
 def added(sizes: np.ndarray) -> np.ndarray:
-    """The sum over layers: numbers of directions, of layers whose curvature is taken block by block."""
+    """The sum over layers: numbers of directions, and squares of norms, of layers whose curvature is taken block by block."""
     return np.ones(len(sizes))
 
 
 def traced(sizes: np.ndarray) -> np.ndarray:
-    """The sum over weights, of a mean over weights: the trace of the whole Hessian is that of its blocks."""
+    """The sum over weights, of a mean over weights: the trace of a whole matrix is that of its blocks."""
     return sizes
 
 
@@ -64,6 +64,12 @@ PREDICTIONS: dict[str, Prediction] = {
     "gradient_noise_tail": Prediction(1, f"{_DIMENSION}, which the tail index bounds: Simsekli et al. 2020"),
     "sharpness_dimension": Prediction(1, "Tuci et al. 2026", added),
     "hessian_trace": Prediction(1, "flat minima: Hochreiter, Schmidhuber 1997; Keskar et al. 2017", traced),
+    "fisher_trace": Prediction(
+        1,
+        "flat minima: Keskar et al. 2017; gradient noise is curvature: Jastrzebski et al. 2018; its trace: theirs of 2021",
+        traced,
+    ),
+    "fisher_rao_norm": Prediction(1, "Liang, Poggio, Rakhlin, Stokes 2019", added),
     "esd_mid": Prediction(1, _TAIL),
     "esd_peak": Prediction(1, _TAIL),
     "esd_power_law": Prediction(1, _TAIL),

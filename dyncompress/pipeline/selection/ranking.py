@@ -55,17 +55,17 @@ def rank(
     ICLR 2020) and the partial rank correlation, all with bootstrap intervals over checkpoints.
 
     Args:
-        checkpoints: name -> torch module, trajectory (or its `.npz`), or (module, trajectory); read one at a time.
+        checkpoints: name -> torch module, trajectory (or its `.npz`), or (module, trajectory); read one at a time. Measures of
+            Fisher information take what `load_training_state` reads or returns, or the optimizer, in the trajectory's place.
         measures: names of `measures.MEASURES` or measures; or name -> measure, to have one measure with several settings.
         gaps: name -> measured gap, test minus train in any unit; of all checkpoints or of some.
-        hyperparameters: name -> {"learning_rate": 0.1, ...}, the same keys for every checkpoint; numbers or words.
+        hyperparameters: name -> {"learning_rate": 0.1, ...}, numbers or words; `batch_size` also serves Fisher information.
         calibration: batches, where measures observe networks on data.
         example: one batch of inputs, where there are none.
         progress: receives the phases of the work.
 
     Raises:
-        InvalidRequest: fewer than two checkpoints, unknown names, gaps that aren't finite, or a measure that reads what isn't
-            there or whose sign neither theory nor gaps determine.
+        InvalidRequest: fewer than two checkpoints, unknown names, infinite gaps, or a measure without its values or a sign.
 
     Example:
         >>> import dyncompress, torch
@@ -88,7 +88,7 @@ def rank(
     table: dict[str, dict[str, Estimate]] = {}
     with progress.phase("measure the checkpoints", len(names)) as step:
         for name in names:
-            table[name] = estimates(checkpoint(name, checkpoints[name]), tools, examples)
+            table[name] = estimates(checkpoint(name, checkpoints[name], _batch_size(chosen.get(name))), tools, examples)
             step.advance()
     values = {tool: np.array([table[name][tool].value for name in names]) for tool in tools}
     agreements = _agreements(values, names, measured, chosen)
@@ -159,6 +159,12 @@ def _settings(given: Mapping[str, Mapping[str, Setting]] | None, names: Sequence
             if not isinstance(value, str | int | float | np.number) or (not isinstance(value, str) and not math.isfinite(value)):
                 raise InvalidRequest(f"hyperparameters: '{key}' of checkpoint '{name}' is {value!r}; give a number or a word.")
     return {name: dict(given[name]) for name in names}
+
+
+def _batch_size(settings: Mapping[str, Setting] | None) -> int:
+    """The hyper-parameter `batch_size` if it is a number of examples; else 0."""
+    size = (settings or {}).get("batch_size", 0)
+    return 0 if isinstance(size, str) or size < 1 else round(size)
 
 
 def _examples(calibration: Any, example: Any) -> Examples:

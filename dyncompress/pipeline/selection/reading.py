@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.measures import whole_run
+from dyncompress.measures.border import unusable
 from dyncompress.models import open_model
 from dyncompress.models.data import as_batches
 from dyncompress.models.signature import resolve_inputs
 from dyncompress.pipeline.observed_model import FROM_DATA, ObservedModel, first_examples
-from dyncompress.pipeline.recorded_run import recorded_run
+from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
+from dyncompress.pipeline.saved_run import SavedRun
 from dyncompress.pipeline.selection.prediction import of_network, prediction
 from dyncompress.recording import load_trajectory, weights_digest
 from dyncompress.types import (
@@ -22,10 +24,13 @@ from dyncompress.types import (
     Gradients,
     Iterates,
     Measure,
+    Model,
     Need,
     OfTrajectories,
     OutputMoments,
+    TrainingState,
     Trajectory,
+    WeightFisher,
 )
 
 OF_RUN = (Iterates, ExampleLosses, Gradients)  # read off the whole run; the other values of a trajectory are read layer by layer
@@ -51,41 +56,60 @@ class Examples:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One trained network, one recorded run, or both.
+    """One trained network, what its training left behind, or both.
 
     Attributes:
         name: for messages.
         module: in torch, or None.
-        run: or None.
+        run: a trajectory, or a training state in any form that `recorded_run` takes, or None.
+        batch_size: of the training, where a training state doesn't say it; 0: unknown.
     """
 
     name: str
     module: Any
-    run: Trajectory | None
+    run: Any
+    batch_size: int = 0
 
 
-def checkpoint(name: str, given: Any) -> Checkpoint:
-    """What a user calls a checkpoint: a torch module, a trajectory, the path of one, or a pair (module, trajectory).
+def checkpoint(name: str, given: Any, batch_size: int = 0) -> Checkpoint:
+    """What a user calls a checkpoint: a module, a trajectory or its path, or a pair (module, what its training left behind).
+
+    Args:
+        name: for messages.
+        given: by the user; what the training left behind is a trajectory, or a training state.
+        batch_size: of the training, if it is known.
 
     Raises:
-        InvalidRequest: something else, or the trajectory is another module's.
+        InvalidRequest: something else, a training state alone, or the trajectory is another module's.
     """
     module, run = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
-    if run is None and isinstance(module, Trajectory | str | Path):
+    if run is None and (isinstance(module, Trajectory) or _is_path_or_state(module)):
         module, run = None, module
-    if isinstance(run, str | Path):
+    if isinstance(run, str | Path) and Path(run).suffix == ".npz":
         run = load_trajectory(run)
-    fine = (module is None or hasattr(module, "forward")) and (run is None or isinstance(run, Trajectory))
-    if not fine or (module is None and run is None):
-        kind = type(given).__name__
+    known = run is None or isinstance(run, Trajectory) or _is_path_or_state(run)
+    if not (module is None or hasattr(module, "forward")) or not known or (module is None and run is None):
         raise InvalidRequest(
-            f"checkpoint '{name}' is a {kind}; give a torch module, a trajectory (or its .npz), or both as (module, trajectory)."
+            f"checkpoint '{name}' is a {type(given).__name__}; give a torch module, a trajectory (or its .npz), or (module, "
+            "trajectory), where the path of a checkpoint with the optimizer's state may stand for the trajectory."
         )
-    if module is not None and run is not None and weights_digest(_weights(module)) != run.digest:
+    if isinstance(run, Trajectory):
+        if module is not None and weights_digest(_weights(module)) != run.digest:
+            raise InvalidRequest(
+                f"checkpoint '{name}': its trajectory ends at other weights than the module's; give the trajectory of this run."
+            )
+    elif run is not None and module is None:
+        what = f"'{run}'" if isinstance(run, str | Path) else "the training state"
         raise InvalidRequest(
-            f"checkpoint '{name}': its trajectory ends at other weights than the module's; give the trajectory of this run."
+            f"checkpoint '{name}' is {what} alone, and only a trajectory (.npz) is read without its network; give (module, "
+            f"{what})."
         )
-    return Checkpoint(name, module, run)
+    return Checkpoint(name, module, run, batch_size)
+
+
+def _is_path_or_state(given: Any) -> bool:
+    """Whether this is a path, or what holds the state of an optimizer."""
+    return isinstance(given, str | Path | TrainingState | Mapping) or hasattr(given, "param_groups")
 
 
 def estimates(given: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
@@ -109,6 +133,8 @@ def _of_run(given: Checkpoint, measures: Mapping[str, Measure]) -> dict[str, Est
         raise InvalidRequest(
             f"checkpoint '{given.name}' has no trajectory, which {first} reads; record one and give it as (module, trajectory)."
         )
+    if not isinstance(given.run, Trajectory):
+        raise _one_moment(given, next(iter(measures)))
     observation = whole_run(given.run)
     for name, measure in measures.items():
         for need in measure.needs:
@@ -118,7 +144,29 @@ def _of_run(given: Checkpoint, measures: Mapping[str, Measure]) -> dict[str, Est
 
 
 def _of_layers(given: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> dict[str, Estimate]:
-    """Measures of each layer, put together."""
+    """Measures of each layer, put together. A layer of which the run holds nothing gives no number."""
+    _refuse_absent(given, measures, examples)
+    names, data = resolve_inputs(given.module, examples.data)
+    batches = as_batches(data, names)
+    model = open_model(given.module, first_examples(batches, 2)[0])
+    run = _opened_run(given, model)
+    for name in (name for name, measure in measures.items() if WeightFisher() in measure.needs):
+        _refuse_unknown_unit(given.name, name, run)
+    source = ObservedModel(model, batches, examples.calibrated, run=run)
+    by_layer: dict[str, dict[str, Estimate]] = {name: {} for name in measures}
+    sizes = {layer.name: layer.weights for layer in model.layers()}
+    for layer, observation in source.observe(tuple({need for measure in measures.values() for need in measure.needs})):
+        for name, measure in measures.items():
+            missing = [need for need in measure.needs if need not in observation]
+            if not missing:
+                by_layer[name][layer] = measure(observation)
+            elif any(isinstance(need, OfTrajectories) for need in missing):
+                by_layer[name][layer] = unusable(0, "the run holds nothing of this layer")
+    return {name: of_network(by_layer[name], sizes, prediction(measure).shares) for name, measure in measures.items()}
+
+
+def _refuse_absent(given: Checkpoint, measures: Mapping[str, Measure], examples: Examples) -> None:
+    """Refuse measures of layers that read what was not given."""
     first = next(iter(measures))
     if given.module is None:
         raise InvalidRequest(
@@ -131,22 +179,52 @@ def _of_layers(given: Checkpoint, measures: Mapping[str, Measure], examples: Exa
     for name, measure in measures.items():
         if any(isinstance(need, (*FROM_DATA, OutputMoments)) for need in measure.needs) and not examples.calibrated:
             raise InvalidRequest(f"{name} observes networks on data; give calibration=batches.")
-        if any(isinstance(need, OfTrajectories) for need in measure.needs) and given.run is None:
+        recorded = [need for need in measure.needs if isinstance(need, OfTrajectories)]
+        if recorded and given.run is None:
+            either = " or checkpoint with the optimizer's state" if recorded == [WeightFisher()] else ""
             raise InvalidRequest(
-                f"checkpoint '{given.name}' has no trajectory, which {name} reads; give it as (module, trajectory)."
+                f"checkpoint '{given.name}' has no trajectory{either}, which {name} reads; give it as (module, trajectory)."
             )
-    names, data = resolve_inputs(given.module, examples.data)
-    batches = as_batches(data, names)
-    model = open_model(given.module, first_examples(batches, 2)[0])
-    run = None if given.run is None else recorded_run(given.run, model)
-    source = ObservedModel(model, batches, examples.calibrated, run=run)
-    by_layer: dict[str, dict[str, Estimate]] = {name: {} for name in measures}
-    sizes = {layer.name: layer.weights for layer in model.layers()}
-    for layer, observation in source.observe(tuple({need for measure in measures.values() for need in measure.needs})):
-        for name, measure in measures.items():
-            if all(need in observation for need in measure.needs):
-                by_layer[name][layer] = measure(observation)
-    return {name: of_network(by_layer[name], sizes, prediction(measure).shares) for name, measure in measures.items()}
+        if recorded not in ([], [WeightFisher()]) and not isinstance(given.run, Trajectory):
+            raise _one_moment(given, name)
+
+
+def _one_moment(given: Checkpoint, measure: str) -> InvalidRequest:
+    """A training state has no movement."""
+    return InvalidRequest(
+        f"checkpoint '{given.name}': {measure} reads how the weights moved, and a training state holds one moment of the run; "
+        "record a trajectory and give (module, trajectory)."
+    )
+
+
+def _opened_run(given: Checkpoint, model: Model) -> RecordedRun | SavedRun | None:
+    """What the training left behind, matched to the model; the checkpoint's batch size is that of a state which doesn't say it.
+
+    Raises:
+        InvalidRequest: it can't be read, or is another model's.
+    """
+    if given.run is None:
+        return None
+    try:
+        run = recorded_run(given.run, model)
+        if isinstance(run, SavedRun) and given.batch_size and not run.state.batch_size:
+            run = recorded_run(replace(run.state, batch_size=given.batch_size), model)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"checkpoint '{given.name}': {error}") from error
+    return run
+
+
+def _refuse_unknown_unit(name: str, measure: str, run: RecordedRun | SavedRun | None) -> None:
+    """Refuse Fisher information in a unit of its own, by which runs can't be compared."""
+    why = ""
+    if isinstance(run, RecordedRun) and not run.fisher.nats:
+        why = f"{run.fisher.note}; record batch_size, and the learning_rate or gradients"
+    elif isinstance(run, SavedRun) and run.state.relative:
+        why = "the squares of its gradients have a unit of their own; leave the run or the measure out"
+    elif isinstance(run, SavedRun) and not run.state.batch_size:
+        why = "it doesn't say the batch size; give load_training_state(path, batch_size=...), or a hyper-parameter batch_size"
+    if why:
+        raise InvalidRequest(f"checkpoint '{name}': {measure} compares runs in nats, but {why}.")
 
 
 def _how(need: Need) -> str:
