@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dyncompress.recipe.recipe import Recipe
     from dyncompress.recipe.toml_files import load_recipe, load_target
     from dyncompress.recording import TrajectoryWriter
-    from dyncompress.recording.training_states import load_training_state
+    from dyncompress.recording.training_states import load_training_state, save_training_state, training_state_of
     from dyncompress.types import Budget, Certificate, Choice, Compressed, HeldOut, OnnxFile, Plan, Profile, Target
 
 __version__ = "0.1.0"
@@ -55,6 +55,8 @@ _MODULES = {
     "load_target": "recipe.toml_files",
     "TrajectoryWriter": "recording",
     "load_training_state": "recording.training_states",
+    "save_training_state": "recording.training_states",
+    "training_state_of": "recording.training_states",
     "Budget": "types",
     "Certificate": "types",
     "Choice": "types",
@@ -92,6 +94,8 @@ __all__ = [  # noqa: RUF022  (the verbs first, in the order of work)
     "load_target",
     "TrajectoryWriter",
     "load_training_state",
+    "save_training_state",
+    "training_state_of",
     "Recipe",
     "Budget",
     "Certificate",

@@ -19,6 +19,7 @@ GROUPS = {
 THEMES = {
     "network": "The network: layers, channel groups, residual blocks",
     "observation": "What is observed of a layer",
+    "training_state": "What an optimizer keeps of a training run",
     "plan": "Options, profiles and plans",
     "file": "The ONNX file",
     "certificate": "Held-out data and the certificate",

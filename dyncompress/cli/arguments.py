@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dyncompress.cli import comparison_command
 from dyncompress.cli.exit_codes import TRACEBACK, table
 from dyncompress.cli.option_values import integer, positive
+from dyncompress.cli.shared_arguments import add_request, add_set
 from dyncompress.deployment.conversion import CONVERSIONS
 from dyncompress.errors import InvalidRequest
 
@@ -78,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     _add_rank(commands)
     _add_plan(commands)
     _add_pareto(commands)
+    comparison_command.add_arguments(_add_command(commands, "compare", comparison_command.SUMMARY))
     _add_verify(commands)
     _add_bench(commands)
     _add_packing(commands)
@@ -105,50 +108,6 @@ def _add_command(commands: Commands, name: str, summary: str) -> argparse.Argume
     return command
 
 
-def _add_request(command: argparse.ArgumentParser, default: str, needed: str) -> None:
-    """Add the arguments that `compress` and `measure` share.
-
-    Args:
-        command: to add them to.
-        default: where the recipe and the target come from first, for their help.
-        needed: when calibration data are needed, for its help.
-    """
-    command.add_argument("model", metavar="MODEL", help="the trained network, as file.py:callable or package.module:callable")
-    command.add_argument(
-        "--recipe", metavar="NAME|FILE", help=f"recipe, see `dyncompress recipes list`; default: {default}edge-int8"
-    )
-    command.add_argument(
-        "--target",
-        metavar="NAME|FILE",
-        help=f"hardware profile that the file is for, see `dyncompress targets list`; default: {default}onnxruntime-x86-vnni",
-    )
-    command.add_argument(
-        "--calibration",
-        metavar="DATA",
-        help=f"examples on which the model is observed; labels are ignored; {needed}",
-    )
-    command.add_argument(
-        "--free-axes",
-        action="append",
-        default=[],
-        metavar="INPUT=AXES",
-        help="axes of an input that may have any length in the file, e.g. x=2,3 (axis 0 is the batch axis, which is free); may "
-        "be repeated; default: the axes whose length differs within the calibration data",
-    )
-    command.add_argument("--trajectory", type=Path, metavar="FILE", help="a recorded training trajectory (.npz); default: none")
-    _add_set(command)
-
-
-def _add_set(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change one key of the recipe, e.g. budget.bytes=0.2 (a fraction of the original's bytes); may be repeated",
-    )
-
-
 def _add_demo(commands: Commands) -> None:
     command = _add_command(
         commands, "demo", "train a small network on handwritten digits, compress it and certify the file; takes about a minute"
@@ -160,7 +119,7 @@ def _add_demo(commands: Commands) -> None:
 
 def _add_compress(commands: Commands) -> None:
     command = _add_command(commands, "compress", "compress a trained network into a small ONNX file, certified on held-out data")
-    _add_request(command, "the plan's, else ", "default: none, for recipes that read only the weights if --held-out is given")
+    add_request(command, "the plan's, else ", "default: none, for recipes that read only the weights if --held-out is given")
     command.add_argument(
         "--held-out",
         metavar="DATA",
@@ -187,7 +146,7 @@ def _add_measure(commands: Commands) -> None:
         "measure",
         "measure every layer, and the costs and distortion of every option; plans for any budget are made from the result",
     )
-    _add_request(command, "", "one is enough for recipes that read only the weights")
+    add_request(command, "", "one is enough for recipes that read only the weights")
     command.add_argument("--out", type=Path, metavar="DIR", help="directory for profile.json; default: the table is printed only")
 
 
@@ -242,8 +201,9 @@ def _add_rank(commands: Commands) -> None:
         "runs",
         type=Path,
         metavar="RUNS",
-        help="CSV file with one row for each run. Columns: name; model (file.py:callable), trajectory (.npz), or both; weights, "
-        "a file to load into the model; gap, the generalization gap if it is known; every other column is a hyper-parameter",
+        help="CSV file with one row for each run. Columns: name; model (file.py:callable), trajectory (.npz; with a model also a "
+        "checkpoint with the optimizer's state, or a folder of them), or both; weights, a file to load into the model; gap, the "
+        "generalization gap if it is known; every other column is a hyper-parameter; batch_size is read for checkpoints too",
     )
     command.add_argument(
         "--measures", nargs="+", required=True, metavar="NAME", help="measures to order by, e.g. lifetime_sum esd_mid"
@@ -262,7 +222,7 @@ def _add_plan(commands: Commands) -> None:
     command.add_argument(
         "--recipe", metavar="NAME|FILE", help="recipe whose budget and allocator are used; default: the profile's own"
     )
-    _add_set(command)
+    add_set(command)
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="file for the plan, e.g. plan.toml; default: the plan is printed only"
     )
@@ -286,7 +246,7 @@ def _add_pareto(commands: Commands) -> None:
         "twelve budgets",
     )
     command.add_argument("--recipe", metavar="NAME|FILE", help="recipe whose allocator is used; default: the profile's own")
-    _add_set(command)
+    add_set(command)
     command.add_argument(
         "--out",
         type=Path,

@@ -73,8 +73,8 @@ class Request:
         ]
         parts += digests(self.batches or [])
         if self.trajectory is not None:
-            files = sorted(f for f in self.trajectory.rglob("*") if f.is_file()) if self.trajectory.is_dir() else [self.trajectory]
-            parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+            inside = sorted(file for file in self.trajectory.rglob("*") if file.is_file())
+            parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in inside or [self.trajectory]]
             parts.append(str(self.batch_size))
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -47,12 +47,10 @@ def measure(
         model: a torch module or a model adapter; it is not changed.
         recipe, target: a shipped name, the path of a TOML file, or the value.
         calibration: any iterable of batches (tensor, tuple, dict; labels are ignored); recipes that read weights alone need none.
-        trajectory: what the training left behind: a recorded trajectory or its `.npz`, a checkpoint that holds the optimizer's
-            state (see `load_training_state`), a folder of checkpoints, or the optimizer. Without calibration data, recipes that
-            would read them do what can be done without.
+        trajectory: what the training left behind: a recorded run, a checkpoint with the optimizer's state (see
+            `load_training_state`), or the optimizer. Without calibration data, a recipe does what can be done without.
         example: one batch of inputs, where there are no calibration data.
-        free_axes: input -> axes (the batch axis is 0) that take any length in the file, e.g. `{"x": [2, 3]}`. Axes that have
-            several lengths in the calibration data are free without being named.
+        free_axes: input -> axes (batch: 0) that take any length in the file, e.g. `{"x": [2, 3]}`, beside the data's.
         progress: receives the phases of the work.
 
     Example:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyncompress.types.representation import describe
+from dyncompress.types.representation import describe, short_repr
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class SavedParameter:
     square: np.ndarray
     values: tuple[np.ndarray, ...] = ()
     drift: float = 0.0
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,10 @@ def model_values(plan: types.Plan) -> tuple[Any, ...]:
     writer = dc.TrajectoryWriter()
     writer.append(0, {name: CODES.float() for name in NAMES[:3]})
     layer = types.Layer(NAMES[0], "linear", (512, 512), 2**18)
+    parameter = types.SavedParameter(NAMES[0], LARGE, (LARGE,) * 10)
     return (
-        *(motion, trajectory, encoding, compressed, writer),
+        *(motion, trajectory, encoding, compressed, writer, parameter),
+        types.TrainingState(dict.fromkeys(NAMES, parameter), "Adam", 1999.0, notes=(SENTENCE,) * 50),
         types.ChannelGroup(NAMES[0], 4096, NAMES, dict.fromkeys(NAMES, 9)),
         types.ResidualBlock(NAMES[0], NAMES, NAMES[-1], True, True),
         types.Placement(SENTENCE, "as_is"),

@@ -65,7 +65,8 @@ def read_tensors(path: Path) -> Any:
         what = f"'{named.group(1)}'" if named else "objects that aren't tensors or plain values"
         raise InvalidRequest(
             f"{where} holds {what}, and unpickling it could run code; save "
-            "{'model': model.state_dict(), 'optimizer': optimizer.state_dict()} with torch.save."
+            "{'model': model.state_dict(), 'optimizer': optimizer.state_dict()} with torch.save, or what training_state_of "
+            "returns with save_training_state."
         ) from error
     except _BROKEN as error:
         raise InvalidRequest(f"{where} can't be read ({_first_line(error)}); save or copy it again.") from error
