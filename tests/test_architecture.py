@@ -14,8 +14,8 @@ from tools import layout
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUT = layout.Layout()
-# The verbs that took `free_axes` and `keep_float` beside the eight parameters that a verb may have.
-MANY_PARAMETERS = {"pipeline.verbs.apply": 9, "pipeline.verbs.compress": 10}
+# The verbs that took `free_axes`, `keep_float` and `example` beside the eight parameters that a verb may have.
+MANY_PARAMETERS = {"pipeline.verbs.apply": 9, "pipeline.verbs.compress": 11}
 PACKAGE = ROOT / "dyncompress"
 FILES = sorted(PACKAGE.rglob("*.py"))
 VERBS_LINES = 220  # 150 of code and arguments, and an example for every verb
@@ -58,6 +58,11 @@ RULES = {
     "recording.transformers_callback": rule("transformers torch", "types errors"),
     "recording.keras_callback": rule("keras numpy", "types errors"),
     "recording.optax_transform": rule("jax optax numpy", "types errors"),
+    "recording.training_states": rule("torch numpy safetensors", "types errors coding"),
+    "recording.training_states.optax_state": rule("jax torch numpy", "types errors"),
+    "recording.training_states.keras_file": rule("h5py torch numpy", "types errors coding"),
+    "recording.training_states.trainer_folder": rule("torch transformers", "types errors"),
+    "recording.training_states.keras_variables": rule("h5py numpy", ""),
     "recording": rule("torch numpy", "types errors coding recording.sketch"),
     "recipe": rule("numpy", "types errors coding measures allocation pruning quantization certificates"),
     "pipeline": rule("torch numpy safetensors", "* !cli !reports"),

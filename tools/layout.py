@@ -20,6 +20,7 @@ ENTRIES, FLOORS, FILE_LINES, FUNCTION_LINES, PARAMETERS, VERB_PARAMETERS = 18, 8
 LATE = "types.presentation"  # methods that a person calls on a value import the packages above it when they are called
 VERBS = {"pipeline.verbs.measure", "pipeline.verbs.apply", "pipeline.verbs.certify", "pipeline.verbs.compress"}
 VERBS |= {"pipeline.selection.ranking.rank", "models.torch.sgd_probe.probe"}  # public names of `dyncompress`
+VERBS |= {"pipeline.comparison.compare_allocators.compare"}
 FOREIGN = {"forward"}  # signatures that another library prescribes
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 
 from dyncompress import __version__
-from dyncompress.cli import file_commands, list_commands, model_commands, streams
+from dyncompress.cli import comparison_command, file_commands, list_commands, model_commands, streams
 from dyncompress.cli.arguments import parse, parser
 from dyncompress.cli.exit_codes import DONE, TRACEBACK, code_and_sentence
 from dyncompress.cli.progress_bars import on_standard_error
@@ -74,6 +74,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], Result]] = {
     "rank": model_commands.rank,
     "plan": model_commands.plan,
     "pareto": model_commands.pareto,
+    "compare": comparison_command.compare,
     "verify": file_commands.verify,
     "bench": file_commands.bench,
     "pack": file_commands.pack,

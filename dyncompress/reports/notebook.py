@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from dyncompress.reports import markup
+from dyncompress.reports.comparison import comparison_html
 from dyncompress.reports.html import certificate_block, figures
 from dyncompress.reports.pareto import pareto_html
 from dyncompress.reports.table import layer_table, profile_table
 from dyncompress.types import Certificate, OnnxFile, Plan, Profile
+from dyncompress.types.comparison import Comparison
 from dyncompress.types.pareto import ParetoList
 
 
 def fragment(value: Any) -> str:
-    """The HTML of an `OnnxFile`, `Plan`, `Profile`, `Certificate` or `ParetoList`.
+    """The HTML of an `OnnxFile`, `Plan`, `Profile`, `Certificate`, `ParetoList` or `Comparison`.
 
     Example:
         >>> "<table>" in fragment(Plan({}, {}, {}, {}, 0.0, 0.0, "r", "t", "", {}, {}))
@@ -46,4 +48,5 @@ SHOWN = {
     Profile: profile_html,
     Certificate: certificate_block,
     ParetoList: pareto_html,
+    Comparison: comparison_html,
 }

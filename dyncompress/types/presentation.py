@@ -1,4 +1,4 @@
-"""The methods of values that need higher packages: saving a file, and showing a value in a notebook.
+"""The methods of values that need higher packages: saving a file, and showing a value as text or in a notebook.
 
 All other modules of `types` import nothing from the rest of the package. The functions here import what they need when they are
 called.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyncompress.types.comparison import Comparison
     from dyncompress.types.file import OnnxFile
 
 
@@ -25,3 +26,10 @@ def html(value: Any) -> str:
     from dyncompress.reports.notebook import fragment
 
     return fragment(value)
+
+
+def table(comparison: Comparison) -> str:
+    """The text of a comparison, see `Comparison.table`."""
+    from dyncompress.reports.comparison import comparison_text
+
+    return comparison_text(comparison)
