@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,15 +175,22 @@ def accumulated(module: nn.Module, last: Path, layers: Sequence[str]) -> dict[st
 
 
 # ---------------------------------------------------------------- predictions
-def fishers(here: Subject) -> Iterator[tuple[str, dict[str, Observation]]]:
-    """Name of a set of calibration examples -> the layers, observed on it."""
+def fishers(here: Subject, tests: int) -> Iterator[tuple[str, dict[str, Observation]]]:
+    """Name of a set of calibration examples -> the layers, observed on it.
+
+    The sets are of training examples, as where users keep nothing aside; "unseen" is of test examples beyond the first `tests`.
+    """
     x, _ = ZOO[here.name].data("train", CALIBRATION)
-    for count, draws in FEW.items():
-        for draw in range(draws):
-            part = x[draw * count : (draw + 1) * count]
+    sets = {
+        f"fisher {count}" + (f" {draw}" if draws > 1 else ""): x[draw * count : (draw + 1) * count]
+        for count, draws in FEW.items()
+        for draw in range(draws)
+    }
+    sets["fisher unseen"] = ZOO[here.name].data("test", tests + CALIBRATION)[0][tests:]
+    for title, part in sets.items():
+        if len(part):
             start = open_task(here.module, recipe_of(), dc.load_target(TARGET), InputData(part))
-            seen = start.observe((Weight(), InputMoment(), OutputFisher()))
-            yield f"fisher {count}" + (f" {draw}" if draws > 1 else ""), dict(seen)
+            yield title, dict(start.observe((Weight(), InputMoment(), OutputFisher())))
 
 
 def by_fisher(weight: Tensor, new: Tensor, observation: Observation, fisher: Tensor) -> dict[str, float]:
@@ -212,19 +219,19 @@ def variants(weight: Tensor, new: Tensor, observation: Observation, state: Accum
     }
 
 
-def predictions(here: Subject) -> dict[str, Any]:
-    """Layer -> level -> predictor -> distortion."""
+def predictions(here: Subject, tests: int) -> dict[str, Any]:
+    """Layer -> level -> predictor -> distortion; `tests` test examples are left to the divergences."""
     rows = {layer: {level: {} for level in CHOICES} for layer in here.weights}
     states = accumulated(here.module, here.last, list(here.weights))
     changed = {(layer, level): here.compressed(layer, CHOICES[level]) for layer in rows for level in CHOICES}
     moved = dict(with_run(here.start, OUT / f"{here.name}.npz").observe((Weight(),)))
     for (layer, level), new in changed.items():
         weight = here.weights[layer][Weight()].detach().float()
-        row, observation, state = rows[layer][level], here.weights[layer], states[layer]
-        row["error"] = float((weight - new).double().square().sum() / weight.double().square().sum())
-        row |= by_fisher(weight, new, observation, state.fisher(weight)) | variants(weight, new, observation, state)
-        row["trajectory"] = motion_distortion(moved[layer], weight, new)
-    for title, seen in fishers(here):
+        told, observation, state = rows[layer][level], here.weights[layer], states[layer]
+        told["error"] = float((weight - new).double().square().sum() / weight.double().square().sum())
+        told |= by_fisher(weight, new, observation, state.fisher(weight)) | variants(weight, new, observation, state)
+        told["trajectory"] = motion_distortion(moved[layer], weight, new)
+    for title, seen in fishers(here, tests):
         for (layer, level), new in changed.items():
             weight = here.weights[layer][Weight()].detach().float()
             rows[layer][level][title] = fisher_distortion(seen[layer], weight, new)
@@ -246,7 +253,7 @@ def examined(name: str, old: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The results of one network, as plain values; divergences and measures are those of `old` if it is given."""
     clock, here = time.process_time(), subject(name)
     truth = old or divergences(here, 500 if name in SLOW else 1000) | {"estimates": estimates_of(here)}
-    told, shapes = predictions(here), {layer.name: layer for layer in here.start.model.layers()}
+    told, shapes = predictions(here, truth["tests"]), {layer.name: layer for layer in here.start.model.layers()}
     layers = {layer: {level: row | told[layer][level] for level, row in rows.items()} for layer, rows in truth["layers"].items()}
     sizes = {layer: {"weights": shapes[layer].weights, "kind": shapes[layer].kind} for layer in layers}
     return {**truth, "network": name, "family": ZOO[name].family, "layers": layers, "sizes": sizes} | {
@@ -285,9 +292,9 @@ def column(found: Mapping[str, Any], level: str, key: str) -> np.ndarray:
 
 def predictors(found: Mapping[str, Any]) -> list[str]:
     """The names of everything that predicts: distortions, measures, number of weights and depth."""
-    row = next(iter(next(iter(found["layers"].values())).values()))
+    first = next(iter(next(iter(found["layers"].values())).values()))
     measures = dict.fromkeys(key for kept in found["estimates"].values() for key in kept)
-    return [*(key for key in row if not key.startswith("truth")), *measures, "weights", "depth"]
+    return [*(key for key in first if not key.startswith("truth")), *measures, "weights", "depth"]
 
 
 def correlations(nets: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
@@ -304,27 +311,58 @@ def correlations(nets: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[
     return rows
 
 
-def table(nets: Sequence[Mapping[str, Any]]) -> str:
-    """Mean rank correlations with their 95 % intervals over networks, and those of each network, in Markdown."""
-    rows = correlations(nets)
-    means = {title: [interval(rows[level][title]) for level in CHOICES] for title in rows["3 bits"]}
-    order = sorted(means, key=lambda title: -np.nan_to_num(np.mean([m for m, _, _ in means[title]]), nan=-1.0))
-    lines = [f"| predictor, mean over {len(nets)} networks | {' | '.join(CHOICES)} |", "|---" * (len(CHOICES) + 1) + "|"]
-    lines += [f"| {title} | " + " | ".join(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in means[title]) + " |" for title in order]
-    shown = [title for title in order if title.startswith(("fisher", "acc", "trajectory", "error"))]
-    for level in CHOICES:
-        lines += ["", f"| {level} | layers | {' | '.join(shown)} |", "|---" * (len(shown) + 2) + "|"]
-        for place, found in enumerate(nets):
-            each = " | ".join(f"{rows[level][title][place]:.2f}" for title in shown)
-            lines.append(f"| {found['network']} | {len(found['layers'])} | {each} |")
-    lines += ["", f"| divergence / prediction, median over layers | {' | '.join(CHOICES)} |", "|---" * (len(CHOICES) + 1) + "|"]
+def row(title: str, cells: Iterable[str]) -> str:
+    """One line of a table in Markdown."""
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def head(title: str, cells: Sequence[str]) -> list[str]:
+    """The first two lines of a table in Markdown, after an empty one."""
+    return ["", row(title, cells), "|---" * (len(cells) + 1) + "|"]
+
+
+def differences(nets: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
+    """How much better the accumulators order layers than Fisher information: on all networks, and where it knows all layers."""
+    lines = head("acc_prior less ..., networks", list(CHOICES))
+    known_all = [all(size["kind"] != "recurrent" for size in found["sizes"].values()) for found in nets]
+    for rival in ("fisher 1024", "fisher unseen", "acc_diag", "acc_layer"):
+        for which, chosen in (("all", [True] * len(nets)), ("not recurrent", known_all)):
+            cells, count = [], 0
+            for level in CHOICES:
+                apart = np.subtract(rows[level]["acc_prior"], rows[level][rival])[chosen]
+                count = int(np.isfinite(apart).sum())
+                cells.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*interval(apart.tolist())))
+            lines.append(row(f"{rival}, {which}: {count}", cells))
+    return lines
+
+
+def scales(nets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The divergence by its prediction, whose ideal is 1: the median over the layers of each network."""
+    lines = head("divergence / prediction by accumulators, by fisher 1024", list(CHOICES))
     for found in nets:
         ratios = [
             [np.median(column(found, level, "truth") / column(found, level, key)) for key in ("acc_prior", "fisher 1024")]
             for level in CHOICES
         ]
-        lines.append(f"| {found['network']}: accumulators, fisher | " + " | ".join(f"{a:.2f}, {b:.2f}" for a, b in ratios) + " |")
-    return "\n".join(lines)
+        lines.append(row(found["network"], (f"{own:.2f}, {other:.2f}" for own, other in ratios)))
+    return lines
+
+
+def table(nets: Sequence[Mapping[str, Any]]) -> str:
+    """Mean rank correlations with their 95 % intervals over networks, and those of each network, in Markdown."""
+    rows = correlations(nets)
+    means = {title: [interval(rows[level][title]) for level in CHOICES] for title in rows["3 bits"]}
+    order = sorted(means, key=lambda title: -np.nan_to_num(np.mean([m for m, _, _ in means[title]]), nan=-1.0))
+    lines = head(f"predictor, mean over {len(nets)} networks", list(CHOICES))
+    lines += [row(title, (f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in means[title])) for title in order]
+    lines += differences(nets, rows)
+    shown = [title for title in order if title.startswith(("fisher ", "acc", "trajectory", "error"))]
+    for level in CHOICES:
+        lines += head(level, ["layers", *shown])
+        for place, found in enumerate(nets):
+            each = [f"{rows[level][title][place]:.2f}" for title in shown]
+            lines.append(row(found["network"], [str(len(found["layers"])), *each]))
+    return "\n".join([*lines, *scales(nets)][1:])
 
 
 def main() -> None:

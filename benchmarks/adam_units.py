@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.adam_zoo import OUT, ZOO, trained
-from benchmarks.theory_zoo import _moved
+from benchmarks.theory_zoo import moved
 from dyncompress.recording.training_states import load_training_state
 
 EXAMPLES, BATCHES = 512, 128
@@ -82,7 +82,7 @@ def examined(name: str) -> dict[str, Any]:
     def batches(augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in range(BATCHES):
             ids = torch.randint(0, len(x), (spec.batch,))
-            yield (_moved(x[ids]) if augmented else x[ids]), y[ids]
+            yield (moved(x[ids]) if augmented else x[ids]), y[ids]
 
     found = {"fisher": of_examples(module, x[some], drawn), "labels": of_examples(module, x[some], lambda _: y[some])}
     found["batches"] = of_batches(module, batches(False), spec.batch)

@@ -28,7 +28,7 @@ from benchmarks.theory_zoo import (
     Reader,
     ReaderBlock,
     Split,
-    _moved,
+    moved,
     characters,
     digits,
     listener,
@@ -138,9 +138,9 @@ class Network:
         return torch.optim.AdamW(module.parameters(), lr=self.rate, betas=self.betas, weight_decay=self.decay)
 
 
-def halved(network: nn.Sequential) -> nn.Sequential:
+def halved(network: nn.Module) -> nn.Sequential:
     """The network on images of half the resolution."""
-    return nn.Sequential(nn.AvgPool2d(2), *network)
+    return nn.Sequential(nn.AvgPool2d(2), *network.children())
 
 
 COLOURS, GREYS = (16, 32, 32, 32, 64, 64, 64, 64), (8, 8, 16, 16, 16, 32, 32, 32)
@@ -194,14 +194,14 @@ def _train(name: str, spec: Network, model: nn.Module) -> dict[str, Any]:
     x, y = spec.data("train", spec.images)
     optimizer, kept = spec.optimizer(model), kept_at(spec.steps)
     recorder = record(model, TrajectoryWriter(learning_rate=spec.rate / 10, batch_size=spec.batch))
-    start, checkpoint = time.process_time(), {}
+    start, checkpoint, loss = time.process_time(), {}, torch.zeros(())
     model.train()
     for step in range(1, spec.steps + 1):
         if step == spec.steps - LATE + 1:
             optimizer.param_groups[0]["lr"] = spec.rate / 10
             recorder.attach(optimizer)
         some = torch.randint(0, len(x), (spec.batch,))
-        loss = functional.cross_entropy(model(_moved(x[some])), y[some])
+        loss = functional.cross_entropy(model(moved(x[some])), y[some])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

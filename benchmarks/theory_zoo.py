@@ -219,7 +219,7 @@ def _train(name: str, spec: Network, model: nn.Module, run: Path) -> None:
         late = step >= max(steps, 2 * STEPS) - STEPS
         optimizer.param_groups[0]["lr"] = spec.rate / 10 if late else spec.rate
         some = torch.randint(0, len(x), (spec.batch,))
-        loss = functional.cross_entropy(model(_moved(x[some])), y[some])
+        loss = functional.cross_entropy(model(moved(x[some])), y[some])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -230,7 +230,7 @@ def _train(name: str, spec: Network, model: nn.Module, run: Path) -> None:
     print(f"{name}: {steps} steps, {time.process_time() - start:.0f} s", flush=True)
 
 
-def _moved(x: Tensor) -> Tensor:
+def moved(x: Tensor) -> Tensor:
     """Augment colour images by random flips and shifts; return other inputs unchanged."""
     if x.ndim != 4 or x.shape[1] != 3:
         return x
