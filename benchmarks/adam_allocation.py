@@ -37,7 +37,7 @@ from dyncompress.pipeline.task import InputData, Task, open_task
 from dyncompress.pruning import PRUNERS
 from dyncompress.quantization import QUANTIZERS
 from dyncompress.recipe.recipe import Recipe
-from dyncompress.types import Budget, Observation, Plan, Profile, SetWeight, Weight
+from dyncompress.types import Budget, Observation, Option, Plan, Profile, SetWeight, Weight
 
 ACTIONS = {"bits": 3.0, "zeros": 0.7}  # width whose bytes are the budget; share of zeros
 SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -108,10 +108,14 @@ def cell(name: str, action: str) -> Cell:
 
 
 def budget_of(action: str, profile: Profile) -> Budget:
-    """The share of zeros, or the bytes of a file with 3 bits everywhere."""
+    """The share of zeros, or the bytes of a file with 3 bits everywhere; recurrent layers have no fewer than 8."""
     if action == "zeros":
         return Budget(sparsity=ACTIONS[action])
-    parts = (next(o.bytes for o in options if o.choice.weight_bits <= ACTIONS[action]) for options in profile.table.values())
+    fewest = (max(min(o.choice.weight_bits for o in options), ACTIONS[action]) for options in profile.table.values())
+    parts = (
+        next(o.bytes for o in options if o.choice.weight_bits == bits)
+        for bits, options in zip(fewest, profile.table.values(), strict=True)
+    )
     return Budget(bytes=float(profile.fixed_bytes + sum(parts)))
 
 
@@ -134,7 +138,9 @@ def plans(here: Cell) -> Iterator[tuple[str, Plan]]:
         yield name, solved(whole, rule)
     yield "weight error", solved(with_distortions(whole, lambda o: o.change.error if o.change else 0.0))
     yield "increments", solved(here.profile("trajectory", x, OUT / f"{here.name}.npz"))
-    yield "accumulators", solved(here.profile("trajectory", x, here.last))
+    told = here.profile("trajectory", x, here.last)
+    yield "accumulators", solved(told)
+    yield "accumulators x weight error", solved(with_distortions(told, both))
     yield "fisher 1024", solved(whole)
     for count, draws in COUNTS.items():
         for draw in range(draws):
@@ -150,12 +156,18 @@ def with_distortions(profile: Profile, of: Any) -> Profile:
     return replace(profile, table=table)
 
 
-def examined(name: str, action: str) -> dict[str, Any]:
-    """The results of one network and action, as plain values."""
+def both(option: Option) -> float:
+    """The geometric mean of the distortion from the accumulators and the relative squared error."""
+    return float(np.sqrt(option.distortion * (option.change.error if option.change else 0.0)))
+
+
+def examined(name: str, action: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """The results of one network and action, as plain values; those in `rows` are known."""
     clock, here = time.process_time(), cell(name, action)
-    rows: dict[str, Any] = {}
     done: dict[str, dict[str, float]] = {}
     for title, plan in plans(here):
+        if title in rows:
+            continue
         key = str(plan.asked)
         if key not in done:
             lost = here.divergence(plan)
@@ -207,16 +219,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(ZOO))
     parser.add_argument("--actions", nargs="*", default=list(ACTIONS))
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--again", action="store_true", help="add allocators that a network's results lack")
     args = parser.parse_args()
     if args.table:
         print("\n\n".join(table(action) for action in args.actions if known(action)))
         return
     for name in args.only:
         for action in args.actions:
-            if path(name, action).is_file():
+            before = json.loads(path(name, action).read_text())["rows"] if path(name, action).is_file() else {}
+            if before and not args.again:
                 continue
             try:
-                found = examined(name, action)
+                found = examined(name, action, before)
             except DyncompressError as error:
                 print(f"{name}, {action}: {error}", flush=True)
                 continue

@@ -8,11 +8,10 @@ For every network of `benchmarks.adam_zoo`, the sum over a layer's weights of fi
     training  the same in training mode (statistics of the batch, augmentation)
     kept      batch size times what the optimizer kept, without the share of the squared mean
 
-The table shows the median over layers of each ratio, the share of the squared mean, and the ratio of the divergence to the
+`ratios` gives the median over layers of each ratio, the share of the squared mean, and the ratio of the divergence to the
 prediction (`benchmarks.adam_damage`, 3 bits).
 
     DYNCOMPRESS_DATA=... python -m benchmarks.adam_units [--only NAME ...]     # into out/adam
-    python -m benchmarks.adam_units --table
 """
 
 from __future__ import annotations
@@ -99,35 +98,26 @@ def examined(name: str) -> dict[str, Any]:
     }
 
 
-def table() -> str:
-    """The median ratios of every network."""
-    steps = [f"{b} / {a}" for a, b in itertools.pairwise(STEPS)]
-    lines = ["| network | " + " | ".join(steps) + " | kept / fisher | squared mean | divergence / prediction |"]
-    lines.append("|---" * (len(steps) + 4) + "|")
-    for name in ZOO:
-        if not (file := OUT / f"{name}_units.json").is_file():
-            continue
-        found = json.loads(file.read_text())
-        sums = {step: np.array(values) for step, values in found["sums"].items()}
-        ratios = [np.median(sums[b] / sums[a]) for a, b in itertools.pairwise(STEPS)]
-        ratios.append(np.median(sums["kept"] / sums["fisher"]))
-        damage = json.loads((OUT / f"{name}_damage.json").read_text())["layers"]
-        rows = [layer["3 bits"] for layer in damage.values()]
-        quality = np.median([row["truth"] / (ZOO[name].batch * row["acc_prior"]) for row in rows if row.get("acc_prior", 0) > 0])
-        cells = [f"{r:.2f}" for r in ratios] + [f"{np.median(found['drift']):.1%}", f"{quality:.2f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def ratios(name: str) -> dict[str, float]:
+    """The medians over the layers of a network; empty if it wasn't measured."""
+    if not (file := OUT / f"{name}_units.json").is_file():
+        return {}
+    found = json.loads(file.read_text())
+    sums = {step: np.array(values) for step, values in found["sums"].items()}
+    rows = {f"{after} / {before}": float(np.median(sums[after] / sums[before])) for before, after in itertools.pairwise(STEPS)}
+    rows["kept / fisher"] = float(np.median(sums["kept"] / sums["fisher"]))
+    rows["squared mean"] = float(np.median(found["drift"]))
+    damage = json.loads((OUT / f"{name}_damage.json").read_text())["layers"]
+    layers = [one["3 bits"] for one in damage.values()]
+    rows["divergence / prediction"] = float(np.median([layer["truth"] / layer["acc_prior"] for layer in layers]))
+    return rows
 
 
 def main() -> None:
     """Compute the networks that are missing, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=list(ZOO))
-    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    if args.table:
-        print(table())
-        return
     for name in args.only:
         file = OUT / f"{name}_units.json"
         if not file.is_file():
