@@ -11,12 +11,19 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from benchmarks import frontier_tables, gallery_tables, site_tables
+from benchmarks import adam_tables, frontier_tables, gallery_tables, site_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 Table = Callable[[], Iterable[str]]
 PAGES: Mapping[Path, Mapping[str, Table]] = {
     ROOT / "README.md": {"headline": site_tables.headline},
+    ROOT / "docs" / "theory" / "earning_its_place.md": {
+        "adam predictors": adam_tables.predictors,
+        "adam widths": lambda: adam_tables.allocations("bits"),
+        "adam zeros": lambda: adam_tables.allocations("zeros"),
+        "adam steps": adam_tables.steps,
+    },
+    ROOT / "docs" / "theory" / "trajectories.md": {"units": adam_tables.units},
     ROOT / "docs" / "benchmarks" / "index.md": {
         "frontier": lambda: frontier_tables.block(short=True),
         "gallery": gallery_tables.site,
