@@ -6,13 +6,14 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dyncompress.coding.whole_files import replacing
 from dyncompress.errors import InvalidRequest
 
 METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflated"}  # how numpy.savez and savez_compressed write
@@ -44,6 +45,20 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
     except NotArraysError as error:
         hint = "write plain number arrays with" if "objects" in str(error) else "write it again with"
         raise InvalidRequest(f"{path}: {error}; {hint} numpy.savez.") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], what: str) -> Path:
+    """Write an `.npz` file, completely or not at all, and return its path; `what` it is stands in the message of an error.
+
+    Raises:
+        InvalidRequest: the file can't be written.
+    """
+    try:
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except OSError as error:
+        raise InvalidRequest(f"{what} '{path}' can't be written: {error.strerror}; give another path.") from error
+    return path
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

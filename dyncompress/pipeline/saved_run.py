@@ -57,7 +57,7 @@ class SavedRun:
     @property
     def nats(self) -> bool:
         """Whether the unit of the distortions is known."""
-        return bool(self.state.batch_size) and not self.state.relative
+        return self.state.nats
 
     def of(self, layer: str, weight: Tensor) -> Mapping[Need, object]:
         """The Fisher information of a layer's weights as they are folded; nothing where the state doesn't hold it."""
@@ -184,7 +184,7 @@ def _difference(saved: np.ndarray, weight: np.ndarray) -> float:
 
 def _scaled(found: Mapping[str, SavedWeight], state: TrainingState) -> dict[str, SavedWeight]:
     """The mean squares as Fisher information: times the batch size, or in a unit of their own."""
-    if state.batch_size and not state.relative:
+    if state.nats:
         factor = float(state.batch_size)
     else:
         whole = sum(float((one.fisher.astype(np.float64) * np.square(one.value)).sum()) for one in found.values())
@@ -196,13 +196,13 @@ def _notes(state: TrainingState, found: Mapping[str, SavedWeight], absent: Seque
     """Sentences on the state's unit, on what was left out, and on weights that aren't the last ones."""
     what = f"the squares of gradients that {state.optimizer} kept"
     span = f", a mean over about {state.averaged:.0f} steps" if np.isfinite(state.averaged) and state.averaged > 1 else ""
-    if state.batch_size and not state.relative:
+    if state.nats:
         yield f"distortions are in nats; their scale is that of {what}{span} at batch size {state.batch_size}"
     elif state.relative:
         yield f"distortions are relative: {what} have a unit of their own"
     else:
         yield f"distortions are relative: the batch size of {what}{span} is unknown"
-    if np.isfinite(state.averaged) and state.averaged < SETTLED:
+    if state.nats and np.isfinite(state.averaged) and state.averaged < SETTLED:
         yield f"{what} are a mean over about {max(state.averaged, 1):.0f} steps: the order of the layers is surer than its scale"
     if absent:
         names = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays
-from dyncompress.coding.whole_files import replacing
+from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays, write_arrays
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Trajectory, WeightMotion
 
@@ -51,12 +50,7 @@ def save_trajectory(trajectory: Trajectory, path: str | Path) -> Path:
         for part, values in _optional(trajectory).items():
             if name in values:
                 arrays[f"{index}.{part}"] = values[name]
-    try:
-        with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise InvalidRequest(f"trajectory '{path}' can't be written: {error.strerror}; give another path.") from error
-    return path
+    return write_arrays(path, arrays, "trajectory")
 
 
 def load_trajectory(path: str | Path) -> Trajectory:

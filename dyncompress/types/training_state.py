@@ -55,5 +55,10 @@ class TrainingState:
     source: str = ""
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def nats(self) -> bool:
+        """Whether distortions that are predicted from the squares are in nats: the batch size is known, and the squares' unit."""
+        return bool(self.batch_size) and not self.relative
+
     def __repr__(self) -> str:
         return describe(self, optimizer=self.optimizer, steps=self.steps, parameters=tuple(self.parameters))

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays
-from dyncompress.coding.whole_files import replacing
+from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays, write_arrays
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import SavedParameter, TrainingState
 
@@ -60,12 +59,7 @@ def save_training_state(state: TrainingState, path: str | Path) -> Path:
     for index, saved in enumerate(state.parameters.values()):
         arrays[f"{index}.square"] = saved.square
         arrays |= {f"{index}.values.{place}": values for place, values in enumerate(saved.values)}
-    try:
-        with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    except OSError as error:
-        raise InvalidRequest(f"training state '{path}' can't be written: {error.strerror}; give another path.") from error
-    return path
+    return write_arrays(path, arrays, "training state")
 
 
 def is_training_state(path: str | Path) -> bool:
