@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 import dyncompress as dc
 from dyncompress import deployment
 
+RESULTS = Path(__file__).with_name("results")
 TARGET = "onnxruntime-x86-vnni"
 
 

@@ -19,7 +19,6 @@ from dyncompress.types import Layer, Model, Need, SavedParameter, TrainingState,
 SAME = 1e-3  # a row whose direction differs by less than this is the same
 NEAR = 0.1  # up to this relative difference a weight is that of another step of the run
 ZEROED = 10.0  # nats that setting all weights to zero is assumed to cost where the scale is unknown
-SETTLED = 200  # steps below which the mean of the squares is far from settled
 NAMED = 3  # models of which the layers left out are named
 
 
@@ -200,10 +199,10 @@ def _notes(state: TrainingState, found: Mapping[str, SavedWeight], absent: Seque
         yield f"distortions are in nats; their scale is that of {what}{span} at batch size {state.batch_size}"
     elif state.relative:
         yield f"distortions are relative: {what} have a unit of their own"
+    elif state.batch_size:
+        yield f"distortions are relative: {what} go over about {max(state.averaged, 1):.0f} steps, too few for their scale"
     else:
         yield f"distortions are relative: the batch size of {what}{span} is unknown"
-    if state.nats and np.isfinite(state.averaged) and state.averaged < SETTLED:
-        yield f"{what} are a mean over about {max(state.averaged, 1):.0f} steps: the order of the layers is surer than its scale"
     if absent:
         names = ", ".join(absent[:NAMED]) + (f" and {len(absent) - NAMED} more" if len(absent) > NAMED else "")
         yield f"the checkpoint holds no squares of gradients for {names}: {share:.0%} of the weights are in it"

@@ -9,6 +9,8 @@ import numpy as np
 
 from dyncompress.types.representation import describe, short_repr
 
+SETTLED = 100  # steps below which the mean of the squares has no reliable scale
+
 
 @dataclass(frozen=True)
 class SavedParameter:
@@ -57,8 +59,11 @@ class TrainingState:
 
     @property
     def nats(self) -> bool:
-        """Whether distortions that are predicted from the squares are in nats: the batch size is known, and the squares' unit."""
-        return bool(self.batch_size) and not self.relative
+        """Whether distortions that are predicted from the squares are in nats: their unit and the batch size are known.
+
+        A mean over few steps orders the layers, and its scale isn't reliable: memorised networks see no large gradient for long.
+        """
+        return bool(self.batch_size) and not self.relative and not self.averaged < SETTLED
 
     def __repr__(self) -> str:
         return describe(self, optimizer=self.optimizer, steps=self.steps, parameters=tuple(self.parameters))

@@ -42,10 +42,11 @@ class Mixed(nn.Module):
         return self.head(x.mean(-1))
 
 
+STEPS = 120
 TOKENS = torch.randint(0, 12, (64, 9), generator=torch.Generator().manual_seed(0))
 
 
-def trained(model: nn.Module, steps: int = 40) -> torch.optim.Optimizer:
+def trained(model: nn.Module, steps: int = STEPS) -> torch.optim.Optimizer:
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
     model.train()
@@ -90,9 +91,9 @@ def test_every_layer_finds_its_parameter_in_the_file(run: tuple[nn.Module, torch
 
     def square(name: str) -> np.ndarray:
         state = optimizer.state[dict(model.named_parameters())[name]]
-        first = state["exp_avg"] / (1 - 0.9**40)
-        second = state["exp_avg_sq"] / (1 - 0.999**40)
-        noise = 0.1 / 1.9 * (1 + 0.9**40) / (1 - 0.9**40)
+        first = state["exp_avg"] / (1 - 0.9**STEPS)
+        second = state["exp_avg_sq"] / (1 - 0.999**STEPS)
+        noise = 0.1 / 1.9 * (1 + 0.9**STEPS) / (1 - 0.9**STEPS)
         share = (float(first.square().sum() / second.sum()) - noise) / (1 - noise)
         return 64 * second.numpy() * (1 - min(max(share, 0), 0.95))
 
@@ -184,6 +185,9 @@ def test_nats_where_the_batch_size_is_known(run: tuple[nn.Module, torch.optim.Op
     assert any("distortions are relative: the batch size" in note for note in relative.notes)
     known = recorded_run({**whole, "batch_size": 64}, opened(model))
     assert any("in nats" in note and "batch size 64" in note for note in known.notes)
+    state = replace(dc.training_state_of(whole), batch_size=64, averaged=39.0)
+    brief = recorded_run(state, opened(model))
+    assert not brief.nats and any("over about 39 steps, too few for their scale" in note for note in brief.notes)
 
 
 def test_a_plan_from_a_checkpoint_alone(run: tuple[nn.Module, torch.optim.Optimizer], tmp_path: Path) -> None:
@@ -234,7 +238,7 @@ def test_the_run_counts_as_64_examples_beside_the_data() -> None:
     torch.manual_seed(5)
     model, x = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)), torch.randn(96, 8)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    for _ in range(30):
+    for _ in range(STEPS):
         some = torch.randint(0, 96, (16,))
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[some]), some % 3).backward()

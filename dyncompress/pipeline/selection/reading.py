@@ -223,6 +223,8 @@ def _refuse_unknown_unit(name: str, measure: str, run: RecordedRun | SavedRun | 
         why = "the squares of its gradients have a unit of their own; leave the run or the measure out"
     elif isinstance(run, SavedRun) and not run.state.batch_size:
         why = "it doesn't say the batch size; give load_training_state(path, batch_size=...), or a hyper-parameter batch_size"
+    elif isinstance(run, SavedRun) and not run.nats:
+        why = f"the squares of its gradients go over {run.state.averaged:.0f} steps, too few for their scale; leave it out"
     if why:
         raise InvalidRequest(f"checkpoint '{name}': {measure} compares runs in nats, but {why}.")
 
