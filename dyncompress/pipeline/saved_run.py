@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def saved_run(state: TrainingState, model: Model, parameters: Mapping[str, Tenso
     layers = {layer.name: layer for layer in model.layers()}
     found: dict[str, SavedWeight] = {}
     absent: list[str] = []
-    for name, observation in model.observe((Weight(),)):
+    for name, observation in model.observe((Weight(),), ()):
         match = _matched(layers[name], observation[Weight()].detach().cpu().float().numpy(), candidates)
         if match is None:
             absent.append(name)
@@ -112,8 +113,14 @@ _LAYOUTS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     outputs_first,
     transposed_outputs_first,
     depthwise_outputs_first,
-    lambda kernel: np.swapaxes(kernel, 0, 1),  # torch's transposed convolution without groups
 )
+
+
+def _transposed(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """Convert torch's weight `(in, out / groups, *kernel)` of a transposed convolution to `(out, in / groups, *kernel)`."""
+    inputs, outputs, *size = kernel.shape
+    blocks = kernel.reshape(groups, inputs // groups, outputs, *size)
+    return np.swapaxes(blocks, 1, 2).reshape(groups * outputs, inputs // groups, *size)
 
 
 def _candidates(state: TrainingState, parameters: Mapping[str, Tensor]) -> Iterator[_Candidate]:
@@ -155,16 +162,15 @@ def _shared(layer: str, parameter: str) -> int:
 
 def _forms(value: np.ndarray, square: np.ndarray, weight: np.ndarray, groups: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A parameter and its squares in every layout and block of rows that has the weight's shape; unlikely ones are left out."""
-    seen = set()
-    for layout in _LAYOUTS:
-        if value.ndim < 3 and layout in _LAYOUTS[2:]:
-            continue
+    layouts = _LAYOUTS[:2] if value.ndim < 3 else _LAYOUTS
+    if value.ndim > 2 and len(value) % groups == 0:
+        layouts = (*layouts, partial(_transposed, groups=groups))
+    for layout in layouts:
         turned, squares = layout(value), layout(square)
-        if turned.ndim == 2 and weight.ndim > 2 and turned.shape == (len(weight), weight.size // len(weight)):
+        if turned.ndim == 2 and weight.ndim > 2 and turned.size == weight.size and len(turned) == len(weight):
             turned, squares = turned.reshape(weight.shape), squares.reshape(weight.shape)
-        if turned.shape[1:] != weight.shape[1:] or turned.shape[0] % len(weight) or turned.strides in seen:
+        if turned.shape[1:] != weight.shape[1:] or len(turned) % len(weight):
             continue
-        seen.add(turned.strides)
         for start in range(0, len(turned), len(weight)):
             block = turned[start : start + len(weight)]
             if _difference(block[:1], weight[:1]) < NEAR or _difference(block[-1:], weight[-1:]) < NEAR:

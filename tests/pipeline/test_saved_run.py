@@ -30,6 +30,7 @@ class Mixed(nn.Module):
         self.words = nn.Embedding(12, 8)
         self.memory = nn.GRU(8, 6, batch_first=True)
         self.look = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.wide = nn.ConvTranspose1d(6, 6, 3, groups=2)
         self.up = nn.ConvTranspose1d(6, 4, 3)
         self.norm = nn.BatchNorm1d(4)
         self.conv = nn.Conv1d(4, 4, 3, groups=2)
@@ -38,7 +39,7 @@ class Mixed(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         x, _ = self.memory(self.words(tokens))
         x, _ = self.look(x, x, x)
-        x = self.conv(torch.relu(self.norm(self.up(x.transpose(1, 2)))))
+        x = self.conv(torch.relu(self.norm(self.up(torch.relu(self.wide(x.transpose(1, 2)))))))
         return self.head(x.mean(-1))
 
 
@@ -87,7 +88,7 @@ def test_every_layer_finds_its_parameter_in_the_file(run: tuple[nn.Module, torch
     path = saved(tmp_path, state_dict=model.state_dict(), optimizer=optimizer.state_dict())
     found = fishers(model, replace(dc.load_training_state(path), batch_size=64))
     names = {"words", "memory.ih_l0", "memory.hh_l0", "look.q_proj", "look.k_proj", "look.v_proj", "look.out_proj"}
-    assert found.keys() == names | {"up", "conv", "head"}
+    assert found.keys() == names | {"wide", "up", "conv", "head"}
 
     def square(name: str) -> np.ndarray:
         state = optimizer.state[dict(model.named_parameters())[name]]
@@ -98,6 +99,9 @@ def test_every_layer_finds_its_parameter_in_the_file(run: tuple[nn.Module, torch
         return 64 * second.numpy() * (1 - min(max(share, 0), 0.95))
 
     np.testing.assert_allclose(found["head"], square("head.weight"), rtol=1e-4)
+    grouped = square("wide.weight")  # (in, out / groups, kernel)
+    np.testing.assert_allclose(found["wide"][:3], grouped[:3].swapaxes(0, 1), rtol=1e-4)
+    np.testing.assert_allclose(found["wide"][3:], grouped[3:].swapaxes(0, 1), rtol=1e-4)
     np.testing.assert_allclose(found["look.k_proj"], square("look.in_proj_weight")[6:12], rtol=1e-4)
     np.testing.assert_allclose(found["memory.hh_l0"], square("memory.weight_hh_l0"), rtol=1e-4)
     gain = (model.norm.weight / (model.norm.running_var + model.norm.eps).sqrt()).detach().numpy()
@@ -231,7 +235,6 @@ def test_a_folder_of_weights_alone_is_a_coarse_trajectory(tmp_path: Path) -> Non
     (tmp_path / "step_010.pt").unlink()
     with pytest.raises(InvalidRequest, match=r"holds no state of an optimizer and 2 checkpoints"):
         recorded_run(tmp_path, adapter)
-
 
 
 def test_the_run_counts_as_64_examples_beside_the_data() -> None:
