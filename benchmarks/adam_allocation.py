@@ -139,8 +139,9 @@ def plans(here: Cell) -> Iterator[tuple[str, Plan]]:
     yield "weight error", solved(with_distortions(whole, lambda o: o.change.error if o.change else 0.0))
     yield "increments", solved(here.profile("trajectory", x, OUT / f"{here.name}.npz"))
     told = here.profile("trajectory", x, here.last)
-    yield "accumulators", solved(told)
-    yield "accumulators x weight error", solved(with_distortions(told, both))
+    zeros = here.action == "zeros"  # where the library's own rule is the geometric mean of the two
+    yield "accumulators", solved(with_distortions(told, alone) if zeros else told)
+    yield "accumulators x weight error", solved(told if zeros else with_distortions(told, both))
     yield "fisher 1024", solved(whole)
     for count, draws in COUNTS.items():
         for draw in range(draws):
@@ -159,6 +160,12 @@ def with_distortions(profile: Profile, of: Any) -> Profile:
 def both(option: Option) -> float:
     """The geometric mean of the distortion from the accumulators and the relative squared error."""
     return float(np.sqrt(option.distortion * (option.change.error if option.change else 0.0)))
+
+
+def alone(option: Option) -> float:
+    """The distortion of zeros from the accumulators alone, up to a factor, from that geometric mean."""
+    error = option.change.error if option.change else 0.0
+    return option.distortion**2 / error if error > 0 else option.distortion
 
 
 def examined(name: str, action: str, rows: dict[str, Any]) -> dict[str, Any]:

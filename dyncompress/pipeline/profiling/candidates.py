@@ -260,6 +260,8 @@ def distortions(
 ) -> dict[str, list[float]]:
     """The distortion to expect of every choice, one list a layer, from the chosen source.
 
+    With `trajectory`, zeros have the geometric mean of the run's distortion and their relative squared error in the run's unit.
+
     Args:
         errors: of every choice of every layer.
         source: `fisher`, `probe`, `trajectory` or `theory`.
@@ -267,7 +269,7 @@ def distortions(
             corrects it; what is missing counts as 0.
         probed: layer -> nats for a unit of relative error, for `probe`.
     """
-    unit = _unit_of_motion(errors)
+    unit, zeros = _unit_of_motion(errors), _unit_of_zeros(errors)
 
     def sensed(kind: str, layer: str) -> float:
         """The layer's log sensitivity."""
@@ -279,7 +281,8 @@ def distortions(
             known = e.output if np.isfinite(e.output) else unit * e.motion
             return known * math.exp(sensed("pruning" if e.choice.sparsity else "quantization", layer))
         if source == "trajectory":
-            return e.motion
+            # zeros are large errors, which curvature at the weights says too little about where gradients have vanished
+            return math.sqrt(e.motion * zeros * (e.pruning + e.rounding)) if e.choice.sparsity else e.motion
         if source == "probe":
             return probed.get(layer, float("nan")) * (e.pruning + e.rounding)
         pruned = distortion.theory(e.pruning, sensed("pruning", layer))
@@ -293,6 +296,12 @@ def _unit_of_motion(errors: Mapping[str, Sequence[Errors]]) -> float:
     """The median ratio of the distortions from data to those from a training run, for layers that data say nothing about."""
     both = [e.output / e.motion for row in errors.values() for e in row if e.output > 0 and e.motion > 0]
     return float(np.median(both)) if both else float("nan")
+
+
+def _unit_of_zeros(errors: Mapping[str, Sequence[Errors]]) -> float:
+    """The median ratio of the distortion of zeros, from a training run, to their relative squared error."""
+    known = [e.motion / (e.pruning + e.rounding) for row in errors.values() for e in row if e.choice.sparsity and e.motion > 0]
+    return float(np.median(known)) if known else float("nan")
 
 
 def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:

@@ -166,6 +166,18 @@ def test_every_source_of_distortion_has_its_formula() -> None:
     assert theory == {"a": [0, pytest.approx(0.1 * 2 + 0.2 * 5)], "b": [pytest.approx(0.3)]}
 
 
+def test_zeros_have_the_geometric_mean_of_the_runs_distortion_and_the_error() -> None:
+    """Their unit is the run's: distortions 4 and 9 of errors .1 and .4 have the ratios 40 and 22.5, median 31.25."""
+    zeros = Choice(sparsity=0.5)
+    rows = {
+        "a": [candidates.Errors(zeros, 0.1, 0.0, math.nan, 4.0), candidates.Errors(Choice(weight_bits=4), 0.0, 0.2, math.nan, 2.0)],
+        "b": [candidates.Errors(zeros, 0.4, 0.0, math.nan, 9.0)],
+    }
+    found = candidates.distortions(rows, "trajectory", {}, {})
+    assert found["a"] == [pytest.approx((4 * 31.25 * 0.1) ** 0.5), 2.0]
+    assert found["b"] == [pytest.approx((9 * 31.25 * 0.4) ** 0.5)]
+
+
 def test_layers_without_the_source_get_the_median_rate() -> None:
     nan = math.nan
     found = {
