@@ -170,7 +170,10 @@ def test_zeros_have_the_geometric_mean_of_the_runs_distortion_and_the_error() ->
     """Their unit is the run's: distortions 4 and 9 of errors .1 and .4 have the ratios 40 and 22.5, median 31.25."""
     zeros = Choice(sparsity=0.5)
     rows = {
-        "a": [candidates.Errors(zeros, 0.1, 0.0, math.nan, 4.0), candidates.Errors(Choice(weight_bits=4), 0.0, 0.2, math.nan, 2.0)],
+        "a": [
+            candidates.Errors(zeros, 0.1, 0.0, math.nan, 4.0),
+            candidates.Errors(Choice(weight_bits=4), 0.0, 0.2, math.nan, 2.0),
+        ],
         "b": [candidates.Errors(zeros, 0.4, 0.0, math.nan, 9.0)],
     }
     found = candidates.distortions(rows, "trajectory", {}, {})
