@@ -58,7 +58,7 @@ def predictors() -> Iterator[str]:
 def allocations(action: str) -> Iterator[str]:
     """The divergence of whole plans, as a share of the uniform plan's."""
     found = results()["plans"][action]
-    names = list(dict.fromkeys(name for one in found.values() for name in one))
+    names = [name for name in next(iter(found.values())) if all(np.isfinite(one.get(name, np.nan)) for one in found.values())]
     logs = {name: [one.get(name, np.nan) for one in found.values()] for name in names}
     what = "widths at the bytes of 3 bits" if action == "bits" else "70 % zeros"
     yield f"| {what}, {len(found)} networks | share of the uniform plan's divergence | better on |"
