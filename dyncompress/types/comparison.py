@@ -22,6 +22,7 @@ class Ratio:
         low, high: the ends of the interval.
 
     Example:
+        >>> from dyncompress.types.comparison import Ratio
         >>> print(Ratio(0.513, 0.48, 0.549))
         0.51 [0.48, 0.55]
     """
@@ -79,6 +80,7 @@ class Verdict:
         why: the figures that the answer follows from.
 
     Example:
+        >>> from dyncompress.types.comparison import Verdict
         >>> print(Verdict("calibration data earn their place here", "yes", "the divergence of fisher is half of that of uniform"))
         calibration data earn their place here: yes (the divergence of fisher is half of that of uniform)
     """
