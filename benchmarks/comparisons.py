@@ -77,20 +77,20 @@ def keywords() -> Subject:
     return Subject("keyword network of the gallery", model, np.split(calibration[:256], 8), (waves, digits))
 
 
-def spoken() -> Subject:
-    """A network of one-dimensional convolutions on spoken digits, trained by Adam, with its last steps recorded."""
-    from benchmarks.adam_zoo import OUT, ZOO, trained
+def with_checkpoint(name: str) -> Subject:
+    """A network that AdamW trained, with its last checkpoint."""
+    from benchmarks.adam_zoo import ZOO, trained
 
-    data = ZOO["listener-8"].data
-    calibration = list(data("train", 256)[0].split(BATCH))
-    run = OUT / "listener-8.npz"
-    return Subject("listener-8, trained by Adam", trained("listener-8")[0], calibration, data("test", 300), run)
+    module, last = trained(name)
+    calibration = list(ZOO[name].data("train", 256)[0].split(BATCH))
+    return Subject(f"{name}, trained by AdamW", module, calibration, ZOO[name].data("test", 2000), last)
 
 
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
     "resnet20": pictures,
     "keywords": keywords,
-    "listener-8": spoken,
+    "residual-14": lambda: with_checkpoint("residual-14"),
+    "viewer-4-digits": lambda: with_checkpoint("viewer-4-digits"),
     "minilm": sentences,
 }
 CELLS = {f"{name} {action}": (name, action) for name in SUBJECTS for action in ("bits", "zeros")}
