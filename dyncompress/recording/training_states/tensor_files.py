@@ -49,18 +49,17 @@ def read_tensors(path: Path) -> Any:
     where = f"checkpoint '{path}'"
     if not path.is_file():
         raise InvalidRequest(f"{where} {'is no file' if path.exists() else 'does not exist'}; check the path.")
-    mapped = False
     try:
         if path.suffix == ".safetensors":
             return _safetensors(path)
         mapped = zipfile.is_zipfile(path)
+        if not mapped and not _is_pickle(path):
+            raise InvalidRequest(f"{where} can't be read: it is no file of torch.save; save or copy it again.")
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if mapped else []
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickles of other protocols, whose errors say what is wrong
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        if not mapped and not _is_pickle(path):
-            raise InvalidRequest(f"{where} can't be read: it is no file of torch.save; save or copy it again.") from error
         named = re.search(r"GLOBAL `?([A-Za-z_][\w.]*)", str(error))
         what = f"'{named.group(1)}'" if named else "objects that aren't tensors or plain values"
         raise InvalidRequest(
