@@ -36,6 +36,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(NET)
     np.savez(tmp_path / "calibration.npz", x=tiny.CALIBRATION)
     np.savez(tmp_path / "held_out.npz", x=tiny.HELD_OUT[0], y=tiny.HELD_OUT[1])
+    np.savez(tmp_path / "one_input.npz", x=tiny.CALIBRATION[:1])
+    model = tiny.network().requires_grad_(True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)  # the state of a step that changes nothing
+    nn.functional.cross_entropy(model(torch.from_numpy(tiny.CALIBRATION)), torch.zeros(len(tiny.CALIBRATION)).long()).backward()
+    optimizer.step()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "last.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -58,7 +64,7 @@ def test_the_first_example_runs_and_its_file_verifies(folder: Path, capsys: pyte
 
 def test_the_shell_lines_run_as_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = commands()
-    assert [line[0] for line in lines] == ["compress", "verify", "bench", "pareto", "probe"]
+    assert [line[0] for line in lines] == ["compress", "verify", "bench", "pareto", "compress", "compare"]
     for line in lines:
         assert cli.main(line) == 0, (line, capsys.readouterr().err)
     told = {path.name for path in (folder / "out").iterdir()}
@@ -66,7 +72,7 @@ def test_the_shell_lines_run_as_written(folder: Path, capsys: pytest.CaptureFixt
         *("model.onnx", "plan.toml", "profile.json", "certificate.json", "report.html", "model.float32.onnx", "pareto.html"),
     }
     assert all(f"`{name}`" in README for name in told - {"pareto.html"})
-    assert (folder / "run.npz").is_file()
+    assert (folder / "small" / "model.onnx").is_file()
 
 
 def test_every_command_is_named() -> None:
