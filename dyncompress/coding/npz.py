@@ -61,6 +61,33 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], what: str) -> Pat
     return path
 
 
+def read_format(path: Path, form: str, what: str, writer: str, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of a file of this library, which names its format.
+
+    Args:
+        path: of the file.
+        form: text that its array `format` must hold.
+        what: the kind of file, and `writer`, the function that writes it, for messages.
+        writer: see `what`.
+        remedy: what to do about a damaged file.
+
+    Raises:
+        InvalidRequest: the file is missing, truncated, or of another format.
+    """
+    try:
+        if not path.exists():
+            raise InvalidRequest(f"{what} '{path}' does not exist; check the path.")
+        arrays = read_arrays(path)
+    except OSError as error:  # a name that is too long, or no permission
+        raise InvalidRequest(f"{what} '{path}': {(error.strerror or str(error)).lower()}; check the path.") from error
+    except NotArraysError as error:
+        reason = f" is truncated or no {what}" if str(error) == TRUNCATED else f" is no {what}: {error}"
+        raise InvalidRequest(f"{what} '{path}'{reason}; {remedy}.") from error
+    if str(arrays.get("format")) != form:
+        raise InvalidRequest(f"'{path}' is no {what} of this library; give a file that {writer} wrote.")
+    return arrays
+
+
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays, write_arrays
+from dyncompress.coding.npz import read_format, write_arrays
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import Trajectory, WeightMotion
 
@@ -67,17 +67,7 @@ def load_trajectory(path: str | Path) -> Trajectory:
     """
     path = Path(path)
     remedy = "record or copy it again"
-    try:
-        if not path.exists():
-            raise InvalidRequest(f"trajectory '{path}' does not exist; check the path.")
-        arrays = read_arrays(path)
-    except OSError as error:  # a name that is too long, or no permission
-        raise InvalidRequest(f"trajectory '{path}': {(error.strerror or str(error)).lower()}; check the path.") from error
-    except NotArraysError as error:
-        reason = " is truncated or no trajectory" if str(error) == TRUNCATED else f" is no trajectory: {error}"
-        raise InvalidRequest(f"trajectory '{path}'{reason}; {remedy}.") from error
-    if str(arrays.get("format")) != FORMAT:
-        raise InvalidRequest(f"'{path}' is no trajectory of this library; give a file that TrajectoryWriter.save wrote.")
+    arrays = read_format(path, FORMAT, "trajectory", "TrajectoryWriter.save", remedy)
     try:
         trajectory = _from_arrays(arrays)
         _check(trajectory, path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dyncompress.coding.npz import TRUNCATED, NotArraysError, read_arrays, write_arrays
+from dyncompress.coding.npz import read_format, write_arrays
 from dyncompress.errors import InvalidRequest
 from dyncompress.types import SavedParameter, TrainingState
 
@@ -87,15 +87,7 @@ def read_training_state(path: Path, batch_size: int = 0) -> TrainingState:
         InvalidRequest: the file is missing, truncated, damaged, or no training state.
     """
     remedy = "save or copy it again"
-    try:
-        arrays = read_arrays(path)
-    except OSError as error:
-        raise InvalidRequest(f"training state '{path}': {(error.strerror or str(error)).lower()}; check the path.") from error
-    except NotArraysError as error:
-        reason = " is truncated or no training state" if str(error) == TRUNCATED else f" is no training state: {error}"
-        raise InvalidRequest(f"training state '{path}'{reason}; {remedy}.") from error
-    if str(arrays.get("format")) != FORMAT:
-        raise InvalidRequest(f"'{path}' is no training state of this library; give a file that save_training_state wrote.")
+    arrays = read_format(path, FORMAT, "training state", "save_training_state", remedy)
     try:
         state = _from_arrays(arrays, str(path))
         _check(state)
