@@ -62,7 +62,7 @@ RULES = {
     "recording.training_states.optax_state": rule("jax torch numpy", "types errors"),
     "recording.training_states.keras_file": rule("h5py torch numpy", "types errors coding"),
     "recording.training_states.trainer_folder": rule("torch transformers", "types errors"),
-    "recording.training_states.keras_variables": rule("h5py numpy", ""),
+    "recording.training_states.keras_variables": rule("numpy", ""),
     "recording": rule("torch numpy", "types errors coding recording.sketch"),
     "recipe": rule("numpy", "types errors coding measures allocation pruning quantization certificates"),
     "pipeline": rule("torch numpy safetensors", "* !cli !reports"),

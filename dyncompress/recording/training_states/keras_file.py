@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 
@@ -41,8 +40,12 @@ def keras_state(path: Path, batch_size: int) -> TrainingState:
         batch_size: examples of one step; 0: unknown.
 
     Raises:
-        InvalidRequest: it can't be read, it holds weights only, or its optimizer keeps no squares of gradients.
+        InvalidRequest: it can't be read, it holds weights only, its optimizer keeps no squares of gradients, or h5py is missing.
     """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(f"checkpoint '{path}' is read with {error.name}; pip install {error.name}.") from error
     try:
         with path.open("rb") as file:
             start = file.read(4)
@@ -109,6 +112,8 @@ def _check_size(file: Any, path: Path) -> None:
     Raises:
         ValueError: tells which.
     """
+    import h5py
+
     total = 0
 
     def visit(name: str, link: Any) -> str | None:  # a text ends the visit; h5py takes no errors here

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 
 # Layers of Keras with layers of their own, in the order in which those are made; a file lists them by name.
@@ -53,7 +52,7 @@ def _walk(group: Any, config: Mapping[str, Any], path: str, unsure: str) -> Iter
     if "vars" in group and path:
         for key in sorted(group["vars"], key=int):
             yield f"{path}/{key}", group["vars"][key], unsure
-    rest = [key for key in group if key not in _OTHERS and isinstance(group[key], h5py.Group)]
+    rest = [key for key in group if key not in _OTHERS and hasattr(group[key], "keys")]
     layers = own.get("layers") if isinstance(own.get("layers"), list) else None
     inner = group.get("layers", {})
     if layers is not None:
@@ -84,7 +83,7 @@ def _holds_arrays(group: Any) -> bool:
 
     def visit(_: str, item: Any) -> None:
         nonlocal found
-        found = found or (isinstance(item, h5py.Dataset) and item.ndim > 1)
+        found = found or getattr(item, "ndim", 0) > 1
 
     group.visititems(visit)
     return found

@@ -66,7 +66,9 @@ def load_training_state(path: str | Path, *, batch_size: int = 0, parameters: Sh
     if path.suffix == ".npz":
         return read_training_state(path, batch_size)
     if path.suffix in KERAS:
-        return _keras(path, batch_size)
+        from dyncompress.recording.training_states.keras_file import keras_state
+
+        return keras_state(path, batch_size)
     return state_from(contents_of(read_tensors(path)), str(path), parameters, batch_size)
 
 
@@ -129,19 +131,6 @@ def _of_optimizer(optimizer: torch.optim.Optimizer, batch_size: int) -> Training
         groups.append({**saved, "param_names": names})
     contents = contents_of({"optimizer": {**state, "param_groups": groups}, "model": weights})
     return state_from(contents, "the optimizer", (), batch_size)
-
-
-def _keras(path: Path, batch_size: int) -> TrainingState:
-    """The training state in a file of Keras.
-
-    Raises:
-        InvalidRequest: h5py isn't installed.
-    """
-    try:
-        from dyncompress.recording.training_states.keras_file import keras_state
-    except ModuleNotFoundError as error:
-        raise InvalidRequest(f"checkpoint '{path}' is read with {error.name}; pip install {error.name}.") from error
-    return keras_state(path, batch_size)
 
 
 def _last(folder: Path) -> Path:

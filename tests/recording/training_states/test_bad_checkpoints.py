@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import subprocess
+import sys
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Callable
@@ -136,3 +137,10 @@ def test_a_pickle_that_torch_did_not_write(tmp_path: Path) -> None:
     (tmp_path / "state.pkl").write_bytes(pickle.dumps({"nu": np.ones((2, 2))}))
     with pytest.raises(InvalidRequest, match=r"state\.pkl' holds .*; save .*with save_training_state\.$"):
         load_training_state(tmp_path / "state.pkl")
+
+
+def test_a_file_of_keras_needs_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run.keras").write_bytes(b"PK")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InvalidRequest, match=r"is read with h5py; pip install h5py"):
+        load_training_state(tmp_path / "run.keras")
