@@ -11,7 +11,7 @@ import numpy as np
 
 from dyncompress import deployment
 from dyncompress.errors import Unsupported
-from dyncompress.pipeline.pooled_fisher import RUN_EXAMPLES, pooled, unit_of
+from dyncompress.pipeline.pooled_fisher import pooled, unit_of
 from dyncompress.pipeline.recorded_run import RecordedRun
 from dyncompress.pipeline.saved_run import SavedRun
 from dyncompress.pipeline.without_data import assumed_values
@@ -129,11 +129,9 @@ class ObservedModel:
         return min(count_of(self.batches), self.observed or sys.maxsize)
 
     @property
-    def pooled(self) -> str:
-        """A clause on the examples and the run that Fisher information comes from; empty without a run."""
-        if self.run is None or not self.calibrated:
-            return ""
-        return f"of {self._examples} examples, and of the training run as {RUN_EXAMPLES} more"
+    def pools(self) -> bool:
+        """Whether Fisher information is that of calibration examples and of a training run together."""
+        return self.run is not None and self.calibrated
 
     def _without_run(self, needs: Sequence[Need]) -> Iterator[tuple[str, Observation]]:
         """The observations of the model and its data, without the recorded run."""

@@ -78,6 +78,7 @@ from dyncompress.types.observation import (
 )
 from dyncompress.types.plan import (
     NATS,
+    POOLED,
     UNMEASURED,
     Budget,
     Choice,
@@ -105,6 +106,7 @@ __all__ = [
     "INNER",
     "NATS",
     "OUTER",
+    "POOLED",
     "SEAL_BYTES",
     "STRUCTURE",
     "UNMEASURED",

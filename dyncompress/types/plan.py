@@ -11,7 +11,8 @@ from dyncompress.types.observation import Estimate
 from dyncompress.types.representation import describe, short_repr
 
 UNMEASURED = "only choice"  # source of distortions of units with a single option, for which nothing is compared
-NATS = frozenset({"fisher", "probe"})  # sources whose distortions are KL divergences
+POOLED = "fisher with the training run as 64 examples"  # source of distortions from examples beside a training run
+NATS = frozenset({"fisher", "probe", POOLED})  # sources whose distortions are KL divergences
 
 
 @dataclass(frozen=True)

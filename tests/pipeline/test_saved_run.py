@@ -16,10 +16,11 @@ import dyncompress as dc
 from dyncompress.errors import InvalidRequest
 from dyncompress.models import open_model
 from dyncompress.pipeline.observed_model import ObservedModel
+from dyncompress.pipeline.pooled_fisher import RUN_EXAMPLES
 from dyncompress.pipeline.recorded_run import RecordedRun, recorded_run
 from dyncompress.pipeline.saved_run import SavedRun
 from dyncompress.recording.training_states import training_state_of
-from dyncompress.types import InputMoment, OutputFisher, TrainingState, Weight, WeightFisher
+from dyncompress.types import POOLED, InputMoment, OutputFisher, TrainingState, Weight, WeightFisher
 
 
 class Mixed(nn.Module):
@@ -258,3 +259,12 @@ def test_the_run_counts_as_64_examples_beside_the_data() -> None:
         told = rows / moment[0].diagonal().mean()
         wanted = 96 / 160 * data[name][OutputFisher()].double() + 64 / 160 * told
         torch.testing.assert_close(observation[OutputFisher()].double(), wanted, rtol=1e-4, atol=1e-9)
+
+
+def test_a_profile_of_both_is_in_nats_and_says_so(run: tuple[nn.Module, torch.optim.Optimizer]) -> None:
+    model, optimizer = run
+    target = "onnxruntime-x86-vnni"
+    profile = dc.measure(model, "smallest", target=target, calibration=TOKENS, trajectory=optimizer)
+    assert set(profile.source.values()) == {POOLED} and str(RUN_EXAMPLES) in POOLED
+    assert profile.unit == "nats"
+    assert "nats (fisher with the training run as 64 examples)" in str(dc.allocate(profile, dc.Budget(bytes=0.99)))

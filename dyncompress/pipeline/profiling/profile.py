@@ -20,6 +20,7 @@ from dyncompress.types import (
     BLOCKS,
     CHANNELS,
     FLOAT_BITS,
+    POOLED,
     SEAL_BYTES,
     STRUCTURE,
     Budget,
@@ -115,6 +116,7 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
         with task.progress.phase("probe the layers", len(measured.errors)) as step:
             probed = probes.layer_rates(task, measured.errors, step)
     distortions = candidates.distortions(measured.errors, source, sensitivities.log, probed)
+    named = POOLED if source == "fisher" and task.source.pools else source
     table: dict[str, tuple[Option, ...]] = {
         name: candidates.layer_options(by_name[name], errors, distortions[name], file_bytes)
         for name, errors in measured.errors.items()
@@ -126,9 +128,7 @@ def profile_of(task: Task, *, considered: Considered = candidates.worth_trying) 
         estimates={name: by_layer for name, by_layer in measured.estimates.items() if by_layer},
         table=table,
         source={
-            unit: "probe"
-            if unit.startswith(STRUCTURE)
-            else _source_text(source, sensitivities.provenance.get(unit), task.source.pooled)
+            unit: "probe" if unit.startswith(STRUCTURE) else _source_text(named, sensitivities.provenance.get(unit))
             for unit in table
         },
         reasons=units.reasons,
@@ -291,10 +291,9 @@ def _sensitivities(task: Task, source: str, measured: Measured) -> learned_prior
         return learned_prior.by_prior(task, measured.estimates, measured.errors, base, step)
 
 
-def _source_text(source: str, provenance: str | None, pooled: str) -> str:
-    """The source of a unit's distortions, and the shares that theory, probes and a training run contributed."""
-    told = "; ".join(filter(None, [provenance, pooled if source == "fisher" else None]))
-    return f"{source} ({told})" if told else source
+def _source_text(source: str, provenance: str | None) -> str:
+    """The source of a unit's distortions, and the shares that theory and probes contributed."""
+    return f"{source} ({provenance})" if provenance else source
 
 
 def _source(task: Task, errors: Mapping[str, Sequence[candidates.Errors]]) -> str:
