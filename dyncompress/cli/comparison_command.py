@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dyncompress.cli.option_values import positive
 from dyncompress.cli.results import Result
+from dyncompress.cli.shared_arguments import add_trajectory
 from dyncompress.coding.whole_files import check_writable, deliver
 from dyncompress.types.progress import Progress
 
@@ -28,13 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="examples on which the model is observed; labels are ignored; default: none, and allocators that read data are "
         "left out",
     )
-    command.add_argument(
-        "--trajectory",
-        type=Path,
-        metavar="PATH",
-        help="what the training left behind: a recorded trajectory (.npz), a checkpoint that holds the optimizer's state, or a "
-        "folder of checkpoints; default: none",
-    )
+    add_trajectory(command)
     command.add_argument(
         "--action",
         choices=("bits", "zeros"),

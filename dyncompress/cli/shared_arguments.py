@@ -44,6 +44,13 @@ def add_request(command: argparse.ArgumentParser, default: str, needed: str) -> 
         help="one batch that shows what the model takes, where no other data are given; default: none",
     )
     add_trajectory(command)
+    command.add_argument(
+        "--batch-size",
+        type=integer(1, 10**9),
+        metavar="N",
+        help="examples in one optimizer step of that training, accumulated batches included, where the checkpoint doesn't say; "
+        "default: unknown, distortions are then relative",
+    )
     add_set(command)
 
 
@@ -59,18 +66,11 @@ def add_set(command: argparse.ArgumentParser) -> None:
 
 
 def add_trajectory(command: argparse.ArgumentParser) -> None:
-    """Add the arguments that name what the training left behind."""
+    """Add the argument that names what the training left behind."""
     command.add_argument(
         "--trajectory",
         type=Path,
         metavar="PATH",
         help="what the training left behind: a recorded trajectory (.npz), a checkpoint that holds the optimizer's state (.pt, "
         ".ckpt, .keras), or a folder of checkpoints; default: none",
-    )
-    command.add_argument(
-        "--batch-size",
-        type=integer(1, 10**9),
-        metavar="N",
-        help="examples in one optimizer step of that training, accumulated batches included, where the checkpoint doesn't say; "
-        "default: unknown, distortions are then relative",
     )

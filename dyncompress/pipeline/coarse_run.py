@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.recording.checkpoint_sequence import trajectory_of
+from dyncompress.recording.increment_fisher import FEWEST
 from dyncompress.recording.torch_callback import layer_weights
 from dyncompress.recording.training_states.contents import contents_of
 from dyncompress.recording.training_states.loading import checkpoints_in
 from dyncompress.recording.training_states.matching import plain_name
 from dyncompress.recording.training_states.tensor_files import read_tensors
 from dyncompress.types import Trajectory
-
-FEWEST = 3
 
 
 def coarse_trajectory(folder: Path, module: nn.Module) -> Trajectory:

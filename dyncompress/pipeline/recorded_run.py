@@ -20,7 +20,7 @@ from dyncompress.pipeline.saved_run import SavedRun, folded_fisher, row_gain, sa
 from dyncompress.recording import load_trajectory
 from dyncompress.recording.increment_fisher import IncrementFisher, increment_fisher
 from dyncompress.recording.training_states import is_training_state, load_training_state, training_state_of
-from dyncompress.recording.training_states.loading import Shapes
+from dyncompress.recording.training_states.order import Shapes
 from dyncompress.types import (
     Gradients,
     Iterates,
@@ -76,13 +76,14 @@ class RecordedRun:
         return values
 
 
-def recorded_run(given: Any, model: Model) -> RecordedRun | SavedRun:
+def recorded_run(given: Any, model: Model, batch_size: int = 0) -> RecordedRun | SavedRun:
     """The run that a model's training left behind.
 
     Args:
         given: a trajectory or the path of one (`.npz`); a training state; a path that `load_training_state` reads; or what
             `training_state_of` takes: a torch optimizer, a loaded checkpoint, a Keras model, or (params, opt_state) of optax.
         model: that the training ended at.
+        batch_size: of a training state that doesn't say it; 0: unknown.
 
     Raises:
         InvalidRequest: it is another model's, or can't be read.
@@ -98,6 +99,7 @@ def recorded_run(given: Any, model: Model) -> RecordedRun | SavedRun:
             return _of_trajectory(given, model)
     elif not isinstance(given, TrainingState):
         given = training_state_of(given, parameters=parameters)
+    given = given if given.batch_size else replace(given, batch_size=batch_size)
     return saved_run(given, model, dict(trained_parameters(model)))
 
 

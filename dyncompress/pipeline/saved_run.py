@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from dyncompress.errors import InvalidRequest
+from dyncompress.recording.increment_fisher import relative_scale
 from dyncompress.recording.layout import depthwise_outputs_first, outputs_first, transposed_outputs_first
 from dyncompress.types import Layer, Model, Need, SavedParameter, TrainingState, Weight, WeightFisher
 
 SAME = 1e-3  # a row whose direction differs by less than this is the same
 NEAR = 0.1  # up to this relative difference a weight is that of another step of the run
-ZEROED = 10.0  # nats that setting all weights to zero is assumed to cost where the scale is unknown
 NAMED = 3  # models of which the layers left out are named
 
 
@@ -189,11 +189,7 @@ def _difference(saved: np.ndarray, weight: np.ndarray) -> float:
 
 def _scaled(found: Mapping[str, SavedWeight], state: TrainingState) -> dict[str, SavedWeight]:
     """The mean squares as Fisher information: times the batch size, or in a unit of their own."""
-    if state.nats:
-        factor = float(state.batch_size)
-    else:
-        whole = sum(float((one.fisher.astype(np.float64) * np.square(one.value)).sum()) for one in found.values())
-        factor = 2 * ZEROED / whole if whole > 0 else 1.0
+    factor = float(state.batch_size) if state.nats else relative_scale((one.fisher, one.value) for one in found.values())
     return {name: SavedWeight(one.value, one.fisher * np.float32(factor), one.moved, one.averaged) for name, one in found.items()}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from dyncompress.types import (
     Plan,
     Profile,
     Target,
-    Trajectory,
 )
 from dyncompress.types.progress import SILENT, Progress
 
@@ -126,13 +124,13 @@ def open_task(model: Any, recipe: Recipe, target: Target, data: InputData, progr
         Unsupported: the model adapter lacks a capability that the recipe needs.
     """
     source = model.source if isinstance(model, Task) else _opened(model, recipe, data)
-    if data.trajectory is not None:
-        source = replace(source, run=recorded_run(data.trajectory, source.model))
-    if not source.calibrated and source.run is not None and observes_data(recipe):
-        notes = [note for note in changes(recipe) if note not in source.model.notes]
-        source, recipe = replace(source, model=source.model.with_notes(*notes)), without_data(recipe)
-    refuse_incapable(source.model, recipe)
-    return Task(source, recipe, target, progress)
+    task = with_run(Task(source, recipe, target, progress), data.trajectory)
+    if not task.calibrated and task.run is not None and observes_data(recipe):
+        notes = [note for note in changes(recipe) if note not in task.model.notes]
+        noted = replace(task.source, model=task.model.with_notes(*notes))
+        task = replace(task, source=noted, recipe=without_data(recipe))
+    refuse_incapable(task.model, task.recipe)
+    return task
 
 
 def _opened(model: Any, recipe: Recipe, data: InputData) -> ObservedModel:
@@ -295,11 +293,11 @@ def set_aside(batches: Sequence[Batch], recipe: Recipe) -> tuple[list[Batch], li
     return parts
 
 
-def with_run(task: Task, trajectory: Trajectory | str | Path | None) -> Task:
-    """The task with a recorded run beside its model, or unchanged if none is given.
+def with_run(task: Task, trajectory: Any) -> Task:
+    """The task with what its model's training left behind, or unchanged if that is None.
 
     Raises:
-        InvalidRequest: the trajectory is another model's.
+        InvalidRequest: it is another model's.
     """
     if trajectory is None:
         return task

@@ -7,12 +7,12 @@ out of its steps, but stores its size.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dyncompress.types import Trajectory, WeightMotion
+from dyncompress.types import Trajectory
 
 FEWEST = 3  # records, which are two increments: fewer have no variance
 SCALED = 8  # records or recorded gradients from which a scale in nats is computed
@@ -92,7 +92,7 @@ def increment_fisher(trajectory: Trajectory) -> IncrementFisher:
     scale, note = _scales(trajectory, variances)
     nats = bool(scale)
     if not scale:
-        scale = dict.fromkeys(variances, _relative_scale(variances, trajectory.motion))
+        scale = dict.fromkeys(variances, relative_scale((v, trajectory.motion[name].mean) for name, v in variances.items()))
     return IncrementFisher({name: v * np.float32(scale[name]) for name, v in variances.items()}, nats, note, errors)
 
 
@@ -108,7 +108,7 @@ def _from_optimizer(trajectory: Trajectory) -> IncrementFisher:
     if batch > 0:
         note = f"distortions are in nats; they come from {source}, at batch size {batch}{rest}; {MEMORISED}"
         return IncrementFisher({name: v * np.float32(batch) for name, v in variances.items()}, True, note)
-    scale = _relative_scale(variances, trajectory.motion)
+    scale = relative_scale((v, trajectory.motion[name].mean) for name, v in variances.items())
     note = f"distortions are relative: they come from {source}, and the trajectory has no batch size{rest}"
     return IncrementFisher({name: v * np.float32(scale) for name, v in variances.items()}, False, note)
 
@@ -212,8 +212,12 @@ def _relative_error(rows: np.ndarray) -> float:
     return float(sizes.std(ddof=1) / sizes.mean() / math.sqrt(len(sizes))) if known else math.nan
 
 
-def _relative_scale(variances: Mapping[str, np.ndarray], motion: Mapping[str, WeightMotion]) -> float:
-    """The factor with which setting all weights to zero costs `ZEROED`."""
-    pairs = [(v.astype(np.float64), motion[name].mean.astype(np.float64)) for name, v in variances.items()]
+def relative_scale(layers: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The factor with which setting all weights to zero costs `ZEROED`.
+
+    Args:
+        layers: variance of the gradient up to a factor, and weight, of each layer, in one shape.
+    """
+    pairs = ((v.astype(np.float64), w.astype(np.float64)) for v, w in layers)
     whole = sum(float((np.maximum(v, 0) * np.square(w)).sum()) for v, w in pairs)
     return 2 * ZEROED / whole if whole > 0 else 1.0

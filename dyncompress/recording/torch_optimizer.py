@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dyncompress.recording.training_states.moments import NoMomentError, second_moment
+from dyncompress.recording.training_states.moments import NoMomentError, filled, second_moment
 
 State = Mapping[str, Any]
 RECENT = ("exp_avg_sq", "square_avg", "row_var", "exp_avg_sq_row")  # averages that forget
@@ -64,7 +64,7 @@ def averaging(group: State) -> float:
 def _adam(state: State, group: State) -> Tensor:
     """Adam, AdamW, NAdam; AMSGrad divides by the largest average so far."""
     largest = state.get("max_exp_avg_sq", state["exp_avg_sq"])
-    return float(group["lr"]) / ((largest / _bias(group["betas"][1], state)).sqrt() + group["eps"])
+    return float(group["lr"]) / ((largest / filled(group["betas"][1], float(state.get("step", 0.0)))).sqrt() + group["eps"])
 
 
 def _radam(state: State, group: State) -> Tensor:
@@ -104,9 +104,3 @@ _RULES: dict[str, Callable[[State, State], Tensor]] = {
     "RMSprop": _rmsprop,
     "Adagrad": _adagrad,
 }
-
-
-def _bias(beta: float, state: State) -> float:
-    """1 - beta^step, the sum of the weights of an average that starts at zero; 1 if the step isn't known."""
-    step = float(state.get("step", math.inf))
-    return 1 - beta**step if step > 0 else 1.0

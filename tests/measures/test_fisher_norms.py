@@ -14,7 +14,8 @@ import dyncompress as dc
 from dyncompress.measures import FisherRaoNorm, FisherTrace
 from dyncompress.models import open_model
 from dyncompress.pipeline.recorded_run import recorded_run
-from dyncompress.pipeline.saved_run import ZEROED, folded_fisher, row_gain
+from dyncompress.pipeline.saved_run import folded_fisher, row_gain
+from dyncompress.recording.increment_fisher import ZEROED
 from dyncompress.types import Estimate, Layer, Measure, Observation, Weight, WeightFisher
 
 BATCH, STEPS = 16, 1200

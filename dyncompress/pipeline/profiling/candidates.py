@@ -7,7 +7,7 @@ distortion: from Fisher information, probes, the trajectory or theory, in the re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -269,7 +269,9 @@ def distortions(
             corrects it; what is missing counts as 0.
         probed: layer -> nats for a unit of relative error, for `probe`.
     """
-    unit, zeros = _unit_of_motion(errors), _unit_of_zeros(errors)
+    flat = [e for row in errors.values() for e in row]
+    unit = _median_ratio((e.output, e.motion) for e in flat)  # for layers that data say nothing about
+    zeros = _median_ratio((e.motion, e.pruning + e.rounding) for e in flat if e.choice.sparsity)
 
     def sensed(kind: str, layer: str) -> float:
         """The layer's log sensitivity."""
@@ -292,16 +294,10 @@ def distortions(
     return _filled(table, errors)
 
 
-def _unit_of_motion(errors: Mapping[str, Sequence[Errors]]) -> float:
-    """The median ratio of the distortions from data to those from a training run, for layers that data say nothing about."""
-    both = [e.output / e.motion for row in errors.values() for e in row if e.output > 0 and e.motion > 0]
-    return float(np.median(both)) if both else float("nan")
-
-
-def _unit_of_zeros(errors: Mapping[str, Sequence[Errors]]) -> float:
-    """The median ratio of the distortion of zeros, from a training run, to their relative squared error."""
-    known = [e.motion / (e.pruning + e.rounding) for row in errors.values() for e in row if e.choice.sparsity and e.motion > 0]
-    return float(np.median(known)) if known else float("nan")
+def _median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
+    """The median of the ratios of positive numbers; nan if there are none."""
+    ratios = [one / other for one, other in pairs if one > 0 and other > 0]
+    return float(np.median(ratios)) if ratios else float("nan")
 
 
 def _filled(table: dict[str, list[float]], errors: Mapping[str, Sequence[Errors]]) -> dict[str, list[float]]:

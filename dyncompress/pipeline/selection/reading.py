@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +206,9 @@ def _opened_run(given: Checkpoint, model: Model) -> RecordedRun | SavedRun | Non
     if given.run is None:
         return None
     try:
-        run = recorded_run(given.run, model)
-        if isinstance(run, SavedRun) and given.batch_size and not run.state.batch_size:
-            run = recorded_run(replace(run.state, batch_size=given.batch_size), model)
+        return recorded_run(given.run, model, given.batch_size)
     except InvalidRequest as error:
         raise InvalidRequest(f"checkpoint '{given.name}': {error}") from error
-    return run
 
 
 def _refuse_unknown_unit(name: str, measure: str, run: RecordedRun | SavedRun | None) -> None:

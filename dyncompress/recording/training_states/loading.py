@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 
 from dyncompress.errors import InvalidRequest
 from dyncompress.recording.training_states.contents import contents_of
+from dyncompress.recording.training_states.order import Shapes
 from dyncompress.recording.training_states.state_file import is_training_state, read_training_state
 from dyncompress.recording.training_states.tensor_files import SUFFIXES, read_tensors
 from dyncompress.recording.training_states.torch_checkpoint import state_from
 from dyncompress.recording.training_states.trainer_folder import is_trainer_folder, trainer_contents
 from dyncompress.types import TrainingState
 
-Shapes = Sequence[tuple[str, tuple[int, ...]]]
 KERAS = (".keras", ".h5", ".hdf5")
 WHOLE = (".pt", ".pth", ".ckpt", ".tar", *KERAS)  # files in a folder that may hold weights and optimizer together
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from dyncompress.recording.training_states.contents import Contents, OptimizerState, Weights
 from dyncompress.recording.training_states.moments import Moment
-from dyncompress.recording.training_states.order import by_place, by_shape
+from dyncompress.recording.training_states.order import Shapes, by_place, by_shape
 
 UNORDERED = "files of safetensors don't keep the order of the model's parameters; give the model as a module of torch"
-Shapes = Sequence[tuple[str, tuple[int, ...]]]
 _WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.", "ema_model.", "shadow_params.")
 
 

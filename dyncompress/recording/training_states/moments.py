@@ -140,7 +140,7 @@ def _adam(state: Mapping[str, Any], group: Mapping[str, Any], steps: float) -> M
     if betas is None:  # transformers' Adafactor with unfactored moments, whose decay corrects itself
         return Moment(second.float(), averaged=_growing(steps, group))
     beta1, beta2 = float(betas[0]), float(betas[1])
-    square = second.float() / _filled(beta2, steps)
+    square = second.float() / filled(beta2, steps)
     drift = 0.0
     if isinstance(first, Tensor) and first.shape == square.shape and beta1 < 1:
         drift = _drift(first, square, beta1, steps)
@@ -150,13 +150,13 @@ def _adam(state: Mapping[str, Any], group: Mapping[str, Any], steps: float) -> M
 
 def _drift(first: Tensor, square: Tensor, decay: float, steps: float) -> float:
     """The mean gradient's share, from the exponential mean of gradients with its bias."""
-    return mean_share(first.float() / _filled(decay, steps), square, 1 / effective_count(decay, steps))
+    return mean_share(first.float() / filled(decay, steps), square, 1 / effective_count(decay, steps))
 
 
 def _rmsprop(state: Mapping[str, Any], group: Mapping[str, Any], steps: float) -> Moment:
     """Also Adadelta, whose decay is `rho`; the centred form keeps the mean gradient as well."""
     decay = float(group.get("alpha", group.get("rho", 0.99)))
-    square = state["square_avg"].float() / _filled(decay, steps)
+    square = state["square_avg"].float() / filled(decay, steps)
     mean = state.get("grad_avg")
     drift = _drift(mean, square, decay, steps) if isinstance(mean, Tensor) else 0.0
     return Moment(square, drift, effective_count(decay, steps))
@@ -174,7 +174,7 @@ def _steps(state: Mapping[str, Any], group: Mapping[str, Any]) -> float:
     return float(state.get("step", group.get("step", group.get("k", 0.0))))
 
 
-def _filled(decay: float, steps: float) -> float:
+def filled(decay: float, steps: float) -> float:
     """How much of an exponential mean that started at zero is filled after these steps."""
     return 1 - decay**steps if steps > 0 else 1.0
 

@@ -8,11 +8,10 @@ from typing import TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Shape = tuple[int, ...]
+Shapes = Sequence[tuple[str, Shape]]  # names and shapes of parameters, in order
 
 
-def by_shape(
-    states: Sequence[tuple[Key, Shape, int]], parameters: Sequence[tuple[str, Shape]]
-) -> tuple[dict[Key, str], list[str]]:
+def by_shape(states: Sequence[tuple[Key, Shape, int]], parameters: Shapes) -> tuple[dict[Key, str], list[str]]:
     """Match numbered states to parameters: those of one shape, in their order.
 
     Optimizers keep the order in which parameters were given to them, which is that of the model within each group. A shape of
@@ -52,7 +51,7 @@ def by_shape(
     return {key: found[key] for key, _, _ in states if key in found}, left
 
 
-def by_place(states: Sequence[tuple[Key, Shape | None]], parameters: Sequence[tuple[str, Shape]]) -> dict[Key, str]:
+def by_place(states: Sequence[tuple[Key, Shape | None]], parameters: Shapes) -> dict[Key, str]:
     """Match the states of an optimizer with one group to parameters by their places, where all shapes agree.
 
     Args:

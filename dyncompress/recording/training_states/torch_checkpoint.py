@@ -12,9 +12,9 @@ from dyncompress.recording.training_states.assembly import About, assembled
 from dyncompress.recording.training_states.contents import Contents, OptimizerState
 from dyncompress.recording.training_states.matching import matched
 from dyncompress.recording.training_states.moments import Moment, NoMomentError, second_moment
+from dyncompress.recording.training_states.order import Shapes
 from dyncompress.types import TrainingState
 
-Shapes = Sequence[tuple[str, tuple[int, ...]]]
 _KINDS = {"exp_avg_sq": "Adam", "square_avg": "RMSprop", "sum": "Adagrad", "exp_inf": "Adamax", "momentum_buffer": "SGD"}
 
 
